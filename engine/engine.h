@@ -1,0 +1,118 @@
+/* engine.h - the seam: what the scheduler knows of whatever runs the model.
+ *
+ * Three implementations of one interface:
+ *   engine_proc   a child process over shared memory (the default: when a device fault
+ *                 or a kill takes it, the front stays up and starts it again)
+ *   engine_local  the same worker in a thread of this process (tests, debugging)
+ *   engine_fake   no model: token = hash(seed, position, all tokens before it), with a
+ *                 clock of its own (simulation, front-end benchmarks)
+ *
+ * The scheduler submits at most ENGINE_DEPTH steps ahead and reads results in order.
+ * The engine knows only steps; the scheduler holds the truth.  Each life of the engine
+ * has an epoch: after a death the next life starts with empty slots, tables and cache,
+ * and the scheduler sets its sequences again.  A result of an earlier epoch is never
+ * delivered.
+ *
+ *     STARTING --ready--> READY --death, hang, bad record--> DOWN --back-off--> STARTING
+ *     DOWN stays DOWN ("given up") after 5 deaths in 10 minutes.
+ *
+ * engine_poll() makes these transitions; nothing happens behind the caller's back.
+ * Back-off: 0, 1, 2, 5, 10, 10, ... seconds, reset after a minute of health.  A hang is a step
+ * running longer than the limit for its tokens; the child is then killed with SIGKILL.
+ *
+ * Thread: all calls from the scheduler thread; engine_fd() is for its poll(2). */
+#ifndef ENGINE_ENGINE_H
+#define ENGINE_ENGINE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/clock.h"
+#include "base/status.h"
+#include "engine/step.h"
+
+enum { ENGINE_DEPTH = 2 };
+
+enum engine_state { ENGINE_STARTING, ENGINE_READY, ENGINE_DOWN };
+
+/* What a model and its options need; declared here, filled by server/config.c. */
+struct engine_options {
+    const char *model_path;
+    const char *cpu_precision; /* "fast", "exact" */
+    const char *cpu_isa;       /* NULL = best */
+    const char *kv_dtype;      /* "auto", "f32", "f16", "bf16"; auto = f16, f32 when exact */
+    int32_t n_threads;         /* 0 = all cores */
+    int32_t seqs_max;
+    int32_t step_tokens_max;
+    int32_t context_max;       /* 0 = the model's, bounded by the cache */
+    int32_t block_tokens;      /* 16 */
+    int32_t kv_blocks;         /* 0 = from kv_bytes */
+    uint64_t kv_bytes;         /* 0 = default share of free memory */
+};
+
+struct engine_facts { /* known once READY; constant over epochs, or the restart fails */
+    struct step_limits limits;
+    uint64_t weight_bytes, kv_bytes, total_bytes;
+    uint64_t load_ms;
+    char arch[32];
+    char isa[32];
+    char kv_dtype[8];
+};
+
+struct engine_progress { /* while STARTING */
+    uint64_t n_done, n_total; /* weight bytes */
+};
+
+struct engine;
+
+struct engine_vtable {
+    const char *name;
+    enum engine_state (*poll)(struct engine *e, uint64_t now_ns);
+    struct step *(*step_room)(struct engine *e); /* where the next step is built; NULL <=> depth */
+    void (*submit)(struct engine *e);            /* the step built in step_room */
+    const struct step_result *(*result)(struct engine *e); /* oldest unread, checked; or NULL */
+    void (*result_done)(struct engine *e);
+    int (*fd)(const struct engine *e);           /* readable: poll and result may have news; -1 none */
+    int64_t (*wait_ms)(const struct engine *e, uint64_t now_ns); /* poll again within; -1 = no need */
+    void (*kill)(struct engine *e, const char *why);       /* scheduler found it sick */
+    void (*close)(struct engine *e);             /* ends the child, frees everything */
+};
+
+struct engine { /* embedded first in each implementation; readable by the scheduler */
+    const struct engine_vtable *vt;
+    enum engine_state state;
+    uint32_t epoch;     /* 1 for the first life; changes when a new life is READY */
+    uint32_t n_deaths;  /* since start */
+    uint64_t last_step_ns;  /* when the engine last finished a step or was idle (heartbeat) */
+    struct engine_facts facts;
+    struct engine_progress progress;
+    struct status why;  /* of the last death, or why it is given up */
+    int64_t pid;        /* of the child; 0 when there is none */
+};
+
+/* The child: argv is `inferd engine --shm-fd N`, made by engine_proc itself from
+ * /proc/self/exe.  engine_worker_main() is what main() calls for it; returns the exit code. */
+struct engine *engine_proc_open(const struct engine_options *o, const struct clock *clock,
+                                struct status *st) MUST_CHECK;
+int engine_worker_main(int argc, char **argv);
+
+struct engine *engine_local_open(const struct engine_options *o, const struct clock *clock,
+                                 struct status *st) MUST_CHECK;
+
+struct engine_fake_options {
+    struct step_limits limits;
+    uint64_t step_ns;      /* time one step takes, by the clock; 0 = at once */
+    uint64_t token_ns;     /* and for each token of it */
+    int32_t end_id;        /* an id that ends generation (1 in `end_every` tokens), or -1 */
+    uint32_t end_every;
+};
+struct engine *engine_fake_open(const struct engine_fake_options *o, const struct clock *clock,
+                                struct status *st) MUST_CHECK;
+void engine_fake_die(struct engine *e); /* as if the child were killed now */
+void engine_fake_hang(struct engine *e);
+/* What the fake engine generates after `ids`: the model of the simulation's oracle. */
+int32_t engine_fake_token(const struct engine_fake_options *o, uint64_t seed,
+                          const int32_t *ids, int32_t n);
+
+#endif
