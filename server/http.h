@@ -50,7 +50,7 @@ enum route_auth { ROUTE_OPEN, ROUTE_KEY };
 
 struct route {
     const char *method; /* "GET", "POST" */
-    const char *path;   /* exact; "/v1/models/*" takes one more segment */
+    const char *path;   /* exact; a last segment of "*" takes one segment of any name */
     enum route_auth auth;
     size_t body_max;    /* bytes; 0 = no body is read */
     void (*handle)(struct exchange *x, struct server *sv);
