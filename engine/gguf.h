@@ -41,6 +41,7 @@ struct gguf *gguf_open(const char *path, struct status *st) MUST_CHECK;
 struct gguf *gguf_open_memory(const void *bytes, size_t n, struct status *st) MUST_CHECK;
 void gguf_close(struct gguf *g);
 size_t gguf_file_bytes(const struct gguf *g);
+size_t gguf_trailing_bytes(const struct gguf *g); /* behind the last tensor: not part of the model */
 void gguf_release_pages(const struct gguf *g); /* madvise: the weights were copied */
 
 /* True and *out set when the key exists with a type that converts without loss.  A missing key is
