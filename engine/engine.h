@@ -84,6 +84,8 @@ struct engine { /* embedded first in each implementation; readable by the schedu
     enum engine_state state;
     uint32_t epoch;     /* 1 for the first life; changes when a new life is READY */
     uint32_t n_deaths;  /* since start */
+    bool given_up;      /* DOWN for good: too many deaths, or a failure that a restart cannot mend
+                           (`why` says which); the scheduler fails what waits and what runs */
     uint64_t last_step_ns;  /* when the engine last finished a step or was idle (heartbeat) */
     struct engine_facts facts;
     struct engine_progress progress;
