@@ -196,7 +196,7 @@ struct ops {
     /* Bring one weight from file layout at src into w->data (weight_bytes of it).  w has dtype,
      * rows and cols; put sets layout.  Blocks until src is no longer needed. */
     void (*weight_put)(struct device *, struct tensor *w, const void *src);
-    /* Bytes of scratch that matmul and sample need for steps of at most `rows` rows. */
+    /* Bytes of scratch that the ops need for steps of at most `rows_max` rows; 64-aligned. */
     size_t (*scratch_bytes)(const struct device *, int rows_max, int in_max, int vocab);
     void (*scratch_set)(struct device *, void *scratch, size_t n_bytes);
 

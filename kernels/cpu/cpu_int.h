@@ -46,6 +46,7 @@ void cpu_matmul(struct device *d, const struct matmul_args *a);
 void cpu_embed(struct device *d, const struct embed_args *a);
 void cpu_norm(struct device *d, const struct norm_args *a);
 void cpu_rope_kv(struct device *d, const struct rope_kv_args *a);
+size_t cpu_attention_scratch_bytes(const struct device *d, int rows_max);
 void cpu_attention(struct device *d, const struct attention_args *a);
 void cpu_act(struct device *d, const struct act_args *a);
 void cpu_gather(struct device *d, const struct gather_args *a);
