@@ -89,6 +89,7 @@ struct engine { /* embedded first in each implementation; readable by the schedu
     uint64_t last_step_ns;  /* when the engine last finished a step or was idle (heartbeat) */
     struct engine_facts facts;
     struct engine_progress progress;
+    bool given_up;      /* DOWN for good */
     struct status why;  /* of the last death, or why it is given up */
     int64_t pid;        /* of the child; 0 when there is none */
 };
@@ -106,15 +107,26 @@ struct engine_fake_options {
     struct step_limits limits;
     uint64_t step_ns;      /* time one step takes, by the clock; 0 = at once */
     uint64_t token_ns;     /* and for each token of it */
+    uint64_t slow_ns;      /* added to 1 step in `slow_every`; 0 = never */
+    uint32_t slow_every;
+    uint64_t start_ns;     /* from STARTING to READY */
     int32_t end_id;        /* an id that ends generation (1 in `end_every` tokens), or -1 */
     uint32_t end_every;
+    uint32_t nan_every;    /* 1 in so many samples is ROW_FAILED_NAN; 0 = never */
+    bool check_cache;      /* compare each row's whole KV content, not its last token alone */
 };
 struct engine *engine_fake_open(const struct engine_fake_options *o, const struct clock *clock,
                                 struct status *st) MUST_CHECK;
 void engine_fake_die(struct engine *e); /* as if the child were killed now */
 void engine_fake_hang(struct engine *e);
-/* What the fake engine generates after `ids`: the model of the simulation's oracle. */
+/* What broke the contract of step.h (a wrong position, a block whose content is another
+ * sequence's, ...), or NULL: the fake engine dies of it, as a real one would, and remembers. */
+const char *engine_fake_broken(const struct engine *e);
+/* What the fake engine generates after `ids`, or -1 when that sample fails with NaN: the model of
+ * the simulation's oracle. */
 int32_t engine_fake_token(const struct engine_fake_options *o, uint64_t seed,
                           const int32_t *ids, int32_t n);
+/* The log-probability it gives to `id` after `ids`. */
+float engine_fake_logprob(const int32_t *ids, int32_t n, int32_t id);
 
 #endif

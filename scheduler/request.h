@@ -49,7 +49,8 @@ struct request {
     int32_t n_bias;
     const int32_t *stop_id;         /* [n_stop_ids] end and stop tokens; empty with ignore_eos */
     int32_t n_stop_ids;
-    int32_t n_min;                  /* stop strings and ids count only after n_min tokens */
+    int32_t n_min;                  /* the first n_min tokens cannot stop: their ids are no stop ids,
+                                       and stop strings are looked for in the text after them */
     struct stop_string stop[STOP_STRINGS_MAX];
     int32_t n_stops;
     bool score_prompt;     /* log-probabilities of the prompt too */
@@ -59,7 +60,8 @@ struct request {
     /* Loop thread, any time. */
     _Atomic bool cancelled;
 
-    /* Scheduler thread; entries below the published counts are final. */
+    /* Scheduler thread (cleared by scheduler_submit); entries below the published counts are final,
+     * score and score_top once n_out > 0 or finished, the fields after `finish` once finished. */
     struct sample_out_slim {
         int32_t id;
         float logprob;
@@ -71,7 +73,8 @@ struct request {
     struct sample_out_slim *score; /* [n_prompt] of the prompt's tokens; [0] has logprob 0 */
     struct top_logprob *score_top; /* [n_prompt, n_logprobs] */
     _Atomic int32_t n_out;      /* tokens published (release) */
-    _Atomic int32_t finish;     /* enum finish; set after the last n_out (release), once */
+    _Atomic int32_t finish;     /* enum finish; set once, by the scheduler_news call that gives the
+                                   request out for the last time, or by scheduler_close */
     struct status why;          /* FINISH_ERROR: for the client */
     int32_t n_cached;           /* prompt tokens found in the prefix cache at first admission */
     int32_t n_preempted;        /* times its blocks were taken */

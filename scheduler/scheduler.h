@@ -31,7 +31,7 @@ struct tokenizer;
 struct scheduler;
 
 struct scheduler_options {
-    int32_t queue_max;          /* waiting requests; one more is BUSY */
+    int32_t queue_max;          /* live requests beyond one for each slot; one more is BUSY */
     uint64_t queue_wait_ms_max; /* a request waiting longer is failed; 0 = no limit */
     int32_t prefill_chunk_max;  /* prompt tokens of one sequence in one step */
     bool prefix_cache;
@@ -53,6 +53,8 @@ void scheduler_stop(struct scheduler *s);                                /* join
 bool scheduler_submit(struct scheduler *s, struct request *r, struct status *st) MUST_CHECK;
 void scheduler_cancel(struct scheduler *s, struct request *r); /* finishes within one step */
 
+/* News: a request has new tokens, or is finished.  A request becomes finished by being given out
+ * here with its last news, so the scheduler never touches it after; it may then be freed. */
 int scheduler_news_fd(const struct scheduler *s);       /* readable: some request has news */
 struct request *scheduler_news(struct scheduler *s);    /* next one, or NULL; clears `noted` */
 void scheduler_news_done(struct scheduler *s);          /* after NULL: arms the fd again */

@@ -5,7 +5,8 @@
  * longer become part of a match.  Matching is Knuth-Morris-Pratt per string: linear,
  * whatever the text.
  *
- * Of several matches the one that begins first wins; of those, the longest.  Text is cut
+ * Of several matches the one that ends first wins; of those that end at the same byte, the
+ * longest.  So the answer does not depend on how the text is cut into feeds.  Text is cut
  * before the match.
  *
  * Thread: one owner; no allocation. */
