@@ -89,7 +89,6 @@ struct engine { /* embedded first in each implementation; readable by the schedu
     uint64_t last_step_ns;  /* when the engine last finished a step or was idle (heartbeat) */
     struct engine_facts facts;
     struct engine_progress progress;
-    bool given_up;      /* DOWN for good */
     struct status why;  /* of the last death, or why it is given up */
     int64_t pid;        /* of the child; 0 when there is none */
 };
