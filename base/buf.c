@@ -142,11 +142,16 @@ static bool put_json_escape(struct buf *b, unsigned char c)
 {
     static const char hex[] = "0123456789abcdef";
     switch (c) {
-    case '"': return buf_put(b, "\\\"", 2);
-    case '\\': return buf_put(b, "\\\\", 2);
-    case '\n': return buf_put(b, "\\n", 2);
-    case '\r': return buf_put(b, "\\r", 2);
-    case '\t': return buf_put(b, "\\t", 2);
+    case '"':
+        return buf_put(b, "\\\"", 2);
+    case '\\':
+        return buf_put(b, "\\\\", 2);
+    case '\n':
+        return buf_put(b, "\\n", 2);
+    case '\r':
+        return buf_put(b, "\\r", 2);
+    case '\t':
+        return buf_put(b, "\\t", 2);
     default: {
         const char text[6] = {'\\', 'u', '0', '0', hex[c >> 4], hex[c & 15]};
         return buf_put(b, text, sizeof text);

@@ -8,7 +8,7 @@
 #include <stdint.h>
 
 #define NS_PER_MS 1000000ull
-#define NS_PER_S 1000000000ull
+#define NS_PER_S  1000000000ull
 
 struct clock {
     uint64_t (*now_ns)(const struct clock *c); /* monotonic; the origin is arbitrary */

@@ -14,15 +14,15 @@
 #include "base/hash.h"
 
 enum {
-    KEYS_OPEN_MAX = 4096,  /* keys of all open objects together */
-    TABLE_SLOTS = 8192,    /* power of two, twice the keys */
-    NUMBER_LIMIT = 64,     /* number_max never passes this */
+    KEYS_OPEN_MAX = 4096, /* keys of all open objects together */
+    TABLE_SLOTS = 8192,   /* power of two, twice the keys */
+    NUMBER_LIMIT = 64,    /* number_max never passes this */
     TABLE_EMPTY = UINT16_MAX
 };
 
 struct key {
-    uint64_t hash;          /* of the unescaped bytes and the object */
-    uint32_t first, n;      /* bytes between the quotes */
+    uint64_t hash;     /* of the unescaped bytes and the object */
+    uint32_t first, n; /* bytes between the quotes */
 };
 
 struct level {
@@ -346,7 +346,8 @@ static bool scan_number(struct scan *s)
             return refuse(s, JSON_SYNTAX, "a number needs digits in its exponent");
     }
     const size_t n = at - s->at;
-    const uint32_t max = s->limits->number_max < NUMBER_LIMIT ? s->limits->number_max : NUMBER_LIMIT;
+    const uint32_t max =
+        s->limits->number_max < NUMBER_LIMIT ? s->limits->number_max : NUMBER_LIMIT;
     if (n > max)
         return refuse_limit(s, JSON_NUMBER, "bytes in a number", max);
     char text[NUMBER_LIMIT + 1];
@@ -410,11 +411,17 @@ static bool scan_value(struct scan *s, bool *opened)
     const char c = s->text[s->at];
     switch (c) {
     case '{':
-    case '[': *opened = true; return open_level(s, c == '{');
-    case '"': return scan_string(s);
-    case 't': return scan_word(s, "true");
-    case 'f': return scan_word(s, "false");
-    case 'n': return scan_word(s, "null");
+    case '[':
+        *opened = true;
+        return open_level(s, c == '{');
+    case '"':
+        return scan_string(s);
+    case 't':
+        return scan_word(s, "true");
+    case 'f':
+        return scan_word(s, "false");
+    case 'n':
+        return scan_word(s, "null");
     default:
         if (c == '-' || (c >= '0' && c <= '9'))
             return scan_number(s);
@@ -490,8 +497,8 @@ static uint64_t table_seed(void)
     return now;
 }
 
-bool json_scan(const char *text, size_t n, const struct json_limits *limits,
-               enum json_fault *fault, struct status *st)
+bool json_scan(const char *text, size_t n, const struct json_limits *limits, enum json_fault *fault,
+               struct status *st)
 {
     struct scan s;
     s.text = text;

@@ -20,10 +20,10 @@
 #include "base/status.h"
 
 struct json_limits {
-    uint32_t depth_max;   /* nested arrays and objects; at most JSON_DEPTH_LIMIT */
-    uint32_t values_max;  /* values of any kind, keys not counted */
-    uint32_t keys_max;    /* keys in one object */
-    uint32_t number_max;  /* bytes of one number */
+    uint32_t depth_max;  /* nested arrays and objects; at most JSON_DEPTH_LIMIT */
+    uint32_t values_max; /* values of any kind, keys not counted */
+    uint32_t keys_max;   /* keys in one object */
+    uint32_t number_max; /* bytes of one number */
 };
 
 enum { JSON_DEPTH_LIMIT = 64 };
@@ -44,8 +44,8 @@ enum json_fault {
 };
 
 /* False with st BAD_INPUT (or TOO_LARGE for a limit) and *fault set. */
-bool json_scan(const char *text, size_t n, const struct json_limits *limits,
-               enum json_fault *fault, struct status *st) MUST_CHECK;
+bool json_scan(const char *text, size_t n, const struct json_limits *limits, enum json_fault *fault,
+               struct status *st) MUST_CHECK;
 const char *json_fault_code(enum json_fault fault);
 
 /* Valid UTF-8 (RFC 3629: no overlong forms, no surrogates, at most U+10FFFF)? */

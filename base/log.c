@@ -50,14 +50,17 @@ static void put_time(struct buf *b)
 static void put_value(struct buf *b, const struct log_field *f, bool quoted)
 {
     switch (f->type) {
-    case LOG_INT: buf_put_i64(b, f->i); return;
+    case LOG_INT:
+        buf_put_i64(b, f->i);
+        return;
     case LOG_FLOAT:
         if (isfinite(f->f))
             buf_printf(b, "%.6g", f->f);
         else
             buf_put_str(b, "null");
         return;
-    case LOG_STR: break;
+    case LOG_STR:
+        break;
     }
     const char *s = f->str ? f->str : "";
     const bool quote = quoted || *s == '\0' || strpbrk(s, " \"=\\\n\r\t");

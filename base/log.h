@@ -28,18 +28,28 @@ struct log_field {
     };
 };
 
-#define LOG_S(k, v) {.key = (k), .type = LOG_STR, .str = (v)}
-#define LOG_I(k, v) {.key = (k), .type = LOG_INT, .i = (int64_t)(v)}
-#define LOG_F(k, v) {.key = (k), .type = LOG_FLOAT, .f = (v)}
+#define LOG_S(k, v)                                                                                \
+    {                                                                                              \
+        .key = (k), .type = LOG_STR, .str = (v)                                                    \
+    }
+#define LOG_I(k, v)                                                                                \
+    {                                                                                              \
+        .key = (k), .type = LOG_INT, .i = (int64_t)(v)                                             \
+    }
+#define LOG_F(k, v)                                                                                \
+    {                                                                                              \
+        .key = (k), .type = LOG_FLOAT, .f = (v)                                                    \
+    }
 
 void log_init(enum log_level min, enum log_format format); /* before threads start */
 void log_write(enum log_level level, const char *msg, const struct log_field *fields, int n);
 uint64_t log_dropped(void);
 
 /* log_event(LOG_INFO, "engine ready", LOG_S("model", name), LOG_I("load_ms", ms)); */
-#define log_event(level, msg, ...)                                                          \
-    log_write((level), (msg), (const struct log_field[]){{0}, ##__VA_ARGS__} + 1,           \
-              (int)(sizeof((const struct log_field[]){{0}, ##__VA_ARGS__}) /                \
-                    sizeof(struct log_field)) - 1)
+#define log_event(level, msg, ...)                                                                 \
+    log_write(                                                                                     \
+        (level), (msg), (const struct log_field[]){{0}, ##__VA_ARGS__} + 1,                        \
+        (int)(sizeof((const struct log_field[]){{0}, ##__VA_ARGS__}) / sizeof(struct log_field)) - \
+            1)
 
 #endif

@@ -15,14 +15,14 @@
 struct arena;
 
 struct pool {
-    char *slots;      /* [n_slots * slot_bytes] */
-    uint32_t *uses;   /* [n_slots] odd <=> taken */
-    uint32_t *next;   /* [n_slots] free list; the oldest freed slot is taken first */
+    char *slots;    /* [n_slots * slot_bytes] */
+    uint32_t *uses; /* [n_slots] odd <=> taken */
+    uint32_t *next; /* [n_slots] free list; the oldest freed slot is taken first */
     uint32_t n_slots, slot_bytes, n_free, head, tail;
 };
 
 bool pool_init(struct pool *p, struct arena *a, uint32_t n_slots, uint32_t slot_bytes);
-void *pool_take(struct pool *p, uint64_t *id); /* zeroed; NULL when all are taken */
+void *pool_take(struct pool *p, uint64_t *id);     /* zeroed; NULL when all are taken */
 void *pool_get(const struct pool *p, uint64_t id); /* NULL when id is stale or was never given */
 void pool_drop(struct pool *p, uint64_t id);
 bool pool_valid(const struct pool *p);

@@ -24,16 +24,16 @@
 #include <stdint.h>
 
 struct ring {
-    uint32_t n_cells;    /* power of two */
-    uint32_t cell_bytes; /* multiple of 64 */
-    _Alignas(64) _Atomic uint64_t tail; /* cells put since start; written by the writer */
-    _Alignas(64) _Atomic uint64_t head; /* cells taken since start; written by the reader */
+    uint32_t n_cells;                     /* power of two */
+    uint32_t cell_bytes;                  /* multiple of 64 */
+    _Alignas(64) _Atomic uint64_t tail;   /* cells put since start; written by the writer */
+    _Alignas(64) _Atomic uint64_t head;   /* cells taken since start; written by the reader */
     _Alignas(64) _Atomic uint32_t asleep; /* 1 <=> the reader must be woken by eventfd */
     /* cells follow, 64-byte aligned */
 };
 
-size_t ring_bytes(uint32_t n_cells, uint32_t cell_bytes);          /* 0 when it overflows */
-void ring_init(void *at, uint32_t n_cells, uint32_t cell_bytes);   /* `at` is 64-byte aligned */
+size_t ring_bytes(uint32_t n_cells, uint32_t cell_bytes);        /* 0 when it overflows */
+void ring_init(void *at, uint32_t n_cells, uint32_t cell_bytes); /* `at` is 64-byte aligned */
 bool ring_valid(const void *at, size_t n_bytes); /* geometry fits the mapping: for a peer's ring */
 
 void *ring_put_begin(struct ring *r); /* the cell to fill, or NULL when the ring is full */

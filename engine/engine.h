@@ -16,7 +16,8 @@
  *     STARTING --ready--> READY --death, hang, bad record--> DOWN --back-off--> STARTING
  *     DOWN stays DOWN ("given up") after 5 deaths in 10 minutes.
  *
- * engine_poll() makes these transitions; nothing happens behind the caller's back.
+ * poll() makes these transitions, one at a time, so DOWN is always seen between two lives; a
+ * result() that finds a bad record and kill() go to DOWN too.  Nothing else changes the state.
  * Back-off: 0, 1, 2, 5, 10, 10, ... seconds, reset after a minute of health.  A hang is a step
  * running longer than the limit for its tokens; the child is then killed with SIGKILL.
  *
@@ -32,7 +33,7 @@
 #include "base/status.h"
 #include "engine/step.h"
 
-enum { ENGINE_DEPTH = 2 };
+enum { ENGINE_DEPTH = 2, ENGINE_STALL_MS = 1500, ENGINE_STALL_KILL_MS = 15000 };
 
 enum engine_state { ENGINE_STARTING, ENGINE_READY, ENGINE_DOWN };
 
@@ -49,6 +50,8 @@ struct engine_options {
     int32_t block_tokens;      /* 16 */
     int32_t kv_blocks;         /* 0 = from kv_bytes */
     uint64_t kv_bytes;         /* 0 = default share of free memory */
+    int32_t deaths_max;        /* in 10 minutes, then given up; 0 = 5, negative = never give up */
+    int32_t backoff_ms_max;    /* longest wait before a restart; 0 = 10000 */
 };
 
 struct engine_facts { /* known once READY; constant over epochs, or the restart fails */
@@ -90,14 +93,17 @@ struct engine { /* embedded first in each implementation; readable by the schedu
     struct engine_facts facts;
     struct engine_progress progress;
     struct status why;  /* of the last death, or why it is given up */
+    bool stalled;       /* READY, but its process has not run for ENGINE_STALL_MS (stopped,
+                           starved): not ready for new work; killed after ENGINE_STALL_KILL_MS */
     int64_t pid;        /* of the child; 0 when there is none */
 };
 
-/* The child: argv is `inferd engine --shm-fd N`, made by engine_proc itself from
- * /proc/self/exe.  engine_worker_main() is what main() calls for it; returns the exit code. */
+/* The child is this program again (/proc/self/exe) with the one argument "engine": main() then
+ * calls engine_worker_main(), whose result is the exit code.  It inherits three descriptors and
+ * only the environment that device libraries need. */
 struct engine *engine_proc_open(const struct engine_options *o, const struct clock *clock,
                                 struct status *st) MUST_CHECK;
-int engine_worker_main(int argc, char **argv);
+int engine_worker_main(void);
 
 struct engine *engine_local_open(const struct engine_options *o, const struct clock *clock,
                                  struct status *st) MUST_CHECK;

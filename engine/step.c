@@ -291,8 +291,8 @@ static bool check_slots(const struct step *s, const struct step_limits *l, struc
     return true;
 }
 
-static bool check_row(const struct step *s, const struct step_row *row,
-                      const struct step_limits *l, struct status *st)
+static bool check_row(const struct step *s, const struct step_row *row, const struct step_limits *l,
+                      struct status *st)
 {
     const bool sampled = row->flags & ROW_TOKEN_SAMPLED;
     const int32_t table_max = (l->context_max + l->block_tokens - 1) / l->block_tokens;

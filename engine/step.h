@@ -43,8 +43,8 @@ struct step_limits {
     int32_t context_max;     /* tokens of one sequence */
     int32_t n_blocks;        /* in the KV cache */
     int32_t block_tokens;
-    int32_t history_max;     /* history tokens of one step, over its slots */
-    int32_t bias_max;        /* bias entries of one step, over its slots */
+    int32_t history_max; /* history tokens of one step, over its slots */
+    int32_t bias_max;    /* bias entries of one step, over its slots */
 };
 
 struct step {
@@ -65,9 +65,9 @@ struct step_slot {
 };
 
 enum row_flags {
-    ROW_SAMPLE = 1,          /* sample after the row's last token */
-    ROW_TOKEN_SAMPLED = 2,   /* n_tokens = 1, first_token unused: the slot's last sample */
-    ROW_SCORE_NEXT = 4,      /* score, at each position of the row, the prompt token that follows */
+    ROW_SAMPLE = 1,        /* sample after the row's last token */
+    ROW_TOKEN_SAMPLED = 2, /* n_tokens = 1, first_token unused: the slot's last sample */
+    ROW_SCORE_NEXT = 4,    /* score, at each position of the row, the prompt token that follows */
 };
 
 struct step_row {
@@ -75,7 +75,7 @@ struct step_row {
     uint32_t flags;
     int32_t first_token, n_tokens; /* token[first .. first + n); n >= 1 */
     int32_t position;              /* of the row's first token; = tokens in the cache before it */
-    int32_t next_token;            /* ROW_SCORE_NEXT: the prompt token after the row's last, or -1 */
+    int32_t next_token; /* ROW_SCORE_NEXT: the prompt token after the row's last, or -1 */
     int32_t first_block, n_blocks; /* block[first .. first + n) are appended to the slot's table */
     int32_t block_at;              /* table length before; 0 for a slot set in this step, unless
                                       a prefix hit: then its shared blocks are in n_blocks too */
@@ -84,8 +84,8 @@ struct step_row {
 /* The answer to one step, rows in the order of the step. */
 struct step_result {
     uint32_t n_bytes, version;
-    uint64_t id;      /* of the step it answers */
-    uint64_t run_ns;  /* the engine's time for it */
+    uint64_t id;     /* of the step it answers */
+    uint64_t run_ns; /* the engine's time for it */
     int32_t n_rows, n_tokens, n_scores;
     uint32_t at_rows, at_tokens, at_scores;
 };
@@ -94,7 +94,7 @@ enum row_status { ROW_OK, ROW_FAILED_NAN };
 
 struct step_result_row {
     int32_t slot;
-    int32_t status;              /* enum row_status: one row can fail alone */
+    int32_t status;                /* enum row_status: one row can fail alone */
     int32_t first_token, n_tokens; /* 0 when the row did not sample; more than 1 with speculation */
     int32_t first_score, n_scores; /* ROW_SCORE_NEXT: score i is of the token at position + i + 1;
                                       n_tokens of the row, one less when next_token is -1 */
@@ -125,7 +125,8 @@ struct result_builder {
     struct step_result *result;
     const struct step_limits *limits;
 };
-void step_result_begin(struct result_builder *b, void *at, const struct step_limits *l, uint64_t id);
+void step_result_begin(struct result_builder *b, void *at, const struct step_limits *l,
+                       uint64_t id);
 struct step_result_row *step_result_add_row(struct result_builder *b);
 struct sample_out *step_result_add_tokens(struct result_builder *b, int32_t n); /* first of n */
 struct sample_out *step_result_add_scores(struct result_builder *b, int32_t n);

@@ -1,0 +1,445 @@
+/* link.c - the memory that front and worker share, and the two sides of it. */
+#include "engine/link.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/checked.h"
+#include "base/ring.h"
+
+enum {
+    LINK_MAGIC = 0x696e6664, /* "infd" */
+    LINK_VERSION = 1,
+    CONTROL_BYTES = 16384, /* a multiple of every page size in use for it to be mapped apart */
+    PATH_BYTES = 4096,
+    HEARTBEAT_MS = 250
+};
+
+struct shared_options { /* struct engine_options without pointers */
+    char model_path[PATH_BYTES];
+    char cpu_precision[16], cpu_isa[16], kv_dtype[16];
+    struct engine_options rest; /* its pointers are NULL here */
+};
+
+struct link_control {
+    uint32_t magic, version;
+    int64_t front_pid; /* the worker is its child, or a thread of it */
+    struct shared_options options;
+    _Atomic uint32_t state; /* enum link_state; what is below is final once it leaves LOADING */
+    struct engine_facts facts;
+    struct status why;
+    _Atomic uint64_t n_done, n_total;
+    _Atomic uint64_t heartbeat_ns; /* CLOCK_MONOTONIC, the same in all processes */
+};
+
+_Static_assert(sizeof(struct link_control) <= CONTROL_BYTES, "control block fits its pages");
+
+/* --- both sides ----------------------------------------------------------------------------- */
+
+static uint32_t cell_bytes(size_t n)
+{
+    return (uint32_t)((n + 63) & ~(size_t)63);
+}
+
+struct ring_layout {
+    uint32_t step_cell, result_cell;
+    size_t results_at, n_bytes; /* from the end of the control block */
+};
+
+static bool lay_rings(const struct step_limits *l, struct ring_layout *lay, struct status *st)
+{
+    const bool sane =
+        l->vocab > 0 && l->seqs_max > 0 && l->step_tokens_max > 0 && l->context_max > 0 &&
+        l->n_blocks > 0 && l->block_tokens > 0 && l->history_max >= 0 && l->bias_max >= 0 &&
+        l->vocab < 1 << 24 && l->seqs_max <= 1 << 14 && l->step_tokens_max <= 1 << 20 &&
+        l->context_max <= 1 << 24 && l->history_max <= 1 << 28 && l->bias_max <= 1 << 24;
+    if (!sane || step_bytes_max(l) > 1u << 30 || step_result_bytes_max(l) > 1u << 30)
+        return status_fail(st, STATUS_CORRUPT,
+                           "engine limits out of range: vocab %d, sequences %d, step %d tokens, "
+                           "context %d",
+                           l->vocab, l->seqs_max, l->step_tokens_max, l->context_max);
+    lay->step_cell = cell_bytes(step_bytes_max(l));
+    lay->result_cell = cell_bytes(step_result_bytes_max(l));
+    lay->results_at = ring_bytes(ENGINE_DEPTH, lay->step_cell);
+    lay->n_bytes = lay->results_at + ring_bytes(ENGINE_DEPTH, lay->result_cell);
+    return true;
+}
+
+static void write_event(int fd)
+{
+    const uint64_t one = 1;
+    while (write(fd, &one, sizeof one) < 0 && errno == EINTR)
+        ;
+}
+
+static void drain_event(int fd)
+{
+    uint64_t count;
+    while (read(fd, &count, sizeof count) < 0 && errno == EINTR)
+        ;
+}
+
+/* --- the front ------------------------------------------------------------------------------ */
+
+static bool copy_text(char *to, size_t n_max, const char *from, const char *what, struct status *st)
+{
+    const size_t n = from ? strlen(from) : 0;
+    if (n >= n_max)
+        return status_fail(st, STATUS_TOO_LARGE, "%s is longer than %zu bytes", what, n_max - 1);
+    memcpy(to, from ? from : "", n + 1);
+    return true;
+}
+
+static bool copy_options(struct shared_options *to, const struct engine_options *o,
+                         struct status *st)
+{
+    to->rest = *o;
+    to->rest.model_path = to->rest.cpu_precision = to->rest.cpu_isa = to->rest.kv_dtype = NULL;
+    return copy_text(to->model_path, sizeof to->model_path, o->model_path, "model path", st) &&
+           copy_text(to->cpu_precision, sizeof to->cpu_precision, o->cpu_precision, "cpu precision",
+                     st) &&
+           copy_text(to->cpu_isa, sizeof to->cpu_isa, o->cpu_isa, "cpu isa", st) &&
+           copy_text(to->kv_dtype, sizeof to->kv_dtype, o->kv_dtype, "kv dtype", st);
+}
+
+bool link_open(struct link *k, const struct engine_options *o, struct status *st)
+{
+    *k = (struct link){.fds = {-1, -1, -1}};
+    k->fds.shm = memfd_create("inferd-link", MFD_CLOEXEC);
+    k->fds.step = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    k->fds.result = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (k->fds.shm < 0 || k->fds.step < 0 || k->fds.result < 0 ||
+        ftruncate(k->fds.shm, CONTROL_BYTES) != 0) {
+        status_fail(st, STATUS_IO, "make shared memory for the engine: %s", strerror(errno));
+        goto fail;
+    }
+    void *map = mmap(NULL, CONTROL_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, k->fds.shm, 0);
+    if (map == MAP_FAILED) {
+        status_fail(st, STATUS_IO, "map shared memory for the engine: %s", strerror(errno));
+        goto fail;
+    }
+    k->control = map;
+    k->control->magic = LINK_MAGIC;
+    k->control->version = LINK_VERSION;
+    k->control->front_pid = getpid();
+    if (!copy_options(&k->control->options, o, st))
+        goto fail;
+    return true;
+
+fail:
+    link_close(k);
+    return false;
+}
+
+static void close_fd(int *fd)
+{
+    if (*fd >= 0)
+        close(*fd);
+    *fd = -1;
+}
+
+void link_close(struct link *k)
+{
+    if (k->rings)
+        munmap(k->rings, k->rings_bytes);
+    if (k->control)
+        munmap(k->control, CONTROL_BYTES);
+    free(k->result);
+    close_fd(&k->fds.shm);
+    close_fd(&k->fds.step);
+    close_fd(&k->fds.result);
+    *k = (struct link){.fds = {-1, -1, -1}};
+}
+
+enum link_state link_front_state(const struct link *k)
+{
+    const uint32_t state = atomic_load_explicit(&k->control->state, memory_order_acquire);
+    return state <= LINK_FAILED ? (enum link_state)state : LINK_FAILED;
+}
+
+void link_front_progress(const struct link *k, struct engine_progress *p)
+{
+    p->n_done = k->control->n_done;
+    p->n_total = k->control->n_total;
+}
+
+void link_front_why(const struct link *k, struct status *why)
+{
+    *why = k->control->why;
+    why->msg[sizeof why->msg - 1] = '\0';
+    if (why->code <= STATUS_OK || why->code >= STATUS_N)
+        why->code = STATUS_DEVICE;
+}
+
+uint64_t link_front_heartbeat_ns(const struct link *k)
+{
+    return k->control->heartbeat_ns;
+}
+
+static void end_text(char *text, size_t n)
+{
+    text[n - 1] = '\0';
+}
+
+bool link_front_ready(struct link *k, struct engine_facts *facts, struct status *st)
+{
+    *facts = k->control->facts;
+    end_text(facts->arch, sizeof facts->arch);
+    end_text(facts->isa, sizeof facts->isa);
+    end_text(facts->kv_dtype, sizeof facts->kv_dtype);
+    k->limits = facts->limits;
+
+    struct ring_layout lay;
+    struct stat info;
+    if (!lay_rings(&k->limits, &lay, st))
+        return false;
+    if (fstat(k->fds.shm, &info) != 0 || (uint64_t)info.st_size < CONTROL_BYTES + lay.n_bytes)
+        return status_fail(st, STATUS_CORRUPT, "engine shares %lld bytes, want %zu",
+                           (long long)info.st_size, CONTROL_BYTES + lay.n_bytes);
+    void *map =
+        mmap(NULL, lay.n_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, k->fds.shm, CONTROL_BYTES);
+    if (map == MAP_FAILED)
+        return status_fail(st, STATUS_IO, "map engine rings: %s", strerror(errno));
+    k->rings = map;
+    k->rings_bytes = lay.n_bytes;
+    k->steps = map;
+    k->results = (struct ring *)((char *)map + lay.results_at);
+    if (!ring_valid(k->steps, lay.results_at) ||
+        !ring_valid(k->results, lay.n_bytes - lay.results_at) ||
+        k->steps->cell_bytes != lay.step_cell || k->results->cell_bytes != lay.result_cell)
+        return status_fail(st, STATUS_CORRUPT, "engine rings have another shape than its limits");
+    k->result = malloc(lay.result_cell);
+    if (!k->result)
+        return status_fail(st, STATUS_BUSY, "no memory for %u bytes of engine results",
+                           lay.result_cell);
+    return true;
+}
+
+void *link_front_room(struct link *k)
+{
+    if (k->n_submitted - k->n_answered >= ENGINE_DEPTH)
+        return NULL;
+    return ring_put_begin(k->steps);
+}
+
+void link_front_submit(struct link *k)
+{
+    k->n_submitted++;
+    ring_put_end(k->steps);
+    ring_wake(k->steps, k->fds.step);
+}
+
+const struct step_result *link_front_result(struct link *k, struct status *st)
+{
+    if (k->has_result)
+        return k->result;
+    const struct step_result *shared = ring_take_begin(k->results);
+    if (!shared)
+        return NULL;
+    uint32_t n = shared->n_bytes;
+    if (n > k->results->cell_bytes)
+        n = k->results->cell_bytes;
+    memcpy(k->result, shared, n < sizeof *shared ? sizeof *shared : n);
+    ring_take_end(k->results);
+    if (!step_result_check(k->result, n, &k->limits, st)) {
+        status_wrap(st, "engine result %llu", (unsigned long long)k->n_answered + 1);
+        return NULL;
+    }
+    k->has_result = true;
+    return k->result;
+}
+
+void link_front_result_done(struct link *k)
+{
+    k->has_result = false;
+    k->n_answered++;
+}
+
+void link_front_drain(struct link *k)
+{
+    drain_event(k->fds.result);
+}
+
+/* --- the worker ----------------------------------------------------------------------------- */
+
+struct heartbeat {
+    struct link_control *control;
+    pthread_t thread;
+    int stop_fd;
+};
+
+/* A thread of its own: it says that the process runs, whatever the step does.  The step's own
+ * time is watched by the front. */
+static void *beat(void *arg)
+{
+    struct heartbeat *h = arg;
+    struct pollfd p = {.fd = h->stop_fd, .events = POLLIN};
+    do {
+        h->control->heartbeat_ns = clock_now(&clock_real);
+    } while (poll(&p, 1, HEARTBEAT_MS) <= 0);
+    return NULL;
+}
+
+static bool heartbeat_start(struct heartbeat *h, struct link_control *control, struct status *st)
+{
+    h->control = control;
+    control->heartbeat_ns = clock_now(&clock_real);
+    h->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (h->stop_fd < 0 || pthread_create(&h->thread, NULL, beat, h) != 0) {
+        close_fd(&h->stop_fd);
+        return status_fail(st, STATUS_IO, "start the engine's heartbeat: %s", strerror(errno));
+    }
+    return true;
+}
+
+static void heartbeat_stop(struct heartbeat *h)
+{
+    write_event(h->stop_fd);
+    pthread_join(h->thread, NULL);
+    close_fd(&h->stop_fd);
+}
+
+struct work { /* the worker's side */
+    const struct link_fds *fds;
+    struct link_control *control;
+    void *runner;
+    const struct worker_backend *backend;
+    struct ring *steps, *results;
+    void *rings;
+    size_t rings_bytes;
+    struct step_limits limits;
+};
+
+static void on_progress(void *ctx, uint64_t n_done, uint64_t n_total)
+{
+    struct work *w = ctx;
+    w->control->n_total = n_total;
+    w->control->n_done = n_done;
+    write_event(w->fds->result);
+}
+
+static const char *text_or_null(const char *s)
+{
+    return *s ? s : NULL;
+}
+
+static bool work_load(struct work *w, struct status *st)
+{
+    const struct shared_options *shared = &w->control->options;
+    struct engine_options o = shared->rest;
+    o.model_path = shared->model_path;
+    o.cpu_precision = text_or_null(shared->cpu_precision);
+    o.cpu_isa = text_or_null(shared->cpu_isa);
+    o.kv_dtype = text_or_null(shared->kv_dtype);
+    w->runner = w->backend->open(&o, on_progress, w, st);
+    return w->runner != NULL;
+}
+
+static bool work_share(struct work *w, struct status *st)
+{
+    const struct engine_facts *facts = w->backend->facts(w->runner);
+    struct ring_layout lay;
+    if (!lay_rings(&facts->limits, &lay, st))
+        return false;
+    if (ftruncate(w->fds->shm, (off_t)(CONTROL_BYTES + lay.n_bytes)) != 0)
+        return status_fail(st, STATUS_IO, "grow shared memory to %zu bytes: %s", lay.n_bytes,
+                           strerror(errno));
+    void *map =
+        mmap(NULL, lay.n_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, w->fds->shm, CONTROL_BYTES);
+    if (map == MAP_FAILED)
+        return status_fail(st, STATUS_IO, "map rings: %s", strerror(errno));
+    w->rings = map;
+    w->rings_bytes = lay.n_bytes;
+    w->steps = map;
+    w->results = (struct ring *)((char *)map + lay.results_at);
+    ring_init(w->steps, ENGINE_DEPTH, lay.step_cell);
+    ring_init(w->results, ENGINE_DEPTH, lay.result_cell);
+    w->limits = facts->limits;
+    w->control->facts = *facts;
+    return true;
+}
+
+static void wait_for_step(struct work *w)
+{
+    if (!ring_sleep_begin(w->steps))
+        return;
+    struct pollfd p = {.fd = w->fds->step, .events = POLLIN};
+    poll(&p, 1, 1000); /* a second at most, to look at `stop` */
+    ring_sleep_end(w->steps, w->fds->step);
+}
+
+static bool work_step(struct work *w, const struct step *step, struct status *st)
+{
+    void *result = ring_put_begin(w->results);
+    if (!result)
+        return status_fail(st, STATUS_CORRUPT, "more steps than the front may submit");
+    if (!step_check(step, w->steps->cell_bytes, &w->limits, st) ||
+        !w->backend->step(w->runner, step, result, st))
+        return status_wrap(st, "step %llu", (unsigned long long)step->id);
+    ring_take_end(w->steps); /* first: once the front has the result it may want the cell */
+    ring_put_end(w->results);
+    write_event(w->fds->result);
+    return true;
+}
+
+static bool work_run(struct work *w, const _Atomic bool *stop, struct status *st)
+{
+    while (!stop || !*stop) {
+        const struct step *step = ring_take_begin(w->steps);
+        if (!step)
+            wait_for_step(w);
+        else if (!work_step(w, step, st))
+            return false;
+    }
+    return true;
+}
+
+static void set_state(struct work *w, enum link_state state)
+{
+    atomic_store_explicit(&w->control->state, state, memory_order_release);
+    write_event(w->fds->result);
+}
+
+bool link_work(const struct link_fds *fds, const struct worker_backend *backend,
+               const _Atomic bool *stop)
+{
+    struct work w = {.fds = fds, .backend = backend};
+    void *map = mmap(NULL, CONTROL_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fds->shm, 0);
+    if (map == MAP_FAILED)
+        return false;
+    w.control = map;
+    bool ok = w.control->magic == LINK_MAGIC && w.control->version == LINK_VERSION;
+
+    struct status st = {0};
+    struct heartbeat heart = {.stop_fd = -1};
+    if (!ok)
+        status_fail(&st, STATUS_CORRUPT, "front and engine are of different versions");
+    else if (w.control->front_pid != getppid() && w.control->front_pid != getpid())
+        ok = status_fail(&st, STATUS_CANCELLED, "the front is gone");
+    ok = ok && heartbeat_start(&heart, w.control, &st);
+    ok = ok && work_load(&w, &st) && work_share(&w, &st);
+    if (ok) {
+        set_state(&w, LINK_READY);
+        ok = work_run(&w, stop, &st);
+    }
+    if (!ok) {
+        w.control->why = st;
+        set_state(&w, LINK_FAILED);
+    }
+    if (heart.stop_fd >= 0)
+        heartbeat_stop(&heart);
+    if (w.runner)
+        backend->close(w.runner);
+    if (w.rings)
+        munmap(w.rings, w.rings_bytes);
+    munmap(map, CONTROL_BYTES);
+    return ok;
+}

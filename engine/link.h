@@ -1,0 +1,82 @@
+/* link.h - the memory that front and worker share, and the two sides of it.
+ *
+ * One memfd:
+ *
+ *     control   options (front writes before the worker starts); state, progress, facts,
+ *               heartbeat (worker writes)
+ *     steps     ring of ENGINE_DEPTH cells, front -> worker
+ *     results   ring of ENGINE_DEPTH cells, worker -> front
+ *
+ * The rings' sizes follow from the limits in the facts, so the worker grows the memfd once
+ * the model is loaded and then says READY; the front computes the same sizes, checks that
+ * the memfd has them, and maps it.  The front copies a result out before it checks it: a worker
+ * gone wild can not change what was checked.
+ *
+ * Thread: link_front_*: the scheduler thread.  link_work: the worker's. */
+#ifndef ENGINE_LINK_H
+#define ENGINE_LINK_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "engine/engine.h"
+
+/* What a worker runs: the model (runner.h), or a stand-in in tests. */
+struct worker_backend {
+    void *(*open)(const struct engine_options *o,
+                  void (*progress)(void *ctx, uint64_t n_done, uint64_t n_total), void *ctx,
+                  struct status *st);
+    const struct engine_facts *(*facts)(void *runner);
+    bool (*step)(void *runner, const struct step *step, void *result, struct status *st);
+    void (*close)(void *runner);
+};
+
+enum link_state { LINK_LOADING, LINK_READY, LINK_FAILED };
+
+struct link_control;
+struct ring;
+
+struct link_fds {
+    int shm;    /* memfd */
+    int step;   /* eventfd: a step was put */
+    int result; /* eventfd: a result was put, or the state changed */
+};
+
+struct link { /* the front's side */
+    struct link_fds fds;
+    struct link_control *control;
+    void *rings; /* NULL until link_front_ready */
+    size_t rings_bytes;
+    struct ring *steps, *results;
+    struct step_limits limits;
+    void *result;    /* private copy of the oldest unread result */
+    bool has_result; /* the copy holds one */
+    uint64_t n_submitted, n_answered;
+};
+
+bool link_open(struct link *k, const struct engine_options *o, struct status *st) MUST_CHECK;
+void link_close(struct link *k);
+
+enum link_state link_front_state(const struct link *k);
+void link_front_progress(const struct link *k, struct engine_progress *p);
+void link_front_why(const struct link *k, struct status *why); /* after LINK_FAILED */
+uint64_t link_front_heartbeat_ns(const struct link *k);
+/* Maps the rings and gives the facts; CORRUPT when the worker's numbers do not fit. */
+bool link_front_ready(struct link *k, struct engine_facts *facts, struct status *st) MUST_CHECK;
+void *link_front_room(struct link *k); /* NULL <=> ENGINE_DEPTH steps are unanswered */
+void link_front_submit(struct link *k);
+/* The oldest unread result, checked; NULL with st OK when there is none. */
+const struct step_result *link_front_result(struct link *k, struct status *st);
+void link_front_result_done(struct link *k);
+void link_front_drain(struct link *k); /* eats the eventfd; call before looking */
+
+/* The worker: load, say READY, run steps until `stop` (may be NULL) or a failure, which it leaves
+ * in the control block.  Returns true when stopped, false when it failed. */
+bool link_work(const struct link_fds *fds, const struct worker_backend *backend,
+               const _Atomic bool *stop);
+
+extern const struct worker_backend
+    worker_runner; /* worker_runner.c: runner.h behind this interface */
+
+#endif

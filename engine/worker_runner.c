@@ -1,0 +1,44 @@
+/* worker_runner.c - the model's runner as what a worker runs, in a child or in a thread. */
+#include "engine/engine_int.h"
+#include "engine/link.h"
+#include "engine/runner.h"
+
+static void *open_runner(const struct engine_options *o,
+                         void (*progress)(void *ctx, uint64_t n_done, uint64_t n_total), void *ctx,
+                         struct status *st)
+{
+    return runner_open(o, progress, ctx, st);
+}
+
+static const struct engine_facts *runner_facts_of(void *runner)
+{
+    return runner_facts(runner);
+}
+
+static bool step_runner(void *runner, const struct step *step, void *result, struct status *st)
+{
+    return runner_step(runner, step, result, st);
+}
+
+static void close_runner(void *runner)
+{
+    runner_close(runner);
+}
+
+const struct worker_backend worker_runner = {
+    .open = open_runner,
+    .facts = runner_facts_of,
+    .step = step_runner,
+    .close = close_runner,
+};
+
+int engine_worker_main(void)
+{
+    return engine_worker_run(&worker_runner);
+}
+
+struct engine *engine_local_open(const struct engine_options *o, const struct clock *clock,
+                                 struct status *st)
+{
+    return engine_local_open_with(&worker_runner, o, clock, st);
+}
