@@ -32,7 +32,7 @@ enum slot { /* where the decoder looks for a weight */
 };
 #define W_FIRST_OF_LAYER W_ATTN_NORM
 
-struct tensor_rule {
+struct tensor_rule { /* rows = DIM_ONE <=> a vector, held as float32; else a matrix */
     const char *hf;   /* name in a safetensors file; %d is the layer; NULL = none */
     const char *gguf; /* name in a GGUF file */
     enum slot slot;

@@ -2,7 +2,8 @@
  *
  * model_file_open() reads the header only (config checked, every tensor found and its
  * shape compared with the family's rules): enough for `inferd check` and for the plan.
- * model_load() brings the weights to the device.
+ * A tensor that no rule of the family names is refused, because a model that ignored it
+ * would compute something else.  model_load() brings the weights to the device.
  *
  * Thread: one, at start. */
 #ifndef ENGINE_MODEL_H
@@ -23,13 +24,15 @@ struct model_config {
     int32_t n_heads;    /* query heads */
     int32_t n_kv_heads; /* divides n_heads */
     int32_t head_dim;
+    int32_t value_dim;  /* of a value head; equals head_dim */
     int32_t ffn;
     int32_t vocab;
     int32_t context;    /* positions the model was trained for */
     int32_t rope_dims;
+    int32_t n_experts;  /* 0 <=> one feed-forward for all tokens */
     float norm_eps;
     float rope_theta;
-    float rope_scaling; /* linear position scale; 1 = none */
+    float rope_scaling; /* positions are divided by it; 1 = none */
     float embed_scale;  /* 1 = none */
     float attn_scale;   /* of q.k; 0 in the tables = 1/sqrt(head_dim) */
     enum rope_kind rope;
@@ -42,20 +45,46 @@ struct layer {
     const struct tensor *w[W_N]; /* NULL = the family or the file has none */
 };
 
+struct bound { /* one weight: the rule that names it and the tensor that fits */
+    const struct tensor_rule *rule;
+    const struct gguf_tensor *src;
+    int32_t il; /* layer, or -1 for a once-per-model slot */
+};
+
 struct model_file { /* a checkpoint on disk, checked, not loaded */
     struct gguf *gguf;
     const struct arch *arch;
     struct model_config cfg;
+    struct bound *bound; /* [n_bound] every tensor of the file */
+    size_t n_bound;
 };
 
 struct model {
     struct model_config cfg;
     const struct tensor *w[W_N]; /* the once-per-model slots */
     struct layer *layer;         /* [n_layers] */
-    float *inv_freq;             /* [rope_dims / 2] */
+    float *inv_freq;             /* [rope_dims / 2] radians per position */
+    struct tensor *tensor;       /* [n_bound] what the slots point to */
 };
 
 bool model_file_open(struct model_file *f, const char *path, struct status *st) MUST_CHECK;
-void model_file_close(struct model_file *f);
+/* The same over an open file; f owns g from here on, also on failure. */
+bool model_file_bind(struct model_file *f, struct gguf *g, struct status *st) MUST_CHECK;
+void model_file_close(struct model_file *f); /* accepts a zeroed or half-open one */
+
+/* Device bytes model_load takes.  False when they do not fit size_t. */
+bool model_weight_bytes(const struct model_file *f, const struct ops *ops,
+                        const struct device *dev, size_t *n_bytes) MUST_CHECK;
+
+struct load_progress { /* called a few times, with weight bytes done */
+    void (*fn)(void *ctx, uint64_t n_done, uint64_t n_total); /* or NULL */
+    void *ctx;
+};
+
+/* Takes device memory, brings every weight to it, and lets go of the file's pages. */
+bool model_load(struct model *m, const struct model_file *f, const struct ops *ops,
+                struct device *dev, const struct load_progress *progress,
+                struct status *st) MUST_CHECK;
+void model_close(struct model *m); /* the host's part; device memory goes with the device */
 
 #endif
