@@ -24,4 +24,7 @@ bool runner_step(struct runner *r, const struct step *step, void *result,
                  struct status *st) MUST_CHECK;
 void runner_close(struct runner *r);
 
+/* Host memory of a runner: slots and what it keeps of the step in hand; for the plan. */
+bool runner_host_bytes(const struct step_limits *limits, size_t *n_bytes) MUST_CHECK;
+
 #endif

@@ -1,0 +1,17 @@
+/* check.h - what `inferd check MODEL` says: what is in the file and what it would take.
+ *
+ * Reads the header only; no weight is loaded.
+ *
+ * Thread: any. */
+#ifndef ENGINE_CHECK_H
+#define ENGINE_CHECK_H
+
+#include "base/buf.h"
+#include "base/status.h"
+#include "engine/engine.h"
+
+/* The configuration, the tensors by type, what is known of tokenizer and template, and the plan.
+ * False when the file is refused or does not fit; `out` then holds what was found up to there. */
+bool check_model(const struct engine_options *o, struct buf *out, struct status *st) MUST_CHECK;
+
+#endif

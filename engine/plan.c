@@ -1,0 +1,242 @@
+/* plan.c - counts what a model and its options need, and refuses what does not fit. */
+#include "engine/plan.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/checked.h"
+#include "engine/decoder.h"
+#include "engine/gguf.h"
+#include "engine/model.h"
+#include "engine/runner.h"
+
+enum {
+    SEQS_DEFAULT = 16,
+    SEQS_MAX = 1024,
+    STEP_TOKENS_DEFAULT = 512,
+    STEP_TOKENS_MAX = 65536,
+    BLOCK_TOKENS_DEFAULT = 16,
+    BLOCK_TOKENS_MAX = 256,
+    KV_SHARE = 4,                  /* by default the cache takes at most 1 / KV_SHARE of memory */
+    HISTORY_MAX = 1 << 20,         /* tokens that prefix hits bring in one step, over all slots */
+    BIAS_MAX = 64 * STEP_BIAS_MAX, /* bias entries one step brings */
+};
+
+/* Options. */
+
+static bool check_range(const char *name, int64_t v, int64_t max, struct status *st)
+{
+    return (v >= 0 && v <= max) ||
+           status_fail(st, STATUS_BAD_INPUT, "%s: want 0 to %lld, found %lld", name, (long long)max,
+                       (long long)v);
+}
+
+static bool is_word(const char *s, const char *word)
+{
+    return s && strcmp(s, word) == 0;
+}
+
+bool plan_device_options(const struct engine_options *o, struct device_options *out,
+                         struct status *st)
+{
+    *out = (struct device_options){.n_threads = o->n_threads, .isa_max = o->cpu_isa};
+    if (is_word(o->cpu_precision, "exact"))
+        out->precision = PRECISION_EXACT;
+    else if (!o->cpu_precision || is_word(o->cpu_precision, "fast"))
+        out->precision = PRECISION_FAST;
+    else
+        return status_fail(st, STATUS_BAD_INPUT, "cpu-precision: want fast or exact, found %.32s",
+                           o->cpu_precision);
+    return true;
+}
+
+static bool choose_kv_dtype(struct plan *p, const struct engine_options *o, struct status *st)
+{
+    if (!o->kv_dtype || is_word(o->kv_dtype, "auto"))
+        p->kv_dtype = p->precision == PRECISION_EXACT ? DT_F32 : DT_F16;
+    else if (is_word(o->kv_dtype, "f32"))
+        p->kv_dtype = DT_F32;
+    else if (is_word(o->kv_dtype, "f16"))
+        p->kv_dtype = DT_F16;
+    else if (is_word(o->kv_dtype, "bf16"))
+        p->kv_dtype = DT_BF16;
+    else
+        return status_fail(st, STATUS_BAD_INPUT,
+                           "kv-dtype: want auto, f32, f16 or bf16, found %.32s", o->kv_dtype);
+    return true;
+}
+
+static bool read_options(struct plan *p, const struct model_file *f, const struct engine_options *o,
+                         struct status *st)
+{
+    struct device_options device;
+    if (!plan_device_options(o, &device, st))
+        return false;
+    p->precision = device.precision;
+    if (!choose_kv_dtype(p, o, st) || !check_range("seqs-max", o->seqs_max, SEQS_MAX, st) ||
+        !check_range("step-tokens-max", o->step_tokens_max, STEP_TOKENS_MAX, st) ||
+        !check_range("block-tokens", o->block_tokens, BLOCK_TOKENS_MAX, st) ||
+        !check_range("context-max", o->context_max, f->cfg.context, st) ||
+        !check_range("kv-blocks", o->kv_blocks, INT32_MAX / BLOCK_TOKENS_MAX, st))
+        return false;
+    p->limits.vocab = f->cfg.vocab;
+    p->limits.seqs_max = o->seqs_max ? o->seqs_max : SEQS_DEFAULT;
+    p->limits.step_tokens_max = o->step_tokens_max ? o->step_tokens_max : STEP_TOKENS_DEFAULT;
+    p->limits.block_tokens = o->block_tokens ? o->block_tokens : BLOCK_TOKENS_DEFAULT;
+    p->limits.context_max = o->context_max ? o->context_max : f->cfg.context;
+    p->context_from = o->context_max ? "context-max" : "the model";
+    return true;
+}
+
+/* The cache. */
+
+static size_t count_block_bytes(const struct plan *p, const struct model_config *cfg)
+{
+    /* Each factor has a limit: 1024 layers, 1024 heads of 512, 256 tokens: below 2^42. */
+    return 2 * (size_t)cfg->n_layers * (size_t)cfg->n_kv_heads * (size_t)p->limits.block_tokens *
+           (size_t)cfg->head_dim * (size_t)dtype_traits[p->kv_dtype].block_bytes;
+}
+
+static uint64_t count_blocks_wanted(const struct step_limits *l)
+{
+    const int64_t per_seq = ((int64_t)l->context_max + l->block_tokens - 1) / l->block_tokens;
+    return (uint64_t)per_seq * (uint64_t)l->seqs_max;
+}
+
+static uint64_t choose_blocks(struct plan *p, const struct engine_options *o)
+{
+    const uint64_t wanted = count_blocks_wanted(&p->limits);
+    const uint64_t share = p->available_bytes / KV_SHARE / p->kv_block_bytes;
+    if (o->kv_blocks) {
+        p->kv_from = "kv-blocks";
+        return (uint64_t)o->kv_blocks;
+    }
+    if (o->kv_bytes) {
+        p->kv_from = "kv-bytes";
+        return o->kv_bytes / p->kv_block_bytes;
+    }
+    p->kv_from = share < wanted ? "a quarter of free memory" : "all sequences at full context";
+    return share < wanted ? share : wanted;
+}
+
+static bool plan_cache(struct plan *p, const struct model_file *f, const struct engine_options *o,
+                       struct status *st)
+{
+    struct step_limits *l = &p->limits;
+    p->kv_block_bytes = count_block_bytes(p, &f->cfg);
+    uint64_t n_blocks = choose_blocks(p, o);
+    if (n_blocks > (uint64_t)(INT32_MAX / l->block_tokens))
+        n_blocks = (uint64_t)(INT32_MAX / l->block_tokens);
+    const int64_t n_tokens = (int64_t)n_blocks * l->block_tokens;
+    if (n_blocks == 0 || (o->context_max && n_tokens < o->context_max))
+        return status_fail(st, STATUS_TOO_LARGE,
+                           "KV cache (%s): want %d tokens for one request, found room for %lld in "
+                           "%llu blocks of %llu bytes",
+                           p->kv_from, l->context_max, (long long)n_tokens,
+                           (unsigned long long)n_blocks, (unsigned long long)p->kv_block_bytes);
+    if (n_tokens < l->context_max) {
+        l->context_max = (int32_t)n_tokens;
+        p->context_from = "the KV cache";
+    }
+    l->n_blocks = (int32_t)n_blocks;
+    p->kv_bytes = n_blocks * p->kv_block_bytes;
+    return true;
+}
+
+/* A step must be able to carry the history of at least one sequence and the bias of one request. */
+static void plan_records(struct plan *p)
+{
+    struct step_limits *l = &p->limits;
+    const int64_t history = (int64_t)l->seqs_max * l->context_max;
+    const int64_t bias = (int64_t)l->seqs_max * STEP_BIAS_MAX;
+    const int64_t history_cap = l->context_max > HISTORY_MAX ? l->context_max : HISTORY_MAX;
+    l->history_max = (int32_t)(history < history_cap ? history : history_cap);
+    l->bias_max = (int32_t)(bias < BIAS_MAX ? bias : BIAS_MAX);
+    p->record_bytes = ENGINE_DEPTH * (step_bytes_max(l) + step_result_bytes_max(l));
+}
+
+static int widest_input(const struct model_file *f)
+{
+    int64_t widest = 0;
+    for (size_t i = 0; i < f->n_bound; i++)
+        if (f->bound[i].src->cols > widest)
+            widest = f->bound[i].src->cols;
+    return (int)widest;
+}
+
+static bool add_up(struct plan *p)
+{
+    const uint64_t parts[] = {p->weight_bytes,  p->kv_bytes,   p->activation_bytes,
+                              p->scratch_bytes, p->slot_bytes, p->record_bytes};
+    size_t total = 0;
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)
+        if (!size_add(total, parts[i], &total))
+            return false;
+    p->total_bytes = total;
+    return true;
+}
+
+bool plan_make(struct plan *p, const struct model_file *f, const struct engine_options *o,
+               const struct ops *ops, const struct device *dev, uint64_t available_bytes,
+               struct status *st)
+{
+    size_t weights, activations, slots;
+    *p = (struct plan){.available_bytes = available_bytes};
+    if (!read_options(p, f, o, st) || !plan_cache(p, f, o, st))
+        return false;
+    plan_records(p);
+    if (!model_weight_bytes(f, ops, dev, &weights) ||
+        !decoder_bytes(&f->cfg, &p->limits, &activations) || !runner_host_bytes(&p->limits, &slots))
+        return status_fail(st, STATUS_TOO_LARGE, "the plan does not fit the address space");
+    p->weight_bytes = weights;
+    p->activation_bytes = activations;
+    p->slot_bytes = slots;
+    p->scratch_bytes =
+        ops->scratch_bytes(dev, p->limits.step_tokens_max, widest_input(f), p->limits.vocab);
+    if (!add_up(p) || p->total_bytes > available_bytes)
+        return status_fail(
+            st, STATUS_TOO_LARGE,
+            "want %llu MiB (weights %llu, KV cache %llu, the rest %llu), found %llu "
+            "MiB free",
+            (unsigned long long)(p->total_bytes >> 20), (unsigned long long)(p->weight_bytes >> 20),
+            (unsigned long long)(p->kv_bytes >> 20),
+            (unsigned long long)((p->total_bytes - p->weight_bytes - p->kv_bytes) >> 20),
+            (unsigned long long)(available_bytes >> 20));
+    return true;
+}
+
+/* The table. */
+
+static void print_line(struct buf *out, const char *what, uint64_t n_bytes, const char *why)
+{
+    buf_printf(out, "  %-12s %10.1f MiB  %s\n", what, (double)n_bytes / (1 << 20), why);
+}
+
+void plan_print(const struct plan *p, struct buf *out)
+{
+    const struct step_limits *l = &p->limits;
+    char why[128];
+    buf_put_str(out, "memory\n");
+    print_line(out, "weights", p->weight_bytes,
+               p->precision == PRECISION_EXACT ? "precision exact" : "precision fast");
+    snprintf(why, sizeof why, "%d blocks of %d tokens, %s, %llu bytes a block: %s", l->n_blocks,
+             l->block_tokens, dtype_traits[p->kv_dtype].name, (unsigned long long)p->kv_block_bytes,
+             p->kv_from);
+    print_line(out, "KV cache", p->kv_bytes, why);
+    snprintf(why, sizeof why, "%d tokens a step, %d rows of logits", l->step_tokens_max,
+             DECODER_LOGIT_ROWS_MAX);
+    print_line(out, "activations", p->activation_bytes, why);
+    print_line(out, "scratch", p->scratch_bytes, "of the kernels");
+    snprintf(why, sizeof why, "%d sequences", l->seqs_max);
+    print_line(out, "slots", p->slot_bytes, why);
+    snprintf(why, sizeof why, "%d steps in flight", ENGINE_DEPTH);
+    print_line(out, "records", p->record_bytes, why);
+    snprintf(why, sizeof why, "of %.1f MiB free", (double)p->available_bytes / (1 << 20));
+    print_line(out, "total", p->total_bytes, why);
+    buf_put_str(out, "limits\n");
+    buf_printf(out, "  context      %d tokens a sequence: %s\n", l->context_max, p->context_from);
+    buf_printf(out, "  cache        %lld tokens over all sequences\n",
+               (long long)l->n_blocks * l->block_tokens);
+    buf_printf(out, "  sequences    %d at once\n", l->seqs_max);
+    buf_printf(out, "  step         %d tokens\n", l->step_tokens_max);
+}
