@@ -1,9 +1,9 @@
 /* api.h - the OpenAI surface: one handler for each route, and what they share.
  *
- * A handler runs in the loop thread: it scans and parses the JSON, and validates every
- * field it knows (unknown fields are ignored; known but unsupported ones are refused
- * by name).  Then prep (another thread) renders and tokenizes, then the requests go to
- * the scheduler, then news of them become the answer.
+ * A handler of a generation copies the body and hands it to a prep thread, which scans
+ * and parses the JSON, checks every field it knows (unknown fields are ignored; known
+ * but unsupported ones are refused by name), renders and tokenizes.  Back in the loop
+ * thread the requests go to the scheduler, and news of them become the answer.
  *
  * Thread: the loop thread. */
 #ifndef SERVER_API_H

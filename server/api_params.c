@@ -9,9 +9,9 @@
 #include "base/json_scan.h"
 
 enum rule_kind {
-    RULE_INT,          /* int32_t in [min, max] */
-    RULE_REAL,         /* float in [min, max] */
-    RULE_ABOVE_ZERO,   /* float in (0, max] */
+    RULE_INT,        /* int32_t in [min, max] */
+    RULE_REAL,       /* float in [min, max] */
+    RULE_ABOVE_ZERO, /* float in (0, max] */
     RULE_BOOL,
     RULE_NO_EFFECT,    /* a bool that changes nothing here; its type is checked */
     RULE_TEXT,         /* a string that changes nothing here; at most max bytes */
@@ -30,6 +30,7 @@ struct rule {
     api_take *take;
 };
 
+/* clang-format off */
 #define GEN (API_COMPLETIONS | API_CHAT)
 #define CHAT (API_CHAT | API_TOKENIZE) /* where messages are rendered */
 #define ALL (GEN | API_TOKENIZE | API_DETOKENIZE)
@@ -39,6 +40,7 @@ struct rule {
 #define BOOL(name, on, field) {name, on, RULE_BOOL, 0, 0, AT(field), NULL}
 #define TAKE(name, on) {#name, on, RULE_TAKE, 0, 0, 0, api_take_##name}
 #define REFUSE(name, on) {name, on, RULE_REFUSE, 0, 0, 0, NULL}
+/* clang-format on */
 
 /* OpenAI's first, then what vLLM added.  A penalty of 0.01 already multiplies by 100 for each
  * token seen: beyond that, and beyond 100, products leave the range of f32 logits. */
@@ -274,7 +276,8 @@ static bool read_by_rule(struct reader *rd, const struct rule *rule, const cJSON
 static bool read_members(struct reader *rd)
 {
     const cJSON *v;
-    cJSON_ArrayForEach(v, rd->p->root) {
+    cJSON_ArrayForEach(v, rd->p->root)
+    {
         for (int i = 0; i < N_RULES && !cJSON_IsNull(v); i++) {
             if (!(rules[i].on & rd->kind) || strcmp(rules[i].name, v->string) != 0)
                 continue;
@@ -334,7 +337,8 @@ static bool check_token_counts(struct reader *rd)
     }
     const bool chat = rd->kind == API_CHAT;
     const int32_t most = p->max_tokens != API_ABSENT ? p->max_tokens
-                         : chat ? rd->env->context - 1 : API_MAX_TOKENS_DEFAULT;
+                         : chat                      ? rd->env->context - 1
+                                                     : API_MAX_TOKENS_DEFAULT;
     if (p->min_tokens > most) {
         api_error_set(rd->e, 400, "invalid_value", "min_tokens",
                       "min_tokens must be at most %d, the most tokens to generate, found %d", most,
@@ -423,8 +427,8 @@ static void settle(struct api_params *p, enum api_kind kind)
     if (p->wants_logprobs)
         p->sample.n_logprobs = p->top_logprobs;
     if (kind == API_TOKENIZE && p->messages) /* the template writes BOS itself */
-        p->add_special = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(p->root,
-                                                                       "add_special_tokens"));
+        p->add_special =
+            cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(p->root, "add_special_tokens"));
 }
 
 bool api_params_read(struct api_params *p, enum api_kind kind, const char *text, size_t n,
@@ -440,10 +444,18 @@ bool api_params_read(struct api_params *p, enum api_kind kind, const char *text,
     return true;
 }
 
-void api_params_close(struct api_params *p)
+void api_params_drop_body(struct api_params *p)
 {
     cJSON_Delete(p->root);
     free(p->prompt);
+    p->root = p->messages = NULL;
+    p->template_args = NULL;
+    p->prompt = NULL;
+}
+
+void api_params_close(struct api_params *p)
+{
+    api_params_drop_body(p);
     free(p->bias);
     *p = (struct api_params){0};
 }

@@ -23,10 +23,10 @@
 struct cJSON;
 
 enum api_kind { /* bits: a rule of the table says where it holds */
-    API_COMPLETIONS = 1,
-    API_CHAT = 2,
-    API_TOKENIZE = 4,
-    API_DETOKENIZE = 8,
+                API_COMPLETIONS = 1,
+                API_CHAT = 2,
+                API_TOKENIZE = 4,
+                API_DETOKENIZE = 8,
 };
 
 enum {
@@ -45,8 +45,9 @@ enum {
 struct api_env { /* what a request is checked against */
     const char *model_name;
     struct server_limits limits;
-    int32_t vocab;   /* ids are below it */
-    int32_t context; /* tokens of one sequence: the model's, or the whole KV cache if that is less */
+    int32_t vocab; /* ids are below it */
+    int32_t
+        context; /* tokens of one sequence: the model's, or the whole KV cache if that is less */
 };
 
 struct api_prompt_text { /* borrowed from the parsed body; text or ids */
@@ -69,7 +70,7 @@ struct api_params {
     bool add_special; /* BOS as the model's file asks */
 
     /* How. */
-    int32_t n; /* choices of each prompt */
+    int32_t n;          /* choices of each prompt */
     int32_t max_tokens; /* API_ABSENT = the endpoint's default */
     int32_t max_completion_tokens, best_of;
     int32_t min_tokens;
@@ -96,6 +97,8 @@ struct api_params {
 /* False with *e filled; *p then holds nothing. */
 bool api_params_read(struct api_params *p, enum api_kind kind, const char *text, size_t n,
                      const struct api_env *env, struct api_error *e);
+/* Frees the parsed body, and with it prompt and messages; the rest stays. */
+void api_params_drop_body(struct api_params *p);
 void api_params_close(struct api_params *p); /* accepts a zeroed one */
 
 #endif

@@ -41,7 +41,8 @@ static bool take_ids(struct reader *rd, const char *path, const cJSON *v)
     }
     int32_t i = 0;
     const cJSON *id;
-    cJSON_ArrayForEach(id, v) {
+    cJSON_ArrayForEach(id, v)
+    {
         const double d = cJSON_IsNumber(id) ? id->valuedouble : -1;
         if (d < 0 || d >= rd->env->vocab || d != floor(d)) {
             char at[PATH_BYTES];
@@ -59,12 +60,14 @@ static bool take_prompts(struct reader *rd, const char *name, const cJSON *v)
 {
     const bool texts = cJSON_IsString(v->child);
     const cJSON *one;
-    cJSON_ArrayForEach(one, v) {
+    cJSON_ArrayForEach(one, v)
+    {
         char path[PATH_BYTES];
         snprintf(path, sizeof path, "%s[%d]", name, rd->p->n_prompts);
         if (texts ? !cJSON_IsString(one) : !cJSON_IsArray(one))
-            return api_refuse_type(rd, path, texts ? "a string, as the first" :
-                                   "an array of token ids, as the first", one);
+            return api_refuse_type(
+                rd, path, texts ? "a string, as the first" : "an array of token ids, as the first",
+                one);
         if (!(texts ? take_text(rd, path, one) : take_ids(rd, path, one)))
             return false;
     }
@@ -86,14 +89,17 @@ bool api_take_prompt(struct reader *rd, const char *name, const cJSON *v)
         return make_prompts(rd, 1) &&
                (cJSON_IsString(v) ? take_text(rd, name, v) : take_ids(rd, name, v));
     if (!cJSON_IsArray(v) || (v->child && !cJSON_IsString(v->child) && !cJSON_IsArray(v->child)))
-        return api_refuse_type(rd, name, "a string, an array of strings, an array of token ids or "
-                                         "an array of arrays of token ids", v);
+        return api_refuse_type(rd, name,
+                               "a string, an array of strings, an array of token ids or "
+                               "an array of arrays of token ids",
+                               v);
     const int n = cJSON_GetArraySize(v);
     if (n == 0)
         return refuse_empty(rd, name, "entry");
     if (n > rd->env->limits.prompts_max) {
-        api_error_set(rd->e, 400, "invalid_value", name, "%s must have at most %d entries, found %d",
-                      name, rd->env->limits.prompts_max, n);
+        api_error_set(rd->e, 400, "invalid_value", name,
+                      "%s must have at most %d entries, found %d", name,
+                      rd->env->limits.prompts_max, n);
         return false;
     }
     return make_prompts(rd, n) && take_prompts(rd, name, v);
@@ -128,7 +134,8 @@ static bool join_parts(struct reader *rd, int32_t i, const cJSON *parts, struct 
 {
     int32_t n = 0;
     const cJSON *part;
-    cJSON_ArrayForEach(part, parts) {
+    cJSON_ArrayForEach(part, parts)
+    {
         char path[PATH_BYTES];
         snprintf(path, sizeof path, "messages[%d].content[%d]", i, n);
         if (n++ > 0 && !buf_put_char(text, '\n'))
@@ -158,8 +165,8 @@ static bool flatten_content(struct reader *rd, int32_t i, cJSON *message, const 
 
 static bool check_role(struct reader *rd, int32_t i, const cJSON *role, bool *assistant)
 {
-    static const char *const known[] = {"system", "developer", "user", "assistant", "tool",
-                                        "function"};
+    static const char *const known[] = {"system",    "developer", "user",
+                                        "assistant", "tool",      "function"};
     char path[PATH_BYTES];
     snprintf(path, sizeof path, "messages[%d].role", i);
     if (!cJSON_IsString(role))
@@ -191,8 +198,8 @@ static bool check_extras(struct reader *rd, int32_t i, const cJSON *message)
     const cJSON *audio = cJSON_GetObjectItemCaseSensitive(message, "audio");
     if (audio && !cJSON_IsNull(audio)) {
         snprintf(path, sizeof path, "messages[%d].audio", i);
-        api_error_set(rd->e, 400, "unsupported_content", path,
-                      "%s: this server takes text alone", path);
+        api_error_set(rd->e, 400, "unsupported_content", path, "%s: this server takes text alone",
+                      path);
         return false;
     }
     return true;
@@ -228,7 +235,8 @@ bool api_take_messages(struct reader *rd, const char *name, const cJSON *v)
         return refuse_empty(rd, name, "message");
     int32_t i = 0;
     cJSON *message;
-    cJSON_ArrayForEach(message, v) {
+    cJSON_ArrayForEach(message, v)
+    {
         if (!check_message(rd, i++, message))
             return false;
     }

@@ -111,7 +111,8 @@ bool api_take_stop(struct reader *rd, const char *name, const cJSON *v)
     if (!cJSON_IsArray(v))
         return api_refuse_type(rd, name, "a string or an array of strings", v);
     const cJSON *s;
-    cJSON_ArrayForEach(s, v) {
+    cJSON_ArrayForEach(s, v)
+    {
         if (rd->p->n_stops == STOP_STRINGS_MAX)
             return refuse_count(rd, name, "strings", STOP_STRINGS_MAX);
         char path[PATH_BYTES];
@@ -128,7 +129,8 @@ bool api_take_stop_token_ids(struct reader *rd, const char *name, const cJSON *v
         return api_refuse_type(rd, name, "an array of token ids", v);
     struct api_params *p = rd->p;
     const cJSON *id;
-    cJSON_ArrayForEach(id, v) {
+    cJSON_ArrayForEach(id, v)
+    {
         if (p->n_stop_ids == API_STOP_IDS_MAX)
             return refuse_count(rd, name, "ids", API_STOP_IDS_MAX);
         char path[PATH_BYTES];
@@ -180,15 +182,17 @@ bool api_take_logit_bias(struct reader *rd, const char *name, const cJSON *v)
     if (n == 0)
         return true;
     if (n > rd->env->limits.logit_bias_max) {
-        api_error_set(rd->e, 400, "invalid_value", name, "%s must have at most %d entries, found %d",
-                      name, rd->env->limits.logit_bias_max, n);
+        api_error_set(rd->e, 400, "invalid_value", name,
+                      "%s must have at most %d entries, found %d", name,
+                      rd->env->limits.logit_bias_max, n);
         return false;
     }
     rd->p->bias = calloc((size_t)n, sizeof *rd->p->bias);
     if (!rd->p->bias)
         return api_refuse_memory(rd);
     const cJSON *entry;
-    cJSON_ArrayForEach(entry, v) {
+    cJSON_ArrayForEach(entry, v)
+    {
         if (!add_bias(rd, name, entry))
             return false;
     }
@@ -242,7 +246,8 @@ bool api_take_modalities(struct reader *rd, const char *name, const cJSON *v)
     if (!cJSON_IsArray(v))
         return api_refuse_type(rd, name, "an array", v);
     const cJSON *m;
-    cJSON_ArrayForEach(m, v) {
+    cJSON_ArrayForEach(m, v)
+    {
         if (!cJSON_IsString(m))
             return api_refuse_type(rd, name, "an array of strings", m);
         if (strcmp(m->valuestring, "text") != 0) {
@@ -293,7 +298,8 @@ bool api_take_metadata(struct reader *rd, const char *name, const cJSON *v)
         return api_refuse_type(rd, name, "an object from strings to strings", v);
     int32_t n = 0;
     const cJSON *entry;
-    cJSON_ArrayForEach(entry, v) {
+    cJSON_ArrayForEach(entry, v)
+    {
         if (++n > API_METADATA_MAX)
             return refuse_count(rd, name, "keys", API_METADATA_MAX);
         if (strlen(entry->string) > 64) {
@@ -311,9 +317,10 @@ bool api_take_metadata(struct reader *rd, const char *name, const cJSON *v)
 static bool is_variable_name(const char *s)
 {
     static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_0123456789";
-    static const char *const taken[] = {"messages", "tools", "documents", "bos_token", "eos_token",
-                                        "add_generation_prompt", "raise_exception", "strftime_now",
-                                        "loop", "namespace", "range"};
+    static const char *const taken[] = {"messages",        "tools",        "documents",
+                                        "bos_token",       "eos_token",    "add_generation_prompt",
+                                        "raise_exception", "strftime_now", "loop",
+                                        "namespace",       "range"};
     const size_t n = strlen(s);
     if (n < 1 || n > 64 || strspn(s, letters) != n || (s[0] >= '0' && s[0] <= '9'))
         return false;
@@ -331,13 +338,15 @@ bool api_take_template_args(struct reader *rd, const char *name, const cJSON *v)
     int32_t n = 0;
     size_t n_bytes = 0;
     const cJSON *arg;
-    cJSON_ArrayForEach(arg, v) {
+    cJSON_ArrayForEach(arg, v)
+    {
         if (++n > API_KWARGS_MAX)
             return refuse_count(rd, name, "keys", API_KWARGS_MAX);
         if (!is_variable_name(arg->string)) {
             api_error_set(rd->e, 400, "invalid_value", name,
                           "the keys of %s must be free variable names of 1 to 64 letters, digits "
-                          "and _, key %d is not", name, n);
+                          "and _, key %d is not",
+                          name, n);
             return false;
         }
         if (cJSON_IsArray(arg) || cJSON_IsObject(arg))
