@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# setup.sh - install what a build needs (Debian packages), and nothing that is there already.
+#
+#   deploy/setup.sh [build|test]    `test` adds compilers, linters and clients for the test suites
+set -euo pipefail
+
+build=(gcc cmake ninja-build pkg-config libmicrohttpd-dev libuv1-dev libcjson-dev libpcre2-dev
+       libgnutls28-dev libcmocka-dev python3 python3-pip python3-venv ca-certificates curl)
+tests=(clang libclang-rt-14-dev clang-format prometheus procps)
+want=("${build[@]}")
+[ "${1:-build}" = test ] && want+=("${tests[@]}")
+
+# A machine may have these from elsewhere than Debian's packages.
+if python3 -m pip --version >/dev/null 2>&1 && python3 -m venv --help >/dev/null 2>&1; then
+    want=("${want[@]/python3-pip/}"); want=("${want[@]/python3-venv/}")
+fi
+if [ "${1:-build}" = test ] && ! command -v npm >/dev/null; then
+    want+=(nodejs npm)
+fi
+
+missing=()
+for p in "${want[@]}"; do
+    [ -z "$p" ] && continue
+    dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing+=("$p")
+done
+[ ${#missing[@]} -eq 0 ] && exit 0
+
+root=()
+if [ "$(id -u)" -ne 0 ]; then
+    command -v sudo >/dev/null || { echo "setup: need root or sudo to install: ${missing[*]}" >&2; exit 1; }
+    root=(sudo)
+fi
+echo "setup: installing ${missing[*]}" >&2
+"${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get update -qq
+"${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+    "${missing[@]}" >/dev/null

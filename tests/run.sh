@@ -1,0 +1,91 @@
+#!/usr/bin/env bash
+# run.sh - install what is missing, build, run every suite, end with one line of counts.
+#
+#   tests/run.sh            everything CI runs
+#   tests/run.sh quick      lints, release build, unit tests, fuzz corpora
+#
+# Suites: lints; unit tests, fuzz corpora and the simulation in a release build; the same under
+# ASan+UBSan (a shorter simulation); the threaded parts under TSan; the daemon end to end with the
+# official OpenAI clients.  Logs are in build/logs.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+mode=${1:-full}
+jobs=$(nproc)
+passed=0 failed=0
+mkdir -p build/logs
+
+say() { printf '\n== %s\n' "$*"; }
+count() { # count NAME STATUS: one more passed or failed
+    if [ "$2" -eq 0 ]; then passed=$((passed + 1)); else failed=$((failed + 1)); echo "FAILED: $1"; fi
+}
+finish() {
+    echo
+    echo "$passed passed, $failed failed"
+    [ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
+    exit $?
+}
+
+build() { # build PRESET
+    say "build $1"
+    local log=build/logs/build-$1.log
+    if cmake --preset "$1" >"$log" 2>&1 && cmake --build --preset "$1" -j "$jobs" >>"$log" 2>&1; then
+        return 0
+    fi
+    grep -E 'error|Error|FAILED' "$log" | head -20
+    tail -5 "$log"
+    count "build $1" 1
+    finish
+}
+
+ctests() { # ctests PRESET [ctest arguments]: adds ctest's own counts
+    local preset=$1; shift
+    say "ctest $preset $*"
+    local log=build/logs/ctest-$preset-$$-$RANDOM.log
+    ctest --test-dir "build/$preset" --output-on-failure -j "$jobs" "$@" >"$log" 2>&1
+    local n bad
+    n=$(sed -nE 's/.*tests passed, [0-9]+ tests failed out of ([0-9]+)/\1/p' "$log")
+    bad=$(sed -nE 's/.*tests passed, ([0-9]+) tests failed out of.*/\1/p' "$log")
+    if [ -z "$n" ] || [ "$n" -eq 0 ]; then
+        tail -5 "$log"; count "ctest $preset ran no test" 1; return
+    fi
+    [ "$bad" -eq 0 ] || { grep -E 'ERROR|FAILED|replay:|Failed|runtime error|Sanitizer' "$log" | head -60; }
+    tail -3 "$log"
+    passed=$((passed + n - bad)); failed=$((failed + bad))
+}
+
+say "packages"
+deploy/setup.sh test || { count "install packages" 1; finish; }
+if [ "$mode" != quick ]; then
+    deploy/fetch-model.sh >/dev/null || count "fetch the model" 1
+fi
+
+say "lints"
+for lint in tests/lint/*.sh; do
+    "$lint" . ; count "$lint" $?
+done
+
+build release
+ctests release
+[ "$mode" = quick ] && finish
+
+build dev
+ASAN_OPTIONS=detect_stack_use_after_return=1 SIM_SEEDS=200 ctests dev
+build tsan
+SIM_SEEDS=50 ctests tsan -R 'thread_pool|engine_proc|engine_local|scheduler|http|call|sim|log'
+
+if [ -f tests/e2e/run.py ]; then
+    say "end to end"
+    log=build/logs/e2e.log
+    tests/e2e/run.sh >"$log" 2>&1
+    status=$?
+    tail -15 "$log"
+    line=$(grep -E '^[0-9]+ passed, [0-9]+ failed' "$log" | tail -1)
+    if [ -z "$line" ]; then
+        count "end to end (no count)" 1
+    else
+        ok=${line%% passed*}; bad=${line#*, }; bad=${bad%% failed*}
+        passed=$((passed + ok)); failed=$((failed + bad))
+        if [ "$status" -ne 0 ] && [ "$bad" -eq 0 ]; then count "end to end exit $status" 1; fi
+    fi
+fi
+finish
