@@ -71,7 +71,7 @@ ctests release
 build dev
 ASAN_OPTIONS=detect_stack_use_after_return=1 SIM_SEEDS=200 ctests dev
 build tsan
-SIM_SEEDS=50 ctests tsan -R 'thread_pool|engine_proc|engine_local|scheduler|http|call|sim|log'
+SIM_SEEDS=50 ctests tsan -R 'ring|thread_pool|engine_proc|engine_local|scheduler|http|call|sim|log'
 
 if [ -f tests/e2e/run.py ]; then
     say "end to end"

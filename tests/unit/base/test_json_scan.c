@@ -184,7 +184,8 @@ static void keys_are_counted_per_object(void **state)
 static void values_are_counted(void **state)
 {
     (void)state;
-    const struct json_limits limits = {.depth_max = 64, .values_max = 10, .keys_max = 8, .number_max = 8};
+    const struct json_limits limits = {
+        .depth_max = 64, .values_max = 10, .keys_max = 8, .number_max = 8};
     for (int n = 8; n <= 10; n++) { /* the array itself is a value */
         char text[64] = "[";
         for (int i = 0; i < n; i++)
@@ -206,9 +207,10 @@ static void utf8_complete_holds_back_only_what_more_bytes_could_finish(void **st
         const char *text;
         size_t whole;
     } rows[] = {
-        {"", 0}, {"abc", 3}, {"a\xc3", 1}, {"a\xc3\xa9", 3}, {"\xe4\xb8", 0}, {"\xe4\xb8\xad", 3},
-        {"x\xf0\x9f\x98", 1}, {"\xf0\x9f\x98\x80", 4}, {"\x80", 1}, {"\xff", 1}, {"\xe4\x20", 2},
-        {"\xed\xa0", 2}, {"\xc0", 1}, {"a\x80\x80\x80", 4},
+        {"", 0},         {"abc", 3},           {"a\xc3", 1},         {"a\xc3\xa9", 3},
+        {"\xe4\xb8", 0}, {"\xe4\xb8\xad", 3},  {"x\xf0\x9f\x98", 1}, {"\xf0\x9f\x98\x80", 4},
+        {"\x80", 1},     {"\xff", 1},          {"\xe4\x20", 2},      {"\xed\xa0", 2},
+        {"\xc0", 1},     {"a\x80\x80\x80", 4},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         assert_int_equal(utf8_complete(rows[i].text, strlen(rows[i].text)), rows[i].whole);

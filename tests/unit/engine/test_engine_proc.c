@@ -107,8 +107,7 @@ typedef struct engine *open_fn(const char *path, int32_t deaths_max);
 static struct engine *open_proc(const char *path, int32_t deaths_max)
 {
     struct status st = {0};
-    struct engine_options o = {
-        .model_path = path, .deaths_max = deaths_max, .backoff_ms_max = 1};
+    struct engine_options o = {.model_path = path, .deaths_max = deaths_max, .backoff_ms_max = 1};
     struct engine *e = engine_proc_open(&o, &clock_real, &st);
     assert_non_null(e);
     return e;

@@ -1,0 +1,95 @@
+/* What log promises: one line per event, that no value can forge or break, in text and in JSON;
+ * and a reader that does not read costs lines, not time. */
+#include "base/clock.h"
+#include "base/json_scan.h"
+#include "base/log.h"
+
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+static int saved = -1, out;
+
+static int capture(void **state)
+{
+    (void)state;
+    int fd[2];
+    if (pipe2(fd, O_CLOEXEC | O_NONBLOCK) != 0)
+        return -1;
+    saved = dup(STDERR_FILENO);
+    dup2(fd[1], STDERR_FILENO);
+    close(fd[1]);
+    out = fd[0];
+    return 0;
+}
+
+static int restore(void **state)
+{
+    (void)state;
+    dup2(saved, STDERR_FILENO);
+    close(saved);
+    close(out);
+    return 0;
+}
+
+static size_t read_lines(char *at, size_t n)
+{
+    const ssize_t got = read(out, at, n - 1);
+    at[got > 0 ? got : 0] = '\0';
+    return got > 0 ? (size_t)got : 0;
+}
+
+static void a_value_can_not_forge_a_line(void **state)
+{
+    (void)state;
+    char text[4096];
+    log_init(LOG_INFO, LOG_TEXT);
+    log_event(LOG_INFO, "hello", LOG_S("key", "a\nb \"c\""), LOG_I("n", -3), LOG_F("f", 0.5));
+    log_event(LOG_DEBUG, "below the level");
+    log_event(LOG_WARN, "no fields");
+    read_lines(text, sizeof text);
+    assert_non_null(strstr(text, "info  hello  key=\"a\\nb \\\"c\\\"\" n=-3 f=0.5\n"));
+    assert_null(strstr(text, "below"));
+    assert_non_null(strstr(text, "warn  no fields\n"));
+}
+
+static void a_json_line_is_json(void **state)
+{
+    (void)state;
+    char text[4096];
+    log_init(LOG_INFO, LOG_JSON);
+    log_event(LOG_ERROR, "it \"broke\"", LOG_S("why", "x\x01\xff"), LOG_I("n", 1));
+    const size_t n = read_lines(text, sizeof text);
+    struct status st = {0};
+    enum json_fault fault;
+    assert_true(json_scan(text, n, &json_limits_default, &fault, &st));
+    assert_non_null(strstr(text, "\"level\":\"error\""));
+}
+
+static void a_full_pipe_loses_lines_and_no_time(void **state)
+{
+    (void)state;
+    log_init(LOG_INFO, LOG_TEXT);
+    const uint64_t before = log_dropped(), start = clock_now(&clock_real);
+    for (int i = 0; i < 5000; i++)
+        log_event(LOG_INFO, "a line that nobody reads, long enough to fill a pipe", LOG_I("i", i));
+    assert_true(log_dropped() > before);
+    assert_true(clock_now(&clock_real) - start < 5 * NS_PER_S);
+}
+
+#define T(name) cmocka_unit_test_setup_teardown(name, capture, restore)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        T(a_value_can_not_forge_a_line),
+        T(a_json_line_is_json),
+        T(a_full_pipe_loses_lines_and_no_time),
+    };
+    return cmocka_run_group_tests_name("log", tests, NULL, NULL);
+}
