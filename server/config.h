@@ -1,0 +1,62 @@
+/* config.h - every option of the daemon: one table, one name everywhere.
+ *
+ * --kv-dtype f16, --kv-dtype=f16, INFERD_KV_DTYPE=f16 and `kv-dtype = f16` in the file are the same
+ * option.  Precedence: flag, environment, file (--config, else /etc/inferd.conf when it exists),
+ * default.  An unknown name is an error with the nearest name; a value out of range is an
+ * error with the range.  This is the only file of inferd that reads the environment.
+ *
+ * Thread: at start. */
+#ifndef SERVER_CONFIG_H
+#define SERVER_CONFIG_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/buf.h"
+#include "base/log.h"
+#include "base/status.h"
+#include "engine/engine.h"
+#include "scheduler/scheduler.h"
+#include "server/server.h"
+
+/* All values are strings or int64_t, as the table names them; the groups below are filled from it. */
+struct config {
+    /* model and engine */
+    const char *model, *served_model_name, *engine;
+    const char *cpu_precision, *cpu_isa, *kv_dtype;
+    int64_t threads, kv_blocks, kv_memory, block_tokens, max_seqs, max_step_tokens, max_context;
+    /* scheduling */
+    int64_t prefill_chunk, queue_max, queue_wait_ms, prefix_cache;
+    /* HTTP */
+    const char *host, *api_key_file;
+    int64_t port, allow_open, max_connections, connections_per_ip, log_requests;
+    int64_t header_timeout_ms, body_timeout_ms, idle_timeout_ms, write_timeout_ms, drain_timeout_ms;
+    /* request limits */
+    int64_t body_max, prompts_max, choices_max, logprobs_max, logit_bias_max, output_tokens_max;
+    /* log */
+    const char *log_level, *log_format;
+
+    char *owned[256]; /* texts from the environment and the file */
+    int n_owned;
+};
+
+/* argv are the arguments after the subcommand; a first argument without dashes is the model.
+ * False: st BAD_INPUT says what is wrong.  config_close accepts a zeroed config. */
+bool config_read(struct config *c, int argc, char **argv, struct status *st) MUST_CHECK;
+void config_close(struct config *c);
+
+/* One `name = value` line, for tests and the fuzzer; n bytes, any bytes. */
+bool config_parse_text(struct config *c, const char *text, size_t n, struct status *st) MUST_CHECK;
+bool config_defaults(struct config *c, struct status *st) MUST_CHECK;
+
+void config_help(struct buf *out);                        /* the options, by group */
+void config_print(const struct config *c, struct buf *out); /* as a configuration file */
+
+/* What the modules want. */
+void config_engine(const struct config *c, struct engine_options *o);
+void config_limits(const struct config *c, struct server_limits *l);
+enum log_level config_log_level(const struct config *c);
+enum log_format config_log_format(const struct config *c);
+const char *config_environment(const char *name); /* NOTIFY_SOCKET and its like; NULL = not set */
+
+#endif
