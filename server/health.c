@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "server/api.h"
+#include "server/metrics.h"
 
 /* A heartbeat older than this, with work waiting, is not readiness.  Long prompts make long steps;
  * the engine's own watchdog decides about those and kills what hangs. */
@@ -84,4 +85,12 @@ void api_version(struct exchange *x, struct server *sv)
     buf_init(&body, 256);
     buf_put_str(&body, "{\"version\":\"" INFERD_VERSION "\"}\n");
     http_answer(x, 200, "application/json", &body);
+}
+
+void api_metrics(struct exchange *x, struct server *sv)
+{
+    struct buf body;
+    buf_init(&body, (size_t)1 << 20);
+    metrics_write(sv->metrics, sv, &body);
+    http_answer(x, 200, "text/plain; version=0.0.4; charset=utf-8", &body);
 }
