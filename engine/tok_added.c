@@ -1,0 +1,113 @@
+/* tok_added.c - a trie over the special and user-defined tokens, walked where one may begin. */
+#include "engine/tok_added.h"
+
+#include <stdlib.h>
+
+static bool is_added(const struct tok_vocab *v, const int32_t *types, int32_t id)
+{
+    return v->kind[id] == TOK_USER || (v->kind[id] == TOK_SPECIAL && types[id] != TOKEN_UNUSED);
+}
+
+static int32_t take_node(struct tok_added *a, char byte)
+{
+    a->node[a->n_nodes] = (struct tok_node){-1, -1, -1, byte};
+    return a->n_nodes++;
+}
+
+static void insert(struct tok_added *a, const char *bytes, size_t n, int32_t id)
+{
+    int32_t *link = &a->root[(unsigned char)bytes[0]];
+    for (size_t i = 0;; i++) {
+        while (*link >= 0 && a->node[*link].byte != bytes[i])
+            link = &a->node[*link].sibling;
+        if (*link < 0)
+            *link = take_node(a, bytes[i]);
+        if (i + 1 == n)
+            break;
+        link = &a->node[*link].child;
+    }
+    a->node[*link].id = id;
+}
+
+bool tok_added_open(struct tok_added *a, const struct tok_vocab *v, const int32_t *types,
+                    struct status *st)
+{
+    *a = (struct tok_added){0};
+    for (int c = 0; c < 256; c++)
+        a->root[c] = -1;
+    size_t n_nodes = 0; /* at most TOK_TEXT_MAX */
+    for (int32_t id = 0; id < v->n; id++)
+        if (is_added(v, types, id))
+            n_nodes += v->first[id + 1] - v->first[id];
+    if (n_nodes == 0)
+        return true;
+    a->node = malloc(n_nodes * sizeof *a->node);
+    if (!a->node)
+        return status_fail(st, STATUS_BUSY, "no memory for %zu bytes of special tokens", n_nodes);
+    for (int32_t id = 0; id < v->n; id++) {
+        if (!is_added(v, types, id))
+            continue;
+        a->has_user |= v->kind[id] == TOK_USER;
+        insert(a, v->bytes + v->first[id], v->first[id + 1] - v->first[id], id);
+    }
+    return true;
+}
+
+void tok_added_close(struct tok_added *a)
+{
+    free(a->node);
+    *a = (struct tok_added){0};
+}
+
+/* Makes [first, end) the trusted span that holds `at` or comes next after it. */
+static void seek_span(struct tok_scan *s, size_t at)
+{
+    while (at >= s->end && s->i_span < s->n_spans) {
+        s->first = s->span[s->i_span].first;
+        s->end = s->span[s->i_span++].end;
+        for (; s->i_span < s->n_spans && s->span[s->i_span].first <= s->end; s->i_span++)
+            if (s->span[s->i_span].end > s->end)
+                s->end = s->span[s->i_span].end;
+    }
+}
+
+static bool match_at(const struct tok_scan *s, size_t at, size_t trusted_end, struct tok_match *m)
+{
+    bool found = false;
+    const struct tok_node *nodes = s->added->node;
+    int32_t node = s->added->root[(unsigned char)s->text[at]];
+    for (size_t i = at; node >= 0;) {
+        const struct tok_node *here = &nodes[node];
+        i++;
+        if (here->id >= 0 && (s->kind[here->id] == TOK_USER || i <= trusted_end)) {
+            *m = (struct tok_match){here->id, at, i};
+            found = true;
+        }
+        if (i == s->n)
+            break;
+        for (node = here->child; node >= 0 && nodes[node].byte != s->text[i];)
+            node = nodes[node].sibling;
+    }
+    return found;
+}
+
+bool tok_scan_next(struct tok_scan *s, size_t from, struct tok_match *m)
+{
+    for (size_t at = from; at < s->n; at++) {
+        size_t trusted_end = s->n;
+        if (!s->trust_all) {
+            seek_span(s, at);
+            bool inside = at >= s->first && at < s->end;
+            if (!inside && !s->added->has_user) { /* nothing can match before the next span */
+                if (s->first < at || s->first >= s->n)
+                    return false;
+                at = s->first;
+                inside = at < s->end;
+            }
+            trusted_end = inside ? s->end : 0;
+        }
+        if (s->added->root[(unsigned char)s->text[at]] >= 0 && match_at(s, at, trusted_end, m))
+            return true;
+    }
+    return false;
+}

@@ -1,0 +1,81 @@
+/* tok_vocab.h - the tokens of a vocabulary: bytes by id, and id by bytes.
+ *
+ * A token of a byte-level vocabulary is written with one printable character for each
+ * byte; here that is undone, so that everything after works on bytes.  Special and
+ * user-defined tokens are their own text.
+ *
+ * struct tok_source is what a file says, as plain arrays, still unchecked.  Limits: 1 to
+ * 1048575 tokens, each of 1 to 65535 bytes, 256 MiB of text in all, 4194303 merges.
+ *
+ * Thread: immutable after open; any thread. */
+#ifndef ENGINE_TOK_VOCAB_H
+#define ENGINE_TOK_VOCAB_H
+
+#include "base/status.h"
+#include "engine/gguf.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+    TOK_VOCAB_MAX = (1 << 20) - 1, /* ids and ranks share one word in tok_bpe.c */
+    TOK_MERGES_MAX = (1 << 22) - 1,
+    TOK_BYTES_MAX = 65535,
+    TOK_TEXT_MAX = 256 << 20,
+};
+
+enum token_type { /* as in tokenizer.ggml.token_type */
+                  TOKEN_NORMAL = 1,
+                  TOKEN_UNKNOWN,
+                  TOKEN_CONTROL,
+                  TOKEN_USER, /* found in any text, before everything else */
+                  TOKEN_UNUSED,
+                  TOKEN_BYTE, /* written <0xNN> */
+};
+
+struct tok_source {
+    const struct gguf_str *tokens; /* [n_tokens] */
+    const int32_t *types;          /* [n_tokens], or NULL: all are normal */
+    const struct gguf_str *merges; /* [n_merges] "LEFT RIGHT", the first is the strongest */
+    size_t n_tokens, n_merges;
+    struct gguf_str pre;        /* name of the pre-tokenizer */
+    int64_t bos, eos, eot, eom; /* -1 = the file has none */
+    int add_bos, add_eos;       /* 0, 1; -1 = the file does not say */
+};
+
+enum {                  /* how a token got its bytes; also a set to look in */
+       TOK_PIECE = 1,   /* normal, from the byte alphabet: what merges make */
+       TOK_LITERAL = 2, /* normal, but with characters outside the alphabet: its own text */
+       TOK_USER = 4,
+       TOK_SPECIAL = 8, /* control, unknown, unused: no text in answers */
+       TOK_BYTE = 16,
+       TOK_ANY = 31,
+};
+
+struct tok_cell { /* of the table from bytes to id */
+    uint32_t tag; /* high half of the hash */
+    int32_t id;   /* -1 = free */
+    uint32_t first, n_bytes;
+};
+
+struct tok_vocab {
+    int32_t n;
+    uint32_t bytes_max;    /* of one token */
+    char *bytes;           /* all tokens, one after the other */
+    uint32_t *first;       /* [n + 1] token id is bytes [first[id], first[id + 1]) */
+    uint8_t *kind;         /* [n] TOK_PIECE ... */
+    struct tok_cell *cell; /* [mask + 1] */
+    uint32_t mask;
+};
+
+bool tok_vocab_open(struct tok_vocab *v, const struct tok_source *src,
+                    struct status *st) MUST_CHECK;
+void tok_vocab_close(struct tok_vocab *v);
+int32_t tok_vocab_find(const struct tok_vocab *v, const char *bytes, size_t n,
+                       unsigned kinds); /* or -1 */
+
+/* Undoes the byte alphabet.  False when a character is outside it; out holds n bytes. */
+bool tok_vocab_decode(const char *text, size_t n, char *out, size_t *n_out);
+
+#endif

@@ -1,0 +1,107 @@
+/* bench_tokenizer.c - encodes a file with the tokenizer of a GGUF model: ids or speed.
+ *
+ *     bench_tokenizer MODEL.gguf TEXT            MiB/s, the best of several passes
+ *     bench_tokenizer --ids MODEL.gguf TEXT      one id a line
+ *     bench_tokenizer --special MODEL.gguf TEXT  the same, special tokens of the text included
+ *     bench_tokenizer --split PRE TEXT           where the pre-tokenizer PRE cuts, one end a line
+ */
+#include "base/clock.h"
+#include "engine/gguf.h"
+#include "engine/tok_split.h"
+#include "engine/tokenizer.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { PASSES = 7 };
+
+struct text {
+    char *at;
+    size_t n;
+};
+
+static bool read_file(const char *path, struct text *out)
+{
+    FILE *f = fopen(path, "rb");
+    if (!f || fseek(f, 0, SEEK_END) != 0) {
+        fprintf(stderr, "cannot read %s\n", path);
+        return false;
+    }
+    out->n = (size_t)ftell(f);
+    out->at = malloc(out->n + 1);
+    rewind(f);
+    bool ok = out->at && fread(out->at, 1, out->n, f) == out->n;
+    fclose(f);
+    return ok;
+}
+
+static int print_split(const char *pre, struct text text)
+{
+    const struct tok_split *split = tok_split_find(pre, strlen(pre));
+    if (!split) {
+        fprintf(stderr, "no pre-tokenizer '%s'\n", pre);
+        return 1;
+    }
+    for (size_t at = 0; at < text.n;)
+        printf("%zu\n", at = split->next(text.at, text.n, at));
+    return 0;
+}
+
+static double seconds_since(uint64_t start_ns)
+{
+    return (double)(clock_now(&clock_real) - start_ns) * 1e-9;
+}
+
+static int encode(const struct tokenizer *t, struct text text, bool ids_only, bool special)
+{
+    const struct encode_options opts = {.parse_special = special};
+    struct status st = {0};
+    int32_t *ids = malloc((text.n + 1) * sizeof *ids);
+    double best = 1e9;
+    int64_t n = 0;
+    for (int i = 0; ids && i < (ids_only ? 1 : PASSES) && n >= 0; i++) {
+        const uint64_t start = clock_now(&clock_real);
+        n = tokenizer_encode(t, text.at, text.n, &opts, ids, text.n + 1, &st);
+        const double s = seconds_since(start);
+        best = s < best ? s : best;
+    }
+    if (!ids || n < 0) {
+        fprintf(stderr, "encode: %s\n", st.msg);
+        return 1;
+    }
+    for (int64_t i = 0; ids_only && i < n; i++)
+        printf("%d\n", ids[i]);
+    if (!ids_only)
+        printf("%zu bytes, %lld tokens, %.1f MiB/s\n", text.n, (long long)n,
+               (double)text.n / best / 1048576.0);
+    free(ids);
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    const char *mode = argc == 4 ? argv[1] : "";
+    struct text text = {0};
+    if (argc < 3 || argc > 4 || !read_file(argv[argc - 1], &text)) {
+        fprintf(stderr, "usage: bench_tokenizer [--ids | --special | --split] MODEL TEXT\n");
+        return 1;
+    }
+    if (strcmp(mode, "--split") == 0)
+        return print_split(argv[2], text);
+    struct status st = {0};
+    struct gguf *g = gguf_open(argv[argc - 2], &st);
+    const uint64_t start = clock_now(&clock_real);
+    struct tokenizer *t = g ? tokenizer_open(g, &st) : NULL;
+    if (!t) {
+        fprintf(stderr, "%s\n", st.msg);
+        return 1;
+    }
+    if (!mode[0])
+        printf("open %.1f ms\n", seconds_since(start) * 1e3);
+    int rc = encode(t, text, mode[0] != 0, strcmp(mode, "--special") == 0);
+    tokenizer_close(t);
+    gguf_close(g);
+    free(text.at);
+    return rc;
+}
