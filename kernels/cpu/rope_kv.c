@@ -1,0 +1,88 @@
+/* rope_kv.c - the step between projections and attention: norms the heads of q and k where the
+ * family does, rotates them by their position, and writes k and v to their pages.
+ *
+ * The angle position * inv_freq is rounded to float before its sine is taken, as the models were
+ * trained (rotary embedding in float32); the sine itself is the C library's. */
+#include "kernels/cpu/kv_page.h"
+#include "kernels/cpu/rows.h"
+
+#include <assert.h>
+#include <math.h>
+
+struct rope_job {
+    const struct rope_kv_args *args;
+    const struct row_kernels *kernels;
+};
+
+enum { TOKENS_PER_PART = 8 };
+
+static void find_angles(struct rope_angles *angles, const struct rope_kv_args *a, int position)
+{
+    for (int i = 0; i < a->rope_dims / 2; i++) {
+        float angle = (float)position * a->inv_freq[i];
+        float c = cosf(angle) * a->rope_scale, s = sinf(angle) * a->rope_scale;
+        if (a->rope == ROPE_NEOX) {
+            angles->cos[i] = c;
+            angles->sin[i] = s;
+        } else {
+            angles->cos[2 * i] = angles->cos[2 * i + 1] = c;
+            angles->sin[2 * i] = -s;
+            angles->sin[2 * i + 1] = s;
+        }
+    }
+}
+
+/* Norms and rotates n_heads heads at x. */
+static void turn_heads(const struct rope_job *job, float *x, const float *norm, int n_heads,
+                       const struct rope_angles *angles)
+{
+    const struct rope_kv_args *a = job->args;
+    for (int h = 0; h < n_heads; h++, x += a->kv->head_dim) {
+        if (norm)
+            job->kernels->norm_rms(x, x, norm, a->kv->head_dim, a->norm_eps);
+        if (a->rope != ROPE_NONE)
+            job->kernels->rope(x, angles, a->rope, a->rope_dims);
+    }
+}
+
+static void store_token(const struct rope_job *job, int t, const float *k, const float *v)
+{
+    const struct rope_kv_args *a = job->args;
+    const struct kv_cache *kv = a->kv;
+    int position = batch_kv_position(a->batch, t);
+    const int32_t *table = batch_table(a->batch, a->batch->token_seq[t]);
+    for (int h = 0; h < kv->n_kv_heads; h++) {
+        size_t at = kv_offset(kv, a->layer, table, h, position);
+        int from = h * kv->head_dim;
+        job->kernels->kv_store((char *)kv->k + at, k + from, kv->head_dim, kv->dtype);
+        job->kernels->kv_store((char *)kv->v + at, v + from, kv->head_dim, kv->dtype);
+    }
+}
+
+static void rope_part(void *ctx, int part, int thread)
+{
+    (void)thread;
+    const struct rope_job *job = ctx;
+    const struct rope_kv_args *a = job->args;
+    size_t q_width = (size_t)a->n_heads * (size_t)a->kv->head_dim;
+    size_t kv_width = (size_t)a->kv->n_kv_heads * (size_t)a->kv->head_dim;
+    int end = smaller((part + 1) * TOKENS_PER_PART, a->batch->n_tokens);
+    for (int t = part * TOKENS_PER_PART; t < end; t++) {
+        struct rope_angles angles;
+        if (a->rope != ROPE_NONE)
+            find_angles(&angles, a, a->batch->positions[t]);
+        float *k = a->k + (size_t)t * kv_width;
+        turn_heads(job, a->q + (size_t)t * q_width, a->q_norm, a->n_heads, &angles);
+        turn_heads(job, k, a->k_norm, a->kv->n_kv_heads, &angles);
+        store_token(job, t, k, a->v + (size_t)t * kv_width);
+    }
+}
+
+void cpu_rope_kv(struct device *d, const struct rope_kv_args *a)
+{
+    assert(a->kv->head_dim <= HEAD_DIM_MAX);
+    assert(a->rope == ROPE_NONE || (a->rope_dims % 2 == 0 && a->rope_dims <= a->kv->head_dim));
+    assert(a->kv->dtype == DT_F32 || a->kv->dtype == DT_F16 || a->kv->dtype == DT_BF16);
+    struct rope_job job = {a, cpu_rows(d)};
+    cpu_parallel(d, rope_part, &job, divide_up(a->batch->n_tokens, TOKENS_PER_PART));
+}
