@@ -1,0 +1,323 @@
+/* What attention promises: for each query row the softmax over the tokens it may see, and bits
+ * that depend on the row's own sequence and position alone. */
+#include "cpu_test.h"
+
+#include <math.h>
+
+#include "kernels/cpu/half.h"
+#include "kernels/cpu/kv_page.h"
+
+enum { SEQS_MAX = 6 };
+
+struct shape {
+    const char *name;
+    int n_heads, n_kv_heads, head_dim, block_tokens;
+    enum dtype dtype;
+    float soft_cap;
+    int window;
+    int n_seqs, kv_len[SEQS_MAX], n_new[SEQS_MAX];
+};
+
+static const struct shape shapes[] = {
+    {"one token", 1, 1, 16, 16, DT_F32, 0, 0, 1, {1}, {1}},
+    {"decode, small model", 9, 3, 64, 16, DT_F16, 0, 0, 3, {1, 70, 300}, {1, 1, 1}},
+    {"prefill, small model", 9, 3, 64, 32, DT_F16, 0, 0, 1, {150}, {150}},
+    {"chunk behind a prefix", 8, 2, 64, 16, DT_F16, 0, 0, 2, {613, 97}, {40, 33}},
+    {"mixed batch", 4, 4, 32, 16, DT_F32, 0, 0, 4, {64, 65, 256, 257}, {64, 1, 3, 257}},
+    {"bf16, group of 8", 8, 1, 128, 16, DT_BF16, 0, 0, 2, {130, 40}, {70, 40}},
+    {"odd head and block", 6, 2, 20, 5, DT_F16, 0, 0, 2, {77, 23}, {77, 1}},
+    {"tiny head", 2, 1, 4, 3, DT_F32, 0, 0, 1, {50}, {50}},
+    {"one kv head for 71", 71, 1, 64, 16, DT_F16, 0, 0, 2, {35, 90}, {5, 1}},
+    {"head of 256, capped", 4, 2, 256, 16, DT_F16, 30, 0, 2, {90, 300}, {20, 1}},
+    {"window", 4, 2, 64, 16, DT_F16, 0, 33, 3, {400, 20, 900}, {100, 20, 1}},
+    {"window of one", 4, 2, 32, 16, DT_F32, 0, 1, 2, {300, 9}, {70, 9}},
+    {"window and cap", 4, 1, 80, 16, DT_BF16, 20, 300, 2, {700, 513}, {90, 1}},
+    {"long decode", 9, 3, 64, 32, DT_F16, 0, 0, 1, {2100}, {1}},
+};
+enum { SHAPES = sizeof shapes / sizeof *shapes };
+
+/* Everything one call needs.  Blocks are scattered over the cache. */
+struct world {
+    struct kv_cache kv;
+    struct batch batch;
+    int32_t *table, seq_start[SEQS_MAX + 1], kv_len[SEQS_MAX], *token_seq, *positions;
+    float *q, *out;
+    size_t n_values; /* of q and out */
+};
+
+static int32_t *new_ints(size_t n)
+{
+    int32_t *x = malloc((n + 1) * sizeof *x);
+    assert_non_null(x);
+    return x;
+}
+
+static void fill_cache(struct random *r, const struct kv_cache *kv, void *data)
+{
+    size_t n = (size_t)kv->n_layers * (size_t)kv->n_blocks * (size_t)kv->n_kv_heads *
+               (size_t)(kv->block_tokens * kv->head_dim);
+    for (size_t i = 0; i < n; i++) {
+        float x = random_normal(r);
+        if (kv->dtype == DT_F32)
+            ((float *)data)[i] = x;
+        else
+            ((uint16_t *)data)[i] = kv->dtype == DT_F16 ? float_to_f16(x) : float_to_bf16(x);
+    }
+}
+
+static void spoil_unused(const struct kv_cache *kv, void *data, const bool *used)
+{
+    size_t page =
+        (size_t)(kv->n_kv_heads * kv->block_tokens * kv->head_dim) * kv_value_bytes(kv->dtype);
+    for (int i = 0; i < kv->n_layers * kv->n_blocks; i++) {
+        if (!used[i])
+            memset((char *)data + (size_t)i * page, 0xff, page); /* NaN in each type */
+    }
+}
+
+static void build_world(struct world *w, const struct shape *s, uint64_t seed)
+{
+    struct random r = {seed};
+    int stride = 1, n_blocks = 2, n_tokens = 0;
+    for (int i = 0; i < s->n_seqs; i++) {
+        int n = (s->kv_len[i] + s->block_tokens - 1) / s->block_tokens;
+        stride = n + 2 > stride ? n + 2 : stride;
+        n_blocks += n;
+        w->seq_start[i] = n_tokens;
+        w->kv_len[i] = s->kv_len[i];
+        n_tokens += s->n_new[i];
+    }
+    w->seq_start[s->n_seqs] = n_tokens;
+    w->kv = (struct kv_cache){.dtype = s->dtype,
+                              .n_layers = 2,
+                              .n_blocks = n_blocks,
+                              .block_tokens = s->block_tokens,
+                              .n_kv_heads = s->n_kv_heads,
+                              .head_dim = s->head_dim};
+    size_t bytes = 2 * (size_t)(n_blocks * s->n_kv_heads * s->block_tokens * s->head_dim) * 4;
+    w->kv.k = malloc(bytes);
+    w->kv.v = malloc(bytes);
+    fill_cache(&r, &w->kv, w->kv.k);
+    fill_cache(&r, &w->kv, w->kv.v);
+
+    int32_t *order = new_ints((size_t)n_blocks);
+    bool *used = calloc((size_t)n_blocks * 2, sizeof *used);
+    for (int i = 0; i < n_blocks; i++) {
+        int j = random_below(&r, i + 1);
+        order[i] = order[j];
+        order[j] = i;
+    }
+    w->table = new_ints((size_t)(s->n_seqs * stride));
+    memset(w->table, 0x7f, (size_t)(s->n_seqs * stride) * sizeof *w->table);
+    int next = 0;
+    for (int i = 0; i < s->n_seqs; i++) {
+        for (int k = 0; k * s->block_tokens < s->kv_len[i]; k++) {
+            used[n_blocks + order[next]] = true;
+            w->table[i * stride + k] = order[next++];
+        }
+    }
+    spoil_unused(&w->kv, w->kv.k, used);
+    spoil_unused(&w->kv, w->kv.v, used);
+    /* The rest of each last block too. */
+    for (int i = 0; i < s->n_seqs; i++) {
+        for (int p = s->kv_len[i]; p % s->block_tokens; p++) {
+            for (int h = 0; h < s->n_kv_heads; h++) {
+                size_t at = kv_offset(&w->kv, 1, w->table + i * stride, h, p);
+                size_t n = (size_t)s->head_dim * kv_value_bytes(s->dtype);
+                memset((char *)w->kv.k + at, 0xff, n);
+                memset((char *)w->kv.v + at, 0xff, n);
+            }
+        }
+    }
+    free(order);
+    free(used);
+
+    w->token_seq = new_ints((size_t)n_tokens);
+    w->positions = new_ints((size_t)n_tokens);
+    for (int i = 0; i < s->n_seqs; i++) {
+        for (int t = w->seq_start[i]; t < w->seq_start[i + 1]; t++) {
+            w->token_seq[t] = i;
+            w->positions[t] = s->kv_len[i] - (w->seq_start[i + 1] - t);
+        }
+    }
+    w->batch = (struct batch){.n_tokens = n_tokens,
+                              .n_seqs = s->n_seqs,
+                              .positions = w->positions,
+                              .token_seq = w->token_seq,
+                              .seq_start = w->seq_start,
+                              .kv_len = w->kv_len,
+                              .block_table = w->table,
+                              .table_stride = stride};
+    w->n_values = (size_t)n_tokens * (size_t)(s->n_heads * s->head_dim);
+    w->q = new_normal(&r, w->n_values, 2);
+    w->out = new_floats(w->n_values);
+}
+
+static void free_world(struct world *w)
+{
+    free(w->kv.k);
+    free(w->kv.v);
+    free(w->table);
+    free(w->token_seq);
+    free(w->positions);
+    free(w->q);
+    free(w->out);
+}
+
+static struct attention_args args_of(const struct world *w, const struct shape *s)
+{
+    return (struct attention_args){.out = w->out,
+                                   .q = w->q,
+                                   .batch = &w->batch,
+                                   .kv = &w->kv,
+                                   .layer = 1,
+                                   .n_heads = s->n_heads,
+                                   .scale = 1 / sqrtf((float)s->head_dim),
+                                   .soft_cap = s->soft_cap,
+                                   .window = s->window};
+}
+
+static double value_at(const struct kv_cache *kv, const void *data, size_t offset, int d)
+{
+    const char *p = (const char *)data + offset;
+    if (kv->dtype == DT_F32)
+        return ((const float *)p)[d];
+    uint16_t h = ((const uint16_t *)p)[d];
+    return kv->dtype == DT_F16 ? f16_to_float(h) : bf16_to_float(h);
+}
+
+/* The definition, in double. */
+static void attend_exactly(const struct attention_args *a, int t, int head, double *out)
+{
+    const struct kv_cache *kv = a->kv;
+    int seq = a->batch->token_seq[t], p = a->batch->positions[t];
+    int kv_head = head / (a->n_heads / kv->n_kv_heads), hd = kv->head_dim;
+    const int32_t *table = batch_table(a->batch, seq);
+    const float *q = a->q + ((size_t)t * (size_t)a->n_heads + (size_t)head) * (size_t)hd;
+    int first = a->window > 0 && p + 1 > a->window ? p + 1 - a->window : 0;
+    double *score = malloc((size_t)(p + 1) * sizeof *score), top = -INFINITY, sum = 0;
+    for (int c = first; c <= p; c++) {
+        size_t at = kv_offset(kv, a->layer, table, kv_head, c);
+        double dot = 0;
+        for (int d = 0; d < hd; d++)
+            dot += (double)q[d] * value_at(kv, kv->k, at, d);
+        score[c] = dot * (double)a->scale;
+        if (a->soft_cap > 0)
+            score[c] = (double)a->soft_cap * tanh(score[c] / (double)a->soft_cap);
+        top = score[c] > top ? score[c] : top;
+    }
+    for (int d = 0; d < hd; d++)
+        out[d] = 0;
+    for (int c = first; c <= p; c++) {
+        size_t at = kv_offset(kv, a->layer, table, kv_head, c);
+        double weight = exp(score[c] - top);
+        sum += weight;
+        for (int d = 0; d < hd; d++)
+            out[d] += weight * value_at(kv, kv->v, at, d);
+    }
+    for (int d = 0; d < hd; d++)
+        out[d] /= sum;
+    free(score);
+}
+
+static void every_row_is_its_softmax(void **state)
+{
+    (void)state;
+    for (int isa = 0; isa < ISAS; isa++) {
+        struct device *d = open_cpu(isa_names[isa], 2);
+        if (!d)
+            continue;
+        give_scratch(d, 1024, 64, 64);
+        double worst = 0;
+        for (int i = 0; i < SHAPES; i++) {
+            const struct shape *s = &shapes[i];
+            struct world w = {0};
+            build_world(&w, s, 100 + (uint64_t)i);
+            struct attention_args a = args_of(&w, s);
+            cpu_ops()->attention(d, &a);
+            double want[512];
+            for (int t = 0; t < w.batch.n_tokens; t++) {
+                for (int h = 0; h < s->n_heads; h++) {
+                    attend_exactly(&a, t, h, want);
+                    for (int k = 0; k < s->head_dim; k++) {
+                        double got = (double)w.out[(t * s->n_heads + h) * s->head_dim + k];
+                        double error = fabs(got - want[k]);
+                        if (!(error < 5e-6))
+                            fail_msg("%s, %s: token %d head %d value %d: got %.9g, want %.9g",
+                                     isa_names[isa], s->name, t, h, k, got, want[k]);
+                        worst = error > worst ? error : worst;
+                    }
+                }
+            }
+            free_world(&w);
+        }
+        print_message("           %s: largest error %.2g\n", isa_names[isa], worst);
+        cpu_ops()->close(d);
+    }
+}
+
+/* The same rows, computed one token at a time: other tiles, other parts, maybe other cuts. */
+static void attend_singly(struct device *d, const struct world *w, const struct shape *s,
+                          float *out)
+{
+    size_t width = (size_t)(s->n_heads * s->head_dim);
+    for (int t = 0; t < w->batch.n_tokens; t++) {
+        int seq = w->token_seq[t];
+        int32_t start[2] = {0, 1}, kv_len = w->positions[t] + 1, zero = 0;
+        struct batch one = {.n_tokens = 1,
+                            .n_seqs = 1,
+                            .positions = &w->positions[t],
+                            .token_seq = &zero,
+                            .seq_start = start,
+                            .kv_len = &kv_len,
+                            .block_table = w->table + seq * w->batch.table_stride,
+                            .table_stride = w->batch.table_stride};
+        struct attention_args a = args_of(w, s);
+        a.batch = &one;
+        a.q += (size_t)t * width;
+        a.out = out + (size_t)t * width;
+        cpu_ops()->attention(d, &a);
+    }
+}
+
+static void bits_do_not_depend_on_batch_threads_or_chunks(void **state)
+{
+    (void)state;
+    for (int isa = 0; isa < ISAS; isa++) {
+        struct device *one = open_cpu(isa_names[isa], 1);
+        if (!one)
+            continue;
+        struct device *many = open_cpu(isa_names[isa], 5);
+        give_scratch(one, 1024, 64, 64);
+        give_scratch(many, 1024, 64, 64);
+        for (int i = 0; i < SHAPES; i++) {
+            const struct shape *s = &shapes[i];
+            struct world w = {0};
+            build_world(&w, s, 200 + (uint64_t)i);
+            struct attention_args a = args_of(&w, s);
+            float *threaded = new_floats(w.n_values), *singly = new_floats(w.n_values);
+            cpu_ops()->attention(one, &a);
+            a.out = threaded;
+            cpu_ops()->attention(many, &a);
+            attend_singly(many, &w, s, singly);
+            if (memcmp(w.out, threaded, w.n_values * sizeof(float)) != 0)
+                fail_msg("%s, %s: 5 threads changed bits", isa_names[isa], s->name);
+            if (memcmp(w.out, singly, w.n_values * sizeof(float)) != 0)
+                fail_msg("%s, %s: a token alone has other bits", isa_names[isa], s->name);
+            free(threaded);
+            free(singly);
+            free_world(&w);
+        }
+        cpu_ops()->close(one);
+        cpu_ops()->close(many);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_row_is_its_softmax),
+        cmocka_unit_test(bits_do_not_depend_on_batch_threads_or_chunks),
+    };
+    return cmocka_run_group_tests_name("attention", tests, NULL, NULL);
+}
