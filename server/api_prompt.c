@@ -100,15 +100,18 @@ bool api_prompt_encode(struct api_prompt *out, const struct server *sv, const st
     if (p->messages) {
         ok = encode_messages(out, sv, p, env, e);
     } else if (p->prompt[i].ids) {
-        return encode_ids(out, &p->prompt[i], e);
+        return encode_ids(out, &p->prompt[i], e); /* fails with nothing taken */
     } else {
         const struct encode_options how = {.add_special = p->add_special, .parse_special = true};
         ok = encode_text(out, sv, p->prompt[i].text, p->prompt[i].n_text, &how, env, e);
         param = "prompt";
     }
-    if (!ok && e->http_status == 400 && !e->param[0])
+    if (ok)
+        return true;
+    if (e->http_status == 400 && !e->param[0])
         memcpy(e->param, param, strlen(param) + 1);
-    return ok;
+    api_prompt_close(out);
+    return false;
 }
 
 bool api_ids_text(const struct tokenizer *tok, const int32_t *id, int32_t n, bool special,
