@@ -24,13 +24,14 @@ static inline vf erfc_scaled(vf x)
 {
     static const float q[] = {0.28208435f, 0.28241211f,  0.24283511f, 0.20375256f,  -0.029148636f,
                               0.28173345f, -0.49040654f, 0.28612405f, -0.059386484f};
-    vf size = vf_max(x, vf_sub(vf_set(0.0f), x));
-    vf t = vf_div(vf_set(1.0f), vf_fma(size, vf_set(0.35355339f), vf_set(1.0f)));
+    x = vf_max(x, vf_sub(vf_set(0.0f), x));
+    x = vf_where_less(vf_set(20.0f), x, vf_set(20.0f), x); /* erfc is 0 long before */
+    vf t = vf_div(vf_set(1.0f), vf_fma(x, vf_set(0.35355339f), vf_set(1.0f)));
     vf sum = vf_set(q[8]);
     for (int i = 7; i >= 0; i--)
         sum = vf_fma(sum, t, vf_set(q[i]));
     vf square = vf_mul(x, x);
-    vf lost = vf_fma(x, x, vf_sub(vf_set(0.0f), square));
+    vf lost = vf_fma_exact(x, x, vf_sub(vf_set(0.0f), square));
     vf e = vf_exp(vf_mul(square, vf_set(-0.5f)));
     e = vf_fma(vf_mul(e, lost), vf_set(-0.5f), e);
     return vf_mul(vf_mul(sum, t), e);

@@ -142,6 +142,7 @@ typedef float vf;
 #define vf_mul(a, b)              ((a) * (b))
 #define vf_div(a, b)              ((a) / (b))
 #define vf_fma(a, b, c)           ((a) * (b) + (c))
+#define vf_fma_exact(a, b, c)     fmaf(a, b, c)
 #define vf_where_less(a, b, x, y) ((a) < (b) ? (x) : (y))
 #define vf_any_nan(a)             isnan(a)
 #define vf_load_f16(p)            f16_to_float(*(p))
@@ -163,6 +164,8 @@ static inline float vf_note_nan(float acc, float x)
 #endif
 
 #if defined(__AVX2__)
+
+#define vf_fma_exact(a, b, c) vf_fma(a, b, c) /* rounded once, also in the scalar build */
 
 /* The sum of all lanes: halves are added until one is left. */
 static inline float vf_sum(vf a)

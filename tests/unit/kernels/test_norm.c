@@ -1,0 +1,134 @@
+/* What norm and gather promise: rows normed as defined, alone or in a batch to the same bits. */
+#include "cpu_test.h"
+
+#include <math.h>
+
+struct norm_case {
+    const char *name;
+    int rows, width;
+    enum norm_kind kind;
+    bool has_w, has_b, in_place;
+    float offset; /* mean of x */
+};
+
+static const struct norm_case cases[] = {
+    {"rms, small model", 7, 576, NORM_RMS, true, false, false, 0},
+    {"rms, one value", 3, 1, NORM_RMS, true, false, false, 0},
+    {"rms, odd width, in place", 5, 37, NORM_RMS, true, false, true, 1},
+    {"rms without weight", 4, 128, NORM_RMS, false, false, false, 0},
+    {"rms, wide, many rows", 60, 4096, NORM_RMS, true, false, false, 0},
+    {"layer", 9, 768, NORM_LAYER, true, true, false, 0.5f},
+    {"layer, far from zero", 3, 100, NORM_LAYER, true, true, true, 30},
+    {"layer, plain", 2, 61, NORM_LAYER, false, false, false, 2},
+    {"layer, bias alone", 2, 16, NORM_LAYER, false, true, false, 2},
+};
+
+static void norm_exactly(const struct norm_args *a, const float *x, double *y)
+{
+    double mean = 0, squares = 0;
+    for (int i = 0; i < a->width && a->kind == NORM_LAYER; i++)
+        mean += (double)x[i] / a->width;
+    for (int i = 0; i < a->width; i++)
+        squares += ((double)x[i] - mean) * ((double)x[i] - mean);
+    double scale = 1 / sqrt(squares / a->width + (double)a->eps);
+    for (int i = 0; i < a->width; i++)
+        y[i] = ((double)x[i] - mean) * scale * (a->w ? (double)a->w[i] : 1) +
+               (a->b ? (double)a->b[i] : 0);
+}
+
+static void check_case(struct device *d, const char *isa, const struct norm_case *c, uint64_t seed)
+{
+    struct random r = {seed};
+    size_t n = (size_t)c->rows * (size_t)c->width;
+    float *x = new_normal(&r, n, 3), *y = new_floats(n + 1);
+    float *w = new_normal(&r, (size_t)c->width, 1), *b = new_normal(&r, (size_t)c->width, 1);
+    double *want = malloc((size_t)c->width * sizeof *want);
+    for (size_t i = 0; i < n; i++)
+        x[i] += c->offset;
+    if (c->in_place)
+        memcpy(y, x, n * sizeof *x);
+    struct norm_args a = {.y = y,
+                          .x = c->in_place ? y : x,
+                          .w = c->has_w ? w : NULL,
+                          .b = c->has_b ? b : NULL,
+                          .rows = c->rows,
+                          .width = c->width,
+                          .kind = c->kind,
+                          .eps = 1e-5f};
+    cpu_ops()->norm(d, &a);
+    assert_true(isnan(y[n]));
+    double limit = 2e-6 * (1 + fabs((double)c->offset));
+    for (int row = 0; row < c->rows; row++) {
+        norm_exactly(&a, x + row * c->width, want);
+        for (int i = 0; i < c->width; i++) {
+            double got = (double)y[row * c->width + i];
+            if (!(fabs(got - want[i]) < limit * (1 + fabs(want[i]))))
+                fail_msg("%s, %s: row %d value %d: got %.9g, want %.9g", isa, c->name, row, i, got,
+                         want[i]);
+        }
+        float *alone = new_floats((size_t)c->width);
+        struct norm_args one = a;
+        one.rows = 1;
+        one.x = x + row * c->width;
+        one.y = alone;
+        cpu_ops()->norm(d, &one);
+        assert_memory_equal(alone, y + row * c->width, (size_t)c->width * sizeof *alone);
+        free(alone);
+    }
+    free(x), free(y), free(w), free(b), free(want);
+}
+
+static void rows_are_normed_as_defined_and_alone_alike(void **state)
+{
+    (void)state;
+    for (int isa = 0; isa < ISAS; isa++) {
+        struct device *d = open_cpu(isa_names[isa], 3);
+        if (!d)
+            continue;
+        for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+            check_case(d, isa_names[isa], &cases[i], 40 + i);
+        cpu_ops()->close(d);
+    }
+}
+
+static void threads_do_not_change_bits(void **state)
+{
+    (void)state;
+    enum { ROWS = 200, WIDTH = 576 };
+    struct random r = {9};
+    float *x = new_normal(&r, ROWS * WIDTH, 1), *y[2];
+    for (int i = 0; i < 2; i++) {
+        struct device *d = open_cpu(NULL, 1 + 3 * i);
+        y[i] = new_floats(ROWS * WIDTH);
+        cpu_ops()->norm(
+            d, &(struct norm_args){.y = y[i], .x = x, .rows = ROWS, .width = WIDTH, .eps = 1e-6f});
+        cpu_ops()->close(d);
+    }
+    assert_memory_equal(y[0], y[1], ROWS * WIDTH * sizeof(float));
+    free(x), free(y[0]), free(y[1]);
+}
+
+static void gather_copies_the_chosen_rows_to_the_front(void **state)
+{
+    (void)state;
+    static const int32_t rows[] = {1, 4, 4, 9, 0};
+    struct random r = {10};
+    struct device *d = open_cpu(NULL, 2);
+    float *x = new_normal(&r, 10 * 33, 1), *y = new_floats(5 * 33 + 1);
+    cpu_ops()->gather(d, &(struct gather_args){.y = y, .x = x, .rows = rows, .n = 5, .width = 33});
+    for (int i = 0; i < 5; i++)
+        assert_memory_equal(y + i * 33, x + rows[i] * 33, 33 * sizeof *x);
+    assert_true(isnan(y[5 * 33]));
+    free(x), free(y);
+    cpu_ops()->close(d);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(rows_are_normed_as_defined_and_alone_alike),
+        cmocka_unit_test(threads_do_not_change_bits),
+        cmocka_unit_test(gather_copies_the_chosen_rows_to_the_front),
+    };
+    return cmocka_run_group_tests_name("norm", tests, NULL, NULL);
+}
