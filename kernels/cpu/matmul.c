@@ -91,13 +91,16 @@ static void multiply_part(void *ctx, int part, int thread)
                             : (size_t)(m->cols / QUANT_BLOCK) * sizeof(struct act_block);
     t.x = (t.is_float ? (const char *)m->args->x : (const char *)m->blocks) +
           (size_t)first_row * t.x_stride;
-    for (; tile < end && tile < slice->n_tiles; tile++) {
+    t.tile_bytes = slice->tile_bytes;
+    end = end < slice->n_tiles ? end : slice->n_tiles;
+    for (; tile < end; tile += t.n_tiles) {
+        t.n_tiles = end - tile < MATMUL_TILES_MAX ? end - tile : MATMUL_TILES_MAX;
         int64_t lane = (int64_t)tile * m->lanes, at = first_row * t.y_stride + lane;
         t.w = (const uint8_t *)out->w->data + (size_t)tile * slice->tile_bytes;
         t.y = out->y + at;
         t.bias = out->bias ? out->bias + lane : NULL;
         t.add = out->add ? out->add + at : NULL;
-        t.n_lanes = clamp((size_t)(out->w->rows - lane), 1, m->lanes);
+        t.n_lanes = clamp((size_t)(out->w->rows - lane), 1, t.n_tiles * m->lanes);
         m->tile(&t);
     }
 }
@@ -117,7 +120,7 @@ static int cut_parts(struct matmul *m)
         slice->tile_bytes = pack_tile_bytes(w->dtype, w->cols, m->lanes);
         slice->n_tiles = ceil_div(w->rows, m->lanes);
         size_t by_bytes = PART_BYTES / slice->tile_bytes, by_work = PART_MULTIPLIES / tile_work;
-        slice->tiles_per_part = clamp(by_bytes < by_work ? by_bytes : by_work, 1, 1 << 20);
+        slice->tiles_per_part = clamp(by_bytes < by_work ? by_bytes : by_work, 2, 1 << 20);
         slice->first_part = n_parts;
         n_parts += ceil_div(slice->n_tiles, slice->tiles_per_part) * m->n_row_parts;
     }

@@ -29,7 +29,7 @@
 #include "kernels/quant_block.h"
 
 enum {
-    LANES_MAX = 16,
+    MATMUL_TILES_MAX = 2,
     MATMUL_ROWS_MAX = 128, /* activation rows that meet a decoded tile before the next one */
     MATMUL_DIRECT_MAX = 4, /* up to this many rows a tile is decoded on the way, not first */
 };
@@ -45,9 +45,11 @@ struct act_block {
     int8_t q[QUANT_BLOCK];
 };
 
-/* One tile of one weight with some rows of activations. */
+/* One or two neighbouring tiles of one weight with some rows of activations. */
 struct matmul_tile {
-    const uint8_t *w; /* the tile */
+    const uint8_t *w; /* the first tile */
+    size_t tile_bytes;
+    int n_tiles;
     enum dtype dtype;
     int cols;
     const void *x; /* [n_rows] rows of x_stride bytes: act_blocks, or floats when is_float */
@@ -57,7 +59,7 @@ struct matmul_tile {
     float *y;                /* first output; rows are y_stride values apart */
     const float *bias, *add; /* as y; NULL if absent */
     int64_t y_stride;
-    int n_lanes; /* outputs of each row that exist */
+    int n_lanes; /* outputs of each row that exist, in all tiles */
 };
 
 /* Bytes of the arrays of a tile; the rest follows. */

@@ -27,19 +27,22 @@
 enum {
     STEPS = QUANT_BLOCK / 4,
     VI_BYTES = LANES * 4,
-    DECODED_COLS = 1536, /* a decoded tile and its scales stay in the first-level cache */
+    TILES_TOGETHER = MATMUL_TILES_MAX,
+    ROWS_TOGETHER = 3, /* 6 narrow sums and 6 float sums: 16 registers */
+    SUMS_MAX = 6,
+    DECODED_COLS = 768, /* two decoded tiles and their scales: 18 KiB, in the first-level cache */
     FLOAT_COLS = 256,
 };
 
-/* The arrays of a tile, at its first block. */
+/* The arrays of a tile, at their first block. */
 struct tile_at {
     const uint8_t *quants, *scales, *supers;
 };
 
-ALWAYS_INLINE struct tile_at tile_arrays(const struct matmul_tile *t, enum dtype dtype)
+ALWAYS_INLINE struct tile_at tile_arrays(const struct matmul_tile *t, enum dtype dtype, int tile)
 {
     size_t n = (size_t)t->cols / QUANT_BLOCK;
-    struct tile_at at = {.quants = t->w};
+    struct tile_at at = {.quants = t->w + (size_t)tile * t->tile_bytes};
     at.scales = at.quants + n * pack_quants_bytes(dtype, LANES);
     at.supers = at.scales + n * pack_scales_bytes(dtype, LANES);
     return at;
@@ -115,51 +118,63 @@ ALWAYS_INLINE void read_scales(enum dtype dtype, struct tile_at at, size_t b, VF
             vf_mul(ds[g], vf_set1(-(float)f.offset));
 }
 
-/* The integer sums of group g of a block with n rows of activations. */
-ALWAYS_INLINE void dot_group(struct quant_traits f, const VI *w, int g, int n,
-                             const struct act_block *const *x, VI *sum)
+/* One decoded block of one tile or of two that lie *_step vectors apart. */
+struct block_at {
+    const VI *q;
+    const VF *ds, *ms;
+    size_t q_step, scale_step;
+};
+
+/* The integer sums of group g of a block: `tiles` vectors of weights, w_step apart, meet n rows. */
+ALWAYS_INLINE void dot_group(struct quant_traits f, int g, int tiles, const VI *w, size_t w_step,
+                             int n, const struct act_block *const *x, VI *sum)
 {
     const int steps = f.group / 4, span = DOT_SPAN(f.bits) < steps ? DOT_SPAN(f.bits) : steps;
-    VI part[MATMUL_DIRECT_MAX];
+    VI part[SUMS_MAX];
     UNROLL for (int s = 0; s < steps; s++)
     {
         const int at = g * steps + s;
-        VI ws = w[at];
-        UNROLL for (int i = 0; i < n; i++)
+        UNROLL for (int k = 0; k < tiles * n; k++)
         {
-            VI xs = vi_bcast4(x[i]->q + 4 * at);
+            VI ws = w[(size_t)(k % tiles) * w_step + (size_t)at];
+            VI xs = vi_bcast4(x[k / tiles]->q + 4 * at);
             if (f.bits == 8) {
-                sum[i] = dot_s(s == 0 ? vi_set1(0) : sum[i], ws, xs);
+                sum[k] = dot_s(s == 0 ? vi_set1(0) : sum[k], ws, xs);
                 continue;
             }
-            part[i] = dot_u(s % span == 0 ? vi_set1(0) : part[i], ws, xs);
+            part[k] = dot_u(s % span == 0 ? vi_set1(0) : part[k], ws, xs);
             if (s % span == span - 1)
-                sum[i] = s < span ? dot_widen(part[i]) : vi_add32(sum[i], dot_widen(part[i]));
+                sum[k] = s < span ? dot_widen(part[k]) : vi_add32(sum[k], dot_widen(part[k]));
         }
     }
 }
 
-ALWAYS_INLINE void dot_block(struct quant_traits f, const VI *w, const VF *ds, const VF *ms, int n,
+/* Adds one block to acc[row * tiles + tile]. */
+ALWAYS_INLINE void dot_block(struct quant_traits f, int tiles, const struct block_at *at, int n,
                              const struct act_block *const *x, VF *acc)
 {
     UNROLL for (int g = 0; g < QUANT_BLOCK / f.group; g++)
     {
-        VI sum[MATMUL_DIRECT_MAX];
-        dot_group(f, w, g, n, x, sum);
-        UNROLL for (int i = 0; i < n; i++)
+        VI sum[SUMS_MAX];
+        dot_group(f, g, tiles, at->q, at->q_step, n, x, sum);
+        UNROLL for (int k = 0; k < tiles * n; k++)
         {
-            acc[i] = vf_fma(vf_from_i32(sum[i]), vf_mul(ds[g], vf_set1(x[i]->d)), acc[i]);
+            const struct act_block *xb = x[k / tiles];
+            const size_t scale = (size_t)(k % tiles) * at->scale_step + (size_t)g;
+            acc[k] = vf_fma(vf_from_i32(sum[k]), vf_mul(at->ds[scale], vf_set1(xb->d)), acc[k]);
             if (has_low(f))
-                acc[i] = vf_fma(ms[g], vf_set1(f.group == 32 ? x[i]->sum : x[i]->half[g]), acc[i]);
+                acc[k] =
+                    vf_fma(at->ms[scale], vf_set1(f.group == 32 ? xb->sum : xb->half[g]), acc[k]);
         }
     }
 }
 
 /* A few rows: each block is decoded in registers and used at once. */
-ALWAYS_INLINE void direct_rows(enum dtype dtype, const struct matmul_tile *t, int n, VF *out)
+ALWAYS_INLINE void direct_rows(enum dtype dtype, const struct matmul_tile *t, int tile, int n,
+                               VF (*out)[TILES_TOGETHER])
 {
     const struct quant_traits f = quant_traits[dtype];
-    const struct tile_at at = tile_arrays(t, dtype);
+    const struct tile_at at = tile_arrays(t, dtype, tile);
     const struct act_block *x[MATMUL_DIRECT_MAX];
     VF acc[MATMUL_DIRECT_MAX];
     UNROLL for (int i = 0; i < n; i++)
@@ -172,100 +187,111 @@ ALWAYS_INLINE void direct_rows(enum dtype dtype, const struct matmul_tile *t, in
         VF ds[2], ms[2];
         read_quants(f.bits, at.quants + b * pack_quants_bytes(dtype, LANES), w);
         read_scales(dtype, at, b, ds, ms);
-        dot_block(f, w, ds, ms, n, x, acc);
+        dot_block(f, 1, &(struct block_at){.q = w, .ds = ds, .ms = ms}, n, x, acc);
         UNROLL for (int i = 0; i < n; i++) x[i]++;
     }
-    UNROLL for (int i = 0; i < n; i++) out[i] = acc[i];
+    UNROLL for (int i = 0; i < n; i++) out[i][tile] = acc[i];
 }
 
-/* Many rows: some columns of the tile are decoded once, and every row meets them. */
+ALWAYS_INLINE void direct_tiles(enum dtype dtype, const struct matmul_tile *t,
+                                VF (*acc)[TILES_TOGETHER])
+{
+    for (int tile = 0; tile < t->n_tiles; tile++) {
+        if (t->n_rows == 1)
+            direct_rows(dtype, t, tile, 1, acc);
+        else if (t->n_rows == 2)
+            direct_rows(dtype, t, tile, 2, acc);
+        else if (t->n_rows == 3)
+            direct_rows(dtype, t, tile, 3, acc);
+        else
+            direct_rows(dtype, t, tile, 4, acc);
+    }
+}
+
+/* Many rows: some columns of two tiles are decoded once, and every row meets them. */
 struct decoded {
-    VI q[DECODED_COLS / 4];
-    VF ds[DECODED_COLS / 16], ms[DECODED_COLS / 16];
+    VI q[TILES_TOGETHER][DECODED_COLS / 4];
+    VF ds[TILES_TOGETHER][DECODED_COLS / 16], ms[TILES_TOGETHER][DECODED_COLS / 16];
 };
 
-ALWAYS_INLINE void decode_cols(enum dtype dtype, struct tile_at at, size_t first, size_t n,
-                               struct decoded *to)
-{
-    const struct quant_traits f = quant_traits[dtype];
-    const size_t groups = QUANT_BLOCK / f.group;
-    for (size_t b = 0; b < n; b++) {
-        read_quants(f.bits, at.quants + (first + b) * pack_quants_bytes(dtype, LANES),
-                    to->q + b * STEPS);
-        read_scales(dtype, at, first + b, to->ds + b * groups, to->ms + b * groups);
-    }
-}
-
+/* acc[row][tile] */
 ALWAYS_INLINE void decoded_rows(struct quant_traits f, const struct decoded *from, size_t n_blocks,
-                                int n, const struct act_block *x_first, size_t x_stride, VF *out)
+                                int tiles, int n, const struct act_block *x_first, size_t x_stride,
+                                VF (*out)[TILES_TOGETHER])
 {
     const size_t groups = QUANT_BLOCK / f.group;
-    const struct act_block *x[MATMUL_DIRECT_MAX];
-    VF acc[MATMUL_DIRECT_MAX];
-    UNROLL for (int i = 0; i < n; i++)
-    {
-        x[i] = row_of(x_first, i, x_stride);
-        acc[i] = out[i];
-    }
+    const struct act_block *x[ROWS_TOGETHER];
+    struct block_at at = {from->q[0], from->ds[0], from->ms[0], DECODED_COLS / 4,
+                          DECODED_COLS / 16};
+    VF acc[SUMS_MAX];
+    UNROLL for (int i = 0; i < n; i++) x[i] = row_of(x_first, i, x_stride);
+    UNROLL for (int k = 0; k < tiles * n; k++) acc[k] = out[k / tiles][k % tiles];
     for (size_t b = 0; b < n_blocks; b++) {
-        dot_block(f, from->q + b * STEPS, from->ds + b * groups, from->ms + b * groups, n, x, acc);
+        dot_block(f, tiles, &at, n, x, acc);
+        at.q += STEPS;
+        at.ds += groups;
+        at.ms += groups;
         UNROLL for (int i = 0; i < n; i++) x[i]++;
     }
-    UNROLL for (int i = 0; i < n; i++) out[i] = acc[i];
+    UNROLL for (int k = 0; k < tiles * n; k++) out[k / tiles][k % tiles] = acc[k];
 }
 
-ALWAYS_INLINE void decoded_tile(enum dtype dtype, const struct matmul_tile *t, VF *acc)
+ALWAYS_INLINE void all_decoded_rows(struct quant_traits f, const struct decoded *from,
+                                    size_t n_blocks, const struct matmul_tile *t,
+                                    const struct act_block *x, VF (*acc)[TILES_TOGETHER])
 {
-    const struct quant_traits f = quant_traits[dtype];
-    const struct tile_at at = tile_arrays(t, dtype);
-    const size_t n_blocks = (size_t)t->cols / QUANT_BLOCK, step = DECODED_COLS / QUANT_BLOCK;
-    struct decoded decoded;
-    for (int i = 0; i < t->n_rows; i++)
-        acc[i] = vf_set1(0);
-    for (size_t first = 0; first < n_blocks; first += step) {
-        size_t n = n_blocks - first < step ? n_blocks - first : step;
-        decode_cols(dtype, at, first, n, &decoded);
-        const struct act_block *x = (const struct act_block *)t->x + first;
-        int i = 0;
-        for (; i + 4 <= t->n_rows; i += 4)
-            decoded_rows(f, &decoded, n, 4, row_of(x, i, t->x_stride), t->x_stride, acc + i);
+    int i = 0;
+    if (t->n_tiles == 2) {
+        for (; i + ROWS_TOGETHER <= t->n_rows; i += ROWS_TOGETHER)
+            decoded_rows(f, from, n_blocks, 2, ROWS_TOGETHER, row_of(x, i, t->x_stride),
+                         t->x_stride, acc + i);
         for (; i < t->n_rows; i++)
-            decoded_rows(f, &decoded, n, 1, row_of(x, i, t->x_stride), t->x_stride, acc + i);
+            decoded_rows(f, from, n_blocks, 2, 1, row_of(x, i, t->x_stride), t->x_stride, acc + i);
+        return;
+    }
+    for (; i + ROWS_TOGETHER <= t->n_rows; i += ROWS_TOGETHER)
+        decoded_rows(f, from, n_blocks, 1, ROWS_TOGETHER, row_of(x, i, t->x_stride), t->x_stride,
+                     acc + i);
+    for (; i < t->n_rows; i++)
+        decoded_rows(f, from, n_blocks, 1, 1, row_of(x, i, t->x_stride), t->x_stride, acc + i);
+}
+
+/* Once decoded, a format is its bits, its group and whether it needs the sum of x. */
+#define DEFINE_DECODED(name, dtype)                                                                \
+    static void name##_rows(const struct decoded *from, size_t n_blocks,                           \
+                            const struct matmul_tile *t, const struct act_block *x,                \
+                            VF(*acc)[TILES_TOGETHER])                                              \
+    {                                                                                              \
+        all_decoded_rows(quant_traits[dtype], from, n_blocks, t, x, acc);                          \
+    }
+
+DEFINE_DECODED(low4, DT_Q4_1)
+DEFINE_DECODED(low5, DT_Q5_1)
+DEFINE_DECODED(signed8, DT_Q8_0)
+DEFINE_DECODED(half3, DT_Q3_K)
+DEFINE_DECODED(half6, DT_Q6_K)
+
+ALWAYS_INLINE void decode_cols(enum dtype dtype, const struct matmul_tile *t, size_t first,
+                               size_t n, struct decoded *to)
+{
+    const struct quant_traits f = quant_traits[dtype];
+    const size_t groups = QUANT_BLOCK / f.group;
+    for (int tile = 0; tile < t->n_tiles; tile++) {
+        const struct tile_at at = tile_arrays(t, dtype, tile);
+        for (size_t b = 0; b < n; b++) {
+            read_quants(f.bits, at.quants + (first + b) * pack_quants_bytes(dtype, LANES),
+                        to->q[tile] + b * STEPS);
+            read_scales(dtype, at, first + b, to->ds[tile] + b * groups, to->ms[tile] + b * groups);
+        }
     }
 }
 
-#define DEFINE_QUANT(name, dtype)                                                                  \
-    static void direct_##name(const struct matmul_tile *t, VF *acc)                                \
-    {                                                                                              \
-        switch (t->n_rows) {                                                                       \
-        case 1:                                                                                    \
-            direct_rows(dtype, t, 1, acc);                                                         \
-            break;                                                                                 \
-        case 2:                                                                                    \
-            direct_rows(dtype, t, 2, acc);                                                         \
-            break;                                                                                 \
-        case 3:                                                                                    \
-            direct_rows(dtype, t, 3, acc);                                                         \
-            break;                                                                                 \
-        default:                                                                                   \
-            direct_rows(dtype, t, 4, acc);                                                         \
-        }                                                                                          \
-    }                                                                                              \
-    static void decoded_##name(const struct matmul_tile *t, VF *acc)                               \
-    {                                                                                              \
-        decoded_tile(dtype, t, acc);                                                               \
-    }                                                                                              \
-    static void widen_##name(const struct matmul_tile *t, size_t first, size_t n, VF *to)          \
-    {                                                                                              \
-        widen_quants(dtype, t, first, n, to);                                                      \
-    }
-
-/* Weights as floats, [cols][LANES]: the bits of dequantize_row. */
-ALWAYS_INLINE void widen_quants(enum dtype dtype, const struct matmul_tile *t, size_t first,
-                                size_t n, VF *to)
+/* Weights as floats, [cols] vectors, two vectors of `to` apart: the bits of dequantize_row. */
+ALWAYS_INLINE void widen_quants(enum dtype dtype, const struct matmul_tile *t, int tile,
+                                size_t first, size_t n, VF (*to)[TILES_TOGETHER])
 {
     const struct quant_traits f = quant_traits[dtype];
-    const struct tile_at at = tile_arrays(t, dtype);
+    const struct tile_at at = tile_arrays(t, dtype, tile);
     for (size_t b = first / QUANT_BLOCK; b < (first + n) / QUANT_BLOCK; b++) {
         VI w[STEPS];
         VF ds[2], ms[2];
@@ -277,53 +303,45 @@ ALWAYS_INLINE void widen_quants(enum dtype dtype, const struct matmul_tile *t, s
             UNROLL for (int i = 0; i < 4; i++)
             {
                 VF q = f.bits == 8 ? vf_from_s8_of(w[s], i) : vf_from_u8_of(w[s], i);
-                *to++ = has_low(f) ? vf_fma(ds[g], q, ms[g]) : vf_mul(ds[g], q);
+                to++[0][tile] = has_low(f) ? vf_fma(ds[g], q, ms[g]) : vf_mul(ds[g], q);
             }
         }
     }
 }
 
-static void widen_f32(const struct matmul_tile *t, size_t first, size_t n, VF *to)
+ALWAYS_INLINE void widen_plain(enum dtype dtype, const struct matmul_tile *t, int tile,
+                               size_t first, size_t n, VF (*to)[TILES_TOGETHER])
 {
-    const uint8_t *from = t->w + first * LANES * 4;
-    for (size_t c = 0; c < n; c++)
-        to[c] = vf_load(from + c * LANES * 4);
+    const size_t bytes = LANES * (size_t)(dtype == DT_F32 ? 4 : 2);
+    const uint8_t *from = t->w + (size_t)tile * t->tile_bytes + first * bytes;
+    for (size_t c = 0; c < n; c++, from += bytes)
+        to[c][tile] = dtype == DT_F32   ? vf_load(from)
+                      : dtype == DT_F16 ? vf_from_f16(from)
+                                        : vf_from_bf16(from);
 }
 
-static void widen_f16(const struct matmul_tile *t, size_t first, size_t n, VF *to)
-{
-    const uint8_t *from = t->w + first * LANES * 2;
-    for (size_t c = 0; c < n; c++)
-        to[c] = vf_from_f16(from + c * LANES * 2);
-}
-
-static void widen_bf16(const struct matmul_tile *t, size_t first, size_t n, VF *to)
-{
-    const uint8_t *from = t->w + first * LANES * 2;
-    for (size_t c = 0; c < n; c++)
-        to[c] = vf_from_bf16(from + c * LANES * 2);
-}
-
-ALWAYS_INLINE void float_rows(const VF *w, size_t n_cols, int n, const float *x_first,
-                              size_t x_stride, VF *out)
-{
-    const float *x[4];
-    VF even[4], odd[4];
-    UNROLL for (int i = 0; i < n; i++)
-    {
-        x[i] = row_of(x_first, i, x_stride);
-        even[i] = odd[i] = vf_set1(0);
+#define DEFINE_WIDEN(name, dtype, how)                                                             \
+    static void widen_##name(const struct matmul_tile *t, int tile, size_t first, size_t n,        \
+                             VF(*to)[TILES_TOGETHER])                                              \
+    {                                                                                              \
+        how(dtype, t, tile, first, n, to);                                                         \
     }
-    size_t c = 0;
-    for (; c + 2 <= n_cols; c += 2) {
-        UNROLL for (int i = 0; i < n; i++) even[i] = vf_fma(w[c], vf_set1(x[i][c]), even[i]);
-        UNROLL for (int i = 0; i < n; i++) odd[i] = vf_fma(w[c + 1], vf_set1(x[i][c + 1]), odd[i]);
-    }
-    if (c < n_cols)
-        UNROLL for (int i = 0; i < n; i++) even[i] = vf_fma(w[c], vf_set1(x[i][c]), even[i]);
-    UNROLL for (int i = 0; i < n; i++) out[i] = vf_add(out[i], vf_add(even[i], odd[i]));
-}
 
+#define DEFINE_QUANT(name, dtype)                                                                  \
+    static void direct_##name(const struct matmul_tile *t, VF(*acc)[TILES_TOGETHER])               \
+    {                                                                                              \
+        direct_tiles(dtype, t, acc);                                                               \
+    }                                                                                              \
+    static void decode_##name(const struct matmul_tile *t, size_t first, size_t n,                 \
+                              struct decoded *to)                                                  \
+    {                                                                                              \
+        decode_cols(dtype, t, first, n, to);                                                       \
+    }                                                                                              \
+    DEFINE_WIDEN(name, dtype, widen_quants)
+
+DEFINE_WIDEN(f32, DT_F32, widen_plain)
+DEFINE_WIDEN(f16, DT_F16, widen_plain)
+DEFINE_WIDEN(bf16, DT_BF16, widen_plain)
 DEFINE_QUANT(q4_0, DT_Q4_0)
 DEFINE_QUANT(q4_1, DT_Q4_1)
 DEFINE_QUANT(q5_0, DT_Q5_0)
@@ -335,77 +353,125 @@ DEFINE_QUANT(q4_k, DT_Q4_K)
 DEFINE_QUANT(q5_k, DT_Q5_K)
 DEFINE_QUANT(q6_k, DT_Q6_K)
 
-#define QUANT(name)                                                                                \
+#define QUANT(name, class)                                                                         \
     {                                                                                              \
-        direct_##name, decoded_##name, widen_##name                                                \
+        direct_##name, decode_##name, class##_rows, widen_##name                                   \
     }
 
 static const struct {
-    void (*direct)(const struct matmul_tile *t, VF *acc);  /* n_rows <= MATMUL_DIRECT_MAX */
-    void (*decoded)(const struct matmul_tile *t, VF *acc); /* any n_rows */
-    void (*widen)(const struct matmul_tile *t, size_t first, size_t n, VF *to);
+    void (*direct)(const struct matmul_tile *t, VF (*acc)[TILES_TOGETHER]);
+    void (*decode)(const struct matmul_tile *t, size_t first, size_t n, struct decoded *to);
+    void (*rows)(const struct decoded *from, size_t n_blocks, const struct matmul_tile *t,
+                 const struct act_block *x, VF (*acc)[TILES_TOGETHER]);
+    void (*widen)(const struct matmul_tile *t, int tile, size_t first, size_t n,
+                  VF (*to)[TILES_TOGETHER]);
 } tile_types[DT_N] = {
     [DT_F32] = {.widen = widen_f32},   [DT_F16] = {.widen = widen_f16},
-    [DT_BF16] = {.widen = widen_bf16}, [DT_Q4_0] = QUANT(q4_0),
-    [DT_Q4_1] = QUANT(q4_1),           [DT_Q5_0] = QUANT(q5_0),
-    [DT_Q5_1] = QUANT(q5_1),           [DT_Q8_0] = QUANT(q8_0),
-    [DT_Q2_K] = QUANT(q2_k),           [DT_Q3_K] = QUANT(q3_k),
-    [DT_Q4_K] = QUANT(q4_k),           [DT_Q5_K] = QUANT(q5_k),
-    [DT_Q6_K] = QUANT(q6_k),
+    [DT_BF16] = {.widen = widen_bf16}, [DT_Q4_0] = QUANT(q4_0, low4),
+    [DT_Q4_1] = QUANT(q4_1, low4),     [DT_Q5_0] = QUANT(q5_0, low5),
+    [DT_Q5_1] = QUANT(q5_1, low5),     [DT_Q8_0] = QUANT(q8_0, signed8),
+    [DT_Q2_K] = QUANT(q2_k, half3),    [DT_Q3_K] = QUANT(q3_k, half3),
+    [DT_Q4_K] = QUANT(q4_k, low4),     [DT_Q5_K] = QUANT(q5_k, low5),
+    [DT_Q6_K] = QUANT(q6_k, half6),
 };
 
-static void float_tile(const struct matmul_tile *t, VF *acc)
+static void decoded_tiles(const struct matmul_tile *t, VF (*acc)[TILES_TOGETHER])
 {
-    VF w[FLOAT_COLS];
-    const size_t cols = (size_t)t->cols;
-    for (int i = 0; i < t->n_rows; i++)
-        acc[i] = vf_set1(0);
-    for (size_t first = 0; first < cols; first += FLOAT_COLS) {
-        size_t n = cols - first < FLOAT_COLS ? cols - first : FLOAT_COLS;
-        tile_types[t->dtype].widen(t, first, n, w);
-        const float *x = (const float *)t->x + first;
-        int i = 0;
-        for (; i + 4 <= t->n_rows; i += 4)
-            float_rows(w, n, 4, row_of(x, i, t->x_stride), t->x_stride, acc + i);
-        for (; i < t->n_rows; i++)
-            float_rows(w, n, 1, row_of(x, i, t->x_stride), t->x_stride, acc + i);
+    const size_t n_blocks = (size_t)t->cols / QUANT_BLOCK, step = DECODED_COLS / QUANT_BLOCK;
+    struct decoded decoded;
+    for (size_t first = 0; first < n_blocks; first += step) {
+        size_t n = n_blocks - first < step ? n_blocks - first : step;
+        tile_types[t->dtype].decode(t, first, n, &decoded);
+        tile_types[t->dtype].rows(&decoded, n, t, (const struct act_block *)t->x + first, acc);
     }
 }
 
-static void store_row(const struct matmul_tile *t, int row, VF acc)
+ALWAYS_INLINE void float_rows(VF (*w)[TILES_TOGETHER], size_t n_cols, int tiles, int n,
+                              const float *x_first, size_t x_stride, VF (*out)[TILES_TOGETHER])
 {
-    const int64_t at = row * t->y_stride;
-    if (t->n_lanes == LANES) {
-        if (t->bias)
-            acc = vf_add(acc, vf_load(t->bias));
-        if (t->add)
-            acc = vf_add(acc, vf_load(t->add + at));
+    const float *x[ROWS_TOGETHER];
+    VF even[SUMS_MAX], odd[SUMS_MAX];
+    UNROLL for (int i = 0; i < n; i++) x[i] = row_of(x_first, i, x_stride);
+    UNROLL for (int k = 0; k < tiles * n; k++) even[k] = odd[k] = vf_set1(0);
+    size_t c = 0;
+    for (; c + 2 <= n_cols; c += 2) {
+        UNROLL for (int k = 0; k < tiles * n; k++) even[k] =
+            vf_fma(w[c][k % tiles], vf_set1(x[k / tiles][c]), even[k]);
+        UNROLL for (int k = 0; k < tiles * n; k++) odd[k] =
+            vf_fma(w[c + 1][k % tiles], vf_set1(x[k / tiles][c + 1]), odd[k]);
+    }
+    if (c < n_cols)
+        UNROLL for (int k = 0; k < tiles * n; k++) even[k] =
+            vf_fma(w[c][k % tiles], vf_set1(x[k / tiles][c]), even[k]);
+    UNROLL for (int k = 0; k < tiles * n; k++)
+    {
+        VF *to = &out[k / tiles][k % tiles];
+        *to = vf_add(*to, vf_add(even[k], odd[k]));
+    }
+}
+
+static void float_tiles(const struct matmul_tile *t, VF (*acc)[TILES_TOGETHER])
+{
+    VF w[FLOAT_COLS][TILES_TOGETHER];
+    const size_t cols = (size_t)t->cols, stride = t->x_stride;
+    for (size_t first = 0; first < cols; first += FLOAT_COLS) {
+        const float *x = (const float *)t->x + first;
+        size_t n = cols - first < FLOAT_COLS ? cols - first : FLOAT_COLS;
+        for (int tile = 0; tile < t->n_tiles; tile++)
+            tile_types[t->dtype].widen(t, tile, first, n, w);
+        int i = 0;
+        if (t->n_tiles == 2)
+            for (; i + ROWS_TOGETHER <= t->n_rows; i += ROWS_TOGETHER)
+                float_rows(w, n, 2, ROWS_TOGETHER, row_of(x, i, stride), stride, acc + i);
+        for (; i < t->n_rows; i++) {
+            if (t->n_tiles == 2)
+                float_rows(w, n, 2, 1, row_of(x, i, stride), stride, acc + i);
+            else
+                float_rows(w, n, 1, 1, row_of(x, i, stride), stride, acc + i);
+        }
+    }
+}
+
+static void store_lanes(const struct matmul_tile *t, int row, int tile, VF acc)
+{
+    const int64_t lane = tile * LANES, at = row * t->y_stride + lane;
+    const float *bias = t->bias ? t->bias + lane : NULL, *add = t->add ? t->add + at : NULL;
+    if (t->n_lanes - lane >= LANES) {
+        if (bias)
+            acc = vf_add(acc, vf_load(bias));
+        if (add)
+            acc = vf_add(acc, vf_load(add));
         vf_store(t->y + at, acc);
         return;
     }
-    float lane[LANES];
-    vf_store(lane, acc);
-    for (int r = 0; r < t->n_lanes; r++) {
-        float v = lane[r];
-        if (t->bias)
-            v += t->bias[r];
-        if (t->add)
-            v += t->add[at + r];
+    float sums[LANES];
+    vf_store(sums, acc);
+    for (int r = 0; r < t->n_lanes - lane; r++) {
+        float v = sums[r];
+        if (bias)
+            v += bias[r];
+        if (add)
+            v += add[r];
         t->y[at + r] = v;
     }
 }
 
 void MATMUL_TILE(const struct matmul_tile *t)
 {
-    VF acc[MATMUL_ROWS_MAX];
-    if (t->is_float)
-        float_tile(t, acc);
-    else if (t->n_rows <= MATMUL_DIRECT_MAX)
+    VF acc[MATMUL_ROWS_MAX][TILES_TOGETHER];
+    if (!t->is_float && t->n_rows <= MATMUL_DIRECT_MAX) {
         tile_types[t->dtype].direct(t, acc);
-    else
-        tile_types[t->dtype].decoded(t, acc);
+    } else {
+        for (int i = 0; i < t->n_rows; i++)
+            acc[i][0] = acc[i][1] = vf_set1(0);
+        if (t->is_float)
+            float_tiles(t, acc);
+        else
+            decoded_tiles(t, acc);
+    }
     for (int i = 0; i < t->n_rows; i++)
-        store_row(t, i, acc[i]);
+        for (int tile = 0; tile < t->n_tiles; tile++)
+            store_lanes(t, i, tile, acc[i][tile]);
 }
 
 #endif

@@ -1,0 +1,237 @@
+/* bench_matmul.c - how near matmul comes to the memory (one row) and to the multipliers (many).
+ *
+ *     bench_matmul [threads [isa [type]]]
+ *
+ * For each storage type: GB/s of packed weights with one row of activations, beside the read
+ * bandwidth of the same threads in the same run; GFLOP/s with 512 rows.  Then the matmuls of
+ * one token and of a prompt of 512 with the shapes of a small model (30 layers, hidden 576,
+ * q4_1, head q8_0).  Each figure is the best of several repeats, interleaved with the others. */
+#include "kernels/cpu/cpu_int.h"
+#include "kernels/half.h"
+
+#include "base/clock.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    REPEATS = 7,
+    ROWS = 512,
+    IN = 1536,
+    LAYERS = 30,
+    HIDDEN = 576,
+    FFN = 1536,
+    KV = 192,
+    VOCAB = 49152,
+    READ_PARTS = 64
+};
+
+static const size_t GEMV_BYTES = (size_t)96 << 20, READ_BYTES = (size_t)128 << 20;
+
+struct bench {
+    struct device *dev;
+    float *x, *y;
+    uint64_t *read; /* READ_BYTES */
+    uint64_t read_sum[READ_PARTS];
+};
+
+static double seconds(void)
+{
+    return (double)clock_now(&clock_real) * 1e-9;
+}
+
+static void *take(struct bench *b, size_t n)
+{
+    struct status st = {0};
+    void *p = cpu_ops()->mem_take(b->dev, n, &st);
+    if (!p) {
+        fprintf(stderr, "%s\n", st.msg);
+        exit(1);
+    }
+    return p;
+}
+
+static uint32_t random_u32(void)
+{
+    static uint64_t s = 88172645463325252u;
+    s ^= s << 13;
+    s ^= s >> 7;
+    s ^= s << 17;
+    return (uint32_t)(s >> 32);
+}
+
+/* One random weight; scales are whatever finite f16 falls out, which costs no time. */
+static struct tensor make_weight(struct bench *b, enum dtype dtype, int64_t rows, int64_t cols)
+{
+    struct tensor w = {.dtype = dtype, .rows = rows, .cols = cols};
+    size_t n_bytes;
+    if (!tensor_file_bytes(dtype, rows, cols, &n_bytes))
+        exit(1);
+    uint8_t *src = malloc(n_bytes + 4);
+    for (size_t i = 0; i < n_bytes; i += 4) {
+        uint32_t v = random_u32() & 0x3b3f3b3f; /* no exponent of ones in any of its 16 bits */
+        memcpy(src + i, &v, 4);
+    }
+    w.data = take(b, cpu_weight_bytes(b->dev, dtype, rows, cols));
+    cpu_weight_put(b->dev, &w, src);
+    free(src);
+    return w;
+}
+
+static void read_part(void *ctx, int part, int thread)
+{
+    struct bench *b = ctx;
+    (void)thread;
+    size_t n = READ_BYTES / sizeof *b->read / READ_PARTS;
+    const uint64_t *p = b->read + (size_t)part * n;
+    uint64_t sum[8] = {0};
+    for (size_t i = 0; i < n; i += 8)
+        for (int k = 0; k < 8; k++)
+            sum[k] += p[i + (size_t)k];
+    for (int k = 0; k < 8; k++)
+        b->read_sum[part] += sum[k];
+}
+
+static double time_read(struct bench *b)
+{
+    double start = seconds();
+    cpu_parallel(b->dev, read_part, b, READ_PARTS);
+    return (double)READ_BYTES / (seconds() - start);
+}
+
+static double time_matmul(struct bench *b, const struct tensor *w, int rows)
+{
+    double start = seconds();
+    cpu_matmul(b->dev, &(struct matmul_args){
+                           .x = b->x, .rows = rows, .n_outs = 1, .out = {{.y = b->y, .w = w}}});
+    return seconds() - start;
+}
+
+static double least(double a, double b)
+{
+    return a < b ? a : b;
+}
+
+static void bench_type(struct bench *b, enum dtype dtype)
+{
+    size_t row_bytes;
+    if (!tensor_file_bytes(dtype, 1, IN, &row_bytes))
+        exit(1);
+    struct tensor big = make_weight(b, dtype, (int64_t)(GEMV_BYTES / row_bytes), IN);
+    struct tensor small = make_weight(b, dtype, 768, IN);
+    double one = 1e9, many = 1e9, read = 0;
+    for (int i = 0; i < REPEATS; i++) {
+        double r = time_read(b);
+        read = r > read ? r : read;
+        one = least(one, time_matmul(b, &big, 1));
+        many = least(many, time_matmul(b, &small, ROWS));
+    }
+    double bytes = (double)cpu_weight_bytes(b->dev, dtype, big.rows, IN);
+    double flops = 2.0 * ROWS * IN * (double)small.rows;
+    printf("%-5s  %7.2f GB/s (%3.0f%% of %.2f)  %8.1f GFLOP/s\n", dtype_traits[dtype].name,
+           bytes / one * 1e-9, 100 * bytes / one / read, read * 1e-9, flops / many * 1e-9);
+    fflush(stdout);
+}
+
+struct layer {
+    struct tensor q, k, v, o, gate, up, down;
+};
+
+static void run_layer(struct bench *b, const struct layer *l, int rows)
+{
+    float *y2 = b->y + ROWS * FFN, *y3 = y2 + ROWS * FFN;
+    cpu_matmul(b->dev,
+               &(struct matmul_args){
+                   .x = b->x,
+                   .rows = rows,
+                   .n_outs = 3,
+                   .out = {{.y = b->y, .w = &l->q}, {.y = y2, .w = &l->k}, {.y = y3, .w = &l->v}}});
+    cpu_matmul(b->dev, &(struct matmul_args){.x = b->x,
+                                             .rows = rows,
+                                             .n_outs = 1,
+                                             .out = {{.y = b->y, .w = &l->o, .add = b->y}}});
+    cpu_matmul(b->dev,
+               &(struct matmul_args){.x = b->x,
+                                     .rows = rows,
+                                     .n_outs = 2,
+                                     .out = {{.y = b->y, .w = &l->gate}, {.y = y2, .w = &l->up}}});
+    cpu_matmul(b->dev, &(struct matmul_args){.x = b->x,
+                                             .rows = rows,
+                                             .n_outs = 1,
+                                             .out = {{.y = b->y, .w = &l->down, .add = b->y}}});
+}
+
+static double time_model(struct bench *b, const struct layer *l, const struct tensor *head,
+                         int rows)
+{
+    double start = seconds();
+    for (int i = 0; i < LAYERS; i++)
+        run_layer(b, &l[i], rows);
+    cpu_matmul(b->dev, &(struct matmul_args){
+                           .x = b->x, .rows = 1, .n_outs = 1, .out = {{.y = b->y, .w = head}}});
+    return seconds() - start;
+}
+
+static void bench_model(struct bench *b)
+{
+    struct layer l[LAYERS];
+    double start = seconds();
+    for (int i = 0; i < LAYERS; i++)
+        l[i] = (struct layer){
+            .q = make_weight(b, DT_Q4_1, HIDDEN, HIDDEN),
+            .k = make_weight(b, DT_Q4_1, KV, HIDDEN),
+            .v = make_weight(b, DT_Q4_1, KV, HIDDEN),
+            .o = make_weight(b, DT_Q4_1, HIDDEN, HIDDEN),
+            .gate = make_weight(b, DT_Q4_1, FFN, HIDDEN),
+            .up = make_weight(b, DT_Q4_1, FFN, HIDDEN),
+            .down = make_weight(b, DT_Q4_1, HIDDEN, FFN),
+        };
+    struct tensor head = make_weight(b, DT_Q8_0, VOCAB, HIDDEN);
+    printf("model made in %.0f ms\n", (seconds() - start) * 1e3);
+    double token = 1e9, four = 1e9, sixteen = 1e9, prompt = 1e9, read = 0;
+    for (int i = 0; i < REPEATS; i++) {
+        double r = time_read(b);
+        read = r > read ? r : read;
+        for (int k = 0; k < 5; k++)
+            token = least(token, time_model(b, l, &head, 1));
+        four = least(four, time_model(b, l, &head, 4));
+        sixteen = least(sixteen, time_model(b, l, &head, 16));
+        prompt = least(prompt, time_model(b, l, &head, ROWS));
+    }
+    double macs = (double)LAYERS * HIDDEN * (2 * HIDDEN + 2 * KV + 3 * FFN);
+    double bytes = macs * 5 / 8 + (double)VOCAB * HIDDEN * 34 / 32;
+    printf("1 token %.3f ms (%.2f GB/s, %.0f%% of %.2f)  4 rows %.3f ms  16 rows %.3f ms\n"
+           "prompt of 512 %.1f ms (%.1f GFLOP/s)\n",
+           token * 1e3, bytes / token * 1e-9, 100 * bytes / token / read, read * 1e-9, four * 1e3,
+           sixteen * 1e3, prompt * 1e3, 2 * macs * ROWS / prompt * 1e-9);
+}
+
+int main(int argc, char **argv)
+{
+    struct status st = {0};
+    struct bench b = {0};
+    struct device_options opts = {.n_threads = argc > 1 ? (int)strtol(argv[1], NULL, 10) : 0,
+                                  .isa_max = argc > 2 ? argv[2] : NULL};
+    b.dev = cpu_open(&opts, &st);
+    if (!b.dev) {
+        fprintf(stderr, "%s\n", st.msg);
+        return 1;
+    }
+    size_t scratch = cpu_matmul_scratch_bytes(b.dev, ROWS, IN);
+    cpu_ops()->scratch_set(b.dev, take(&b, scratch), scratch);
+    b.x = take(&b, (size_t)ROWS * IN * sizeof *b.x);
+    b.y = take(&b, (GEMV_BYTES / 8 + 3 * (size_t)ROWS * FFN) * sizeof *b.y);
+    b.read = take(&b, READ_BYTES);
+    memset(b.read, 1, READ_BYTES);
+    for (int i = 0; i < ROWS * IN; i++)
+        b.x[i] = (float)random_u32() * 0x1p-31f - 1;
+    printf("%s, %d threads\n", cpu_isa(b.dev), b.dev->n_threads);
+    for (int i = 0; i < DT_N; i++)
+        if (argc <= 3 || strcmp(argv[3], dtype_traits[i].name) == 0)
+            bench_type(&b, (enum dtype)i);
+    if (argc <= 3 || strcmp(argv[3], "model") == 0)
+        bench_model(&b);
+    cpu_ops()->close(b.dev);
+    return 0;
+}

@@ -1,0 +1,371 @@
+/* What matmul promises: for every storage type, shape, precision and instruction set, the product
+ * is that of the dequantized weights in float64 to a few roundings; and the bits of a row depend
+ * neither on the rows beside it nor on the number of threads. */
+#include "kernels/cpu/matmul_int.h"
+#include "kernels/half.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <cmocka.h>
+
+enum { POISON = 0x7fa5a5a5, GUARD = 16 };
+
+static uint64_t rng;
+
+static uint32_t random_u32(void)
+{
+    rng ^= rng << 13;
+    rng ^= rng >> 7;
+    rng ^= rng << 17;
+    return (uint32_t)(rng >> 32);
+}
+
+static float random_float(void) /* about normal, sigma 1 */
+{
+    float sum = 0;
+    for (int i = 0; i < 6; i++)
+        sum += (float)random_u32() * 0x1p-32f - 0.5f;
+    return sum * 1.41f;
+}
+
+/* Where a block of each format keeps its f16 numbers; -1: there is none. */
+static const int half_at[DT_N][2] = {
+    [DT_Q4_0] = {0, -1}, [DT_Q4_1] = {0, 2},    [DT_Q5_0] = {0, -1},   [DT_Q5_1] = {0, 2},
+    [DT_Q8_0] = {0, -1}, [DT_Q2_K] = {80, 82},  [DT_Q3_K] = {108, -1}, [DT_Q4_K] = {0, 2},
+    [DT_Q5_K] = {0, 2},  [DT_Q6_K] = {208, -1},
+};
+
+/* Random weights in file layout: all bits of q and of packed scales occur. */
+static uint8_t *make_weights(enum dtype dtype, int64_t rows, int64_t cols)
+{
+    const struct dtype_traits *t = &dtype_traits[dtype];
+    size_t n_bytes;
+    assert_true(tensor_file_bytes(dtype, rows, cols, &n_bytes));
+    uint8_t *src = malloc(n_bytes);
+    if (t->block == 1) {
+        for (size_t at = 0; at < n_bytes; at += (size_t)t->block_bytes) {
+            float f = random_float() * 0.3f;
+            uint16_t h = dtype == DT_F16 ? f32_to_f16(f) : f32_to_bf16(f);
+            memcpy(src + at, dtype == DT_F32 ? (void *)&f : (void *)&h, (size_t)t->block_bytes);
+        }
+        return src;
+    }
+    for (size_t i = 0; i < n_bytes; i++)
+        src[i] = (uint8_t)random_u32();
+    for (size_t at = 0; at < n_bytes; at += (size_t)t->block_bytes)
+        for (int k = 0; k < 2 && half_at[dtype][k] >= 0; k++) {
+            uint16_t h = f32_to_f16(random_float() * 0.05f);
+            memcpy(src + at + half_at[dtype][k], &h, 2);
+        }
+    return src;
+}
+
+/* Some blocks are zero, some tiny, some have a large mean: minima must not lose precision. */
+static float *make_activations(int rows, int cols)
+{
+    float *x = malloc((size_t)rows * (size_t)cols * sizeof *x);
+    for (int i = 0; i < rows * cols; i++) {
+        uint32_t kind = (uint32_t)(i / 32 * 2654435761u) >> 28;
+        float scale = kind == 0 ? 0 : kind == 1 ? 1e-4f : 1;
+        x[i] = scale * (random_float() + (kind == 2 ? 3 : 0));
+    }
+    return x;
+}
+
+struct rig {
+    struct device *dev;
+    void *scratch;
+};
+
+static const char *const isa_word[] = {"scalar", "avx2", "avx512", "avx512vnni"};
+
+/* False if this processor lacks the instruction set. */
+static bool rig_open(struct rig *r, const char *isa, enum precision precision, int threads)
+{
+    struct status st = {0};
+    struct device_options opts = {.n_threads = threads, .precision = precision, .isa_max = isa};
+    *r = (struct rig){.dev = cpu_open(&opts, &st)};
+    assert_non_null(r->dev);
+    if (strcmp(cpu_isa(r->dev), isa) != 0) {
+        cpu_ops()->close(r->dev);
+        return false;
+    }
+    size_t n = cpu_matmul_scratch_bytes(r->dev, 300, 4096);
+    r->scratch = aligned_alloc(64, (n + 63) / 64 * 64);
+    cpu_ops()->scratch_set(r->dev, r->scratch, n);
+    return true;
+}
+
+static void rig_close(struct rig *r)
+{
+    cpu_ops()->close(r->dev);
+    free(r->scratch);
+}
+
+static void put_weight(struct rig *r, struct tensor *w, enum dtype dtype, int64_t rows,
+                       int64_t cols, const uint8_t *src)
+{
+    *w = (struct tensor){.dtype = dtype, .rows = rows, .cols = cols};
+    size_t n = cpu_weight_bytes(r->dev, dtype, rows, cols);
+    assert_int_equal(n % 64, 0);
+    w->data = aligned_alloc(64, n);
+    memset(w->data, 0xff, n);
+    cpu_weight_put(r->dev, w, src);
+    assert_int_equal(w->layout, LAYOUT_PACKED);
+}
+
+static float *make_output(size_t n)
+{
+    float *y = malloc((n + GUARD) * sizeof *y);
+    for (size_t i = 0; i < n + GUARD; i++)
+        y[i] = f32_from_bits(POISON);
+    return y;
+}
+
+static void check_guard(const float *y, size_t n)
+{
+    for (size_t i = n; i < n + GUARD; i++)
+        assert_int_equal(f32_to_bits(y[i]), POISON);
+}
+
+struct shape {
+    const char *name;
+    int rows, out, in;
+    bool bias, add;
+};
+
+struct product { /* operands in floats, and float64 results */
+    float *w, *x, *bias, *add;
+    double *want, *size; /* size: sum of magnitudes, the unit of rounding errors */
+};
+
+/* The activations that fast precision multiplies, from the rounded blocks. */
+static void round_activations(float *x, int rows, int cols)
+{
+    struct act_block *blocks = malloc((size_t)(cols / 32) * sizeof *blocks);
+    for (int r = 0; r < rows; r++) {
+        float *row = x + (size_t)r * (size_t)cols;
+        act_quantize_scalar(row, cols, blocks);
+        for (int i = 0; i < cols; i++)
+            row[i] = blocks[i / 32].d * (float)blocks[i / 32].q[i % 32];
+    }
+    free(blocks);
+}
+
+static void reference(const struct shape *s, const struct product *p)
+{
+    for (int r = 0; r < s->rows; r++)
+        for (int o = 0; o < s->out; o++) {
+            double sum = 0, size = 0;
+            const float *x = p->x + (size_t)r * (size_t)s->in,
+                        *w = p->w + (size_t)o * (size_t)s->in;
+            for (int i = 0; i < s->in; i++) {
+                sum += (double)x[i] * (double)w[i];
+                size += fabs((double)x[i] * (double)w[i]);
+            }
+            size_t at = (size_t)r * (size_t)s->out + (size_t)o;
+            if (s->bias)
+                sum += (double)p->bias[o], size += fabs((double)p->bias[o]);
+            if (s->add)
+                sum += (double)p->add[at], size += fabs((double)p->add[at]);
+            p->want[at] = sum;
+            p->size[at] = size;
+        }
+}
+
+static void check_error(const struct shape *s, const struct product *p, const float *y,
+                        double limit, const char *what)
+{
+    for (size_t i = 0, n = (size_t)s->rows * (size_t)s->out; i < n; i++) {
+        double error = fabs((double)y[i] - p->want[i]);
+        if (!(error <= limit * p->size[i] + 1e-12))
+            fail_msg("%s, %s: row %zu output %zu: got %.9g, want %.9g (error %.3g of %.3g)", what,
+                     s->name, i / (size_t)s->out, i % (size_t)s->out, (double)y[i], p->want[i],
+                     error, p->size[i]);
+    }
+}
+
+static void multiply(struct rig *r, const struct shape *s, const struct product *p,
+                     const struct tensor *w, int first, int rows, float *y)
+{
+    const float *add = s->add ? p->add + (size_t)first * (size_t)s->out : NULL;
+    cpu_matmul(r->dev, &(struct matmul_args){
+                           .x = p->x + (size_t)first * (size_t)s->in,
+                           .rows = rows,
+                           .n_outs = 1,
+                           .out = {{.y = y, .w = w, .bias = s->bias ? p->bias : NULL, .add = add}},
+                       });
+}
+
+/* The rows in batches of other sizes give the same bits. */
+static void check_batches(struct rig *r, const struct shape *s, const struct product *p,
+                          const struct tensor *w, const float *y)
+{
+    static const int sizes[] = {1, 2, 3, 4, 5, 7, 33};
+    size_t width = (size_t)s->out;
+    float *part = make_output((size_t)s->rows * width);
+    for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++) {
+        if (sizes[k] >= s->rows && s->rows > 1)
+            break;
+        for (int first = 0; first < s->rows; first += sizes[k]) {
+            int n = s->rows - first < sizes[k] ? s->rows - first : sizes[k];
+            if (first > 12 && sizes[k] < 5 && s->rows - first > 8)
+                continue; /* the first rows, the last ones, and all of the larger batches */
+            multiply(r, s, p, w, first, n, part);
+            assert_memory_equal(part, y + (size_t)first * width, (size_t)n * width * sizeof *y);
+        }
+    }
+    free(part);
+}
+
+static struct product make_product(enum dtype dtype, const struct shape *s, const uint8_t *src)
+{
+    size_t n_out = (size_t)s->rows * (size_t)s->out, row_bytes;
+    struct product p = {.x = make_activations(s->rows, s->in)};
+    assert_true(tensor_file_bytes(dtype, 1, s->in, &row_bytes));
+    p.w = malloc((size_t)s->out * (size_t)s->in * sizeof *p.w);
+    for (int o = 0; o < s->out; o++)
+        dequantize_row(dtype, src + (size_t)o * row_bytes, p.w + (size_t)o * (size_t)s->in, s->in);
+    p.bias = malloc((size_t)s->out * sizeof *p.bias);
+    for (int i = 0; i < s->out; i++)
+        p.bias[i] = random_float();
+    p.add = malloc(n_out * sizeof *p.add);
+    for (size_t i = 0; i < n_out; i++)
+        p.add[i] = random_float();
+    p.want = malloc(n_out * sizeof *p.want);
+    p.size = malloc(n_out * sizeof *p.size);
+    return p;
+}
+
+static void free_product(struct product *p)
+{
+    free(p->w);
+    free(p->x);
+    free(p->bias);
+    free(p->add);
+    free(p->want);
+    free(p->size);
+}
+
+/* One shape of one type: both precisions, one thread and two. */
+static void check_shape(const char *isa, enum dtype dtype, const struct shape *s)
+{
+    char what[64];
+    uint8_t *src = make_weights(dtype, s->out, s->in);
+    struct product p = make_product(dtype, s, src);
+    size_t n = (size_t)s->rows * (size_t)s->out;
+    float *exact_x = malloc((size_t)s->rows * (size_t)s->in * sizeof *exact_x);
+    memcpy(exact_x, p.x, (size_t)s->rows * (size_t)s->in * sizeof *exact_x);
+    for (int precision = PRECISION_FAST; precision <= PRECISION_EXACT; precision++) {
+        float *y[2] = {make_output(n), make_output(n)};
+        bool rounded = precision == PRECISION_FAST && dtype_traits[dtype].block > 1;
+        for (int threads = 1; threads <= 2; threads++) {
+            struct rig r;
+            struct tensor w;
+            assert_true(rig_open(&r, isa, (enum precision)precision, threads));
+            put_weight(&r, &w, dtype, s->out, s->in, src);
+            multiply(&r, s, &p, &w, 0, s->rows, y[threads - 1]);
+            check_guard(y[threads - 1], n);
+            check_batches(&r, s, &p, &w, y[0]);
+            free(w.data);
+            rig_close(&r);
+        }
+        assert_memory_equal(y[0], y[1], n * sizeof(float));
+        snprintf(what, sizeof what, "%s %s %s", isa, dtype_traits[dtype].name,
+                 precision == PRECISION_FAST ? "fast" : "exact");
+        reference(s, &p);
+        check_error(s, &p, y[0], rounded ? 2e-2 : 1e-6, what);
+        if (rounded) {
+            round_activations(p.x, s->rows, s->in);
+            reference(s, &p);
+            check_error(s, &p, y[0], 1e-6, what);
+            memcpy(p.x, exact_x, (size_t)s->rows * (size_t)s->in * sizeof *exact_x);
+        }
+        free(y[0]);
+        free(y[1]);
+    }
+    free(exact_x);
+    free_product(&p);
+    free(src);
+}
+
+static void check_shapes(const char *isa)
+{
+    static const struct shape shapes[] = {
+        {"one output", 1, 1, 256, false, false},
+        {"one row", 1, 40, 512, true, true},
+        {"odd outputs", 2, 13, 256, true, false},
+        {"three rows", 3, 17, 256, false, true},
+        {"five rows", 5, 31, 768, true, true},
+        {"longer than a decoded tile", 9, 24, 3584, false, false},
+        {"many rows", 130, 24, 512, true, true},
+    };
+    static const struct shape narrow[] = {
+        {"one block", 6, 9, 32, true, true},
+        {"18 blocks", 1, 192, 576, false, false},
+        {"18 blocks, many rows", 70, 20, 576, false, true},
+    };
+    static const struct shape odd[] = {
+        {"one column", 5, 9, 1, true, true},
+        {"odd columns", 1, 12, 259, false, false},
+        {"odd columns, many rows", 66, 12, 259, false, true},
+    };
+    struct rig r;
+    if (!rig_open(&r, isa, PRECISION_FAST, 1)) {
+        print_message("this processor lacks %s: not tested\n", isa);
+        skip();
+    }
+    rig_close(&r);
+    for (int dtype = 0; dtype < DT_N; dtype++) {
+        for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+            check_shape(isa, (enum dtype)dtype, &shapes[i]);
+        for (size_t i = 0; i < 3; i++) {
+            if (dtype_traits[dtype].block <= 32)
+                check_shape(isa, (enum dtype)dtype, &narrow[i]);
+            if (dtype_traits[dtype].block == 1)
+                check_shape(isa, (enum dtype)dtype, &odd[i]);
+        }
+    }
+}
+
+static void scalar_is_right_and_batch_invariant(void **state)
+{
+    (void)state;
+    check_shapes("scalar");
+}
+
+static void avx2_is_right_and_batch_invariant(void **state)
+{
+    (void)state;
+    check_shapes("avx2");
+}
+
+static void avx512_is_right_and_batch_invariant(void **state)
+{
+    (void)state;
+    check_shapes("avx512");
+}
+
+static void avx512vnni_is_right_and_batch_invariant(void **state)
+{
+    (void)state;
+    check_shapes("avx512vnni");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(scalar_is_right_and_batch_invariant),
+        cmocka_unit_test(avx2_is_right_and_batch_invariant),
+        cmocka_unit_test(avx512_is_right_and_batch_invariant),
+        cmocka_unit_test(avx512vnni_is_right_and_batch_invariant),
+    };
+    rng = (uint64_t)time(NULL) * 2654435761u + 88172645463325252u;
+    print_message("seed %llu\n", (unsigned long long)rng);
+    return cmocka_run_group_tests_name("matmul", tests, NULL, NULL);
+}
