@@ -53,7 +53,9 @@ static inline VI vi_shr16(VI a, int n) /* left if n < 0 */
 
 static inline VI dot_u(VI sum, VI w, VI x)
 {
-    return _mm256_add_epi16(sum, _mm256_maddubs_epi16(w, x));
+    sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(w, x));
+    __asm__("" : "+x"(sum)); /* else gcc regroups the sums into trees and runs out of registers */
+    return sum;
 }
 
 static inline VI dot_widen(VI sum)

@@ -66,7 +66,9 @@ static inline VI dot_widen(VI sum)
 
 static inline VI dot_u(VI sum, VI w, VI x)
 {
-    return _mm512_add_epi16(sum, _mm512_maddubs_epi16(w, x));
+    sum = _mm512_add_epi16(sum, _mm512_maddubs_epi16(w, x));
+    __asm__("" : "+v"(sum)); /* else gcc regroups the sums into trees and runs out of registers */
+    return sum;
 }
 
 static inline VI dot_widen(VI sum)
