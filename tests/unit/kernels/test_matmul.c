@@ -82,8 +82,6 @@ struct rig {
     void *scratch;
 };
 
-static const char *const isa_word[] = {"scalar", "avx2", "avx512", "avx512vnni"};
-
 /* False if this processor lacks the instruction set. */
 static bool rig_open(struct rig *r, const char *isa, enum precision precision, int threads)
 {
