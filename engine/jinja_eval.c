@@ -250,7 +250,7 @@ static bool slice_list(struct jinja *j, const struct value *of, const int64_t at
 bool jinja_slice(struct jinja *j, const struct value *of, const struct value part[3],
                  struct value *out)
 {
-    int64_t at[3];
+    int64_t at[3] = {0};
     if (of->kind == VALUE_UNDEFINED)
         return bad(j, of->why);
     if (of->kind != VALUE_TEXT && of->kind != VALUE_LIST && of->kind != VALUE_TUPLE &&
