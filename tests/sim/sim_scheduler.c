@@ -57,6 +57,7 @@ struct sim {
     uint32_t die_every, hang_every, jump_every, slow_loop; /* 1 in so many turns; 0 = never */
     uint64_t trace;
     uint64_t n_finished[5];
+    bool crowded; /* many short prompts with long answers in a small pool: preemptions */
     bool failed, verbose;
 };
 
@@ -125,12 +126,19 @@ static void make_limits(struct sim *m)
     struct step_limits *l = &m->fake.limits;
     l->block_tokens = 1 << between(m, 0, 4);
     l->n_blocks = skewed(m, 2, 200);
-    l->context_max = between(m, 2, CONTEXT_MAX);
+    l->context_max = chance(m, 60) ? CONTEXT_MAX : between(m, 2, CONTEXT_MAX);
     l->seqs_max = skewed(m, 1, 24);
     l->step_tokens_max = skewed(m, 1, 128);
     l->vocab = chance(m, 50) ? between(m, 2, 12) : between(m, 13, 5000);
     l->history_max = chance(m, 80) ? l->context_max : between(m, 0, l->context_max);
     l->bias_max = between(m, 3, 12);
+    m->crowded = chance(m, 30);
+    if (!m->crowded)
+        return;
+    l->block_tokens = between(m, 1, 3);
+    l->n_blocks = between(m, 8, 40);
+    l->seqs_max = between(m, 6, 24);
+    l->context_max = CONTEXT_MAX;
 }
 
 static void make_options(struct sim *m)
@@ -142,11 +150,11 @@ static void make_options(struct sim *m)
     f->slow_ns = (uint64_t)between(m, 1, 9000) * NS_PER_MS;
     f->start_ns = (uint64_t)between(m, 0, 2000) * NS_PER_MS;
     f->end_id = chance(m, 70) ? between(m, 0, f->limits.vocab - 1) : -1;
-    f->end_every = (uint32_t)between(m, 2, 60);
+    f->end_every = (uint32_t)(chance(m, 50) ? between(m, 2, 60) : between(m, 60, 1000));
     f->nan_every = chance(m, 20) ? 150 : 0;
     f->check_cache = true;
     m->options = (struct scheduler_options){
-        .queue_max = skewed(m, 0, REQUESTS_MAX),
+        .queue_max = chance(m, 70) ? REQUESTS_MAX : between(m, 0, REQUESTS_MAX / 4),
         .queue_wait_ms_max = chance(m, 70) ? 0 : (uint64_t)between(m, 1, 20000),
         .prefill_chunk_max = skewed(m, 1, 128),
         .prefix_cache = chance(m, 85),
@@ -158,13 +166,23 @@ static void make_options(struct sim *m)
     m->slow_loop = chance(m, 30) ? (uint32_t)between(m, 2, 10) : 0;
 }
 
+/* Tokens of the longest request that fits. */
+static int32_t count_room(const struct sim *m)
+{
+    const struct step_limits *l = &m->fake.limits;
+    const int32_t n = l->n_blocks * l->block_tokens;
+    return n < l->context_max ? n : l->context_max;
+}
+
 static void make_prompt(struct sim *m, struct sim_request *q)
 {
     const struct step_limits *l = &m->fake.limits;
     const int32_t *prefix = m->prefix[between(m, 0, PREFIXES - 1)];
     const int32_t n_shared = chance(m, 60) ? between(m, 0, l->context_max) : 0;
-    q->r.n_prompt =
-        chance(m, 4) ? between(m, 1, CONTEXT_MAX - 1) : skewed(m, 1, l->context_max - 1);
+    q->r.n_prompt = m->crowded && chance(m, 90) ? between(m, 1, 4)
+                    : chance(m, 2)              ? between(m, 1, CONTEXT_MAX - 1)
+                    : chance(m, 40)             ? between(m, 1, count_room(m) - 1)
+                                                : skewed(m, 1, count_room(m) - 1);
     for (int32_t i = 0; i < q->r.n_prompt; i++)
         q->prompt[i] = i < n_shared ? prefix[i] : between(m, 0, l->vocab - 1);
 }
@@ -173,8 +191,11 @@ static void make_limits_of(struct sim *m, struct sim_request *q)
 {
     const struct step_limits *l = &m->fake.limits;
     struct request *r = &q->r;
-    const int32_t room = l->context_max > r->n_prompt ? l->context_max - r->n_prompt : 0;
-    r->n_max = chance(m, 5) ? 0 : skewed(m, 1, room + (chance(m, 3) ? 20 : 0));
+    const int32_t room = count_room(m) > r->n_prompt ? count_room(m) - r->n_prompt : 1;
+    r->n_max = chance(m, 5)                  ? 0
+               : chance(m, 2)                ? room + between(m, 1, 20)
+               : m->crowded || chance(m, 60) ? between(m, 1, room)
+                                             : skewed(m, 1, room);
     r->score_prompt = chance(m, r->n_max == 0 ? 80 : 8);
     r->sample.n_logprobs = chance(m, 20) ? between(m, 0, 5) : -1;
     r->n_min = chance(m, 20) ? between(m, 0, r->n_max) : 0;
@@ -209,7 +230,7 @@ static void make_request(struct sim *m, int i, uint64_t *at_ns)
     } else {
         r->domain = (struct hash128){(uint64_t)between(m, 1, 3), 7};
         make_prompt(m, q);
-        if (chance(m, 60))
+        if (chance(m, m->crowded ? 5 : 60))
             *at_ns += (uint64_t)skewed(m, 0, 3000) * NS_PER_MS;
     }
     make_limits_of(m, q);
@@ -241,7 +262,7 @@ static void make_world(struct sim *m, uint64_t seed)
         for (int i = 0; i < CONTEXT_MAX; i++)
             m->prefix[p][i] =
                 p > 0 && i < 20 ? m->prefix[p - 1][i] : between(m, 0, m->fake.limits.vocab - 1);
-    m->n_requests = skewed(m, 1, REQUESTS_MAX);
+    m->n_requests = m->crowded ? between(m, 10, 50) : skewed(m, 1, REQUESTS_MAX);
     m->q = calloc((size_t)m->n_requests, sizeof *m->q);
     uint64_t at_ns = m->clock.ns;
     for (int i = 0; i < m->n_requests; i++)
