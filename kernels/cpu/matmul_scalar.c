@@ -186,4 +186,5 @@ static inline VF vf_from_s8_of(VI v, int i)
     return f;
 }
 
+#define MATMUL_GENERIC
 #include "kernels/cpu/matmul_tile.h"

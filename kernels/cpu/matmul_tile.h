@@ -21,8 +21,13 @@
 
 #include "kernels/cpu/matmul_int.h"
 
+#ifdef MATMUL_GENERIC /* one copy of everything for all formats: slow, quick to compile */
+#define ALWAYS_INLINE static inline
+#define UNROLL
+#else
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 #define UNROLL        _Pragma("GCC unroll 8")
+#endif
 
 enum {
     STEPS = QUANT_BLOCK / 4,
@@ -219,7 +224,7 @@ ALWAYS_INLINE void decoded_rows(struct quant_traits f, const struct decoded *fro
                                 int tiles, int n, const struct act_block *x_first, size_t x_stride,
                                 VF (*out)[TILES_TOGETHER])
 {
-    const size_t groups = QUANT_BLOCK / f.group;
+    const size_t groups = (size_t)(QUANT_BLOCK / f.group);
     const struct act_block *x[ROWS_TOGETHER];
     struct block_at at = {from->q[0], from->ds[0], from->ms[0], DECODED_COLS / 4,
                           DECODED_COLS / 16};
