@@ -65,7 +65,8 @@ static bool decide_length(struct call *c, int32_t n_prompt, int32_t *n_max)
     }
     *n_max = p->max_tokens;
     if (p->max_tokens == API_ABSENT) {
-        *n_max = c->kind == API_CHAT ? c->job.env.limits.output_tokens_max : API_MAX_TOKENS_DEFAULT;
+        const int32_t most = c->job.env.limits.output_tokens_max; /* 0 = the rest of the context */
+        *n_max = c->kind == API_COMPLETIONS ? API_MAX_TOKENS_DEFAULT : most ? most : rest;
         if (*n_max > rest)
             *n_max = rest;
         if (*n_max < 1)
@@ -132,6 +133,13 @@ static bool take_arrays(struct call *c, struct request *r)
     return ok || api_job_no_memory(&c->job);
 }
 
+/* The prompt's first token follows nothing, so the scheduler never scores it. */
+static void set_first_score(struct request *r)
+{
+    if (r->score)
+        r->score[0] = (struct sample_out_slim){.id = r->prompt[0]};
+}
+
 static bool make_choice(struct call *c, struct choice *ch, int32_t prompt, int32_t nth)
 {
     const struct api_params *p = &c->params;
@@ -157,9 +165,11 @@ static bool make_choice(struct call *c, struct choice *ch, int32_t prompt, int32
         r->stop[i] = (struct stop_string){.at = p->stop[i], .n = p->stop_bytes[i]};
     r->n_stops = p->n_stops;
     r->score_prompt = p->echo && p->wants_logprobs;
-    r->stop_index = r->stop_token = -1;
     api_text_init(&ch->text, c->job.sv->tok, r->n_min, r->stop, r->n_stops);
-    return take_arrays(c, r);
+    if (!take_arrays(c, r))
+        return false;
+    set_first_score(r);
+    return true;
 }
 
 static bool make_choices(struct call *c)

@@ -30,6 +30,7 @@ struct choice {
     struct api_offset offset;
     int32_t n_covered;   /* tokens whose log-probabilities were written */
     uint64_t covered_at; /* byte of the text where the next of them begins */
+    int32_t n_echoed; /* tokens of the prompt whose log-probabilities were written */
     bool opened, ended;
 };
 

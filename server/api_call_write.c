@@ -1,6 +1,8 @@
 /* api_call_write.c - the tokens of a call's choices become events, or one whole answer. */
 #include "server/api_call_int.h"
 
+enum { ECHO_RUN = 64 }; /* with 20 alternatives each, some 100 KiB of JSON */
+
 static int32_t count_tokens(const struct choice *ch)
 {
     return atomic_load_explicit(&ch->request.n_out, memory_order_acquire);
@@ -32,32 +34,49 @@ static void take_run(struct choice *ch, bool last, struct api_run *run)
                             .n_top = n_top};
 }
 
-static struct api_run prompt_run(const struct choice *ch)
+/* Tokens [first, end) of the prompt. */
+static struct api_run prompt_run(const struct choice *ch, int32_t first, int32_t end)
 {
     const struct request *r = &ch->request;
-    return (struct api_run){.token = r->score,
-                            .top = r->score_top,
-                            .n = r->n_prompt,
-                            .n_top = r->score_top ? r->sample.n_logprobs : 0,
-                            .first_unknown = true};
+    const int32_t n_top = r->score_top ? r->sample.n_logprobs : 0;
+    return (struct api_run){.token = r->score + first,
+                            .top = n_top ? r->score_top + (size_t)first * (size_t)n_top : NULL,
+                            .n = end - first,
+                            .n_top = n_top,
+                            .first_unknown = first == 0};
 }
 
-static void write_opening(struct choice *ch, struct buf *out)
+/* The prompt's text, with the log-probabilities of its first tokens; more of them go in events of
+ * their own, so that no event grows with the prompt. */
+static void write_echo(struct choice *ch, struct buf *out)
 {
     struct call *c = ch->call;
-    ch->opened = true;
-    api_put_first(&c->format, out, ch->index);
-    if (!c->params.echo)
-        return;
     const struct api_prompt *prompt = &c->prompt[ch->prompt];
-    const struct api_run run = prompt_run(ch);
+    const bool first = ch->n_echoed == 0;
+    struct api_run run = {0};
+    if (ch->request.score_prompt) {
+        const int32_t rest = prompt->n - ch->n_echoed;
+        run = prompt_run(ch, ch->n_echoed, ch->n_echoed + (rest < ECHO_RUN ? rest : ECHO_RUN));
+    }
+    ch->n_echoed += ch->request.score_prompt ? run.n : prompt->n;
     api_put_piece(&c->format, out,
                   &(struct api_piece){.index = ch->index,
-                                      .text = prompt->text,
-                                      .n = prompt->n_text,
+                                      .text = first ? prompt->text : "",
+                                      .n = first ? prompt->n_text : 0,
                                       .run = &run,
                                       .n_runs = ch->request.score_prompt,
                                       .offset = &ch->offset});
+}
+
+static void write_opening(struct choice *ch, struct buf *out, size_t end)
+{
+    const bool echo = ch->call->params.echo;
+    const int32_t n_prompt = ch->request.n_prompt;
+    if (ch->n_echoed == 0)
+        api_put_first(&ch->call->format, out, ch->index);
+    while (echo && ch->n_echoed < n_prompt && out->n < end)
+        write_echo(ch, out);
+    ch->opened = !echo || ch->n_echoed == n_prompt;
 }
 
 /* An event for the text in `piece`, if there is any, or tokens that must not be lost. */
@@ -106,10 +125,10 @@ static bool write_choice(struct choice *ch, struct buf *out, size_t end)
     if (n == 0 && !finished)
         return false;
     if (!ch->opened && out->n < end)
-        write_opening(ch, out);
-    while (ch->text.n_tokens < n && out->n < end)
+        write_opening(ch, out, end);
+    while (ch->opened && ch->text.n_tokens < n && out->n < end)
         write_token(ch, out);
-    if (!finished || ch->text.n_tokens < n || out->n >= end)
+    if (!ch->opened || !finished || ch->text.n_tokens < n || out->n >= end)
         return false;
     if (how_finished(ch) == FINISH_STOP || how_finished(ch) == FINISH_LENGTH)
         write_ending(ch, out);
@@ -180,7 +199,7 @@ static void write_whole_choice(struct choice *ch, struct buf *out)
     struct api_run run[2] = {0};
     int n_runs = 0;
     if (ch->request.score_prompt)
-        run[n_runs++] = prompt_run(ch);
+        run[n_runs++] = prompt_run(ch, 0, ch->request.n_prompt);
     if (c->params.wants_logprobs)
         take_run(ch, true, &run[n_runs++]);
     api_put_logprobs(&c->format, out,
