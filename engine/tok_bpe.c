@@ -46,13 +46,13 @@ static void insert_pair(struct tok_bpe *b, int32_t left, int32_t right, size_t r
 }
 
 /* The token that a merge means by `text`: as bytes if it is of the alphabet, else literally. */
-static int32_t find_part(const struct tok_vocab *v, const char *text, size_t n, char *bytes)
+static int32_t find_part(const struct tok_vocab *v, struct gguf_str text, char *bytes)
 {
     size_t n_bytes;
     int32_t id = -1;
-    if (tok_vocab_decode(text, n, bytes, &n_bytes))
+    if (tok_vocab_decode(v, &text, bytes, &n_bytes))
         id = tok_vocab_find(v, bytes, n_bytes, TOK_PIECE);
-    return id >= 0 ? id : tok_vocab_find(v, text, n, TOK_ANY & ~TOK_PIECE);
+    return id >= 0 ? id : tok_vocab_find(v, text.at, text.n, TOK_ANY & ~TOK_PIECE);
 }
 
 struct parts {
@@ -85,9 +85,10 @@ static bool add_merge(struct tok_bpe *b, const struct tok_source *src, size_t ra
                            rank, n_shown, merge->at);
     memcpy(s->joined, p.left.at, p.left.n);
     memcpy(s->joined + p.left.n, p.right.at, p.right.n);
-    const int32_t id[3] = {find_part(b->vocab, p.left.at, p.left.n, s->bytes),
-                           find_part(b->vocab, p.right.at, p.right.n, s->bytes),
-                           find_part(b->vocab, s->joined, p.left.n + p.right.n, s->bytes)};
+    const struct gguf_str joined = {s->joined, p.left.n + p.right.n};
+    const int32_t id[3] = {find_part(b->vocab, p.left, s->bytes),
+                           find_part(b->vocab, p.right, s->bytes),
+                           find_part(b->vocab, joined, s->bytes)};
     for (int i = 0; i < 3; i++)
         if (id[i] < 0)
             return status_fail(st, STATUS_CORRUPT, "merge %zu '%.*s': its %s is not a token", rank,

@@ -11,9 +11,7 @@ static bool stands_for_itself(int c)
     return (c >= '!' && c <= '~') || (c >= 0xA1 && c <= 0xAC) || c >= 0xAE;
 }
 
-enum { ALPHABET_END = 0x100 + 68 };
-
-static void fill_alphabet(int16_t byte_of[ALPHABET_END])
+static void fill_alphabet(int16_t byte_of[TOK_ALPHABET_END])
 {
     int next = 0x100;
     for (int c = 0; c < 256; c++)
@@ -22,7 +20,8 @@ static void fill_alphabet(int16_t byte_of[ALPHABET_END])
         byte_of[stands_for_itself(c) ? c : next++] = (int16_t)c;
 }
 
-static bool decode(const int16_t *byte_of, const struct gguf_str *text, char *out, size_t *n_out)
+bool tok_vocab_decode(const struct tok_vocab *v, const struct gguf_str *text, char *out,
+                      size_t *n_out)
 {
     size_t n = 0;
     for (size_t i = 0; i < text->n;) {
@@ -31,19 +30,12 @@ static bool decode(const int16_t *byte_of, const struct gguf_str *text, char *ou
             c = (c & 0x1Fu) << 6 | ((unsigned char)text->at[i++] & 0x3Fu);
         else if (c >= 0x80)
             return false;
-        if (c >= ALPHABET_END || byte_of[c] < 0)
+        if (c >= TOK_ALPHABET_END || v->byte_of[c] < 0)
             return false;
-        out[n++] = (char)byte_of[c];
+        out[n++] = (char)v->byte_of[c];
     }
     *n_out = n;
     return true;
-}
-
-bool tok_vocab_decode(const char *text, size_t n, char *out, size_t *n_out)
-{
-    int16_t byte_of[ALPHABET_END];
-    fill_alphabet(byte_of);
-    return decode(byte_of, &(struct gguf_str){text, n}, out, n_out);
 }
 
 /* Every word of every text is hashed once, most are shorter than 8 bytes, and a copy of unknown
@@ -129,15 +121,15 @@ static bool decode_byte(const struct gguf_str *text, char *out)
     return high >= 0 && low >= 0;
 }
 
-static bool decode_token(const int16_t *byte_of, const struct tok_source *src, size_t i,
-                         struct tok_vocab *v, struct status *st)
+static bool decode_token(const struct tok_source *src, size_t i, struct tok_vocab *v,
+                         struct status *st)
 {
     char *out = v->bytes + v->first[i];
     size_t n = src->tokens[i].n;
     const int32_t type = src->types ? src->types[i] : TOKEN_NORMAL;
     switch (type) {
     case TOKEN_NORMAL:
-        v->kind[i] = decode(byte_of, &src->tokens[i], out, &n) ? TOK_PIECE : TOK_LITERAL;
+        v->kind[i] = tok_vocab_decode(v, &src->tokens[i], out, &n) ? TOK_PIECE : TOK_LITERAL;
         break;
     case TOKEN_BYTE:
         v->kind[i] = TOK_BYTE;
@@ -209,11 +201,10 @@ bool tok_vocab_open(struct tok_vocab *v, const struct tok_source *src, struct st
         status_fail(st, STATUS_BUSY, "no memory for a vocabulary of %zu bytes", n_text);
         goto fail;
     }
-    int16_t byte_of[ALPHABET_END];
-    fill_alphabet(byte_of);
+    fill_alphabet(v->byte_of);
     v->n = (int32_t)src->n_tokens;
     for (int32_t i = 0; i < v->n; i++)
-        if (!decode_token(byte_of, src, (size_t)i, v, st) || !insert(v, src, i, st))
+        if (!decode_token(src, (size_t)i, v, st) || !insert(v, src, i, st))
             goto fail;
     return true;
 

@@ -59,7 +59,10 @@ struct tok_cell { /* of the table from bytes to id */
     uint32_t first, n_bytes;
 };
 
+enum { TOK_ALPHABET_END = 0x100 + 68 }; /* the last characters stand for unprintable bytes */
+
 struct tok_vocab {
+    int16_t byte_of[TOK_ALPHABET_END]; /* by character; -1 = not of the alphabet */
     int32_t n;
     uint32_t bytes_max;    /* of one token */
     char *bytes;           /* all tokens, one after the other */
@@ -75,7 +78,8 @@ void tok_vocab_close(struct tok_vocab *v);
 int32_t tok_vocab_find(const struct tok_vocab *v, const char *bytes, size_t n,
                        unsigned kinds); /* or -1 */
 
-/* Undoes the byte alphabet.  False when a character is outside it; out holds n bytes. */
-bool tok_vocab_decode(const char *text, size_t n, char *out, size_t *n_out);
+/* Undoes the byte alphabet.  False when a character is outside it; out has room for text->n. */
+bool tok_vocab_decode(const struct tok_vocab *v, const struct gguf_str *text, char *out,
+                      size_t *n_out);
 
 #endif
