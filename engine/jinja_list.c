@@ -457,7 +457,8 @@ static bool select_items(struct jinja *j, const struct value *self, struct args 
         if (!test)
             return jinja_fail(j, STATUS_BAD_INPUT, "select: no such test");
     }
-    struct args rest = {.pos = a->pos + n_used, .n = a->n - n_used, .kw = a->kw, .n_kw = a->n_kw};
+    struct args rest = {
+        .pos = n_used ? a->pos + n_used : NULL, .n = a->n - n_used, .kw = a->kw, .n_kw = a->n_kw};
     if (!jinja_items(j, self, &items))
         return false;
     for (size_t i = 0; i < items->n; i++) {

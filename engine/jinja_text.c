@@ -181,7 +181,7 @@ bool jinja_build_text(struct build *b, const struct text *t, size_t first, size_
 
 struct text *jinja_build_end(struct build *b)
 {
-    struct text *t = jinja_text_new(b->j, b->store->at, b->store->n, false);
+    struct text *t = jinja_text_new(b->j, b->store->n ? b->store->at : "", b->store->n, false);
     if (t && b->store->n)
         t->of = b->store;
     return t;

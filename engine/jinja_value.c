@@ -513,7 +513,7 @@ bool jinja_items(struct jinja *j, const struct value *v, struct list **out)
         *out = jinja_list_new(j, 0);
         if (!*out)
             return false;
-        (*out)->at = v->list->at + v->list->first;
+        (*out)->at = v->list->n ? v->list->at + v->list->first : NULL;
         (*out)->n = (*out)->n_cap = v->list->n - v->list->first;
         v->list->first = v->list->n;
         return true;
