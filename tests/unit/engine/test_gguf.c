@@ -11,7 +11,7 @@
 #include <sys/stat.h>
 #include <cmocka.h>
 
-#include "gguf_make.h"
+#include "tests/unit/engine/gguf_make.h"
 
 static void put_all_keys(struct make *m)
 {

@@ -1,0 +1,314 @@
+/* A plan counts what a model takes before anything is taken, bounds the context by the cache, and
+ * refuses with numbers what does not fit. */
+#include "engine/plan.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/stat.h>
+#include <cmocka.h>
+
+#include "engine/check.h"
+#include "engine/gguf.h"
+#include "engine/model.h"
+#include "tests/unit/engine/tiny_model.h"
+
+static const uint64_t GIB = 1ull << 30;
+
+struct fixture {
+    struct make m;
+    struct model_file f;
+    struct device *dev;
+};
+
+static int open_fixture(void **state)
+{
+    static struct fixture x;
+    struct status st = {0};
+    tiny_make(&x.m, &tiny_default);
+    struct gguf *g = gguf_open_memory(x.m.at, x.m.n, &st);
+    if (!g || !model_file_bind(&x.f, g, &st))
+        return -1;
+    x.dev = cpu_open(&(struct device_options){.n_threads = 1}, &st);
+    *state = &x;
+    return x.dev ? 0 : -1;
+}
+
+static int close_fixture(void **state)
+{
+    struct fixture *x = *state;
+    cpu_ops()->close(x->dev);
+    model_file_close(&x->f);
+    make_close(&x->m);
+    return 0;
+}
+
+static bool plan(const struct fixture *x, struct plan *p, const struct engine_options *o,
+                 uint64_t available, struct status *st)
+{
+    return plan_make(p, &x->f, o, cpu_ops(), x->dev, available, st);
+}
+
+/* 2 of (K, V) x 2 layers x 2 heads x 16 dimensions x 16 tokens x 2 bytes */
+enum { BLOCK_BYTES = 2 * 2 * 2 * 16 * 16 * 2 };
+
+static void by_default_all_sequences_fit_at_full_context(void **state)
+{
+    struct plan p;
+    struct status st = {0};
+    assert_true(plan(*state, &p, &(struct engine_options){0}, GIB, &st));
+    assert_int_equal(p.limits.seqs_max, 16);
+    assert_int_equal(p.limits.step_tokens_max, 512);
+    assert_int_equal(p.limits.block_tokens, 16);
+    assert_int_equal(p.limits.context_max, 128);
+    assert_int_equal(p.limits.vocab, 160);
+    assert_int_equal(p.kv_dtype, DT_F16);
+    assert_int_equal(p.kv_block_bytes, BLOCK_BYTES);
+    assert_int_equal(p.limits.n_blocks, 16 * 128 / 16);
+    assert_int_equal(p.kv_bytes, 128 * BLOCK_BYTES);
+    assert_int_equal(p.total_bytes, p.weight_bytes + p.kv_bytes + p.activation_bytes +
+                                        p.scratch_bytes + p.slot_bytes + p.record_bytes);
+    assert_true(p.limits.history_max >= p.limits.context_max);
+    assert_true(p.limits.bias_max >= STEP_BIAS_MAX);
+}
+
+static void the_cache_takes_at_most_a_quarter_of_memory(void **state)
+{
+    struct plan p;
+    struct status st = {0};
+    const struct engine_options o = {.seqs_max = 1024, .step_tokens_max = 16};
+    const uint64_t available = 200 * (1 << 20);
+    assert_true(plan(*state, &p, &o, available, &st));
+    const int32_t wanted = 1024 * 8;
+    assert_int_equal(p.limits.n_blocks, wanted); /* 64 MiB would be too much of 200 */
+    assert_true(plan(*state, &p, &o, 100 * (1 << 20), &st));
+    assert_int_equal(p.limits.n_blocks, 25 * (1 << 20) / BLOCK_BYTES);
+    assert_string_equal(p.kv_from, "a quarter of free memory");
+}
+
+static void options_decide_over_defaults(void **state)
+{
+    struct plan p;
+    struct status st = {0};
+    struct engine_options o = {.kv_blocks = 7, .kv_bytes = GIB, .cpu_precision = "exact"};
+    assert_true(plan(*state, &p, &o, GIB, &st));
+    assert_int_equal(p.limits.n_blocks, 7);
+    assert_int_equal(p.limits.context_max, 7 * 16); /* bounded by the cache */
+    assert_string_equal(p.context_from, "the KV cache");
+    assert_int_equal(p.kv_dtype, DT_F32);
+    assert_int_equal(p.kv_block_bytes, 2 * BLOCK_BYTES);
+    o = (struct engine_options){.kv_bytes = 10 * BLOCK_BYTES + 1, .kv_dtype = "bf16"};
+    assert_true(plan(*state, &p, &o, GIB, &st));
+    assert_int_equal(p.limits.n_blocks, 10);
+    assert_int_equal(p.kv_dtype, DT_BF16);
+    o = (struct engine_options){.context_max = 40, .seqs_max = 3, .block_tokens = 8};
+    assert_true(plan(*state, &p, &o, GIB, &st));
+    assert_int_equal(p.limits.n_blocks, 3 * 5);
+    assert_int_equal(p.limits.context_max, 40);
+}
+
+static void what_does_not_fit_is_refused_with_numbers(void **state)
+{
+    static const struct {
+        const char *name;
+        struct engine_options o;
+        uint64_t available;
+        enum status_code code;
+        const char *message;
+    } rows[] = {
+        {"pool smaller than one request",
+         {.kv_blocks = 3, .context_max = 49},
+         1ull << 30,
+         STATUS_TOO_LARGE,
+         "KV cache (kv-blocks): want 49 tokens for one request, found room for 48 in 3 blocks of "
+         "4096 bytes"},
+        {"no block",
+         {.kv_bytes = 100},
+         1ull << 30,
+         STATUS_TOO_LARGE,
+         "found room for 0 in 0 blocks"},
+        {"no memory", {.kv_blocks = 8}, 1 << 20, STATUS_TOO_LARGE, "MiB (weights 0, KV cache 0"},
+        {"more context than trained",
+         {.context_max = 129},
+         1ull << 30,
+         STATUS_BAD_INPUT,
+         "context-max: want 0 to 128, found 129"},
+        {"sequences",
+         {.seqs_max = 1025},
+         1ull << 30,
+         STATUS_BAD_INPUT,
+         "seqs-max: want 0 to 1024, found 1025"},
+        {"sequences below 0", {.seqs_max = -1}, 1ull << 30, STATUS_BAD_INPUT, "found -1"},
+        {"step",
+         {.step_tokens_max = 65537},
+         1ull << 30,
+         STATUS_BAD_INPUT,
+         "step-tokens-max: want 0 to 65536, found 65537"},
+        {"block",
+         {.block_tokens = 257},
+         1ull << 30,
+         STATUS_BAD_INPUT,
+         "block-tokens: want 0 to 256"},
+        {"blocks", {.kv_blocks = INT32_MAX}, 1ull << 30, STATUS_BAD_INPUT, "kv-blocks: want 0 to"},
+        {"precision",
+         {.cpu_precision = "exactly"},
+         1ull << 30,
+         STATUS_BAD_INPUT,
+         "cpu-precision: want fast or exact, found exactly"},
+        {"dtype",
+         {.kv_dtype = "int8"},
+         1ull << 30,
+         STATUS_BAD_INPUT,
+         "kv-dtype: want auto, f32, f16 or bf16, found int8"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        struct plan p;
+        struct status st = {0};
+        if (plan(*state, &p, &rows[i].o, rows[i].available, &st) || st.code != rows[i].code ||
+            !strstr(st.msg, rows[i].message))
+            fail_msg("%s: %s: %s", rows[i].name, status_name(st.code), st.msg);
+    }
+}
+
+static void the_table_names_every_part(void **state)
+{
+    struct plan p;
+    struct status st = {0};
+    struct buf out;
+    buf_init(&out, 1 << 16);
+    assert_true(plan(*state, &p, &(struct engine_options){0}, GIB, &st));
+    plan_print(&p, &out);
+    static const char *const words[] = {"weights",
+                                        "KV cache",
+                                        "128 blocks of 16 tokens, f16",
+                                        "activations",
+                                        "scratch",
+                                        "slots",
+                                        "records",
+                                        "total",
+                                        "of 1024.0 MiB free",
+                                        "context      128 tokens",
+                                        "cache        2048 tokens",
+                                        "sequences    16"};
+    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
+        if (!strstr(out.at, words[i]))
+            fail_msg("no \"%s\" in:\n%s", words[i], out.at);
+    buf_close(&out);
+}
+
+static void a_check_prints_the_file_and_the_plan(void **state)
+{
+    const struct fixture *x = *state;
+    char path[] = "/tmp/inferd-check-XXXXXX";
+    struct status st = {0};
+    struct buf out;
+    buf_init(&out, 1 << 16);
+    close(mkstemp(path));
+    make_write(&x->m, path);
+    const struct engine_options o = {.model_path = path, .n_threads = 1};
+    assert_true(check_model(&o, &out, &st));
+    static const char *const words[] = {
+        "family       llama",    "layers       2", "width        64",
+        "4 query, 2 key, of 16", "output tied",    "f32       20",
+        "template     none",     "KV cache",       "total"};
+    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
+        if (!strstr(out.at, words[i]))
+            fail_msg("no \"%s\" in:\n%s", words[i], out.at);
+    buf_close(&out);
+    unlink(path);
+    assert_false(check_model(&o, &out, &st));
+    assert_non_null(strstr(st.msg, path));
+    buf_close(&out);
+}
+
+/* A machine made of files. */
+
+static void put_file(const char *root, const char *name, const char *text)
+{
+    char path[512];
+    snprintf(path, sizeof path, "%s%s", root, name);
+    for (char *at = path + strlen(root) + 1; (at = strchr(at, '/')); at++) {
+        *at = 0;
+        mkdir(path, 0700);
+        *at = '/';
+    }
+    FILE *f = fopen(path, "w");
+    if (!f || fputs(text, f) < 0 || fclose(f) != 0)
+        abort();
+}
+
+static void available_memory_is_the_least_of_machine_and_groups(void **state)
+{
+    (void)state;
+    static const char meminfo[] = "MemTotal:  999 kB\nMemFree:  5 kB\nMemAvailable:   8000 kB\n";
+    static const struct {
+        const char *name;
+        struct {
+            const char *path, *text;
+        } file[8];
+        uint64_t want;
+    } rows[] = {
+        {"nothing to read", {{0}}, UINT64_MAX},
+        {"machine alone", {{"/proc/meminfo", meminfo}}, 8000 * 1024},
+        {"group without a limit",
+         {{"/proc/meminfo", meminfo},
+          {"/proc/self/cgroup", "0::/a/b\n"},
+          {"/sys/fs/cgroup/a/b/memory.max", "max\n"},
+          {"/sys/fs/cgroup/a/b/memory.current", "77\n"}},
+         8000 * 1024},
+        {"version 2, files count as free",
+         {{"/proc/meminfo", meminfo},
+          {"/proc/self/cgroup", "0::/a/b\n"},
+          {"/sys/fs/cgroup/a/b/memory.max", "1000000\n"},
+          {"/sys/fs/cgroup/a/b/memory.current", "400000\n"},
+          {"/sys/fs/cgroup/a/b/memory.stat", "anon 1\ninactive_file 100000\nactive_file 50000\n"}},
+         750000},
+        {"version 2, a parent's limit",
+         {{"/proc/self/cgroup", "0::/a/b\n"},
+          {"/sys/fs/cgroup/a/memory.max", "5000\n"},
+          {"/sys/fs/cgroup/a/memory.current", "1000\n"},
+          {"/sys/fs/cgroup/a/b/memory.max", "9000\n"},
+          {"/sys/fs/cgroup/a/b/memory.current", "1000\n"}},
+         4000},
+        {"version 1, path not seen from inside",
+         {{"/proc/meminfo", meminfo},
+          {"/proc/self/cgroup", "9:pids:/x\n4:memory:/x/y\n"},
+          {"/sys/fs/cgroup/memory/memory.limit_in_bytes", "3000000\n"},
+          {"/sys/fs/cgroup/memory/memory.usage_in_bytes", "2000000\n"},
+          {"/sys/fs/cgroup/memory/memory.stat", "total_inactive_file 500000\n"}},
+         1500000},
+        {"over the limit",
+         {{"/proc/self/cgroup", "0::/\n"},
+          {"/sys/fs/cgroup/memory.max", "10\n"},
+          {"/sys/fs/cgroup/memory.current", "20\n"}},
+         0},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        char root[] = "/tmp/inferd-root-XXXXXX", command[64];
+        assert_non_null(mkdtemp(root));
+        for (int j = 0; rows[i].file[j].path; j++)
+            put_file(root, rows[i].file[j].path, rows[i].file[j].text);
+        const uint64_t found = plan_available_bytes(root);
+        if (found != rows[i].want)
+            fail_msg("%s: want %llu, found %llu", rows[i].name, (unsigned long long)rows[i].want,
+                     (unsigned long long)found);
+        snprintf(command, sizeof command, "rm -r %s", root);
+        assert_int_equal(system(command), 0);
+    }
+    assert_true(plan_available_bytes("") > 1 << 20);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(by_default_all_sequences_fit_at_full_context),
+        cmocka_unit_test(the_cache_takes_at_most_a_quarter_of_memory),
+        cmocka_unit_test(options_decide_over_defaults),
+        cmocka_unit_test(what_does_not_fit_is_refused_with_numbers),
+        cmocka_unit_test(the_table_names_every_part),
+        cmocka_unit_test(a_check_prints_the_file_and_the_plan),
+        cmocka_unit_test(available_memory_is_the_least_of_machine_and_groups),
+    };
+    return cmocka_run_group_tests_name("plan", tests, open_fixture, close_fixture);
+}
