@@ -136,6 +136,7 @@ ALWAYS_INLINE void dot_group(struct quant_traits f, int g, int tiles, const VI *
 {
     const int steps = f.group / 4, span = DOT_SPAN(f.bits) < steps ? DOT_SPAN(f.bits) : steps;
     VI part[SUMS_MAX];
+    UNROLL for (int k = 0; k < tiles * n; k++) part[k] = sum[k] = vi_set1(0);
     UNROLL for (int s = 0; s < steps; s++)
     {
         const int at = g * steps + s;
