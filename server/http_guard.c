@@ -167,17 +167,18 @@ static bool host_ok(const char *value, size_t n)
     return true;
 }
 
+/* Digits alone; a number too large for the type is as large as the type: over any limit. */
 static bool parse_length(const char *value, size_t n, uint64_t *out)
 {
     *out = 0;
-    if (n == 0 || n > 18) /* 18 digits fit any integer here, and any body that could be meant */
-        return false;
     for (size_t i = 0; i < n; i++) {
         if (value[i] < '0' || value[i] > '9')
             return false;
-        *out = *out * 10 + (uint64_t)(value[i] - '0');
+        if (__builtin_mul_overflow(*out, 10u, out) ||
+            __builtin_add_overflow(*out, (uint64_t)(value[i] - '0'), out))
+            *out = UINT64_MAX;
     }
-    return true;
+    return n > 0 && n <= 64;
 }
 
 static enum guard_fault check_framing(struct guard *g, const char *name, size_t n_name,
