@@ -1,0 +1,217 @@
+/* What the configuration promises: one name everywhere, flag before environment before file before
+ * default, and an error that says what would have been right. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "server/config.h"
+
+static bool read_args(struct config *c, struct status *st, int argc, const char **argv)
+{
+    memset(st, 0, sizeof *st);
+    return config_read(c, argc, (char **)(uintptr_t)argv, st);
+}
+
+#define READ(c, st, ...)                                                                           \
+    read_args(c, st, (int)(sizeof((const char *[]){__VA_ARGS__}) / sizeof(char *)),                \
+              (const char *[]){__VA_ARGS__})
+
+static void a_flag_is_written_in_two_ways(void **state)
+{
+    struct config c;
+    struct status st;
+    (void)state;
+    assert_true(READ(&c, &st, "/m.gguf", "--port", "9000", "--host=0.0.0.0", "--allow-open"));
+    assert_string_equal(c.model, "/m.gguf");
+    assert_int_equal(c.port, 9000);
+    assert_string_equal(c.host, "0.0.0.0");
+    assert_int_equal(c.allow_open, 1);
+    config_close(&c);
+    assert_true(READ(&c, &st, "--prefix-cache", "off", "--log-requests=no", "--max-seqs", "8"));
+    assert_int_equal(c.prefix_cache, 0);
+    assert_int_equal(c.log_requests, 0);
+    assert_int_equal(c.max_seqs, 8);
+    config_close(&c);
+}
+
+static void a_flag_wins_over_environment_over_file(void **state)
+{
+    struct config c;
+    struct status st;
+    char path[] = "/tmp/inferd-config-XXXXXX", flag[64];
+    (void)state;
+    int fd = mkstemp(path);
+    static const char text[] = "# a comment\n\n port = 1001\r\nmax-seqs=3\nhost = ::1\n";
+    assert_int_equal(write(fd, text, sizeof text - 1), sizeof text - 1);
+    close(fd);
+    snprintf(flag, sizeof flag, "--config=%s", path);
+    setenv("INFERD_PORT", "1002", 1);
+    setenv("INFERD_MAX_SEQS", "4", 1);
+    assert_true(READ(&c, &st, flag, "--port", "1003"));
+    assert_int_equal(c.port, 1003);
+    assert_int_equal(c.max_seqs, 4);
+    assert_string_equal(c.host, "::1");
+    assert_int_equal(c.max_step_tokens, 512);
+    config_close(&c);
+    unsetenv("INFERD_PORT");
+    unsetenv("INFERD_MAX_SEQS");
+    unlink(path);
+}
+
+static void bytes_have_units(void **state)
+{
+    static const struct {
+        const char *text;
+        int64_t bytes; /* -1: refused */
+    } table[] = {{"1024", 1024},       {"64KiB", 65536}, {"1 MiB", 1 << 20},
+                 {"8MiB", 8 << 20},    {"10GB", -1},     {"9MiB", -1},
+                 {"1e6", -1},          {"-1", -1},       {"", -1},
+                 {"KiB", -1},          {" 2048", -1},    {"99999999999999999999", -1},
+                 {"8589934592GiB", -1}};
+    (void)state;
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+        struct config c;
+        struct status st;
+        char flag[64];
+        snprintf(flag, sizeof flag, "--body-max=%s", table[i].text);
+        bool ok = READ(&c, &st, flag);
+        if (ok != (table[i].bytes >= 0) || (ok && c.body_max != table[i].bytes))
+            fail_msg("body-max %s: %s", table[i].text, ok ? "accepted" : st.msg);
+        config_close(&c);
+    }
+}
+
+static void an_error_says_what_would_be_right(void **state)
+{
+    static const struct {
+        const char *flag, *says;
+    } table[] = {
+        {"--prot=80", "did you mean \"port\"?"},
+        {"--max-seq=80", "did you mean \"max-seqs\"?"},
+        {"--completely-unknown=1", "--help lists them"},
+        {"--port=70000", "from 0 to 65535"},
+        {"--port=-1", "from 0 to 65535"},
+        {"--port=80x", "from 0 to 65535"},
+        {"--port", "--port wants a value"},
+        {"--kv-dtype=f64", "auto|f32|f16|bf16"},
+        {"--kv-dtype=f", "auto|f32|f16|bf16"},
+        {"--kv-dtype=", "auto|f32|f16|bf16"},
+        {"--kv-memory=2GB", "KiB, MiB, GiB"},
+        {"--prefix-cache=perhaps", "on or off"},
+        {"--max-seqs=0", "from 1 to"},
+        {"--max-seqs=1000", "max-step-tokens is 512, below max-seqs, 1000"},
+        {"--block-tokens=17", "power of two"},
+        {"--served-model-name=a\"b", "without quotes"},
+        {"--served-model-name=../x", "\"..\""},
+        {"--served-model-name=a\nb", "control character"},
+        {"--host=", "0 bytes"},
+        {"-p", "want --name value"},
+        {"--config=/nonexistent", "configuration file \"/nonexistent\""},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+        struct config c;
+        struct status st;
+        if (READ(&c, &st, table[i].flag))
+            fail_msg("%s: accepted", table[i].flag);
+        if (!strstr(st.msg, table[i].says) || st.code == STATUS_OK)
+            fail_msg("%s: \"%s\" does not say \"%s\"", table[i].flag, st.msg, table[i].says);
+        config_close(&c);
+    }
+}
+
+static void a_file_error_names_its_line(void **state)
+{
+    static const struct {
+        const char *text;
+        const char *says;
+    } table[] = {
+        {"port = 1\nhots = x\n", "line 2: no option \"hots\"; did you mean \"host\"?"},
+        {"\n\nport\n", "line 3: want \"name = value\""},
+        {"port = x", "line 1: port:"},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+        struct config c;
+        struct status st = {0};
+        assert_true(config_defaults(&c, &st));
+        assert_false(config_parse_text(&c, table[i].text, strlen(table[i].text), &st));
+        if (!strstr(st.msg, table[i].says))
+            fail_msg("\"%s\" does not say \"%s\"", st.msg, table[i].says);
+        config_close(&c);
+    }
+}
+
+static void what_is_printed_reads_back_the_same(void **state)
+{
+    struct config a, b;
+    struct status st;
+    struct buf first, second;
+    (void)state;
+    buf_init(&first, 1 << 20);
+    buf_init(&second, 1 << 20);
+    assert_true(READ(&a, &st, "m.gguf", "--port=1", "--kv-memory=3MiB", "--prefix-cache=off"));
+    config_print(&a, &first);
+    assert_true(config_defaults(&b, &st));
+    assert_true(config_parse_text(&b, first.at, first.n, &st));
+    config_print(&b, &second);
+    assert_string_equal(first.at, second.at);
+    /* And no prefix of it does harm. */
+    for (size_t n = 0; n < first.n; n++) {
+        char *exact = malloc(n + 1);
+        memcpy(exact, first.at, n);
+        config_close(&b);
+        memset(&st, 0, sizeof st);
+        assert_true(config_defaults(&b, &st));
+        if (!config_parse_text(&b, exact, n, &st))
+            assert_int_not_equal(st.code, STATUS_OK);
+        free(exact);
+    }
+    config_close(&a);
+    config_close(&b);
+    buf_close(&first);
+    buf_close(&second);
+}
+
+static void the_help_names_every_option_that_is_printed(void **state)
+{
+    struct config c;
+    struct status st = {0};
+    struct buf help, all;
+    (void)state;
+    buf_init(&help, 1 << 20);
+    buf_init(&all, 1 << 20);
+    assert_true(config_defaults(&c, &st));
+    config_help(&help);
+    config_print(&c, &all);
+    char *save = NULL;
+    for (char *line = strtok_r(all.at, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
+        char name[64] = "", flag[80];
+        assert_true(sscanf(line, "# %63s", name) == 1 || sscanf(line, "%63s", name) == 1);
+        snprintf(flag, sizeof flag, "  --%s ", name);
+        if (!strstr(help.at, flag))
+            fail_msg("--help lacks %s", flag);
+    }
+    buf_close(&help);
+    buf_close(&all);
+    config_close(&c);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_flag_is_written_in_two_ways),
+        cmocka_unit_test(a_flag_wins_over_environment_over_file),
+        cmocka_unit_test(bytes_have_units),
+        cmocka_unit_test(an_error_says_what_would_be_right),
+        cmocka_unit_test(a_file_error_names_its_line),
+        cmocka_unit_test(what_is_printed_reads_back_the_same),
+        cmocka_unit_test(the_help_names_every_option_that_is_printed),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
