@@ -144,7 +144,6 @@ static void *on_target(void *cls, const char *uri, struct MHD_Connection *mhd)
     if (h->trusts_layout && uri && strncmp(uri + n + 1, "HTTP/", 5) != 0)
         x->target_fault = GUARD_BAD_TARGET;
     LIST_INSERT_HEAD(&h->exchanges, x, all);
-    h->n_busy++;
     c->x = x;
     if (c->phase != CONN_DOOMED)
         conn_enter(c, CONN_HEAD);
@@ -400,6 +399,8 @@ void http_set_gone(struct exchange *x, void (*gone)(void *ctx), void *ctx)
 static enum MHD_Result queue_response(struct exchange *x)
 {
     x->queued = true;
+    if (!x->streams)
+        conn_watch(x->conn, 0); /* the library has the socket again, and sees for itself */
     return MHD_queue_response(x->mhd, (unsigned)x->status, x->response);
 }
 
@@ -411,6 +412,7 @@ static enum MHD_Result refuse(struct exchange *x, const struct api_error *e, con
                               bool must_close)
 {
     x->handled = x->refused = x->in_callback = true;
+    x->http->n_busy++;
     http_fail(x, e);
     x->in_callback = false;
     if (e->http_status == 405)
@@ -465,6 +467,7 @@ static enum MHD_Result on_whole(struct exchange *x)
         return MHD_NO;
     if (!x->handled) {
         x->handled = true;
+        x->http->n_busy++;
         conn_enter(x->conn, CONN_BUSY);
         if (x->route->body_max == 0)
             buf_close(&x->body);
@@ -524,7 +527,8 @@ static void on_completed(void *cls, struct MHD_Connection *mhd, void **context,
     *context = NULL;
     if (!x)
         return;
-    if (!x->dead && code != MHD_REQUEST_TERMINATED_COMPLETED_OK && !x->refused)
+    bool answered = x->refused || x->stream_done;
+    if (!x->dead && code != MHD_REQUEST_TERMINATED_COMPLETED_OK && !answered)
         x->status = 499; /* the client left; nobody saw a status */
     exchange_leave(x);
     conn_watch(x->conn, 0);
@@ -538,7 +542,7 @@ static void on_completed(void *cls, struct MHD_Connection *mhd, void **context,
     if (x->woken)
         TAILQ_REMOVE(&h->wakes, x, wake);
     LIST_REMOVE(x, all);
-    h->n_busy--;
+    h->n_busy -= x->handled;
     x->conn->x = NULL;
     if (x->conn->phase != CONN_DOOMED)
         conn_enter(x->conn, CONN_IDLE);

@@ -32,10 +32,10 @@ struct server;
 
 /* What the OpenAI error object needs: {"error":{"message","type","param","code"}}. */
 struct api_error {
-    int http_status;       /* 400..599 */
-    const char *type;      /* "invalid_request_error"; NULL = from http_status */
-    const char *code;      /* "context_length_exceeded" or NULL */
-    char param[64];        /* "messages[0].content", "" = null */
+    int http_status;  /* 400..599 */
+    const char *type; /* "invalid_request_error"; NULL = from http_status */
+    const char *code; /* "context_length_exceeded" or NULL */
+    char param[64];   /* "messages[0].content", "" = null */
     char message[512];
     int32_t retry_after_s; /* 0 = no Retry-After header */
 };
@@ -52,14 +52,14 @@ struct route {
     const char *method; /* "GET", "POST" */
     const char *path;   /* exact; a last segment of "*" takes one segment of any name */
     enum route_auth auth;
-    size_t body_max;    /* bytes; 0 = no body is read */
+    size_t body_max; /* bytes; 0 = no body is read */
     void (*handle)(struct exchange *x, struct server *sv);
 };
 
 extern const struct route routes[]; /* routes.c: every path of the daemon; ends with a zero row */
 
 /* The request. */
-const char *http_body(const struct exchange *x, size_t *n); /* NUL-terminated */
+const char *http_body(const struct exchange *x, size_t *n);          /* NUL-terminated */
 const char *http_header(const struct exchange *x, const char *name); /* NULL = absent */
 const char *http_path_rest(const struct exchange *x); /* what '*' matched, decoded; or "" */
 const char *http_id(const struct exchange *x);        /* x-request-id of this exchange */

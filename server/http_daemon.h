@@ -18,10 +18,10 @@
 struct http;
 
 struct http_options {
-    const char *host;       /* address or name to listen on */
-    int32_t port;           /* 0 = any free port */
+    const char *host;        /* address or name to listen on */
+    int32_t port;            /* 0 = any free port */
     int32_t connections_max; /* one more is answered 503 and closed */
-    int32_t per_ip_max;     /* connections of one address that is not loopback; 0 = no limit */
+    int32_t per_ip_max;      /* connections of one address that is not loopback; 0 = no limit */
     uint32_t header_ms, body_ms, idle_ms, stall_ms;
     bool log_requests;
     const struct route *routes;
@@ -30,14 +30,17 @@ struct http_options {
     bool (*admit)(const struct server *sv, const struct route *r, struct api_error *e);
 };
 
-struct http *http_open(const struct http_options *o, struct server *sv, struct status *st) MUST_CHECK;
+struct http *http_open(const struct http_options *o, struct server *sv,
+                       struct status *st) MUST_CHECK;
 int32_t http_port(const struct http *h);
-int32_t http_n_busy(const struct http *h);        /* exchanges not yet finished */
+int32_t
+http_n_busy(const struct http *h); /* requests a handler has, or whose answer is on its way */
 int32_t http_n_connections(const struct http *h);
 /* Ends every exchange: what was not answered is answered with e, a stream gets e as its last
  * event.  Their `gone` is called. */
 void http_cut(struct http *h, const struct api_error *e);
-void http_stop(struct http *h);  /* closes every connection and all handles; run the loop once more */
+void http_stop(
+    struct http *h); /* closes every connection and all handles; run the loop once more */
 void http_close(struct http *h); /* after the loop has run dry */
 
 #endif

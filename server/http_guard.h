@@ -65,8 +65,8 @@ struct guard { /* zero before the first header */
     uint64_t length; /* of Content-Length; 0 without */
 };
 
-enum guard_fault guard_header(struct guard *g, const char *name, size_t n_name,
-                              const char *value, size_t n_value);
+enum guard_fault guard_header(struct guard *g, const char *name, size_t n_name, const char *value,
+                              size_t n_value);
 enum guard_fault guard_finish(const struct guard *g, const char *version);
 
 #endif

@@ -19,14 +19,14 @@ enum conn_phase { CONN_HEAD, CONN_BODY, CONN_BUSY, CONN_IDLE, CONN_DOOMED };
 
 struct conn { /* from accept to close */
     struct http *http;
-    int fd;                 /* the library's; it closes it after on_connection says CLOSED */
+    int fd; /* the library's; it closes it after on_connection says CLOSED */
     enum conn_phase phase;
-    uint64_t deadline_ns;   /* of the phase; 0 = none */
-    uint8_t addr[16];       /* IPv6, or IPv4 mapped */
-    struct exchange *x;     /* the request in flight, or NULL */
-    uv_poll_t *watch;       /* made when first needed; frees itself */
-    int watched;            /* events it is started for; 0 = stopped */
-    bool linger;            /* an answer went out while the client may still be sending */
+    uint64_t deadline_ns; /* of the phase; 0 = none */
+    uint8_t addr[16];     /* IPv6, or IPv4 mapped */
+    struct exchange *x;   /* the request in flight, or NULL */
+    uv_poll_t *watch;     /* made when first needed; frees itself */
+    int watched;          /* events it is started for; 0 = stopped */
+    bool linger;          /* an answer went out while the client may still be sending */
     LIST_ENTRY(conn) all;
 };
 
@@ -37,20 +37,20 @@ struct exchange { /* from the request line to the end of the answer */
     const struct route *route; /* NULL: none matched */
     char method[8];
     char path[GUARD_PATH_MAX];
-    const char *rest;       /* in path: what '*' matched */
+    const char *rest; /* in path: what '*' matched */
     char id[129];
     enum guard_fault target_fault;
     struct hash128 domain;
     uint64_t arrived_ns;
     struct buf body;
-    int32_t n_chunks;       /* calls that brought body bytes */
+    int32_t n_chunks; /* calls that brought body bytes */
     bool chunked_body, is_http_1_0, refused;
 
-    bool handled;           /* the handler was called */
-    bool in_callback;       /* inside the library: an answer is queued on return */
-    bool suspended;         /* MHD_suspend_connection is in force */
-    bool dead;              /* the client left, or the exchange was cut */
-    bool woken;             /* on http.wakes */
+    bool handled;     /* the handler was called */
+    bool in_callback; /* inside the library: an answer is queued on return */
+    bool suspended;   /* MHD_suspend_connection is in force */
+    bool dead;        /* the client left, or the exchange was cut */
+    bool woken;       /* on http.wakes */
     TAILQ_ENTRY(exchange) wake;
     LIST_ENTRY(exchange) all;
 
@@ -58,16 +58,16 @@ struct exchange { /* from the request line to the end of the answer */
     void *gone_ctx;
     int status;
     struct MHD_Response *response; /* NULL: not answered yet */
-    bool queued;            /* the library has it too */
-    uint64_t n_sent;        /* body bytes */
+    bool queued;                   /* the library has it too */
+    uint64_t n_sent;               /* body bytes */
 
     enum fill (*fill)(void *ctx, struct buf *out, size_t room); /* NULL: ended, or no stream */
     void *fill_ctx;
-    bool streams;           /* the answer is a stream */
-    bool direct;            /* its head is out: bytes go straight to the socket */
-    bool stream_done;       /* every byte of it is out */
-    bool blocked;           /* the socket is full: waiting for UV_WRITABLE */
-    struct buf unsent;      /* what the socket did not take */
+    bool streams;      /* the answer is a stream */
+    bool direct;       /* its head is out: bytes go straight to the socket */
+    bool stream_done;  /* every byte of it is out */
+    bool blocked;      /* the socket is full: waiting for UV_WRITABLE */
+    struct buf unsent; /* what the socket did not take */
     size_t unsent_at;
 
     int32_t n_prompt, n_cached, n_output; /* -1 = not a generation */
@@ -95,13 +95,13 @@ struct http {
     LIST_HEAD(, exchange) exchanges;
     LIST_HEAD(, lingerer) lingers;
     TAILQ_HEAD(wakes, exchange) wakes;
-    struct buf scratch;     /* one stream's events, between fill and send */
+    struct buf scratch; /* one stream's events, between fill and send */
 
-    uv_poll_t epoll;        /* the library's epoll fd */
+    uv_poll_t epoll; /* the library's epoll fd */
     uv_check_t check;
-    uv_idle_t idle;         /* active <=> the next turn must not wait */
+    uv_idle_t idle; /* active <=> the next turn must not wait */
     uv_timer_t sweep;
-    bool due;               /* MHD_run has something to do */
+    bool due; /* MHD_run has something to do */
 };
 
 /* http.c */

@@ -75,6 +75,7 @@ static void send_framed(struct exchange *x, const char *bytes, size_t n)
 static void finish_stream(struct exchange *x)
 {
     x->stream_done = true;
+    conn_watch(x->conn, 0); /* who leaves now has heard it all */
     exchange_resume(x);
 }
 
