@@ -116,9 +116,11 @@ static bool decode_byte(const struct gguf_str *text, char *out)
 {
     if (text->n != 6 || memcmp(text->at, "<0x", 3) != 0 || text->at[5] != '>')
         return false;
-    int high = hex_digit(text->at[3]), low = hex_digit(text->at[4]);
+    const int high = hex_digit(text->at[3]), low = hex_digit(text->at[4]);
+    if (high < 0 || low < 0)
+        return false;
     *out = (char)(high << 4 | low);
-    return high >= 0 && low >= 0;
+    return true;
 }
 
 static bool decode_token(const struct tok_source *src, size_t i, struct tok_vocab *v,
