@@ -77,8 +77,8 @@ struct scheduler {
     /* Loop thread. */
     pthread_t thread;
     bool started;
-    int32_t n_lent;  /* requests submitted and not given back by scheduler_news; <= lent_max */
-    bool has_lent;   /* ever: so the rings are known to exist */
+    int32_t n_lent; /* requests submitted and not given back by scheduler_news; <= lent_max */
+    bool has_lent;  /* ever: so the rings are known to exist */
 
     /* Scheduler thread: constant once has_tables. */
     bool has_tables;

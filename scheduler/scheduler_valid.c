@@ -26,8 +26,10 @@ static bool check_counts(const struct scheduler *s, int32_t id, struct status *s
 {
     const struct seq *q = &s->seq[id];
     const struct request *r = q->request;
-    if (q->n_done < 0 || q->n_done > q->n_sent || q->n_future < 0 || q->n_sealed > q->n_table)
+    if (q->n_done < 0 || q->n_done > q->n_sent || q->n_future < 0)
         return fault(st, "counts of a sequence are out of order", id);
+    if (q->n_sealed * s->limits.block_tokens > q->n_done)
+        return fault(st, "a block was sealed before its step was answered", id);
     if (q->n_table != seq_blocks_for(q->n_sent, s->limits.block_tokens))
         return fault(st, "a table is not as long as its tokens need", id);
     if (q->n_flight != count_rows(s, id))
