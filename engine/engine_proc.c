@@ -264,6 +264,10 @@ static void become_ready(struct engine_proc *p, uint64_t now_ns)
         return;
     }
     e->facts = facts;
+    /* What this life took from the memory that was free, the next one takes again: the front's
+     * tables have this shape. */
+    p->options.kv_blocks = facts.limits.n_blocks;
+    p->options.context_max = facts.limits.context_max;
     e->state = ENGINE_READY;
     e->epoch++;
     e->last_step_ns = now_ns;

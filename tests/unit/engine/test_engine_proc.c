@@ -38,14 +38,15 @@ static void *stand_in_open(const struct engine_options *o,
     progress(ctx, 7, 7);
     struct stand_in *s = calloc(1, sizeof *s);
     strncpy(s->path, o->model_path, sizeof s->path - 1);
-    s->facts.limits = (struct step_limits){.vocab = VOCAB,
-                                           .seqs_max = 4,
-                                           .step_tokens_max = 64,
-                                           .context_max = 128,
-                                           .n_blocks = 16,
-                                           .block_tokens = 16,
-                                           .history_max = 64,
-                                           .bias_max = 16};
+    s->facts.limits =
+        (struct step_limits){.vocab = VOCAB,
+                             .seqs_max = 4,
+                             .step_tokens_max = 64,
+                             .context_max = 128,
+                             .n_blocks = o->kv_blocks ? o->kv_blocks : 16 + getpid() % 997,
+                             .block_tokens = 16,
+                             .history_max = 64,
+                             .bias_max = 16};
     strcpy(s->facts.arch, "stand-in");
     return s;
 }
