@@ -10,7 +10,8 @@
 #include <string.h>
 
 static const char *const small_merges[] = {
-    "a a", "b c", "a b", "aa aa", "Ġ a", "ab c", "aaaa aa", "c b", "Ġa b", "Ġab bc", "ä ½",
+    "a a", "b c",  "a b",    "aa aa", "Ġ a",  "ab c", "aaaa aa",
+    "c b", "Ġa b", "Ġab bc", "ä ½",   "bc b", "c bc",
 };
 
 enum {
