@@ -27,7 +27,7 @@ size_t jinja_float_text(double f, char out[32])
     char digits[32];
     shortest(f, digits, sizeof digits);
     char *e = strchr(digits, 'e');
-    int exponent = atoi(e + 1); /* our own text */
+    const int exponent = (int)strtol(e + 1, NULL, 10); /* of text that printf wrote */
     if (exponent < -4 || exponent >= 16) {
         *e = 0;
         return (size_t)snprintf(out, 32, "%se%c%02d", digits, exponent < 0 ? '-' : '+',
