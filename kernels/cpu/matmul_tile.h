@@ -37,6 +37,7 @@ enum {
     SUMS_MAX = 6,
     DECODED_COLS = 768, /* two decoded tiles and their scales: 18 KiB, in the first-level cache */
     FLOAT_COLS = 256,
+    PREFETCH_BYTES = 2048, /* the processor's own prefetching stops at each page and tile */
 };
 
 /* The arrays of a tile, at their first block. */
@@ -56,6 +57,11 @@ ALWAYS_INLINE struct tile_at tile_arrays(const struct matmul_tile *t, enum dtype
 ALWAYS_INLINE bool has_low(struct quant_traits f) /* does its dot product need the sum of x? */
 {
     return f.has_min || f.offset;
+}
+
+ALWAYS_INLINE int groups_of(struct quant_traits f) /* in a block */
+{
+    return f.group == 32 ? 1 : 2;
 }
 
 ALWAYS_INLINE const void *row_of(const void *x, int row, size_t stride)
@@ -118,9 +124,9 @@ ALWAYS_INLINE void read_scales(enum dtype dtype, struct tile_at at, size_t b, VF
             }
         }
     }
+    const int groups = groups_of(f);
     if (f.offset)
-        UNROLL for (int g = 0; g < QUANT_BLOCK / f.group; g++) ms[g] =
-            vf_mul(ds[g], vf_set1(-(float)f.offset));
+        UNROLL for (int g = 0; g < groups; g++) ms[g] = vf_mul(ds[g], vf_set1(-(float)f.offset));
 }
 
 /* One decoded block of one tile or of two that lie *_step vectors apart. */
@@ -159,7 +165,8 @@ ALWAYS_INLINE void dot_group(struct quant_traits f, int g, int tiles, const VI *
 ALWAYS_INLINE void dot_block(struct quant_traits f, int tiles, const struct block_at *at, int n,
                              const struct act_block *const *x, VF *acc)
 {
-    UNROLL for (int g = 0; g < QUANT_BLOCK / f.group; g++)
+    const int groups = groups_of(f);
+    UNROLL for (int g = 0; g < groups; g++)
     {
         VI sum[SUMS_MAX];
         dot_group(f, g, tiles, at->q, at->q_step, n, x, sum);
@@ -175,12 +182,18 @@ ALWAYS_INLINE void dot_block(struct quant_traits f, int tiles, const struct bloc
     }
 }
 
+ALWAYS_INLINE void prefetch(const uint8_t *p, size_t n_bytes)
+{
+    UNROLL for (size_t at = 0; at < n_bytes; at += 64) __builtin_prefetch(p + at);
+}
+
 /* A few rows: each block is decoded in registers and used at once. */
 ALWAYS_INLINE void direct_rows(enum dtype dtype, const struct matmul_tile *t, int tile, int n,
                                VF (*out)[TILES_TOGETHER])
 {
     const struct quant_traits f = quant_traits[dtype];
     const struct tile_at at = tile_arrays(t, dtype, tile);
+    const size_t quants_bytes = pack_quants_bytes(dtype, LANES);
     const struct act_block *x[MATMUL_DIRECT_MAX];
     VF acc[MATMUL_DIRECT_MAX];
     UNROLL for (int i = 0; i < n; i++)
@@ -191,7 +204,8 @@ ALWAYS_INLINE void direct_rows(enum dtype dtype, const struct matmul_tile *t, in
     for (size_t b = 0, end = (size_t)t->cols / QUANT_BLOCK; b < end; b++) {
         VI w[STEPS];
         VF ds[2], ms[2];
-        read_quants(f.bits, at.quants + b * pack_quants_bytes(dtype, LANES), w);
+        prefetch(at.quants + b * quants_bytes + PREFETCH_BYTES, quants_bytes);
+        read_quants(f.bits, at.quants + b * quants_bytes, w);
         read_scales(dtype, at, b, ds, ms);
         dot_block(f, 1, &(struct block_at){.q = w, .ds = ds, .ms = ms}, n, x, acc);
         UNROLL for (int i = 0; i < n; i++) x[i]++;
@@ -225,7 +239,7 @@ ALWAYS_INLINE void decoded_rows(struct quant_traits f, const struct decoded *fro
                                 int tiles, int n, const struct act_block *x_first, size_t x_stride,
                                 VF (*out)[TILES_TOGETHER])
 {
-    const size_t groups = (size_t)(QUANT_BLOCK / f.group);
+    const size_t groups = (size_t)groups_of(f);
     const struct act_block *x[ROWS_TOGETHER];
     struct block_at at = {from->q[0], from->ds[0], from->ms[0], DECODED_COLS / 4,
                           DECODED_COLS / 16};
@@ -281,7 +295,7 @@ ALWAYS_INLINE void decode_cols(enum dtype dtype, const struct matmul_tile *t, si
                                size_t n, struct decoded *to)
 {
     const struct quant_traits f = quant_traits[dtype];
-    const size_t groups = QUANT_BLOCK / f.group;
+    const size_t groups = (size_t)groups_of(f);
     for (int tile = 0; tile < t->n_tiles; tile++) {
         const struct tile_at at = tile_arrays(t, dtype, tile);
         for (size_t b = 0; b < n; b++) {
