@@ -77,6 +77,8 @@ static float *make_activations(int rows, int cols)
     return x;
 }
 
+static const char *const isa_words[] = {"scalar", "avx2", "avx512", "avx512vnni"};
+
 struct rig {
     struct device *dev;
     void *scratch;
@@ -355,6 +357,154 @@ static void avx512vnni_is_right_and_batch_invariant(void **state)
     check_shapes("avx512vnni");
 }
 
+/* Every q at an end of its range and every activation at plus or minus its largest: sums of 8- and
+ * 16-bit products are as large as they can be, and must not saturate. */
+static void check_extremes(const char *isa, enum dtype dtype, uint8_t fill, bool alternate)
+{
+    const struct shape s = {"extremes", 7, 16, 256, false, false};
+    size_t n_bytes;
+    char what[64];
+    assert_true(tensor_file_bytes(dtype, s.out, s.in, &n_bytes));
+    uint8_t *src = malloc(n_bytes);
+    memset(src, fill, n_bytes);
+    for (size_t at = 0; at < n_bytes; at += (size_t)dtype_traits[dtype].block_bytes)
+        for (int k = 0; k < 2 && half_at[dtype][k] >= 0; k++)
+            memcpy(src + at + half_at[dtype][k], &(uint16_t){0x3c00}, 2);
+    struct product p = make_product(dtype, &s, src);
+    for (int i = 0; i < s.rows * s.in; i++)
+        p.x[i] = i / s.in % 2 || (alternate && i % 2) ? -2.5f : 2.5f;
+    reference(&s, &p);
+    float *y = make_output((size_t)(s.rows * s.out));
+    for (int rows = 1; rows <= s.rows; rows += s.rows - 1) {
+        struct rig r;
+        struct tensor w;
+        assert_true(rig_open(&r, isa, PRECISION_FAST, 1));
+        put_weight(&r, &w, dtype, s.out, s.in, src);
+        for (int first = 0; first < s.rows; first += rows)
+            multiply(&r, &s, &p, &w, first, rows, y + first * s.out);
+        snprintf(what, sizeof what, "%s %s fill %02x", isa, dtype_traits[dtype].name, fill);
+        check_error(&s, &p, y, 1e-6, what);
+        free(w.data);
+        rig_close(&r);
+    }
+    free(y);
+    free(src);
+    free_product(&p);
+}
+
+static void the_largest_sums_do_not_saturate(void **state)
+{
+    (void)state;
+    static const uint8_t fills[] = {0xff, 0x80, 0x7f, 0x81};
+    for (size_t i = 0; i < sizeof isa_words / sizeof *isa_words; i++) {
+        struct rig r;
+        if (!rig_open(&r, isa_words[i], PRECISION_FAST, 1))
+            continue;
+        rig_close(&r);
+        for (int dtype = DT_Q4_0; dtype < DT_N; dtype++)
+            for (size_t k = 0; k < 2 * sizeof fills; k++)
+                check_extremes(isa_words[i], (enum dtype)dtype, fills[k / 2], k % 2);
+    }
+}
+
+static void a_bad_activation_spoils_its_row_and_no_other(void **state)
+{
+    (void)state;
+    static const float bad[] = {NAN, -NAN, INFINITY, -INFINITY};
+    const struct shape s = {"bad", 6, 20, 256, false, false};
+    for (int k = 0; k < 4 * 4 * DT_N * 2; k++) {
+        struct rig r;
+        struct tensor w;
+        enum dtype dtype = (enum dtype)(k / 16 % DT_N);
+        if (!rig_open(&r, isa_words[k % 4], (enum precision)(k / 16 / DT_N), 1))
+            continue;
+        uint8_t *src = make_weights(dtype, s.out, s.in);
+        struct product p = make_product(dtype, &s, src);
+        put_weight(&r, &w, dtype, s.out, s.in, src);
+        p.x[2 * s.in + 77] = bad[k / 4 % 4];
+        float *y = make_output((size_t)(s.rows * s.out));
+        multiply(&r, &s, &p, &w, 0, s.rows, y);
+        for (int i = 0; i < s.rows * s.out; i++)
+            assert_int_equal(isfinite(y[i]) != 0, i / s.out != 2);
+        free(y);
+        free(w.data);
+        free(src);
+        free_product(&p);
+        rig_close(&r);
+    }
+}
+
+/* Several weights of different types and sizes that share x, one adding to what it overwrites. */
+static void several_outputs_are_as_each_alone(void **state)
+{
+    (void)state;
+    static const enum dtype dtypes[3] = {DT_Q4_1, DT_F16, DT_Q6_K};
+    static const int outs[3] = {40, 7, 16};
+    enum { ROWS = 37, IN = 512 };
+    for (int k = 0; k < 16; k++) {
+        struct rig r;
+        if (!rig_open(&r, isa_words[k / 4], (enum precision)(k & 1), 1 + (k >> 1 & 1)))
+            continue;
+        struct tensor w[3];
+        float *alone[3], *together[3], *x = make_activations(ROWS, IN);
+        struct matmul_args all = {.x = x, .rows = ROWS, .n_outs = 3};
+        for (int i = 0; i < 3; i++) {
+            uint8_t *src = make_weights(dtypes[i], outs[i], IN);
+            size_t n = (size_t)(ROWS * outs[i]);
+            put_weight(&r, &w[i], dtypes[i], outs[i], IN, src);
+            alone[i] = make_output(n);
+            together[i] = make_output(n);
+            for (size_t j = 0; j < n; j++)
+                alone[i][j] = together[i][j] = random_float();
+            struct matmul_args one = {.x = x, .rows = ROWS, .n_outs = 1};
+            one.out[0] = (struct matmul_out){.y = alone[i], .w = &w[i], .add = alone[i]};
+            cpu_matmul(r.dev, &one);
+            all.out[i] = (struct matmul_out){.y = together[i], .w = &w[i], .add = together[i]};
+            free(src);
+        }
+        cpu_matmul(r.dev, &all);
+        for (int i = 0; i < 3; i++) {
+            size_t n = (size_t)(ROWS * outs[i]);
+            assert_memory_equal(alone[i], together[i], (n + GUARD) * sizeof(float));
+            free(alone[i]);
+            free(together[i]);
+            free(w[i].data);
+        }
+        free(x);
+        rig_close(&r);
+    }
+}
+
+static void rounding_is_within_half_a_step_and_the_same_everywhere(void **state)
+{
+    (void)state;
+    enum { COLS = 3200 };
+    struct act_block a[COLS / 32], b[COLS / 32];
+    struct status st = {0};
+    struct device *dev = cpu_open(&(struct device_options){.n_threads = 1}, &st);
+    assert_non_null(dev);
+    bool has_avx2 = strcmp(cpu_isa(dev), "scalar") != 0;
+    cpu_ops()->close(dev);
+    float *x = make_activations(1, COLS);
+    x[100] = 1e30f;
+    x[200] = -0x1p-140f;
+    x[300] = 3e38f;
+    memset(a, 0x55, sizeof a);
+    memset(b, 0xaa, sizeof b);
+    act_quantize_scalar(x, COLS, a);
+    for (int i = 0; i < COLS; i++) {
+        const struct act_block *block = &a[i / 32];
+        double error = fabs((double)x[i] - (double)block->d * block->q[i % 32]);
+        assert_true(error <= 0.5001 * (double)block->d + (double)ACT_TINY);
+        assert_true(block->q[i % 32] >= -127);
+    }
+    if (has_avx2) {
+        act_quantize_avx2(x, COLS, b);
+        assert_memory_equal(a, b, sizeof a);
+    }
+    free(x);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -362,6 +512,10 @@ int main(void)
         cmocka_unit_test(avx2_is_right_and_batch_invariant),
         cmocka_unit_test(avx512_is_right_and_batch_invariant),
         cmocka_unit_test(avx512vnni_is_right_and_batch_invariant),
+        cmocka_unit_test(the_largest_sums_do_not_saturate),
+        cmocka_unit_test(a_bad_activation_spoils_its_row_and_no_other),
+        cmocka_unit_test(several_outputs_are_as_each_alone),
+        cmocka_unit_test(rounding_is_within_half_a_step_and_the_same_everywhere),
     };
     rng = (uint64_t)time(NULL) * 2654435761u + 88172645463325252u;
     print_message("seed %llu\n", (unsigned long long)rng);
