@@ -206,12 +206,22 @@ class Server:
         self.dir.cleanup()
 
 
+def start(options, suite_options):
+    return Server(options.binary, options.model, "--engine", options.engine, *suite_options)
+
+
 class Context:
     """What a test gets: the daemon, the options of the run, and a place to say figures."""
 
-    def __init__(self, server, options):
+    def __init__(self, server, options, suite_options):
         self.server = server
         self.options = options
+        self.suite_options = suite_options
+
+    def restart(self):
+        """A fresh daemon with the options of the suite."""
+        self.server.stop()
+        self.server = start(self.options, self.suite_options)
 
     def say(self, *words):
         print("     ", *words, flush=True)

@@ -91,17 +91,18 @@ def main():
     tally = harness.Tally()
     for suite in options.suites:
         module = importlib.import_module("suite_" + suite)
+        suite_options = getattr(module, "OPTIONS", ())
         try:
-            server = harness.Server(options.binary, options.model, "--engine", options.engine,
-                                    *getattr(module, "OPTIONS", ()))
+            context = harness.Context(harness.start(options, suite_options), options, suite_options)
         except harness.Failure as e:
             sys.exit(f"e2e: {e}")
+        n_failed = len(tally.failed)
         try:
-            tally.run_suite(module, harness.Context(server, options))
-            if tally.failed and server.alive():
-                print(server.tail(8), flush=True)
+            tally.run_suite(module, context)
+            if len(tally.failed) > n_failed:
+                print(context.server.tail(8), flush=True)
         finally:
-            tally.run(f"{suite}: the daemon stops cleanly", server.stop)
+            tally.run(f"{suite}: the daemon stops cleanly", context.server.stop)
     print(f"{tally.n_passed} passed, {len(tally.failed)} failed")
     return 1 if tally.failed else 0
 
