@@ -45,7 +45,7 @@ struct front { /* everything serve opens, in order */
     uint64_t drain_started_ns;
     bool cut; /* the drain's time is over */
     enum engine_state last_state;
-    uint32_t last_epoch, last_percent;
+    uint32_t last_epoch, last_deaths, last_percent;
     bool told_ready;
 };
 
@@ -243,8 +243,8 @@ static void on_watch(uv_timer_t *t)
     bool changed = v.engine_state != f->last_state || v.engine_epoch != f->last_epoch;
     if (changed && v.engine_state == ENGINE_READY)
         tell_ready(f, &v);
-    if (changed && v.engine_state == ENGINE_DOWN)
-        log_event(LOG_ERROR, "engine down", LOG_S("why", v.engine_why),
+    if (v.engine_deaths != f->last_deaths) /* DOWN itself may be over before anyone looks */
+        log_event(LOG_ERROR, "engine died", LOG_S("why", v.engine_why),
                   LOG_I("deaths", v.engine_deaths));
     if (v.engine_state == ENGINE_STARTING && v.progress.n_total > 0) {
         uint32_t percent = (uint32_t)(v.progress.n_done * 100 / v.progress.n_total);
@@ -254,6 +254,7 @@ static void on_watch(uv_timer_t *t)
     }
     f->last_state = v.engine_state;
     f->last_epoch = v.engine_epoch;
+    f->last_deaths = v.engine_deaths;
 }
 
 /* ---- end ---- */
