@@ -21,7 +21,9 @@
 
 #include "kernels/cpu/matmul_int.h"
 
-#ifdef MATMUL_GENERIC /* one copy of everything for all formats: slow, quick to compile */
+/* MATMUL_GENERIC: one copy of everything for all formats, slow but quick to compile.  Under
+ * sanitizers the instances for each format would take minutes. */
+#if defined MATMUL_GENERIC || defined __SANITIZE_ADDRESS__ || defined __SANITIZE_THREAD__
 #define ALWAYS_INLINE static inline
 #define UNROLL
 #else
