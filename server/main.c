@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "engine/check.h"
+#include "server/bench.h"
 #include "server/config.h"
 #include "server/serve.h"
 
@@ -71,6 +72,7 @@ static const struct command {
     {"serve", serve_main, "[MODEL] [options]", "serve a model over HTTP"},
     {"check", run_check, "MODEL [options]", "say what is in a model file and what it would take"},
     {"config", run_config, "[options]", "print the options in force, as a configuration file"},
+    {"bench", bench_main, "engine|http [options]", "measure a model's speed, or a server's"},
     {"engine", run_engine, "", NULL},
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands };

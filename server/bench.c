@@ -1,0 +1,23 @@
+/* bench.c - which of the benchmarks? */
+#include "server/bench.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "server/bench_engine.h"
+#include "server/bench_http.h"
+
+int bench_main(int argc, char **argv)
+{
+    if (argc > 0 && strcmp(argv[0], "engine") == 0)
+        return bench_engine_main(argc - 1, argv + 1);
+    if (argc > 0 && strcmp(argv[0], "http") == 0)
+        return bench_http_main(argc - 1, argv + 1);
+    fprintf(stderr, "inferd: bench what?\n"
+                    "  inferd bench engine MODEL [--repeats N] [--json] [options of serve]\n"
+                    "  inferd bench http --url http://127.0.0.1:PORT [--concurrency N] "
+                    "[--requests N]\n"
+                    "        [--rate PER_SECOND] [--max-tokens N] [--prompt-tokens N] [--seed N]\n"
+                    "        [--stalled N] [--time-s N] [--model NAME] [--json]\n");
+    return 2;
+}

@@ -1,0 +1,16 @@
+/* bench_engine.h - tokens per second of a model through the scheduler, without HTTP.
+ *
+ *     inferd bench engine MODEL [--repeats N] [--json] [any option of serve]
+ *
+ * Measures, in turn and N times over: a prompt of 512 tokens until its first token, 128 tokens
+ * after a short prompt, and 128 tokens each of 16 and of 32 requests at once.  Prompts are ids from
+ * a generator, different in every request, and the prefix cache is off.  A first round warms up and
+ * does not count.  Figures are medians.
+ *
+ * Thread: main's, in the place of the loop thread. */
+#ifndef SERVER_BENCH_ENGINE_H
+#define SERVER_BENCH_ENGINE_H
+
+int bench_engine_main(int argc, char **argv);
+
+#endif

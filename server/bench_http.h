@@ -1,0 +1,15 @@
+/* bench_http.h - `inferd bench http`: load on an OpenAI-style server, and what its clients see.
+ *
+ *     inferd bench http --url http://127.0.0.1:PORT [options]
+ *
+ * Without --rate, `concurrency` clients send one request after another (closed loop).  With it,
+ * requests are due at random times, `rate` a second, whatever the server does (open loop); one
+ * that finds all clients busy waits, and its wait counts: latencies are from the time it was due.
+ *
+ * Thread: main's. */
+#ifndef SERVER_BENCH_HTTP_H
+#define SERVER_BENCH_HTTP_H
+
+int bench_http_main(int argc, char **argv);
+
+#endif
