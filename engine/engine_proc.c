@@ -385,7 +385,7 @@ static void proc_submit(struct engine *e)
 {
     struct engine_proc *p = self(e);
     struct life *life = &p->life;
-    const struct step *step = link_front_room(&life->link);
+    const struct step *step = life->link.step;
     if (life->n_waiting == 0)
         life->waiting_since_ns = clock_now(p->clock);
     life->waiting_tokens[life->n_waiting++] = count_tokens(step);

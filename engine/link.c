@@ -2,6 +2,7 @@
 #include "engine/link.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stddef.h>
@@ -56,11 +57,12 @@ struct ring_layout {
 
 static bool lay_rings(const struct step_limits *l, struct ring_layout *lay, struct status *st)
 {
-    const bool sane =
-        l->vocab > 0 && l->seqs_max > 0 && l->step_tokens_max > 0 && l->context_max > 0 &&
-        l->n_blocks > 0 && l->block_tokens > 0 && l->history_max >= 0 && l->bias_max >= 0 &&
-        l->vocab < 1 << 24 && l->seqs_max <= 1 << 14 && l->step_tokens_max <= 1 << 20 &&
-        l->context_max <= 1 << 24 && l->history_max <= 1 << 28 && l->bias_max <= 1 << 24;
+    const bool sane = l->vocab > 0 && l->seqs_max > 0 && l->step_tokens_max > 0 &&
+                      l->context_max > 0 && l->n_blocks > 0 && l->block_tokens > 0 &&
+                      l->history_max >= 0 && l->bias_max >= 0 && l->vocab < 1 << 24 &&
+                      l->seqs_max <= 1 << 14 && l->step_tokens_max <= 1 << 20 &&
+                      l->context_max <= 1 << 24 && l->history_max <= 1 << 28 &&
+                      l->bias_max <= 1 << 24 && (int64_t)l->n_blocks * l->block_tokens <= INT32_MAX;
     if (!sane || step_bytes_max(l) > 1u << 30 || step_result_bytes_max(l) > 1u << 30)
         return status_fail(st, STATUS_CORRUPT,
                            "engine limits out of range: vocab %d, sequences %d, step %d tokens, "
@@ -113,11 +115,13 @@ static bool copy_options(struct shared_options *to, const struct engine_options 
 bool link_open(struct link *k, const struct engine_options *o, struct status *st)
 {
     *k = (struct link){.fds = {-1, -1, -1}};
-    k->fds.shm = memfd_create("inferd-link", MFD_CLOEXEC);
+    k->fds.shm = memfd_create("inferd-link", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     k->fds.step = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     k->fds.result = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (k->fds.shm < 0 || k->fds.step < 0 || k->fds.result < 0 ||
-        ftruncate(k->fds.shm, CONTROL_BYTES) != 0) {
+        ftruncate(k->fds.shm, CONTROL_BYTES) != 0 ||
+        /* Were it cut under the front's mapping, the front's next look would be its death. */
+        fcntl(k->fds.shm, F_ADD_SEALS, F_SEAL_SHRINK) != 0) {
         status_fail(st, STATUS_IO, "make shared memory for the engine: %s", strerror(errno));
         goto fail;
     }
@@ -152,6 +156,7 @@ void link_close(struct link *k)
         munmap(k->rings, k->rings_bytes);
     if (k->control)
         munmap(k->control, CONTROL_BYTES);
+    free(k->step);
     free(k->result);
     close_fd(&k->fds.shm);
     close_fd(&k->fds.step);
@@ -162,6 +167,8 @@ void link_close(struct link *k)
 enum link_state link_front_state(const struct link *k)
 {
     const uint32_t state = atomic_load_explicit(&k->control->state, memory_order_acquire);
+    if (k->broken)
+        return LINK_FAILED;
     return state <= LINK_FAILED ? (enum link_state)state : LINK_FAILED;
 }
 
@@ -173,6 +180,11 @@ void link_front_progress(const struct link *k, struct engine_progress *p)
 
 void link_front_why(const struct link *k, struct status *why)
 {
+    if (k->broken) {
+        *why = (struct status){0};
+        status_fail(why, STATUS_CORRUPT, "engine broke the rings it shares");
+        return;
+    }
     *why = k->control->why;
     why->msg[sizeof why->msg - 1] = '\0';
     if (why->code <= STATUS_OK || why->code >= STATUS_N)
@@ -216,23 +228,37 @@ bool link_front_ready(struct link *k, struct engine_facts *facts, struct status 
         !ring_valid(k->results, lay.n_bytes - lay.results_at) ||
         k->steps->cell_bytes != lay.step_cell || k->results->cell_bytes != lay.result_cell)
         return status_fail(st, STATUS_CORRUPT, "engine rings have another shape than its limits");
+    k->step_cell = lay.step_cell;
+    k->result_cell = lay.result_cell;
+    k->step = calloc(1, lay.step_cell); /* what is not filled in must not tell of the heap */
     k->result = malloc(lay.result_cell);
-    if (!k->result)
-        return status_fail(st, STATUS_BUSY, "no memory for %u bytes of engine results",
-                           lay.result_cell);
+    if (!k->step || !k->result)
+        return status_fail(st, STATUS_BUSY, "no memory for %u bytes of engine steps and results",
+                           lay.step_cell + lay.result_cell);
     return true;
 }
 
-void *link_front_room(struct link *k)
+/* A ring computes its cells from numbers that the worker can write, too. */
+static bool is_cell(const struct ring *r, const void *at, uint32_t cell_bytes)
 {
-    if (k->n_submitted - k->n_answered >= ENGINE_DEPTH)
-        return NULL;
-    return ring_put_begin(k->steps);
+    const uintptr_t offset = (uintptr_t)at - ((uintptr_t)r + sizeof *r);
+    return at && offset % cell_bytes == 0 && offset / cell_bytes < ENGINE_DEPTH;
+}
+
+struct step *link_front_room(struct link *k)
+{
+    return k->n_submitted - k->n_answered < ENGINE_DEPTH ? k->step : NULL;
 }
 
 void link_front_submit(struct link *k)
 {
+    void *cell = ring_put_begin(k->steps);
     k->n_submitted++;
+    if (!is_cell(k->steps, cell, k->step_cell)) {
+        k->broken = true;
+        return;
+    }
+    memcpy(cell, k->step, k->step->n_bytes);
     ring_put_end(k->steps);
     ring_wake(k->steps, k->fds.step);
 }
@@ -244,9 +270,14 @@ const struct step_result *link_front_result(struct link *k, struct status *st)
     const struct step_result *shared = ring_take_begin(k->results);
     if (!shared)
         return NULL;
+    if (!is_cell(k->results, shared, k->result_cell)) {
+        k->broken = true;
+        link_front_why(k, st);
+        return NULL;
+    }
     uint32_t n = shared->n_bytes;
-    if (n > k->results->cell_bytes)
-        n = k->results->cell_bytes;
+    if (n > k->result_cell)
+        n = k->result_cell;
     memcpy(k->result, shared, n < sizeof *shared ? sizeof *shared : n);
     ring_take_end(k->results);
     if (!step_result_check(k->result, n, &k->limits, st)) {
@@ -293,11 +324,11 @@ static bool heartbeat_start(struct heartbeat *h, struct link_control *control, s
     h->control = control;
     control->heartbeat_ns = clock_now(&clock_real);
     h->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (h->stop_fd < 0 || pthread_create(&h->thread, NULL, beat, h) != 0) {
-        close_fd(&h->stop_fd);
-        return status_fail(st, STATUS_IO, "start the engine's heartbeat: %s", strerror(errno));
-    }
-    return true;
+    const int err = h->stop_fd < 0 ? errno : pthread_create(&h->thread, NULL, beat, h);
+    if (err == 0)
+        return true;
+    close_fd(&h->stop_fd);
+    return status_fail(st, STATUS_IO, "start the engine's heartbeat: %s", strerror(err));
 }
 
 static void heartbeat_stop(struct heartbeat *h)

@@ -9,8 +9,11 @@
  *
  * The rings' sizes follow from the limits in the facts, so the worker grows the memfd once
  * the model is loaded and then says READY; the front computes the same sizes, checks that
- * the memfd has them, and maps it.  The front copies a result out before it checks it: a worker
- * gone wild can not change what was checked.
+ * the memfd has them, and maps it.
+ *
+ * A worker gone wild must not take the front along.  So the front fills a step in memory of its own
+ * and copies it in, copies a result out before it checks it, uses a cell only if it lies where
+ * the limits say, and seals the memfd against being cut.
  *
  * Thread: link_front_*: the scheduler thread.  link_work: the worker's. */
 #ifndef ENGINE_LINK_H
@@ -49,9 +52,12 @@ struct link { /* the front's side */
     void *rings; /* NULL until link_front_ready */
     size_t rings_bytes;
     struct ring *steps, *results;
+    uint32_t step_cell, result_cell; /* bytes; what the limits say, not the rings */
     struct step_limits limits;
-    void *result;    /* private copy of the oldest unread result */
-    bool has_result; /* the copy holds one */
+    struct step *step; /* private: the next step is filled here */
+    void *result;      /* private copy of the oldest unread result */
+    bool has_result;   /* the copy holds one */
+    bool broken;       /* the rings lead elsewhere: the state is FAILED */
     uint64_t n_submitted, n_answered;
 };
 
@@ -64,7 +70,7 @@ void link_front_why(const struct link *k, struct status *why); /* after LINK_FAI
 uint64_t link_front_heartbeat_ns(const struct link *k);
 /* Maps the rings and gives the facts; CORRUPT when the worker's numbers do not fit. */
 bool link_front_ready(struct link *k, struct engine_facts *facts, struct status *st) MUST_CHECK;
-void *link_front_room(struct link *k); /* NULL <=> ENGINE_DEPTH steps are unanswered */
+struct step *link_front_room(struct link *k); /* NULL <=> ENGINE_DEPTH steps are unanswered */
 void link_front_submit(struct link *k);
 /* The oldest unread result, checked; NULL with st OK when there is none. */
 const struct step_result *link_front_result(struct link *k, struct status *st);

@@ -15,12 +15,17 @@ static size_t aligned(size_t n)
     return (n + ALIGN - 1) & ~(size_t)(ALIGN - 1);
 }
 
+static int32_t table_max(const struct step_limits *l)
+{
+    return (int32_t)(((int64_t)l->context_max + l->block_tokens - 1) / l->block_tokens);
+}
+
 static int32_t step_blocks_max(const struct step_limits *l)
 {
     /* A step appends at most one block per block_tokens tokens and one more for each row, and
      * gives whole tables to the slots it sets. */
-    const int32_t per_seq = (l->context_max + l->block_tokens - 1) / l->block_tokens;
-    return l->seqs_max * per_seq;
+    const int64_t n = (int64_t)l->seqs_max * table_max(l);
+    return n < INT32_MAX ? (int32_t)n : INT32_MAX; /* far beyond what a link lets pass */
 }
 
 struct step_layout {
@@ -295,7 +300,6 @@ static bool check_row(const struct step *s, const struct step_row *row, const st
                       struct status *st)
 {
     const bool sampled = row->flags & ROW_TOKEN_SAMPLED;
-    const int32_t table_max = (l->context_max + l->block_tokens - 1) / l->block_tokens;
     if (!slot_inside(row->slot, l))
         return refuse(st, "row slot", row->slot);
     if (row->flags & ~(uint32_t)(ROW_SAMPLE | ROW_TOKEN_SAMPLED | ROW_SCORE_NEXT))
@@ -306,7 +310,7 @@ static bool check_row(const struct step *s, const struct step_row *row, const st
     if (row->position < 0 || row->position > l->context_max - row->n_tokens)
         return refuse(st, "row position", row->position);
     if (!range_inside(row->first_block, row->n_blocks, s->n_blocks) ||
-        !range_inside(row->block_at, row->n_blocks, table_max))
+        !range_inside(row->block_at, row->n_blocks, table_max(l)))
         return refuse(st, "row blocks", row->n_blocks);
     if (row->next_token < -1 || row->next_token >= l->vocab)
         return refuse(st, "next token", row->next_token);

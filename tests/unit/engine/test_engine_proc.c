@@ -5,6 +5,7 @@
  * token is the sum of the row's tokens, and whose path says how it should misbehave. */
 #include "engine/engine_int.h"
 #include "engine/link.h"
+#include "base/ring.h"
 
 #include <setjmp.h>
 #include <signal.h>
@@ -67,6 +68,13 @@ static void misbehave(const struct stand_in *s)
             pause();
 }
 
+/* Given its first cell, says that a ring has cells of 1 MiB, far beyond its mapping. */
+static void stretch_ring(void *first_cell)
+{
+    struct ring *r = (struct ring *)((char *)first_cell - sizeof *r);
+    r->cell_bytes = 1 << 20;
+}
+
 static bool stand_in_step(void *runner, const struct step *step, void *result, struct status *st)
 {
     struct stand_in *s = runner;
@@ -90,6 +98,14 @@ static bool stand_in_step(void *runner, const struct step *step, void *result, s
     step_result_end(&b);
     if (strcmp(s->path, "wild") == 0)
         ((struct step_result *)result)->n_rows = 1 << 30;
+    if (strcmp(s->path, "wild-results") == 0) {
+        ((struct step_result *)result)->n_bytes = 1 << 20;
+        stretch_ring(result);
+    }
+    if (strcmp(s->path, "wild-steps") == 0)
+        stretch_ring((void *)(uintptr_t)step);
+    if (strcmp(s->path, "cutting") == 0 && ftruncate(ENGINE_FD_SHM, 0) == 0)
+        abort();
     return true;
 }
 
@@ -333,6 +349,62 @@ static void a_result_that_leads_outside_its_record_ends_the_life(void **state)
     e->vt->close(e);
 }
 
+static void await_corrupt(struct engine *e)
+{
+    const uint64_t end = clock_now(&clock_real) + 20 * NS_PER_S;
+    while (poll_now(e) == ENGINE_READY) {
+        assert_true(clock_now(&clock_real) < end);
+        if (e->vt->result(e))
+            e->vt->result_done(e);
+        sleep_on(e);
+    }
+    assert_int_equal(e->why.code, STATUS_CORRUPT);
+}
+
+static void a_worker_that_stretches_a_ring_ends_its_life_and_not_the_front(void **state)
+{
+    (void)state;
+    const int32_t a[] = {1};
+    struct engine *e = open_proc("wild-results", 1);
+    await_state(e, ENGINE_READY, 1);
+    submit(e, 1, a, 1); /* its answer says that it fills the cell: 1 MiB */
+    await_corrupt(e);
+    e->vt->close(e);
+
+    e = open_proc("wild-steps", 1);
+    await_state(e, ENGINE_READY, 1);
+    submit(e, 1, a, 1);
+    assert_int_equal(await_answer(e, 1), 1);
+    submit(e, 2, a, 1); /* the second cell would lie 1 MiB on */
+    await_corrupt(e);
+    assert_string_equal(e->why.msg, "engine broke the rings it shares");
+    e->vt->close(e);
+}
+
+static void a_worker_cannot_cut_the_memory_under_the_front(void **state)
+{
+    (void)state;
+    struct engine *e = open_proc("cutting", 1);
+    await_state(e, ENGINE_READY, 1);
+    const int32_t a[] = {1};
+    submit(e, 1, a, 1);
+    assert_int_equal(await_answer(e, 1), 1);
+    e->vt->close(e);
+}
+
+static void limits_beyond_all_memory_are_refused_not_wrapped(void **state)
+{
+    (void)state;
+    /* 16384 tables of 2^20 blocks: 2^34, which as 32 bits would be 0. */
+    const struct step_limits l = {.vocab = 1000,
+                                  .seqs_max = 1 << 14,
+                                  .step_tokens_max = 64,
+                                  .context_max = 1 << 24,
+                                  .n_blocks = 1 << 20,
+                                  .block_tokens = 16};
+    assert_true(step_bytes_max(&l) > (size_t)1 << 32);
+}
+
 int main(int argc, char **argv)
 {
     if (argc == 2 && strcmp(argv[1], "engine") == 0)
@@ -348,6 +420,9 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_stopped_child_is_reported_as_stalled),
         cmocka_unit_test(a_model_that_cannot_load_is_given_up_with_its_reason),
         cmocka_unit_test(a_result_that_leads_outside_its_record_ends_the_life),
+        cmocka_unit_test(a_worker_that_stretches_a_ring_ends_its_life_and_not_the_front),
+        cmocka_unit_test(a_worker_cannot_cut_the_memory_under_the_front),
+        cmocka_unit_test(limits_beyond_all_memory_are_refused_not_wrapped),
     };
     return cmocka_run_group_tests_name("engine_proc", tests, NULL, NULL);
 }
