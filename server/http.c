@@ -399,8 +399,6 @@ void http_set_gone(struct exchange *x, void (*gone)(void *ctx), void *ctx)
 static enum MHD_Result queue_response(struct exchange *x)
 {
     x->queued = true;
-    if (!x->streams)
-        conn_watch(x->conn, 0); /* the library has the socket again, and sees for itself */
     return MHD_queue_response(x->mhd, (unsigned)x->status, x->response);
 }
 
@@ -531,7 +529,6 @@ static void on_completed(void *cls, struct MHD_Connection *mhd, void **context,
     if (!x->dead && code != MHD_REQUEST_TERMINATED_COMPLETED_OK && !answered)
         x->status = 499; /* the client left; nobody saw a status */
     exchange_leave(x);
-    conn_watch(x->conn, 0);
     uint64_t ns = now_ns(h) - x->arrived_ns;
     if (x->method[0] && h->sv->metrics)
         metrics_http(h->sv->metrics, x->route ? x->route->path : "other", x->method, x->status, ns);
@@ -544,6 +541,7 @@ static void on_completed(void *cls, struct MHD_Connection *mhd, void **context,
     LIST_REMOVE(x, all);
     h->n_busy -= x->handled;
     x->conn->x = NULL;
+    conn_watch(x->conn, UV_DISCONNECT);
     if (x->conn->phase != CONN_DOOMED)
         conn_enter(x->conn, CONN_IDLE);
     buf_close(&x->body);

@@ -2,31 +2,52 @@
 #include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/log.h"
 #include "server/http_int.h"
 
-enum { LINGERS_MAX = 256, LINGER_BYTES_MAX = 4 << 20, LINGER_MS = 2000 };
+enum { LINGERS_MAX = 256, LINGER_BYTES_MAX = 4 << 20, LINGER_MS = 2000, LOOKS_MAX = 8 };
 
-/* ---- the watch: a suspended connection is in no epoll set of the library's ---- */
+/* ---- the watch ----
+ * The library's epoll set is edge-triggered, and a suspended connection is in none.  An end of
+ * input that arrives with the bytes before it is no edge of its own: the library takes the bytes,
+ * and waits for what never comes.  So each connection is watched here for its end, by level. */
 
 static void free_handle(uv_handle_t *h)
 {
     free(h);
 }
 
+/* The client says no more.  What it said before is the library's to read first; then it is told of
+ * the end again. */
+static void look_at_end(struct conn *c)
+{
+    int n = 0;
+    bool reads = ioctl(c->fd, FIONREAD, &n) == 0 && n > 0;
+    if (reads && (n != c->n_unread || c->n_looks++ < LOOKS_MAX)) {
+        c->n_unread = n;
+        return;
+    }
+    conn_watch(c, 0);
+    shutdown(c->fd, SHUT_RD); /* an edge for the library; an answer may still go out */
+}
+
 static void on_watch(uv_poll_t *p, int status, int events)
 {
     struct conn *c = p->data;
     struct exchange *x = c->x;
-    if (!x) {
-        conn_watch(c, 0);
-    } else if (status < 0 || (events & UV_DISCONNECT)) {
+    bool ended = status < 0 || (events & UV_DISCONNECT);
+    if (ended && x && x->suspended) {
         conn_watch(c, 0);
         exchange_kill(x, 499);
-    } else if (events & UV_WRITABLE) {
+    } else if (ended && status == 0 && c->phase != CONN_BUSY) {
+        look_at_end(c);
+    } else if (ended) {
+        conn_watch(c, 0); /* the library is writing, and sees for itself */
+    } else if (x && (events & UV_WRITABLE)) {
         conn_watch(c, UV_DISCONNECT);
         exchange_schedule(x); /* x->blocked is cleared by what sends the rest */
     }
@@ -37,7 +58,7 @@ static bool make_watch(struct conn *c)
     uv_poll_t *w = malloc(sizeof *w);
     if (!w || uv_poll_init(c->http->sv->loop, w, c->fd) != 0) {
         free(w);
-        return false; /* without a watch a client that leaves is noticed at the next write */
+        return false; /* without a watch a client that leaves is noticed at a deadline or a write */
     }
     w->data = c;
     c->watch = w;
@@ -179,6 +200,7 @@ static void conn_open(struct http *h, struct MHD_Connection *mhd, void **socket_
     LIST_INSERT_HEAD(&h->conns, c, all);
     h->n_conns++;
     conn_enter(c, CONN_HEAD);
+    conn_watch(c, UV_DISCONNECT);
     if (read_peer(c))
         admit_connection(c);
 }

@@ -1,6 +1,8 @@
 /* What the HTTP front promises: one answer for each request and none for what hides behind it;
  * a client that leaves is noticed at once; one that is slow holds back only itself; every wait
  * ends. Real sockets on loopback, against routes of the fixture. */
+#include <dirent.h>
+
 #include "http_fixture.h"
 
 static int setup(void **state)
@@ -277,6 +279,47 @@ static void a_large_refused_body_does_not_reset_the_answer(void **state)
 
 /* ---- clients that leave, or are slow ---- */
 
+static int count_fds(void)
+{
+    DIR *dir = opendir("/proc/self/fd");
+    int n = 0;
+    assert_non_null(dir);
+    while (readdir(dir))
+        n++;
+    closedir(dir);
+    return n;
+}
+
+/* The end is in the socket with the last bytes, before the daemon reads any of them. */
+static void an_end_that_comes_with_the_last_bytes_is_seen(void **state)
+{
+    static const char *const said[] = {
+        "GET /pl",
+        POST "Content-Length: 10\r\n\r\n",
+        POST "Content-Length: 10\r\n\r\n{",
+        POST "Transfer-Encoding: chunked\r\n\r\n5",
+        POST "Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nX: y",
+        GET("/plain"),
+        GET("/plain") GET("/plain") "GET /pl",
+    };
+    struct daemon *d = *state;
+    int before = count_fds();
+    for (size_t i = 0; i < sizeof said / sizeof *said; i++) {
+        int fd[60];
+        for (int k = 0; k < 60; k++)
+            fd[k] = dial(d);
+        for (int k = 0; k < 60; k++) {
+            say_str(fd[k], said[i]);
+            close(fd[k]);
+        }
+        uint64_t t = now_ns();
+        while (count_fds() > before && now_ns() - t < 3000 * NS_PER_MS)
+            sleep_ms(5);
+        if (count_fds() > before)
+            fail_msg("%d connections stay after \"%s\"", count_fds() - before, said[i]);
+    }
+}
+
 static void wait_gone(int n, int ms)
 {
     for (int i = 0; i < ms && atomic_load(&n_gone) < n; i++)
@@ -495,6 +538,7 @@ int main(void)
         TEST(a_chunked_body_is_cut_at_the_limit),
         TEST(a_body_of_too_many_chunks_is_cut),
         TEST(a_large_refused_body_does_not_reset_the_answer),
+        TEST(an_end_that_comes_with_the_last_bytes_is_seen),
         TEST(a_client_that_leaves_while_waiting_is_noticed),
         TEST(a_client_that_resets_mid_stream_is_noticed),
         TEST(a_client_may_leave_after_any_byte),
