@@ -38,8 +38,7 @@ static void fill_view(const struct scheduler *s, struct scheduler_view *v)
     v->engine_epoch = e->epoch;
     v->engine_deaths = e->n_deaths;
     v->engine_pid = e->pid;
-    if (e->state != ENGINE_READY)
-        memcpy(v->engine_why, e->why.msg, sizeof v->engine_why);
+    memcpy(v->engine_why, e->why.msg, sizeof v->engine_why);
     v->progress = e->progress;
     if (!s->has_tables)
         return;

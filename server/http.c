@@ -52,6 +52,8 @@ void conn_doom(struct conn *c, int status, const struct api_error *e)
     (void)sent; /* a client that cannot take 300 bytes gets none */
     shutdown(c->fd, SHUT_WR);
     buf_close(&body);
+    if (c->http->sv->metrics)
+        metrics_rejected(c->http->sv->metrics, e->code);
     if (c->x) {
         c->x->refused = true;
         c->x->status = status;
@@ -355,11 +357,16 @@ void http_answer(struct exchange *x, int status, const char *content_type, struc
     }
     x->gone = NULL;
     x->n_sent = body->n;
-    if (body->failed) {
+    if (body->failed) { /* no http_fail here: it may be what could not be written */
+        static char too_large[] =
+            "{\"error\":{\"message\":\"the answer is too large, or memory is out\","
+            "\"type\":\"server_error\",\"param\":null,"
+            "\"code\":\"internal_error\"}}";
         buf_close(body);
-        struct api_error e;
-        api_error_set(&e, 500, "internal_error", NULL, "the answer is too large");
-        http_fail(x, &e);
+        x->n_sent = sizeof too_large - 1;
+        set_response(x, 500, "application/json",
+                     MHD_create_response_from_buffer(sizeof too_large - 1, too_large,
+                                                     MHD_RESPMEM_PERSISTENT));
         return;
     }
     struct MHD_Response *r = MHD_create_response_from_buffer(

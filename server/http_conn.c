@@ -191,9 +191,9 @@ static void conn_open(struct http *h, struct MHD_Connection *mhd, void **socket_
 {
     const union MHD_ConnectionInfo *i =
         MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CONNECTION_FD);
-    struct conn *c = calloc(1, sizeof *c);
+    struct conn *c = i ? calloc(1, sizeof *c) : NULL;
     *socket_context = c; /* NULL: on_target makes no exchange and the request is closed */
-    if (!c || !i)
+    if (!c)
         return;
     c->http = h;
     c->fd = i->connect_fd;

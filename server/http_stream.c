@@ -166,7 +166,7 @@ void stream_cut(struct exchange *x, const struct api_error *e)
     buf_put_str(&event, "data: ");
     api_error_write(e, &event);
     buf_put_str(&event, "\n\n");
-    if (x->blocked) {
+    if (x->blocked || !x->direct) { /* the head is not out yet: the first pump sends it */
         char head[24];
         snprintf(head, sizeof head, "%zx\r\n", event.n);
         if (!x->is_http_1_0)
@@ -174,7 +174,7 @@ void stream_cut(struct exchange *x, const struct api_error *e)
         buf_put(&x->unsent, event.at, event.n);
         if (!x->is_http_1_0)
             buf_put_str(&x->unsent, "\r\n");
-    } else if (x->direct) {
+    } else {
         send_framed(x, event.at, event.n);
     }
     buf_close(&event);

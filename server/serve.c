@@ -25,7 +25,10 @@ enum {
     TICK_MS = 50,    /* how often a drain looks whether it is done */
     WATCH_MS = 250,  /* how often the engine's state is looked at, for the log */
     FLUSH_MS = 1000, /* after a cut, for last events to leave */
-    SPARE_FDS = 64,  /* descriptors that are not connections */
+    /* Descriptors that are not connections: 64 connections that wait for their 503, 256 sockets
+     * that linger, and what the engine's next life must find free however full the house is. */
+    SPARE_FDS = 512,
+    CONNECTIONS_MIN = 64,
 };
 
 struct front { /* everything serve opens, in order */
@@ -112,9 +115,9 @@ static bool raise_descriptors(struct front *f, struct status *st)
     }
     if (r.rlim_cur >= want)
         return true;
-    if (r.rlim_cur < 2 * SPARE_FDS)
+    if (r.rlim_cur < SPARE_FDS + CONNECTIONS_MIN)
         return status_fail(st, STATUS_IO, "the limit of open files is %llu; want at least %d",
-                           (unsigned long long)r.rlim_cur, 2 * SPARE_FDS);
+                           (unsigned long long)r.rlim_cur, SPARE_FDS + CONNECTIONS_MIN);
     f->cfg.max_connections = (int64_t)r.rlim_cur - SPARE_FDS;
     log_event(LOG_WARN, "the limit of open files lowers max-connections",
               LOG_I("max_connections", f->cfg.max_connections));

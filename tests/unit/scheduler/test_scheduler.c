@@ -420,6 +420,22 @@ static void a_step_of_its_own_between_two_deaths_clears_it(void **state)
     assert_int_equal(ask[0].r.n_replayed, 2);
 }
 
+static void why_the_engine_died_is_still_known_when_it_is_back(void **state)
+{
+    struct world *w = *state;
+    struct scheduler_view v;
+    world_open(w);
+    scheduler_view(w->s, &v);
+    assert_string_equal(v.engine_why, "");
+    engine_fake_die(w->engine);
+    world_turn(w, 0);
+    world_turn(w, 2000);
+    scheduler_view(w->s, &v);
+    assert_int_equal(v.engine_state, ENGINE_READY);
+    assert_int_equal(v.engine_deaths, 1);
+    assert_string_equal(v.engine_why, "killed"); /* who looks now and then logs it */
+}
+
 static void when_the_engine_is_given_up_all_are_told_why(void **state)
 {
     struct world *w = *state;
@@ -549,6 +565,7 @@ int main(void)
         T(a_hang_is_a_death),
         T(who_was_running_in_two_deaths_in_a_row_is_failed),
         T(a_step_of_its_own_between_two_deaths_clears_it),
+        T(why_the_engine_died_is_still_known_when_it_is_back),
         T(when_the_engine_is_given_up_all_are_told_why),
         T(a_row_that_is_not_a_number_fails_alone),
         T(news_wake_the_loop_once_and_wait_for_a_slow_one),

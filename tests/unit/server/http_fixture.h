@@ -26,6 +26,7 @@
 
 static atomic_int n_smuggled, n_gone, n_posted;
 static atomic_ullong gone_at_ns;
+static struct http *fixture_http; /* the daemon's, once it runs; for its own thread */
 
 static uint64_t now_ns(void)
 {
@@ -141,6 +142,24 @@ static void on_endless(struct exchange *x, struct server *sv)
     start_ticker(x, sv, 20, -1, 0);
 }
 
+static void on_cut_at_once(struct exchange *x, struct server *sv)
+{
+    struct api_error e;
+    (void)sv;
+    start_ticker(x, sv, 20, -1, 0);
+    api_error_set(&e, 503, "server_shutting_down", NULL, "cut");
+    http_cut(fixture_http, &e); /* before the head is out */
+}
+
+static void on_too_large(struct exchange *x, struct server *sv)
+{
+    struct buf body;
+    (void)sv;
+    buf_init(&body, 8);
+    buf_put_str(&body, "more than eight bytes");
+    http_answer(x, 200, "text/plain", &body);
+}
+
 static enum fill fill_always(void *ctx, struct buf *out, size_t room)
 {
     (void)ctx;
@@ -194,12 +213,20 @@ static void on_later(struct exchange *x, struct server *sv)
 }
 
 static const struct route test_routes[] = {
-    {"POST", "/echo", ROUTE_OPEN, 65536, on_echo}, {"POST", "/locked", ROUTE_KEY, 65536, on_echo},
-    {"GET", "/locked", ROUTE_KEY, 0, on_plain},    {"GET", "/plain", ROUTE_OPEN, 0, on_plain},
-    {"GET", "/items/*", ROUTE_OPEN, 0, on_plain},  {"GET", "/smuggled", ROUTE_OPEN, 0, on_smuggled},
-    {"GET", "/never", ROUTE_OPEN, 0, on_never},    {"GET", "/later", ROUTE_OPEN, 0, on_later},
-    {"GET", "/stream", ROUTE_OPEN, 0, on_stream},  {"GET", "/endless", ROUTE_OPEN, 0, on_endless},
-    {"GET", "/flood", ROUTE_OPEN, 0, on_flood},    {0},
+    {"POST", "/echo", ROUTE_OPEN, 65536, on_echo},
+    {"POST", "/locked", ROUTE_KEY, 65536, on_echo},
+    {"GET", "/locked", ROUTE_KEY, 0, on_plain},
+    {"GET", "/plain", ROUTE_OPEN, 0, on_plain},
+    {"GET", "/items/*", ROUTE_OPEN, 0, on_plain},
+    {"GET", "/smuggled", ROUTE_OPEN, 0, on_smuggled},
+    {"GET", "/never", ROUTE_OPEN, 0, on_never},
+    {"GET", "/later", ROUTE_OPEN, 0, on_later},
+    {"GET", "/stream", ROUTE_OPEN, 0, on_stream},
+    {"GET", "/endless", ROUTE_OPEN, 0, on_endless},
+    {"GET", "/flood", ROUTE_OPEN, 0, on_flood},
+    {"GET", "/cut", ROUTE_OPEN, 0, on_cut_at_once},
+    {"GET", "/too-large", ROUTE_OPEN, 0, on_too_large},
+    {0},
 };
 
 /* ---- the daemon ---- */
@@ -285,6 +312,7 @@ static void daemon_start(struct daemon *d, const char *key_file)
     if (!d->http)
         fail_msg("%s", st.msg);
     d->port = http_port(d->http);
+    fixture_http = d->http;
     pthread_create(&d->thread, NULL, run_loop, d);
 }
 

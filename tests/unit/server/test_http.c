@@ -411,6 +411,31 @@ static void a_thousand_streams_run_at_once(void **state)
     assert_int_equal(atomic_load(&n_gone), 0);
 }
 
+static void a_stream_cut_before_its_head_is_out_still_says_why(void **state)
+{
+    struct daemon *d = *state;
+    static const char *const requests[] = {"GET /cut HTTP/1.1\r\nHost: x\r\n\r\n",
+                                           "GET /cut HTTP/1.0\r\n\r\n"};
+    for (int i = 0; i < 2; i++) {
+        int fd = dial(d);
+        say_str(fd, requests[i]);
+        hear(fd, &heard, "cut\"", 2000);
+        assert_non_null(strstr(heard.text, "data: {\"error\":{\"message\":\"cut\""));
+        close(fd);
+    }
+}
+
+static void an_answer_past_its_limit_is_an_error_object(void **state)
+{
+    struct daemon *d = *state;
+    int fd = dial(d);
+    say_str(fd, "GET /too-large HTTP/1.1\r\nHost: x\r\n\r\n");
+    hear(fd, &heard, "}}", 2000);
+    assert_int_equal(status_of(&heard), 500);
+    assert_non_null(strstr(heard.text, "\"code\":\"internal_error\"}}"));
+    close(fd);
+}
+
 static void a_cut_ends_every_exchange_with_an_error(void **state)
 {
     struct daemon *d = *state;
@@ -545,6 +570,8 @@ int main(void)
         TEST(a_slow_reader_holds_back_only_itself),
         TEST(a_thousand_streams_run_at_once),
         TEST(a_cut_ends_every_exchange_with_an_error),
+        TEST(a_stream_cut_before_its_head_is_out_still_says_why),
+        TEST(an_answer_past_its_limit_is_an_error_object),
         TEST(every_wait_for_a_client_ends),
         TEST(a_byte_now_and_then_does_not_move_a_deadline),
         TEST(a_reader_that_takes_nothing_is_dropped),
