@@ -37,6 +37,8 @@ static const struct option options[] = {
     {"Model", "engine", CHOICE, AT(engine), "process", 0, 0, "process|local|fake",
      "where the model runs: a child process, a thread (debugging), or nothing real (benchmarks of "
      "the front)"},
+    {"Model", "fake-step-us", NUMBER, AT(fake_step_us), "0", 0, 10000000, 0,
+     "with engine fake: microseconds of one step"},
     {"Model", "threads", NUMBER, AT(threads), "0", 0, 1024, 0, "CPU threads; 0 = all cores"},
     {"Model", "cpu-precision", CHOICE, AT(cpu_precision), "fast", 0, 0, "fast|exact",
      "fast: 8-bit activations for quantized weights; exact: float32 throughout"},

@@ -25,6 +25,7 @@ struct config {
     const char *model, *served_model_name, *engine;
     const char *cpu_precision, *cpu_isa, *kv_dtype;
     int64_t threads, kv_blocks, kv_memory, block_tokens, max_seqs, max_step_tokens, max_context;
+    int64_t fake_step_us;
     /* scheduling */
     int64_t prefill_chunk, queue_max, queue_wait_ms, prefix_cache;
     /* HTTP */

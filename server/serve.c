@@ -171,7 +171,7 @@ static bool open_model_text(struct front *f, struct status *st)
 static struct engine *open_fake(const struct front *f, struct status *st)
 {
     const struct config *c = &f->cfg;
-    struct engine_fake_options o = {.end_id = -1};
+    struct engine_fake_options o = {.end_id = -1, .step_ns = (uint64_t)c->fake_step_us * 1000};
     o.limits.vocab = tokenizer_vocab(f->tok);
     o.limits.seqs_max = (int32_t)c->max_seqs;
     o.limits.step_tokens_max = (int32_t)c->max_step_tokens;
