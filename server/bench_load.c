@@ -23,6 +23,8 @@ enum {
     EVENTS_MAX = 512,
     FIRST_ID = 100, /* prompts are ids [FIRST_ID, FIRST_ID + N_IDS): every vocabulary has them */
     N_IDS = 4000,
+    STALLED_TOKENS = 16000, /* some megabytes of events: more than the two sockets hold, */
+    STALLED_BUFFER = 4096,  /* since the receiver's is small */
     MODEL_ANSWER_MAX = 1 << 16,
 };
 
@@ -67,7 +69,7 @@ static bool write_request(struct load *l, struct client *c)
     buf_put_str(&body, "{\"model\":\"");
     buf_put_json(&body, l->o->model, strlen(l->o->model));
     buf_printf(&body, "\",\"stream\":true,\"ignore_eos\":true,\"max_tokens\":%d,\"prompt\":[",
-               l->o->max_tokens);
+               c->stalled ? STALLED_TOKENS : l->o->max_tokens);
     for (int32_t i = 0; i < l->o->prompt_tokens; i++)
         buf_printf(&body, "%s%d", i ? "," : "", (int)(FIRST_ID + next_random(&l->random) % N_IDS));
     buf_put_str(&body, "]}");
@@ -101,6 +103,9 @@ static bool connect_client(struct load *l, struct client *c)
     if (c->fd < 0)
         return false;
     setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    const int small = STALLED_BUFFER;
+    if (c->stalled)
+        setsockopt(c->fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
     if (connect(c->fd, (const struct sockaddr *)&l->o->addr, sizeof l->o->addr) != 0 &&
         errno != EINPROGRESS) {
         hang_up(c);
