@@ -19,7 +19,8 @@ step "model"
 model=$(deploy/fetch-model.sh)
 
 step "serve"
-build/release/inferd serve --model "$model" --host 127.0.0.1 --port "$port" &
+build/release/inferd serve --model "$model" --served-model-name smollm2-135m-instruct \
+    --host 127.0.0.1 --port "$port" &
 server=$!
 trap 'kill "$server" 2>/dev/null; wait "$server" 2>/dev/null || true' EXIT
 trap 'exit 0' INT TERM

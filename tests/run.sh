@@ -76,7 +76,7 @@ SIM_SEEDS=50 ctests tsan -R 'ring|thread_pool|engine_proc|engine_local|scheduler
 if [ -f tests/e2e/run.py ]; then
     say "end to end"
     log=build/logs/e2e.log
-    tests/e2e/run.sh >"$log" 2>&1
+    python3 tests/e2e/run.py --model models/SmolLM2-135M-Instruct.Q4_1.gguf >"$log" 2>&1
     status=$?
     tail -15 "$log"
     line=$(grep -E '^[0-9]+ passed, [0-9]+ failed' "$log" | tail -1)

@@ -18,7 +18,7 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import harness  # noqa: E402
 
-SUITES = ("openai_python", "openai_node", "bad_inputs", "batching", "aborts", "kills")
+SUITES = ("openai_python", "openai_node", "metrics", "bad_inputs", "batching", "aborts", "kills")
 
 
 def use_python_with_openai():
@@ -34,7 +34,7 @@ def use_python_with_openai():
         python = os.path.join(venv, "bin", "python")
         if not os.path.exists(python):
             subprocess.run([sys.executable, "-m", "venv", venv], check=True)
-        subprocess.run([python, "-m", "pip", "install", "-q", "openai"], check=True)
+        subprocess.run([python, "-m", "pip", "install", "-q", "openai==3.54.0"], check=True)
     if os.environ.get("INFERD_E2E_AGAIN"):
         sys.exit(f"e2e: {python} has no openai package")
     os.environ["INFERD_E2E_AGAIN"] = "1"
@@ -51,7 +51,7 @@ def find_node_modules():
         if not shutil.which("npm"):
             sys.exit("e2e: npm is needed for the Node suite (or --no-node)")
         os.makedirs(place, exist_ok=True)
-        subprocess.run(["npm", "install", "--silent", "--prefix", place, "openai"], check=True)
+        subprocess.run(["npm", "install", "--silent", "--prefix", place, "openai@6.49.0"], check=True)
     return place
 
 
