@@ -137,6 +137,7 @@ static void *on_target(void *cls, const char *uri, struct MHD_Connection *mhd)
         return NULL; /* on_request closes */
     *x = (struct exchange){.conn = c, .http = h, .mhd = mhd, .n_prompt = -1};
     x->rest = "";
+    x->target_at = uri;
     x->arrived_ns = now_ns(h);
     buf_init(&x->unsent, SIZE_MAX / 2);
     make_id(x);
@@ -193,8 +194,9 @@ static enum guard_fault check_head(struct exchange *x, const char *method, const
         enum guard_fault f = guard_version(version);
         if (f == GUARD_OK)
             f = guard_method(method);
-        if (f == GUARD_OK && w.trusts_layout && version[strlen(version) + 1] != '\0')
-            f = GUARD_BAD_HEADER;
+        if (f == GUARD_OK && w.trusts_layout &&
+            (version[strlen(version) + 1] != '\0' || x->target_at != method + strlen(method) + 1))
+            f = GUARD_BAD_HEADER; /* a bare LF behind the version; two spaces before the target */
         if (f != GUARD_OK)
             return f;
     }
@@ -616,14 +618,15 @@ static void ignore_library_log(void *cls, const char *fmt, va_list ap)
 
 static bool start_daemon(struct http *h, int fd, struct status *st)
 {
-    /* One spare connection above the limit is not enough: many may be waiting for their 503. */
+    /* Strictness is the guard's: what the library refuses itself, it refuses in HTML.
+     * One spare connection above the limit is not enough: many may be waiting for their 503. */
     unsigned limit = (unsigned)h->o.connections_max + 64;
     h->mhd = MHD_start_daemon(
         MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL, on_request, h,
         MHD_OPTION_EXTERNAL_LOGGER, ignore_library_log, NULL, MHD_OPTION_LISTEN_SOCKET, fd,
         MHD_OPTION_NOTIFY_CONNECTION, on_connection, h, MHD_OPTION_NOTIFY_COMPLETED, on_completed,
         h, MHD_OPTION_URI_LOG_CALLBACK, on_target, h, MHD_OPTION_CONNECTION_LIMIT, limit,
-        MHD_OPTION_CONNECTION_TIMEOUT, 0u, MHD_OPTION_STRICT_FOR_CLIENT, 1,
+        MHD_OPTION_CONNECTION_TIMEOUT, 0u, MHD_OPTION_STRICT_FOR_CLIENT, 0,
         MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)32768, MHD_OPTION_END);
     if (h->mhd)
         return true;

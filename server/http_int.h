@@ -41,6 +41,7 @@ struct exchange { /* from the request line to the end of the answer */
     char path[GUARD_PATH_MAX];
     const char *rest; /* in path: what '*' matched */
     char id[129];
+    const char *target_at; /* in the library's buffer; compared, never read */
     enum guard_fault target_fault;
     struct hash128 domain;
     uint64_t arrived_ns;

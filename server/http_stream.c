@@ -113,9 +113,14 @@ void stream_pump(struct exchange *x)
 static ssize_t on_read(void *cls, uint64_t pos, char *at, size_t max)
 {
     struct exchange *x = cls;
-    (void)pos, (void)at, (void)max;
-    if (x->dead)
-        return MHD_CONTENT_READER_END_WITH_ERROR;
+    (void)pos, (void)max;
+    if (x->dead) {
+        /* After END_WITH_ERROR here, 0.9.75 keeps the closed connection until chance looks at it
+         * again.  A byte that cannot be sent makes it close and clean up. */
+        shutdown(x->conn->fd, SHUT_RDWR);
+        *at = ' ';
+        return 1;
+    }
     if (x->stream_done)
         return MHD_CONTENT_READER_END_OF_STREAM;
     x->direct = true;

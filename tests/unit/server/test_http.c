@@ -4,7 +4,6 @@
 #include <dirent.h>
 
 #include "http_fixture.h"
-
 static int setup(void **state)
 {
     struct daemon *d = test_calloc(1, sizeof *d);
@@ -156,6 +155,9 @@ static const struct refusal {
     CASE("empty length", POST "Content-Length:\r\n\r\n" SMUGGLED, 400),
     CASE("huge length", POST "Content-Length: 9223372036854775808\r\n\r\n" SMUGGLED, 413),
     CASE("length over the limit", POST "Content-Length: 65537\r\n\r\n{}" SMUGGLED, 413),
+    CASE("two spaces before the target", "GET  /plain HTTP/1.1\r\nHost: x\r\n\r\n" SMUGGLED, 400),
+    CASE("space in the target", GET("/plain x") SMUGGLED, 400),
+    CASE("space behind the target", "GET /plain  HTTP/1.1\r\nHost: x\r\n\r\n" SMUGGLED, 400),
     CASE("two hosts", GET_WITH("Host: y"), 400),
     CASE("host with space", "GET /plain HTTP/1.1\r\nHost: a b\r\n\r\n", 400),
     CASE("host with slash", "GET /plain HTTP/1.1\r\nHost: a/b\r\n\r\n", 400),
@@ -357,6 +359,7 @@ static void a_client_may_leave_after_any_byte(void **state)
     static const char request[] = POST "Content-Length: 2\r\n\r\n{}";
     static const char stream[] = "GET /endless HTTP/1.1\r\nHost: x\r\n\r\n";
     struct daemon *d = *state;
+    const int n_fds = count_fds();
     for (size_t n = 0; n < sizeof request; n++) {
         int fd = dial(d);
         say(fd, request, n);
@@ -368,6 +371,9 @@ static void a_client_may_leave_after_any_byte(void **state)
     const struct heard *h = ask(d, request, sizeof request - 1);
     assert_int_equal(status_of(h), 200);
     assert_true(h->text[h->n - 1] == '}');
+    for (int i = 0; i < 1000 && count_fds() > n_fds; i++)
+        sleep_ms(1); /* far below the deadlines of the fixture */
+    assert_int_equal(count_fds(), n_fds);
 }
 
 static void a_slow_reader_holds_back_only_itself(void **state)
