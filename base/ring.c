@@ -2,10 +2,9 @@
 #include "base/ring.h"
 
 #include <assert.h>
-#include <errno.h>
-#include <unistd.h>
 
 #include "base/checked.h"
+#include "base/event.h"
 
 enum { LINE = 64 };
 
@@ -62,11 +61,8 @@ void ring_put_end(struct ring *r)
 
 void ring_wake(struct ring *r, int event_fd)
 {
-    if (!atomic_load(&r->asleep))
-        return;
-    const uint64_t one = 1;
-    while (write(event_fd, &one, sizeof one) < 0 && errno == EINTR)
-        ;
+    if (atomic_load(&r->asleep))
+        event_wake(event_fd);
 }
 
 const void *ring_take_begin(struct ring *r)
@@ -93,7 +89,5 @@ bool ring_sleep_begin(struct ring *r)
 void ring_sleep_end(struct ring *r, int event_fd)
 {
     atomic_store(&r->asleep, 0);
-    uint64_t count;
-    while (read(event_fd, &count, sizeof count) < 0 && errno == EINTR)
-        ;
+    event_drain(event_fd);
 }

@@ -1,12 +1,11 @@
 /* engine_local.c - the same worker as a thread of this process: for tests and debugging.
  *
  * It shares nothing but the link, as a child would; only its death cannot be survived. */
-#include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
+#include "base/event.h"
 #include "engine/engine_int.h"
 #include "engine/link.h"
 
@@ -115,9 +114,7 @@ static void local_close(struct engine *e)
     struct engine_local *l = self(e);
     if (l->has_thread) {
         l->stop = true;
-        const uint64_t one = 1;
-        if (write(l->link.fds.step, &one, sizeof one) < 0 && errno != EAGAIN)
-            abort(); /* an eventfd of our own */
+        event_wake(l->link.fds.step);
         pthread_join(l->thread, NULL);
     }
     link_close(&l->link);

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/checked.h"
+#include "base/event.h"
 #include "base/ring.h"
 
 enum {
@@ -73,20 +74,6 @@ static bool lay_rings(const struct step_limits *l, struct ring_layout *lay, stru
     lay->results_at = ring_bytes(ENGINE_DEPTH, lay->step_cell);
     lay->n_bytes = lay->results_at + ring_bytes(ENGINE_DEPTH, lay->result_cell);
     return true;
-}
-
-static void write_event(int fd)
-{
-    const uint64_t one = 1;
-    while (write(fd, &one, sizeof one) < 0 && errno == EINTR)
-        ;
-}
-
-static void drain_event(int fd)
-{
-    uint64_t count;
-    while (read(fd, &count, sizeof count) < 0 && errno == EINTR)
-        ;
 }
 
 /* --- the front ------------------------------------------------------------------------------ */
@@ -296,7 +283,7 @@ void link_front_result_done(struct link *k)
 
 void link_front_drain(struct link *k)
 {
-    drain_event(k->fds.result);
+    event_drain(k->fds.result);
 }
 
 /* --- the worker ----------------------------------------------------------------------------- */
@@ -333,7 +320,7 @@ static bool heartbeat_start(struct heartbeat *h, struct link_control *control, s
 
 static void heartbeat_stop(struct heartbeat *h)
 {
-    write_event(h->stop_fd);
+    event_wake(h->stop_fd);
     pthread_join(h->thread, NULL);
     close_fd(&h->stop_fd);
 }
@@ -354,7 +341,7 @@ static void on_progress(void *ctx, uint64_t n_done, uint64_t n_total)
     struct work *w = ctx;
     w->control->n_total = n_total;
     w->control->n_done = n_done;
-    write_event(w->fds->result);
+    event_wake(w->fds->result);
 }
 
 static const char *text_or_null(const char *s)
@@ -417,7 +404,7 @@ static bool work_step(struct work *w, const struct step *step, struct status *st
         return status_wrap(st, "step %llu", (unsigned long long)step->id);
     ring_take_end(w->steps); /* first: once the front has the result it may want the cell */
     ring_put_end(w->results);
-    write_event(w->fds->result);
+    event_wake(w->fds->result);
     return true;
 }
 
@@ -436,7 +423,7 @@ static bool work_run(struct work *w, const _Atomic bool *stop, struct status *st
 static void set_state(struct work *w, enum link_state state)
 {
     atomic_store_explicit(&w->control->state, state, memory_order_release);
-    write_event(w->fds->result);
+    event_wake(w->fds->result);
 }
 
 bool link_work(const struct link_fds *fds, const struct worker_backend *backend,

@@ -1,7 +1,8 @@
 /* half.h - 16-bit floats to float and back, in plain C.
  *
  * f16 is IEEE 754 binary16, bf16 the upper half of a float.  Rounding is to nearest,
- * ties to even; NaN stays NaN.  Kernels with hardware conversion give the same bits. */
+ * ties to even; a NaN stays one, and quiet.  Kernels with hardware conversion give the
+ * same bits. */
 #ifndef KERNELS_HALF_H
 #define KERNELS_HALF_H
 
@@ -31,7 +32,7 @@ static inline float f32_from_f16(uint16_t h)
 {
     uint32_t sign = (uint32_t)(h & 0x8000) << 16, rest = h & 0x7fff;
     if (rest >= 0x7c00) /* infinity and NaN: the exponent is all ones in both */
-        return f32_from_bits(sign | 0x7f800000 | (rest & 0x3ff) << 13);
+        return f32_from_bits(sign | 0x7f800000 | rest << 13 | (rest > 0x7c00 ? 0x400000 : 0));
     if (rest < 0x0400) /* subnormal: a whole number of 2^-24, exact in a float */
         return f32_from_bits(sign | f32_to_bits((float)rest * 0x1p-24f));
     return f32_from_bits(sign | ((rest << 13) + ((127 - 15) << 23)));

@@ -1,9 +1,8 @@
 /* scheduler_front.c - the loop thread's side: submit, cancel, news. */
 #include <assert.h>
-#include <errno.h>
 #include <string.h>
-#include <unistd.h>
 
+#include "base/event.h"
 #include "scheduler/scheduler_int.h"
 
 static bool check_size(const struct request *r, const struct step_limits *l, struct status *st)
@@ -71,19 +70,12 @@ bool scheduler_submit(struct scheduler *s, struct request *r, struct status *st)
     return true;
 }
 
-static void write_event(int fd)
-{
-    const uint64_t one = 1;
-    while (write(fd, &one, sizeof one) < 0 && errno == EINTR)
-        ;
-}
-
 void scheduler_cancel(struct scheduler *s, struct request *r)
 {
     if (atomic_exchange(&r->cancelled, true))
         return;
     atomic_fetch_add(&s->n_cancels, 1);
-    write_event(s->wake_fd);
+    event_wake(s->wake_fd);
 }
 
 int scheduler_news_fd(const struct scheduler *s)
@@ -116,5 +108,5 @@ void scheduler_news_done(struct scheduler *s)
         return; /* nothing can have made the fd readable */
     ring_sleep_end(s->news, s->news_fd);
     if (!ring_sleep_begin(s->news))
-        write_event(s->news_fd);
+        event_wake(s->news_fd);
 }

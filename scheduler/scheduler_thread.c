@@ -1,12 +1,11 @@
 /* scheduler_thread.c - the thread that turns the scheduler, and sleeps when there is nothing. */
-#include <errno.h>
 #include <limits.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
-#include <unistd.h>
 
+#include "base/event.h"
 #include "scheduler/scheduler_int.h"
 
 static void sleep_until_woken(struct scheduler *s, int64_t ms)
@@ -16,13 +15,6 @@ static void sleep_until_woken(struct scheduler *s, int64_t ms)
         {.fd = s->engine->vt->fd(s->engine), .events = POLLIN}, /* -1 is passed over */
     };
     poll(fd, 2, ms > INT_MAX ? INT_MAX : (int)ms);
-}
-
-static void drain_wake(struct scheduler *s)
-{
-    uint64_t count;
-    while (read(s->wake_fd, &count, sizeof count) < 0 && errno == EINTR)
-        ;
 }
 
 static void *run(void *arg)
@@ -35,7 +27,7 @@ static void *run(void *arg)
             continue;
         if (!s->has_tables) {
             sleep_until_woken(s, ms);
-            drain_wake(s);
+            event_drain(s->wake_fd);
         } else if (ring_sleep_begin(s->inbox)) {
             sleep_until_woken(s, ms);
             ring_sleep_end(s->inbox, s->wake_fd);
@@ -63,9 +55,7 @@ void scheduler_stop(struct scheduler *s)
     if (!s->started)
         return;
     atomic_store(&s->stopping, true);
-    const uint64_t one = 1;
-    while (write(s->wake_fd, &one, sizeof one) < 0 && errno == EINTR)
-        ;
+    event_wake(s->wake_fd);
     pthread_join(s->thread, NULL);
     s->started = false;
 }

@@ -11,7 +11,7 @@ int32_t seq_n_known(const struct seq *q)
     return q->request->n_prompt + n_out(q);
 }
 
-int32_t seq_token(const struct seq *q, int32_t i)
+static int32_t token_at(const struct seq *q, int32_t i)
 {
     const struct request *r = q->request;
     return i < r->n_prompt ? r->prompt[i] : r->out[i - r->n_prompt].id;
@@ -20,7 +20,7 @@ int32_t seq_token(const struct seq *q, int32_t i)
 void seq_tokens(const struct seq *q, int32_t first, int32_t n, int32_t *out)
 {
     for (int32_t i = 0; i < n; i++)
-        out[i] = seq_token(q, first + i);
+        out[i] = token_at(q, first + i);
 }
 
 bool seq_is_runnable(const struct seq *q)
@@ -32,14 +32,14 @@ bool seq_is_runnable(const struct seq *q)
     return n_out(q) + q->n_future < q->request->n_max;
 }
 
-bool seq_is_pinned(const struct seq *q)
+static bool is_pinned(const struct seq *q)
 {
     return q->request->n_preempted > SEQ_PREEMPTIONS_MAX;
 }
 
 bool seq_ranks_before(const struct seq *a, const struct seq *b)
 {
-    const bool pa = seq_is_pinned(a), pb = seq_is_pinned(b);
+    const bool pa = is_pinned(a), pb = is_pinned(b);
     return pa != pb ? pa : a->ticket < b->ticket;
 }
 

@@ -57,10 +57,8 @@ struct seq {
 };
 
 int32_t seq_n_known(const struct seq *q);
-int32_t seq_token(const struct seq *q, int32_t i);
 void seq_tokens(const struct seq *q, int32_t first, int32_t n, int32_t *out);
 bool seq_is_runnable(const struct seq *q); /* RUNNING, and a row of it would be of use */
-bool seq_is_pinned(const struct seq *q);
 bool seq_ranks_before(const struct seq *a, const struct seq *b); /* pinned first, then older */
 bool seq_may_share(const struct seq *q); /* may take blocks from the prefix cache */
 int32_t seq_blocks_for(int32_t n_tokens, int32_t block_tokens);

@@ -54,5 +54,5 @@ static void kv_store(char *dst, const float *src, int n, enum dtype dtype)
             vf_store_bf16(out + i, vf_load(src + i));
     }
     for (; i < n; i++)
-        out[i] = dtype == DT_F16 ? float_to_f16(src[i]) : float_to_bf16(src[i]);
+        out[i] = dtype == DT_F16 ? f32_to_f16(src[i]) : f32_to_bf16(src[i]);
 }

@@ -9,7 +9,7 @@
  *
  * Candidates stay in the order of their ids; the draw walks them in that order, with sums in
  * double.  Random numbers: kernels/philox.h. */
-#include "kernels/cpu/half.h"
+#include "kernels/half.h"
 #include "kernels/cpu/rows.h"
 #include "kernels/philox.h"
 
@@ -215,7 +215,7 @@ static float raw_logit(const struct draw *w, int32_t id, float now)
 /* An unsigned number that orders as the float does; -0 and 0 are one. */
 static uint32_t order_key(float x)
 {
-    uint32_t u = float_bits(x + 0.0f);
+    uint32_t u = f32_to_bits(x + 0.0f);
     return u >> 31 ? ~u : u | 0x80000000;
 }
 

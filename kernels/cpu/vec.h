@@ -9,7 +9,7 @@
 #ifndef KERNELS_CPU_VEC_H
 #define KERNELS_CPU_VEC_H
 
-#include "kernels/cpu/half.h"
+#include "kernels/half.h"
 #include "kernels/tensor.h"
 
 #include <math.h>
@@ -145,9 +145,9 @@ typedef float vf;
 #define vf_fma_exact(a, b, c)     fmaf(a, b, c)
 #define vf_where_less(a, b, x, y) ((a) < (b) ? (x) : (y))
 #define vf_any_nan(a)             isnan(a)
-#define vf_load_f16(p)            f16_to_float(*(p))
-#define vf_store_f16(p, v)        (*(p) = float_to_f16(v))
-#define vf_load_bf16(p)           bf16_to_float(*(p))
+#define vf_load_f16(p)            f32_from_f16(*(p))
+#define vf_store_f16(p, v)        (*(p) = f32_to_f16(v))
+#define vf_load_bf16(p)           f32_from_bf16(*(p))
 
 static inline float vf_max(float a, float b)
 {
@@ -216,12 +216,12 @@ static inline void vf_store_bf16(uint16_t *p, vf a)
     float x[VEC_N];
     vf_store(x, a);
     for (int i = 0; i < VEC_N; i++)
-        p[i] = float_to_bf16(x[i]);
+        p[i] = f32_to_bf16(x[i]);
 }
 
 #else
 
-#define vf_store_bf16(p, v) (*(p) = float_to_bf16(v))
+#define vf_store_bf16(p, v) (*(p) = f32_to_bf16(v))
 
 #endif
 
@@ -238,9 +238,9 @@ static inline vf vf_load_as(enum dtype dtype, const char *p)
 static inline float load_as(enum dtype dtype, const char *p)
 {
     if (dtype == DT_F16)
-        return f16_to_float(*(const uint16_t *)p);
+        return f32_from_f16(*(const uint16_t *)p);
     if (dtype == DT_BF16)
-        return bf16_to_float(*(const uint16_t *)p);
+        return f32_from_bf16(*(const uint16_t *)p);
     return *(const float *)p;
 }
 

@@ -4,7 +4,7 @@
 
 #include <math.h>
 
-#include "kernels/cpu/half.h"
+#include "kernels/half.h"
 #include "kernels/cpu/kv_page.h"
 
 enum { SEQS_MAX = 6 };
@@ -61,7 +61,7 @@ static void fill_cache(struct random *r, const struct kv_cache *kv, void *data)
         if (kv->dtype == DT_F32)
             ((float *)data)[i] = x;
         else
-            ((uint16_t *)data)[i] = kv->dtype == DT_F16 ? float_to_f16(x) : float_to_bf16(x);
+            ((uint16_t *)data)[i] = kv->dtype == DT_F16 ? f32_to_f16(x) : f32_to_bf16(x);
     }
 }
 
@@ -183,7 +183,7 @@ static double value_at(const struct kv_cache *kv, const void *data, size_t offse
     if (kv->dtype == DT_F32)
         return ((const float *)p)[d];
     uint16_t h = ((const uint16_t *)p)[d];
-    return kv->dtype == DT_F16 ? f16_to_float(h) : bf16_to_float(h);
+    return kv->dtype == DT_F16 ? f32_from_f16(h) : f32_from_bf16(h);
 }
 
 /* The definition, in double. */

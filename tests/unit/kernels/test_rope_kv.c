@@ -4,7 +4,7 @@
 
 #include <math.h>
 
-#include "kernels/cpu/half.h"
+#include "kernels/half.h"
 #include "kernels/cpu/kv_page.h"
 
 struct shape {
@@ -183,7 +183,7 @@ static void check_pages(const char *isa, const struct world *w, char *cache, con
                 float x = from[(t * s->n_kv_heads + h) * s->head_dim + i];
                 size_t bytes = s->dtype == DT_F32 ? 4 : 2;
                 char *at = cache + (row * (size_t)s->head_dim + (size_t)i) * bytes;
-                uint16_t half = s->dtype == DT_F16 ? float_to_f16(x) : float_to_bf16(x);
+                uint16_t half = s->dtype == DT_F16 ? f32_to_f16(x) : f32_to_bf16(x);
                 if (memcmp(at, bytes == 4 ? (void *)&x : (void *)&half, bytes) != 0)
                     fail_msg("%s, %s: token %d head %d value %d is not in its page", isa, s->name,
                              t, h, i);
@@ -279,15 +279,15 @@ static void halves_are_rounded_to_nearest_even(void **state)
     for (uint32_t h = 0; h < 0x7c00; h++) {
         int exponent = (int)(h >> 10), fraction = (int)(h & 1023);
         double exact = exponent ? ldexp(1024 + fraction, exponent - 25) : ldexp(fraction, -24);
-        double next = h == 0x7bff ? 65536 : (double)f16_to_float((uint16_t)(h + 1));
+        double next = h == 0x7bff ? 65536 : (double)f32_from_f16((uint16_t)(h + 1));
         float middle = (float)((exact + next) / 2);
         uint16_t even = (uint16_t)(h & 1 ? h + 1 : h);
-        assert_true((double)f16_to_float((uint16_t)h) == exact);
-        assert_int_equal(float_to_f16((float)exact), h);
-        assert_int_equal(float_to_f16(-(float)exact), h | 0x8000);
-        assert_int_equal(float_to_f16(middle), even);
-        assert_int_equal(float_to_f16(nextafterf(middle, 0)), h);
-        assert_int_equal(float_to_f16(nextafterf(middle, INFINITY)), h + 1);
+        assert_true((double)f32_from_f16((uint16_t)h) == exact);
+        assert_int_equal(f32_to_f16((float)exact), h);
+        assert_int_equal(f32_to_f16(-(float)exact), h | 0x8000);
+        assert_int_equal(f32_to_f16(middle), even);
+        assert_int_equal(f32_to_f16(nextafterf(middle, 0)), h);
+        assert_int_equal(f32_to_f16(nextafterf(middle, INFINITY)), h + 1);
     }
     static const struct {
         uint32_t bits;
@@ -296,9 +296,9 @@ static void halves_are_rounded_to_nearest_even(void **state)
                  {0x3f808001, 0x3f81}, {0x7f7fffff, 0x7f80}, {0xff800000, 0xff80},
                  {0x7f800001, 0x7fc0}, {0x80000001, 0x8000}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
-        assert_int_equal(float_to_bf16(bits_float(cases[i].bits)), cases[i].bf16);
-    assert_true(isnan(f16_to_float(float_to_f16(NAN))));
-    assert_true(isinf(f16_to_float(float_to_f16(1e9f))));
+        assert_int_equal(f32_to_bf16(f32_from_bits(cases[i].bits)), cases[i].bf16);
+    assert_true(isnan(f32_from_f16(f32_to_f16(NAN))));
+    assert_true(isinf(f32_from_f16(f32_to_f16(1e9f))));
 }
 
 int main(void)
