@@ -4,7 +4,7 @@
 
 #include "server/server.h"
 
-enum { PREP_MAX = 256 }; /* jobs waiting or running; at 1 ms each, a quarter second of queue */
+enum { PREP_LEAST = 256 }; /* jobs that may always wait; at 1 ms each, a quarter second of queue */
 
 struct prep_job {
     uv_work_t work;
@@ -31,7 +31,8 @@ static void end_job(uv_work_t *w, int status)
 
 bool prep_submit(struct server *sv, void (*work)(void *ctx), void (*done)(void *ctx), void *ctx)
 {
-    struct prep_job *j = sv->n_prep < PREP_MAX ? malloc(sizeof *j) : NULL;
+    const int32_t max = sv->prep_max > PREP_LEAST ? sv->prep_max : PREP_LEAST;
+    struct prep_job *j = sv->n_prep < max ? malloc(sizeof *j) : NULL;
     if (!j)
         return false;
     *j = (struct prep_job){.sv = sv, .run = work, .done = done, .ctx = ctx, .work.data = j};

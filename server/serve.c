@@ -193,8 +193,10 @@ static bool open_scheduler(struct front *f, struct status *st)
                                              : engine_proc_open(&eo, &clock_real, st);
     if (!e)
         return status_wrap(st, "engine");
+    const int64_t queue_max = c->queue_max ? c->queue_max : 4 * c->max_seqs;
+    f->sv.prep_max = (int32_t)(queue_max + c->max_seqs);
     struct scheduler_options so = {
-        .queue_max = (int32_t)(c->queue_max ? c->queue_max : 4 * c->max_seqs),
+        .queue_max = (int32_t)queue_max,
         .queue_wait_ms_max = (uint64_t)c->queue_wait_ms,
         .prefill_chunk_max = (int32_t)c->prefill_chunk,
         .prefix_cache = c->prefix_cache != 0,

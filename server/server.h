@@ -36,7 +36,8 @@ struct server {
     struct server_limits limits;
     struct metrics *metrics;
     bool draining; /* SIGTERM was seen: new work gets 503 */
-    int32_t n_prep; /* prep.c: jobs waiting or running */
+    int32_t prep_max; /* jobs that may wait: what the scheduler would take; below 256 = 256 */
+    int32_t n_prep;   /* prep.c: jobs waiting or running */
 };
 
 /* Work that a client can make long (render, tokenize) runs on a prep thread; `done` then runs on
