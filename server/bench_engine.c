@@ -37,6 +37,7 @@ static const struct {
 struct bench {
     struct config cfg;
     int32_t n_repeats;
+    int32_t parallel_max; /* measures of more requests are left out */
     bool json;
     struct scheduler *sched;
     struct engine_facts facts;
@@ -51,31 +52,41 @@ struct bench {
 
 /* ---- options ---- */
 
-/* Takes --repeats and --json out of argv; what is left is for config_read. */
+static bool set_number(const char *name, const char *text, int32_t max, int32_t *out,
+                       struct status *st)
+{
+    char *end = NULL;
+    const long v = text ? strtol(text, &end, 10) : 0;
+    if (v < 1 || v > max || *end)
+        return status_fail(st, STATUS_BAD_INPUT, "%s: want a number from 1 to %d", name, max);
+    *out = (int32_t)v;
+    return true;
+}
+
+/* Takes this benchmark's own flags out of argv; what is left is for config_read. */
 static bool take_own_flags(struct bench *b, int *argc, char **argv, struct status *st)
 {
     int n = 0;
-    for (int i = 0; i < *argc; i++) {
-        if (strcmp(argv[i], "--json") == 0) {
+    bool ok = true;
+    for (int i = 0; i < *argc && ok; i++) {
+        const char *next = i + 1 < *argc ? argv[i + 1] : NULL;
+        if (strcmp(argv[i], "--json") == 0)
             b->json = true;
-        } else if (strcmp(argv[i], "--repeats") == 0) {
-            char *end = NULL;
-            const long v = i + 1 < *argc ? strtol(argv[++i], &end, 10) : 0;
-            if (v < 1 || v > REPEATS_MAX || *end)
-                return status_fail(st, STATUS_BAD_INPUT, "repeats: want a number from 1 to %d",
-                                   REPEATS_MAX);
-            b->n_repeats = (int32_t)v;
-        } else {
+        else if (strcmp(argv[i], "--repeats") == 0 && ++i)
+            ok = set_number("repeats", next, REPEATS_MAX, &b->n_repeats, st);
+        else if (strcmp(argv[i], "--parallel-max") == 0 && ++i)
+            ok = set_number("parallel-max", next, REQUESTS_MAX, &b->parallel_max, st);
+        else
             argv[n++] = argv[i];
-        }
     }
     *argc = n;
-    return true;
+    return ok;
 }
 
 static bool read_options(struct bench *b, int argc, char **argv, struct status *st)
 {
     b->n_repeats = 5;
+    b->parallel_max = REQUESTS_MAX;
     if (!take_own_flags(b, &argc, argv, st) || !config_read(&b->cfg, argc, argv, st))
         return false;
     if (!b->cfg.model[0])
@@ -198,6 +209,11 @@ static bool wait_ready(struct bench *b, uint64_t start_ns, struct status *st)
     return true;
 }
 
+static bool is_wanted(const struct bench *b, int m)
+{
+    return measures[m].n_requests <= b->parallel_max;
+}
+
 static bool run(struct bench *b, struct status *st)
 {
     const uint64_t start_ns = clock_now(&clock_real);
@@ -209,7 +225,7 @@ static bool run(struct bench *b, struct status *st)
             return status_fail(st, STATUS_BUSY, "no memory");
     for (int32_t r = -1; r < b->n_repeats; r++) /* the first warms up */
         for (int m = 0; m < N_MEASURES; m++)
-            if (!measure(b, (enum measure)m, &b->rate[m][r < 0 ? 0 : r], st))
+            if (is_wanted(b, m) && !measure(b, (enum measure)m, &b->rate[m][r < 0 ? 0 : r], st))
                 return status_wrap(st, "%s", measures[m].name);
     return true;
 }
@@ -233,6 +249,8 @@ static void report(struct bench *b)
                b->cfg.cpu_precision, b->facts.kv_dtype, b->n_repeats, "ready after", ready_ms);
     for (int m = 0; m < N_MEASURES; m++) {
         double *rate = b->rate[m];
+        if (!is_wanted(b, m))
+            continue;
         qsort(rate, (size_t)b->n_repeats, sizeof *rate, compare);
         const double median = rate[b->n_repeats / 2];
         if (b->json)

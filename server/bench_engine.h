@@ -1,6 +1,6 @@
 /* bench_engine.h - tokens per second of a model through the scheduler, without HTTP.
  *
- *     inferd bench engine MODEL [--repeats N] [--json] [any option of serve]
+ *     inferd bench engine MODEL [--repeats N] [--parallel-max N] [--json] [any option of serve]
  *
  * Measures, in turn and N times over: a prompt of 512 tokens until its first token, 128 tokens
  * after a short prompt, and 128 tokens each of 16 and of 32 requests at once.  Prompts are ids from
