@@ -46,7 +46,7 @@ cpu_ticks() { awk '{print $14 + $15}' "/proc/$server/stat"; }
 run_streams() { # run_streams NAME: sets used (CPU ticks) and peak_kib
     local before client now_kib
     before=$(cpu_ticks)
-    load "$dir/$1" --concurrency "$streams" --requests "$streams" --max-tokens "$tokens" --rate 2000 &
+    load "$dir/$1" --concurrency "$streams" --requests "$streams" --max-tokens "$tokens" &
     client=$!
     peak_kib=0
     while kill -0 "$client" 2>/dev/null; do
