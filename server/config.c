@@ -44,6 +44,10 @@ static const struct option options[] = {
      "fast: 8-bit activations for quantized weights; exact: float32 throughout"},
     {"Model", "cpu-isa", TEXT, AT(cpu_isa), "", 0, 31, 0,
      "instruction set to use; default: the best this CPU has"},
+    {"Model", "engine-deaths-max", NUMBER, AT(engine_deaths_max), "5", -1, 32, 0,
+     "deaths of the engine in 10 minutes, after which it stays down; -1 = always start it again"},
+    {"Model", "engine-backoff-ms", NUMBER, AT(engine_backoff_ms), "10000", 1, 3600000, 0,
+     "longest wait before the engine is started again"},
     {"Cache", "kv-dtype", CHOICE, AT(kv_dtype), "auto", 0, 0, "auto|f32|f16|bf16",
      "type of cached keys and values; auto = f16, or f32 with cpu-precision exact"},
     {"Cache", "kv-blocks", NUMBER, AT(kv_blocks), "0", 0, 1 << 28, 0,
@@ -134,7 +138,9 @@ static bool set_number(const struct option *o, const char *text, int64_t *out, s
     char *end;
     int64_t factor = 1, v = 0;
     errno = 0;
-    if (text[0] >= '0' && text[0] <= '9') {
+    bool negative = text[0] == '-' && o->min < 0;
+    char first = text[negative];
+    if (first >= '0' && first <= '9') {
         v = strtoll(text, &end, 10);
         bool has_unit = o->kind == BYTES ? parse_unit(end, &factor) : *end == '\0';
         if (has_unit && errno == 0 && !__builtin_mul_overflow(v, factor, &v) && v >= o->min &&
@@ -513,6 +519,9 @@ void config_engine(const struct config *c, struct engine_options *o)
         .block_tokens = (int32_t)c->block_tokens,
         .kv_blocks = (int32_t)c->kv_blocks,
         .kv_bytes = (uint64_t)c->kv_memory,
+        /* The first death is the one that 0 allows; to the engine 0 means its default. */
+        .deaths_max = c->engine_deaths_max ? (int32_t)c->engine_deaths_max : 1,
+        .backoff_ms_max = (int32_t)c->engine_backoff_ms,
     };
 }
 

@@ -24,6 +24,7 @@ struct config {
     /* model and engine */
     const char *model, *served_model_name, *engine;
     const char *cpu_precision, *cpu_isa, *kv_dtype;
+    int64_t engine_deaths_max, engine_backoff_ms;
     int64_t threads, kv_blocks, kv_memory, block_tokens, max_seqs, max_step_tokens, max_context;
     int64_t fake_step_us;
     /* scheduling */

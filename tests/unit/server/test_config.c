@@ -98,6 +98,9 @@ static void an_error_says_what_would_be_right(void **state)
         {"--port=-1", "from 0 to 65535"},
         {"--port=80x", "from 0 to 65535"},
         {"--port", "--port wants a value"},
+        {"--engine-deaths-max=-2", "from -1 to 32"},
+        {"--engine-deaths-max=-", "from -1 to 32"},
+        {"--engine-backoff-ms=0", "from 1 to"},
         {"--kv-dtype=f64", "auto|f32|f16|bf16"},
         {"--kv-dtype=f", "auto|f32|f16|bf16"},
         {"--kv-dtype=", "auto|f32|f16|bf16"},
@@ -202,6 +205,31 @@ static void the_help_names_every_option_that_is_printed(void **state)
     config_close(&c);
 }
 
+static void the_engine_is_started_again_as_the_options_say(void **state)
+{
+    static const struct {
+        const char *deaths, *backoff;
+        int32_t deaths_max, backoff_ms_max;
+    } table[] = {
+        {"--max-seqs=4", "--max-seqs=4", 5, 10000},
+        {"--engine-deaths-max=-1", "--engine-backoff-ms=250", -1, 250},
+        {"--engine-deaths-max=0", "--engine-backoff-ms=1", 1, 1},
+        {"--engine-deaths-max=32", "--engine-backoff-ms=3600000", 32, 3600000},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+        struct config c;
+        struct status st;
+        struct engine_options o;
+        if (!READ(&c, &st, table[i].deaths, table[i].backoff))
+            fail_msg("%s", st.msg);
+        config_engine(&c, &o);
+        assert_int_equal(o.deaths_max, table[i].deaths_max);
+        assert_int_equal(o.backoff_ms_max, table[i].backoff_ms_max);
+        config_close(&c);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -210,6 +238,7 @@ int main(void)
         cmocka_unit_test(bytes_have_units),
         cmocka_unit_test(an_error_says_what_would_be_right),
         cmocka_unit_test(a_file_error_names_its_line),
+        cmocka_unit_test(the_engine_is_started_again_as_the_options_say),
         cmocka_unit_test(what_is_printed_reads_back_the_same),
         cmocka_unit_test(the_help_names_every_option_that_is_printed),
     };
