@@ -441,6 +441,8 @@ int serve_main(int argc, char **argv)
     }
     log_init(config_log_level(&f->cfg), config_log_format(&f->cfg));
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGUSR1, SIG_IGN); /* what some log rotations send; the default would end the daemon */
+    signal(SIGUSR2, SIG_IGN);
     setenv("UV_THREADPOOL_SIZE", "2", 1); /* prep threads; more would take cores from the engine */
     harden();
     if (front_open(f, &st)) {
