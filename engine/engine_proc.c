@@ -427,7 +427,7 @@ static int64_t proc_wait_ms(const struct engine *e, uint64_t now_ns)
         return e->given_up             ? -1
                : now_ns >= p->retry_ns ? 0
                                        : (int64_t)((p->retry_ns - now_ns) / NS_PER_MS) + 1;
-    return 1000; /* the watchdogs */
+    return 500; /* the watchdogs */
 }
 
 static void proc_kill(struct engine *e, const char *why)

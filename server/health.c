@@ -36,6 +36,8 @@ static bool is_ready(const struct server *sv, const struct scheduler_view *v, ch
         snprintf(reason, max, "loading");
     else if (v->engine_state != ENGINE_READY)
         snprintf(reason, max, "engine down: %s", v->engine_why[0] ? v->engine_why : "restarting");
+    else if (v->engine_stalled)
+        snprintf(reason, max, "the engine's process does not run");
     else if (v->last_step_age_ms > STEP_AGE_MS_MAX)
         snprintf(reason, max, "no step for %llu ms", (unsigned long long)v->last_step_age_ms);
     return reason[0] == '\0';

@@ -360,7 +360,7 @@ static void put_view(const struct scheduler_view *v, struct buf *out, const char
         {"inferd_last_step_age_seconds", NULL, "gauge", "Age of the last step while work waits.",
          (double)v->last_step_age_ms / 1e3},
         {"inferd_engine_up", NULL, "gauge", "1 when the engine is ready.",
-         v->engine_state == ENGINE_READY},
+         v->engine_state == ENGINE_READY && !v->engine_stalled},
         {"inferd_engine_restarts_total", NULL, "counter", "Deaths of the engine.",
          v->engine_deaths},
         {"inferd_engine_load_seconds", NULL, "gauge", "Time the last load of the model took.",

@@ -54,6 +54,36 @@ def kill_once(c, requests, calm, wait_s, what):
     return pause[0]
 
 
+def await_ready(c, want, seconds):
+    start = time.monotonic()
+    while c.server.get("/readyz")[0] != want:
+        check(time.monotonic() - start < seconds, "/readyz is not", want, "after", seconds, "s")
+        time.sleep(0.02)
+    return time.monotonic() - start
+
+
+def test_an_engine_that_is_stopped_is_not_ready(c):
+    pid = c.server.engine_pid()
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        c.say(f"not ready {await_ready(c, 503, 3):.2f} s after a stop")
+        check("does not run" in c.server.get("/readyz")[1], c.server.get("/readyz")[1])
+        equal(c.server.get("/livez")[0], 200, "/livez")
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    await_ready(c, 200, 3)
+    equal(c.server.engine_pid(), pid, "engine pid")
+
+
+def test_signals_that_mean_nothing_do_nothing(c):
+    for s in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGWINCH, signal.SIGPIPE,
+              signal.SIGCHLD):
+        for _ in range(100):
+            os.kill(c.server.pid, s)
+    time.sleep(0.1)
+    equal(c.server.get("/readyz")[0], 200, "/readyz after signals")
+
+
 def test_streams_survive_kills_of_the_engine(c):
     requests = make_requests()
     calm = [c.server.stream_text(*q) for q in requests]

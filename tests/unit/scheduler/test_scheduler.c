@@ -467,6 +467,21 @@ static void when_the_engine_is_given_up_all_are_told_why(void **state)
     assert_string_equal(v.engine_why, "killed");
 }
 
+static void an_engine_that_does_not_run_shows(void **state)
+{
+    struct world *w = *state;
+    world_open(w);
+    struct scheduler_view v;
+    w->engine->stalled = true;
+    world_turn(w, 0);
+    scheduler_view(w->s, &v);
+    assert_true(v.engine_stalled);
+    w->engine->stalled = false;
+    world_turn(w, 0);
+    scheduler_view(w->s, &v);
+    assert_false(v.engine_stalled);
+}
+
 static void a_row_that_is_not_a_number_fails_alone(void **state)
 {
     struct world *w = *state;
@@ -567,6 +582,7 @@ int main(void)
         T(a_step_of_its_own_between_two_deaths_clears_it),
         T(why_the_engine_died_is_still_known_when_it_is_back),
         T(when_the_engine_is_given_up_all_are_told_why),
+        T(an_engine_that_does_not_run_shows),
         T(a_row_that_is_not_a_number_fails_alone),
         T(news_wake_the_loop_once_and_wait_for_a_slow_one),
         T(closing_finishes_what_is_left),
