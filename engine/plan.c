@@ -73,10 +73,10 @@ static bool read_options(struct plan *p, const struct model_file *f, const struc
     if (!plan_device_options(o, &device, st))
         return false;
     p->precision = device.precision;
-    if (!choose_kv_dtype(p, o, st) || !check_range("seqs-max", o->seqs_max, SEQS_MAX, st) ||
-        !check_range("step-tokens-max", o->step_tokens_max, STEP_TOKENS_MAX, st) ||
+    if (!choose_kv_dtype(p, o, st) || !check_range("max-seqs", o->seqs_max, SEQS_MAX, st) ||
+        !check_range("max-step-tokens", o->step_tokens_max, STEP_TOKENS_MAX, st) ||
         !check_range("block-tokens", o->block_tokens, BLOCK_TOKENS_MAX, st) ||
-        !check_range("context-max", o->context_max, f->cfg.context, st) ||
+        !check_range("max-context", o->context_max, f->cfg.context, st) ||
         !check_range("kv-blocks", o->kv_blocks, INT32_MAX / BLOCK_TOKENS_MAX, st))
         return false;
     p->limits.vocab = f->cfg.vocab;
@@ -84,7 +84,7 @@ static bool read_options(struct plan *p, const struct model_file *f, const struc
     p->limits.step_tokens_max = o->step_tokens_max ? o->step_tokens_max : STEP_TOKENS_DEFAULT;
     p->limits.block_tokens = o->block_tokens ? o->block_tokens : BLOCK_TOKENS_DEFAULT;
     p->limits.context_max = o->context_max ? o->context_max : f->cfg.context;
-    p->context_from = o->context_max ? "context-max" : "the model";
+    p->context_from = o->context_max ? "max-context" : "the model";
     return true;
 }
 
