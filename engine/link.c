@@ -196,7 +196,7 @@ bool link_front_ready(struct link *k, struct engine_facts *facts, struct status 
     end_text(facts->kv_dtype, sizeof facts->kv_dtype);
     k->limits = facts->limits;
 
-    struct ring_layout lay;
+    struct ring_layout lay = {0};
     struct stat info;
     if (!lay_rings(&k->limits, &lay, st))
         return false;
@@ -364,7 +364,7 @@ static bool work_load(struct work *w, struct status *st)
 static bool work_share(struct work *w, struct status *st)
 {
     const struct engine_facts *facts = w->backend->facts(w->runner);
-    struct ring_layout lay;
+    struct ring_layout lay = {0};
     if (!lay_rings(&facts->limits, &lay, st))
         return false;
     if (ftruncate(w->fds->shm, (off_t)(CONTROL_BYTES + lay.n_bytes)) != 0)
