@@ -34,10 +34,14 @@ static char *read_private_file(const char *path, size_t *n, struct status *st)
 {
     char *text = NULL;
     struct stat s;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* opening a pipe would wait */
     if (fd < 0 || fstat(fd, &s) != 0) {
         status_fail(st, STATUS_IO, "cannot read it: %s", strerror(errno));
         st->sys = errno;
+        goto done;
+    }
+    if (!S_ISREG(s.st_mode)) {
+        status_fail(st, STATUS_BAD_INPUT, "not a regular file");
         goto done;
     }
     if (s.st_mode & (S_IRWXG | S_IRWXO)) {

@@ -109,6 +109,22 @@ static void a_bad_file_is_refused(void **state)
     assert_int_equal(st.code, STATUS_IO);
 }
 
+/* The loop reads the file on SIGHUP: it must never wait there for a writer. */
+static void a_pipe_is_refused_at_once(void **state)
+{
+    char pipe_path[64];
+    struct status st = {0};
+    (void)state;
+    snprintf(pipe_path, sizeof pipe_path, "%s-pipe", path);
+    assert_int_equal(mkfifo(pipe_path, 0600), 0);
+    alarm(5);
+    struct auth *a = auth_open(pipe_path, &st);
+    alarm(0);
+    unlink(pipe_path);
+    assert_null(a);
+    assert_non_null(strstr(st.msg, "not a regular file"));
+}
+
 static void reloading_a_bad_file_keeps_the_keys(void **state)
 {
     struct status st = {0};
@@ -152,6 +168,7 @@ int main(void)
         cmocka_unit_test(only_a_listed_key_passes),
         cmocka_unit_test(each_key_has_its_own_domain),
         cmocka_unit_test(a_bad_file_is_refused),
+        cmocka_unit_test(a_pipe_is_refused_at_once),
         cmocka_unit_test(reloading_a_bad_file_keeps_the_keys),
     };
     return cmocka_run_group_tests(tests, make_file, remove_file);
