@@ -64,6 +64,7 @@ struct scheduler_view {
     enum engine_state engine_state;
     uint32_t engine_epoch, engine_deaths;
     int64_t engine_pid;
+    bool engine_given_up;          /* DOWN for good */
     bool engine_stalled;           /* READY, but its process does not run */
     char engine_why[240];          /* of the last death; "" before the first */
     struct engine_facts facts;     /* zero until READY once */

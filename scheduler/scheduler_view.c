@@ -38,6 +38,7 @@ static void fill_view(const struct scheduler *s, struct scheduler_view *v)
     v->engine_epoch = e->epoch;
     v->engine_deaths = e->n_deaths;
     v->engine_pid = e->pid;
+    v->engine_given_up = e->given_up;
     v->engine_stalled = e->state == ENGINE_READY && e->stalled;
     memcpy(v->engine_why, e->why.msg, sizeof v->engine_why);
     v->progress = e->progress;

@@ -50,6 +50,7 @@ struct front { /* everything serve opens, in order */
     enum engine_state last_state;
     uint32_t last_epoch, last_deaths, last_percent;
     bool told_ready;
+    bool hopeless; /* the engine never ran, and never will */
 };
 
 /* ---- the service manager ---- */
@@ -251,6 +252,11 @@ static void on_watch(uv_timer_t *t)
     if (v.engine_deaths != f->last_deaths) /* DOWN itself may be over before anyone looks */
         log_event(LOG_ERROR, "engine died", LOG_S("why", v.engine_why),
                   LOG_I("deaths", v.engine_deaths));
+    if (v.engine_given_up && v.engine_epoch == 0) {
+        log_event(LOG_ERROR, "cannot start", LOG_S("why", v.engine_why));
+        f->hopeless = true;
+        uv_stop(&f->loop);
+    }
     if (v.engine_state == ENGINE_STARTING && v.progress.n_total > 0) {
         uint32_t percent = (uint32_t)(v.progress.n_done * 100 / v.progress.n_total);
         if (percent / 25 != f->last_percent / 25)
@@ -447,7 +453,7 @@ int serve_main(int argc, char **argv)
     harden();
     if (front_open(f, &st)) {
         uv_run(&f->loop, UV_RUN_DEFAULT);
-        code = 0;
+        code = f->hopeless ? 1 : 0;
         log_event(LOG_INFO, "stopped", LOG_S("model", f->model_name));
     } else {
         log_event(LOG_ERROR, "cannot start", LOG_S("why", st.msg));

@@ -5,6 +5,7 @@ free.
 """
 import json
 import socket
+import subprocess
 import time
 
 from harness import KEY, Canary, Failure, check, equal
@@ -373,6 +374,15 @@ def test_templates(c):
         ("role unknown", "chat", message('{"role":"SECRET","content":"a"}'), 400, None,
          "messages[0].role"),
     ])
+
+
+def test_an_engine_that_cannot_start_ends_the_daemon(c):
+    for option, says in (("--cpu-isa=none", "instruction set"), ("--kv-memory=1", "KV cache"),
+                         ("--kv-memory=900GiB", "free")):
+        got = subprocess.run([c.options.binary, "serve", "--model", c.options.model, "--port", "0",
+                              option], capture_output=True, timeout=30, text=True)
+        equal(got.returncode, 1, option)
+        check("cannot start" in got.stderr and says in got.stderr, option, got.stderr[-500:])
 
 
 def test_two_thousand_connections_that_say_nothing(c):
