@@ -9,7 +9,13 @@
 #include "base/log.h"
 #include "server/http_int.h"
 
-enum { LINGERS_MAX = 256, LINGER_BYTES_MAX = 4 << 20, LINGER_MS = 2000, LOOKS_MAX = 8 };
+enum {
+    LINGERS_MAX = 256,
+    LINGER_BYTES_MAX = 4 << 20,
+    LINGER_MS = 2000,
+    LOOKS_MAX = 8,
+    STUCK_SWEEPS = 3
+};
 
 /* ---- the watch ----
  * The library's epoll set is edge-triggered, and a suspended connection is in none.  An end of
@@ -244,14 +250,41 @@ static void expire(struct conn *c)
     shutdown(c->fd, SHUT_RDWR); /* the library sees the end of input, and closes */
 }
 
+/* Input waits and the library takes none of it, sweep after sweep: one line of a chunked body has
+ * filled its buffer, and it would try again, at full speed, until the deadline. */
+static bool is_stuck(struct conn *c)
+{
+    int n = 0;
+    if (c->phase != CONN_BODY || !c->x || ioctl(c->fd, FIONREAD, &n) != 0 || n <= 0) {
+        c->n_stuck = 0;
+        return false;
+    }
+    uint64_t mark = (uint64_t)c->x->body.n << 32 | (unsigned)n;
+    c->n_stuck = mark == c->stuck_mark ? c->n_stuck + 1 : 0;
+    c->stuck_mark = mark;
+    return c->n_stuck >= STUCK_SWEEPS;
+}
+
+static void refuse_stuck(struct conn *c)
+{
+    struct api_error e;
+    api_error_set(&e, 400, "bad_framing", NULL, "a line between chunks is too long");
+    conn_doom(c, 400, &e);
+    shutdown(c->fd, SHUT_RDWR);
+}
+
 void sweep_deadlines(uv_timer_t *t)
 {
     struct http *h = t->data;
     uint64_t now = clock_now(h->sv->clock);
     struct conn *c;
     LIST_FOREACH(c, &h->conns, all)
-    if (c->deadline_ns && now >= c->deadline_ns)
-        expire(c);
+    {
+        if (c->deadline_ns && now >= c->deadline_ns)
+            expire(c);
+        else if (is_stuck(c))
+            refuse_stuck(c);
+    }
     struct lingerer *l, *next;
     for (l = LIST_FIRST(&h->lingers); l; l = next) {
         next = LIST_NEXT(l, all);

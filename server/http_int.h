@@ -27,6 +27,8 @@ struct conn { /* from accept to close */
     uv_poll_t *watch;     /* made when first needed; frees itself */
     int watched;          /* events it is started for; 0 = stopped */
     int n_unread;         /* bytes in the socket when its end was last looked at */
+    uint64_t stuck_mark;  /* where the body stood at the last sweep that found input waiting */
+    int n_stuck;          /* sweeps that found it there */
     int n_looks;          /* at the end, with as many bytes still unread */
     bool linger;          /* an answer went out while the client may still be sending */
     LIST_ENTRY(conn) all;

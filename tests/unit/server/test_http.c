@@ -477,6 +477,18 @@ static int64_t ms_until_closed(int fd)
     return heard.closed ? (int64_t)((now_ns() - t) / NS_PER_MS) : -1;
 }
 
+static void a_chunk_line_that_never_ends_is_refused_soon(void **state)
+{
+    static char line[100000];
+    int fd = dial(*state);
+    memset(line, 'a', sizeof line);
+    say_str(fd, POST "Transfer-Encoding: chunked\r\n\r\n5;");
+    say(fd, line, sizeof line);
+    assert_in_range(ms_until_closed(fd), 0, 4000);
+    assert_int_equal(status_of(&heard), 400);
+    close(fd);
+}
+
 static void every_wait_for_a_client_ends(void **state)
 {
     static const struct http_options quick = {.header_ms = 200, .body_ms = 200, .idle_ms = 200};
@@ -578,6 +590,7 @@ int main(void)
         TEST(a_cut_ends_every_exchange_with_an_error),
         TEST(a_stream_cut_before_its_head_is_out_still_says_why),
         TEST(an_answer_past_its_limit_is_an_error_object),
+        TEST(a_chunk_line_that_never_ends_is_refused_soon),
         TEST(every_wait_for_a_client_ends),
         TEST(a_byte_now_and_then_does_not_move_a_deadline),
         TEST(a_reader_that_takes_nothing_is_dropped),
