@@ -5,7 +5,7 @@
 set -euo pipefail
 
 build=(gcc cmake ninja-build pkg-config libmicrohttpd-dev libuv1-dev libcjson-dev libpcre2-dev
-       libgnutls28-dev libcmocka-dev python3 python3-pip python3-venv ca-certificates curl)
+       nettle-dev libcmocka-dev python3 python3-pip python3-venv ca-certificates curl)
 tests=(clang libclang-rt-14-dev clang-format prometheus procps)
 want=("${build[@]}")
 [ "${1:-build}" = test ] && want+=("${tests[@]}")
