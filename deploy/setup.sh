@@ -4,7 +4,7 @@
 #   deploy/setup.sh [build|test]    `test` adds compilers, linters and clients for the test suites
 set -euo pipefail
 
-build=(gcc cmake ninja-build pkg-config libmicrohttpd-dev libuv1-dev libcjson-dev libpcre2-dev
+build=(gcc cmake ninja-build pkg-config libmicrohttpd-dev libuv1-dev libcjson-dev 
        nettle-dev libcmocka-dev python3 python3-pip python3-venv ca-certificates curl)
 tests=(clang libclang-rt-14-dev clang-format prometheus procps)
 want=("${build[@]}")

@@ -3,7 +3,7 @@
 set -eu
 cd "${1:-.}"
 bad=0
-flags=$(pkg-config --cflags libuv libmicrohttpd libcjson libpcre2-8 2>/dev/null || true)
+flags=$(pkg-config --cflags libuv libmicrohttpd libcjson 2>/dev/null || true)
 for h in $(find base kernels engine scheduler server -name '*.h'); do
     case $h in # the body of a kernel, compiled once for each instruction set by files that say so
     kernels/cpu/*_rows.h | kernels/cpu/*_tile.h | kernels/cpu/*_lanes16.h | kernels/cpu/*_body.h)
