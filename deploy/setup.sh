@@ -6,7 +6,7 @@ set -euo pipefail
 
 build=(gcc cmake ninja-build pkg-config libmicrohttpd-dev libuv1-dev libcjson-dev 
        nettle-dev libcmocka-dev python3 python3-pip python3-venv ca-certificates curl)
-tests=(clang libclang-rt-14-dev clang-format prometheus procps)
+tests=(prometheus procps)
 want=("${build[@]}")
 [ "${1:-build}" = test ] && want+=("${tests[@]}")
 
