@@ -464,6 +464,7 @@ static void when_the_engine_is_given_up_all_are_told_why(void **state)
     struct scheduler_view v;
     scheduler_view(w->s, &v);
     assert_int_equal(v.engine_state, ENGINE_DOWN);
+    assert_true(v.engine_given_up);
     assert_string_equal(v.engine_why, "killed");
 }
 
