@@ -142,8 +142,6 @@ void decoder_forward(struct decoder *d, const struct batch *b)
     }
 }
 
-/* The head's input is never rounded: nothing after it would even out the error, and of the fast
- * path's divergence from the exact one it was almost a third. */
 void decoder_logits(struct decoder *d, const int32_t *rows, int n)
 {
     const struct model_config *cfg = &d->model->cfg;
@@ -153,6 +151,6 @@ void decoder_logits(struct decoder *d, const int32_t *rows, int n)
     normalize(d, d->head, d->head, d->model->w[W_FINAL_NORM], n);
     d->ops->matmul(d->dev, &(struct matmul_args){
         .x = d->head, .rows = n, .n_outs = 1,
-        .exact = true, .out = {{.y = d->logits, .w = d->model->w[W_LM_HEAD]}}});
+        .out = {{.y = d->logits, .w = d->model->w[W_LM_HEAD]}}});
 }
 /* clang-format on */

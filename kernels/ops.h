@@ -66,7 +66,6 @@ struct embed_args { /* out[t] = table[ids[t]] * scale */
 struct matmul_args { /* out[i].y = x @ out[i].w^T (+ bias) (+ add): several weights share one x */
     const float *x; /* [rows, in] */
     int rows;
-    bool exact; /* as if under PRECISION_EXACT: x is not rounded */
     int n_outs;
     struct matmul_out {
         float *y;               /* [rows, w->rows] */

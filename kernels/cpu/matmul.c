@@ -133,7 +133,7 @@ void cpu_matmul(struct device *d, const struct matmul_args *a)
     bool quantized = false;
     m.tile = isa_functions[d->isa].tile;
     m.quantize = isa_functions[d->isa].quantize;
-    m.exact = a->exact || d->precision == PRECISION_EXACT;
+    m.exact = d->precision == PRECISION_EXACT;
     m.cols = (int)a->out[0].w->cols;
     for (int o = 0; o < a->n_outs; o++)
         quantized |= !is_float(&m, a->out[o].w);

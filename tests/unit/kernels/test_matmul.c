@@ -475,40 +475,6 @@ static void several_outputs_are_as_each_alone(void **state)
     }
 }
 
-static void an_exact_product_on_a_fast_device_is_that_of_an_exact_one(void **state)
-{
-    (void)state;
-    enum { ROWS = 5, IN = 576, OUT = 40 };
-    for (size_t k = 0; k < sizeof isa_words / sizeof *isa_words; k++) {
-        uint8_t *src = make_weights(DT_Q8_0, OUT, IN);
-        float *x = make_activations(ROWS, IN), *y[2];
-        int n_run = 0;
-        for (; n_run < 2; n_run++) {
-            const bool on_fast = n_run == 0;
-            struct rig r;
-            if (!rig_open(&r, isa_words[k], on_fast ? PRECISION_FAST : PRECISION_EXACT, 2))
-                break;
-            struct tensor w;
-            put_weight(&r, &w, DT_Q8_0, OUT, IN, src);
-            y[n_run] = make_output(ROWS * OUT);
-            cpu_matmul(r.dev, &(struct matmul_args){.x = x,
-                                                    .rows = ROWS,
-                                                    .exact = on_fast,
-                                                    .n_outs = 1,
-                                                    .out = {{.y = y[n_run], .w = &w}}});
-            free(w.data);
-            rig_close(&r);
-        }
-        if (n_run == 2) {
-            assert_memory_equal(y[0], y[1], ROWS * OUT * sizeof(float));
-            free(y[0]);
-            free(y[1]);
-        }
-        free(x);
-        free(src);
-    }
-}
-
 static void rounding_is_within_half_a_step_and_the_same_everywhere(void **state)
 {
     (void)state;
@@ -549,7 +515,6 @@ int main(void)
         cmocka_unit_test(the_largest_sums_do_not_saturate),
         cmocka_unit_test(a_bad_activation_spoils_its_row_and_no_other),
         cmocka_unit_test(several_outputs_are_as_each_alone),
-        cmocka_unit_test(an_exact_product_on_a_fast_device_is_that_of_an_exact_one),
         cmocka_unit_test(rounding_is_within_half_a_step_and_the_same_everywhere),
     };
     rng = (uint64_t)time(NULL) * 2654435761u + 88172645463325252u;
