@@ -7,16 +7,23 @@
  * An op takes one argument struct, so that a call names every operand and a new
  * operand breaks no call (absent is NULL or 0).  Ops are asynchronous and run in
  * call order.  They cannot fail at the call: shapes were checked when the model was
- * bound, and a device fault is sticky and comes out of wait().  No op allocates.
+ * bound, and a device fault is sticky and comes out of step_wait().  No op allocates.
  *
- * Activations are f32 on the CPU.  Small integer arrays (positions, tables, ids) are
- * read before the call returns or live until wait(): callers keep them until then.
+ * A step is step_begin(batch), ops, step_end().  Everything about its rows is in the
+ * batch, which is host memory and is read before step_begin returns; the ops then work on
+ * "the batch in hand".  Up to DEVICE_DEPTH steps may have ended and not been waited for, and
+ * a token of a step may be TOKEN_SAMPLED: what its slot sampled in the step before, which
+ * only the device knows yet.
+ *
+ * Activations have the device's activation type (`act_dtype`): f32 on the CPU, bf16 or f16 on
+ * CUDA; norm weights, biases and logits are f32 everywhere.  All pointers to them are device
+ * memory: on the CPU that is ordinary memory, elsewhere only copy_in and copy_out reach it.
  *
  * Batch invariance is part of the contract: the bits of a row depend on that row
  * alone, never on how many rows or sequences run beside it, nor on the number of
- * threads.  Reductions have one fixed order.
+ * threads, nor on how its prompt was cut into steps.  Reductions have one fixed order.
  *
- * Shapes are written [outer, ..., inner], inner contiguous.
+ * Shapes are written [outer, ..., inner], inner contiguous; a stride is in values.
  *
  * Thread: all calls on one device come from one thread (its rank). */
 #ifndef KERNELS_OPS_H
@@ -31,110 +38,7 @@
 
 struct device; /* opaque; made by a backend's open() */
 
-enum { MATMUL_OUTS_MAX = 3, TOP_LOGPROBS_MAX = 20 };
-
-/* The ragged batch of one step.  Sequence i has the tokens [seq_start[i], seq_start[i+1]), which
- * are the last ones of its kv_len[i] tokens in the cache: token t of it is at position
- * kv_len[i] - (seq_start[i+1] - t).  No padding exists anywhere. */
-struct batch {
-    int n_tokens, n_seqs;
-    const int32_t *token_ids;   /* [n_tokens] */
-    const int32_t *positions;   /* [n_tokens] */
-    const int32_t *token_seq;   /* [n_tokens] which sequence of the batch */
-    const int32_t *seq_start;   /* [n_seqs + 1]; [0] = 0, [n_seqs] = n_tokens */
-    const int32_t *kv_len;      /* [n_seqs] tokens in the cache after this step */
-    const int32_t *block_table; /* [n_seqs, table_stride]; row i valid to ceil(kv_len / block) */
-    int table_stride;
-};
-
-/* The paged KV cache of all layers: K and V each are
- * [n_layers, n_blocks, n_kv_heads, block_tokens, head_dim]. */
-struct kv_cache {
-    void *k, *v;
-    enum dtype dtype; /* DT_F32, DT_F16 or DT_BF16 */
-    int n_layers, n_blocks, block_tokens, n_kv_heads, head_dim;
-};
-
-struct embed_args { /* out[t] = table[ids[t]] * scale */
-    float *out;                 /* [n, hidden] */
-    const struct tensor *table; /* [vocab, hidden], PLAIN or PACKED */
-    const int32_t *ids;         /* [n], each < vocab */
-    int n;
-    float scale;                /* 1 for most families */
-};
-
-struct matmul_args { /* out[i].y = x @ out[i].w^T (+ bias) (+ add): several weights share one x */
-    const float *x; /* [rows, in] */
-    int rows;
-    int n_outs;
-    struct matmul_out {
-        float *y;               /* [rows, w->rows] */
-        const struct tensor *w; /* [out, in], PACKED */
-        const float *bias;      /* [out] or NULL */
-        const float *add;       /* [rows, out] or NULL; may be y: the residual */
-    } out[MATMUL_OUTS_MAX];
-};
-
-enum norm_kind { NORM_RMS, NORM_LAYER };
-
-struct norm_args { /* y = w * norm(x) + b, over the last `width` values */
-    float *y;       /* [rows, width]; may be x */
-    const float *x; /* [rows, width] */
-    const float *w; /* [width] or NULL */
-    const float *b; /* [width] or NULL; NORM_LAYER only */
-    int rows, width;
-    enum norm_kind kind;
-    float eps;
-};
-
-enum rope_kind {
-    ROPE_NONE,
-    ROPE_NEOX,     /* pairs (i, i + dims/2): Hugging Face's rotate_half */
-    ROPE_ADJACENT, /* pairs (2i, 2i + 1): what GGUF files of the Llama family are permuted for */
-};
-
-struct rope_kv_args { /* rotate q and k in place, then write k and v to their pages */
-    float *q;       /* [n_tokens, n_heads, head_dim] */
-    float *k;       /* [n_tokens, n_kv_heads, head_dim] */
-    const float *v; /* [n_tokens, n_kv_heads, head_dim] */
-    const float *q_norm, *k_norm; /* [head_dim] or NULL: RMS norm per head before rope */
-    float norm_eps;
-    const struct batch *batch;
-    const struct kv_cache *kv;
-    int layer, n_heads;
-    enum rope_kind rope;
-    int rope_dims;           /* even, <= head_dim: the rest passes through */
-    const float *inv_freq;   /* [rope_dims / 2] radians per position */
-    float rope_scale;        /* multiplies cos and sin; 1 unless the family scales attention */
-};
-
-struct attention_args { /* causal, paged, ragged: one call for prefill and decode together */
-    float *out;     /* [n_tokens, n_heads, head_dim] */
-    const float *q; /* [n_tokens, n_heads, head_dim] */
-    const struct batch *batch;
-    const struct kv_cache *kv;
-    int layer, n_heads;
-    float scale;    /* of q.k, usually 1/sqrt(head_dim) */
-    float soft_cap; /* 0 = none; else s = cap * tanh(s / cap) */
-    int window;     /* 0 = none; else a token sees itself and the window - 1 before it */
-};
-
-enum act_kind { ACT_SILU, ACT_GELU, ACT_GELU_TANH, ACT_RELU };
-
-struct act_args { /* y = act(gate) * up, or act(gate) when up is NULL */
-    float *y; /* [rows, width]; may be gate */
-    const float *gate, *up;
-    int rows, width;
-    enum act_kind kind;
-};
-
-/* Copy chosen rows to the front of a dense matrix: lm_head runs only for rows that sample. */
-struct gather_args {
-    float *y;            /* [n, width] */
-    const float *x;      /* [*, width] */
-    const int32_t *rows; /* [n] */
-    int n, width;
-};
+enum { MATMUL_OUTS_MAX = 3, TOP_LOGPROBS_MAX = 20, DEVICE_DEPTH = 2, TOKEN_SAMPLED = -1 };
 
 /* How one sequence samples; set once when it starts.  Order of effects, as in the OpenAI and
  * Hugging Face conventions: bias, penalties, temperature, top_k, top_p, min_p. */
@@ -156,13 +60,152 @@ struct sample_bias {
     int32_t until;      /* holds while fewer than `until` tokens were generated */
 };
 
-struct sample_row { /* one row of logits to sample */
+struct batch_slot { /* a slot that begins a sequence with this step */
+    int32_t slot;
+    int32_t n_prompt;  /* tokens of the sequence that are prompt; what follows was generated */
+    int32_t n_history; /* tokens that are in the cache already: positions [0, n_history) */
+    const int32_t *history;               /* [n_history] */
     const struct sample_params *params;
-    const int32_t *history; /* [n_history] prompt and answer so far */
-    int32_t n_history, n_prompt; /* the first n_prompt of history are the prompt */
-    const struct sample_bias *bias; /* [n_bias] */
+    const struct sample_bias *bias;       /* [n_bias] */
     int32_t n_bias;
-    int32_t forced; /* -1 = sample; else score this id (log-probability of a given token) */
+};
+
+struct batch_block { /* a block that a slot's table gains: table[slot][at] = block */
+    int32_t slot, at, block;
+};
+
+struct batch_head { /* a row of logits to make, and to sample or score */
+    int32_t row;       /* token of the batch whose logits these are */
+    int32_t slot;
+    int32_t n_history; /* tokens of the sequence up to and with that row: the draw's counter */
+    int32_t forced;    /* -1 = sample, and the slot keeps the sample; else score this id */
+};
+
+/* The ragged batch of one step.  Sequence i has the tokens [seq_start[i], seq_start[i+1]), which
+ * are the last ones of its kv_len[i] tokens in the cache: token t of it is at position
+ * kv_len[i] - (seq_start[i+1] - t).  No padding exists anywhere. */
+struct batch {
+    int n_tokens, n_seqs, n_heads, n_slots, n_blocks;
+    const int32_t *token_ids; /* [n_tokens] id < vocab, or TOKEN_SAMPLED: what the slot sampled last */
+    const int32_t *positions; /* [n_tokens] */
+    const int32_t *token_seq; /* [n_tokens] which sequence of the batch */
+    const int32_t *seq_start; /* [n_seqs + 1]; [0] = 0, [n_seqs] = n_tokens */
+    const int32_t *kv_len;    /* [n_seqs] tokens in the cache after this step */
+    const int32_t *slot;      /* [n_seqs] */
+    const int32_t *n_prompt;  /* [n_seqs] tokens at positions >= n_prompt were generated: attention
+                                 treats each by itself, so that its bits are those of the step
+                                 that decoded it, also when it is computed again */
+    const int32_t *block_table; /* [seqs_max, table_stride] by slot; row valid to ceil(kv_len /
+                                   block_tokens); the blocks gained since the last step are: */
+    const struct batch_block *block; /* [n_blocks] */
+    const struct batch_slot *set;    /* [n_slots] take effect before anything else of the step */
+    const struct batch_head *head;   /* [n_heads] */
+};
+
+/* Sizes known at start; what a device plans its own memory by. */
+struct device_limits {
+    int32_t step_tokens_max; /* rows of one step */
+    int32_t seqs_max;        /* slots, and sequences of one step */
+    int32_t heads_max;       /* rows of one head or sample call */
+    int32_t step_heads_max;  /* heads of one step */
+    int32_t context_max, block_tokens, table_stride; /* table_stride = blocks of a full sequence */
+    int32_t history_max, bias_max; /* tokens and bias entries that slots bring in one step */
+    int32_t bias_slot_max;         /* bias entries of one slot */
+    int32_t vocab, hidden, ffn, n_heads, n_kv_heads, head_dim;
+    int32_t in_max; /* widest input of any matmul */
+};
+
+/* The paged KV cache of all layers: K and V each are
+ * [n_layers, n_blocks, n_kv_heads, block_tokens, head_dim]. */
+struct kv_cache {
+    void *k, *v;
+    enum dtype dtype; /* DT_F32, DT_F16 or DT_BF16 */
+    int n_layers, n_blocks, block_tokens, n_kv_heads, head_dim;
+};
+
+struct embed_args { /* out[t] = table[id of token t] * scale, for the tokens of the batch */
+    void *out;                  /* [n_tokens, hidden] */
+    const struct tensor *table; /* [vocab, hidden], PLAIN or PACKED */
+    float scale;                /* 1 for most families */
+};
+
+enum norm_kind { NORM_RMS, NORM_LAYER };
+
+struct norm { /* w * norm(x) + b, over a row; sums in f32 */
+    enum norm_kind kind;
+    const float *w; /* [width] or NULL */
+    const float *b; /* [width] or NULL; NORM_LAYER only */
+    float eps;
+};
+
+struct norm_args {
+    void *y;       /* [rows, width]; may be x */
+    const void *x; /* [rows, width] */
+    int rows, width;
+    struct norm norm;
+};
+
+enum act_kind { ACT_NONE, ACT_SILU, ACT_GELU, ACT_GELU_TANH, ACT_RELU };
+
+/* y_i = norm(x) @ w_i^T (+ bias_i) (+ add_i): several weights share one x.  With act and one out:
+ * y_0 = act(y_0).  With act and two: y_0 = act(y_0) * y_1, and out[1].y is not written.  Weights of
+ * one call that lie one behind the other in memory (the loader sees to it) may be run as one. */
+struct matmul_args {
+    const void *x; /* [rows, in] */
+    int rows;
+    const struct norm *norm; /* of x, before the product; or NULL */
+    enum act_kind act;
+    int n_outs;
+    struct matmul_out {
+        void *y;                /* [rows, w->rows], rows y_stride apart */
+        int y_stride;           /* 0 = w->rows */
+        const struct tensor *w; /* [out, in], PACKED */
+        const float *bias;      /* [out] or NULL */
+        const void *add;        /* [rows, out], as y, or NULL; may be y: the residual */
+    } out[MATMUL_OUTS_MAX];
+};
+
+enum rope_kind {
+    ROPE_NONE,
+    ROPE_NEOX,     /* pairs (i, i + dims/2): Hugging Face's rotate_half */
+    ROPE_ADJACENT, /* pairs (2i, 2i + 1): what GGUF files of the Llama family are permuted for */
+};
+
+struct rope_kv_args { /* rotate q and k in place, then write k and v to their pages */
+    void *q;       /* [n_tokens, n_heads, head_dim], rows `stride` apart, as k and v */
+    void *k;       /* [n_tokens, n_kv_heads, head_dim] */
+    const void *v; /* [n_tokens, n_kv_heads, head_dim] */
+    int stride;
+    const float *q_norm, *k_norm; /* [head_dim] or NULL: RMS norm per head before rope */
+    float norm_eps;
+    const struct kv_cache *kv;
+    int layer, n_heads;
+    enum rope_kind rope;
+    int rope_dims;           /* even, <= head_dim: the rest passes through */
+    const float *inv_freq;   /* [rope_dims / 2] radians per position */
+    float rope_scale;        /* multiplies cos and sin; 1 unless the family scales attention */
+};
+
+struct attention_args { /* paged, ragged: one call for prefill and decode together */
+    void *out;     /* [n_tokens, n_heads, head_dim] */
+    const void *q; /* [n_tokens, n_heads, head_dim], rows q_stride apart */
+    int q_stride;
+    const struct kv_cache *kv;
+    int layer, n_heads;
+    float scale;        /* of q.k, usually 1/sqrt(head_dim) */
+    float soft_cap;     /* 0 = none; else s = cap * tanh(s / cap) */
+    int window;         /* 0 = none; else a token sees itself and the window - 1 before it */
+    const float *alibi; /* [n_heads] slopes or NULL: s += slope * (key position - query position) */
+    bool bidirectional; /* a token also sees the later ones of its sequence's kv_len */
+};
+
+/* logits[i] = w @ norm(x[head[first + i].row]), i < n: for the heads of the batch alone. */
+struct head_args {
+    float *logits; /* [n, vocab] */
+    const void *x; /* [n_tokens, hidden] */
+    int first, n;  /* n <= heads_max */
+    const struct norm *norm;
+    const struct tensor *w; /* [vocab, hidden], PACKED */
 };
 
 enum sample_fault { SAMPLE_OK, SAMPLE_NAN }; /* NaN or no finite logit in the row */
@@ -176,39 +219,55 @@ struct sample_out {
     float top_logprob[TOP_LOGPROBS_MAX];
 };
 
+/* Sample or score the heads [first, first + n) of the batch.  Random numbers: Philox4x32-10 (Salmon
+ * et al. 2011) keyed by seed, counter = n_history, so a draw depends on the request alone. */
 struct sample_args {
     float *logits; /* [n, vocab]; overwritten */
-    int n, vocab;
-    const struct sample_row *row; /* [n] */
-    struct sample_out *out;       /* [n] */
+    int first, n, vocab;
+    struct sample_out *out; /* [n] host memory, filled when step_wait says that the step is done */
 };
 
-/* Random numbers: Philox4x32-10 (Salmon et al. 2011) keyed by seed, counter = number of tokens
- * before this one (n_history), so a draw depends on the request alone. */
+struct weight_source { /* one weight as it lies in a checkpoint, in file layout */
+    const void *at;    /* mapped */
+    int fd;            /* the same bytes through read(2): [offset, offset + bytes); -1 = only mapped */
+    uint64_t offset;
+};
 
 struct ops {
     const char *name; /* "cpu", "cuda" */
+    enum dtype (*act_dtype)(const struct device *);
 
     /* Memory, at start only. */
-    void *(*mem_take)(struct device *, size_t n_bytes, struct status *st); /* zeroed, 64-aligned */
+    uint64_t (*mem_free)(const struct device *); /* bytes mem_take can still give, at most */
+    void *(*mem_take)(struct device *, size_t n_bytes, struct status *st); /* zeroed, 256-aligned */
+    void (*copy_in)(struct device *, void *to, const void *from, size_t n_bytes);  /* from the host */
+    void (*copy_out)(struct device *, void *to, const void *from, size_t n_bytes); /* to it; waits */
     /* Bytes of a weight once put; checked against tensor_file_bytes by the caller. */
     size_t (*weight_bytes)(const struct device *, enum dtype, int64_t rows, int64_t cols);
-    /* Bring one weight from file layout at src into w->data (weight_bytes of it).  w has dtype,
-     * rows and cols; put sets layout.  Blocks until src is no longer needed. */
-    void (*weight_put)(struct device *, struct tensor *w, const void *src);
-    /* Bytes of scratch that the ops need for steps of at most `rows_max` rows; 64-aligned. */
-    size_t (*scratch_bytes)(const struct device *, int rows_max, int in_max, int vocab);
-    void (*scratch_set)(struct device *, void *scratch, size_t n_bytes);
+    /* Bring one weight to w->data (weight_bytes of it).  w has dtype, rows and cols; put sets layout,
+     * and dtype where the device holds another.  The source must stay until weights_done. */
+    void (*weight_put)(struct device *, struct tensor *w, const struct weight_source *src);
+    bool (*weights_done)(struct device *, struct status *st); /* until all are there */
+    /* Memory of the ops themselves: scratch, slots, staging; device and pinned host bytes. */
+    size_t (*work_bytes)(const struct device *, const struct device_limits *);
+    /* `work` is work_bytes of device memory, zeroed. */
+    bool (*work_set)(struct device *, const struct device_limits *, void *work, struct status *st);
 
+    void (*step_begin)(struct device *, const struct batch *);
+    /* The ops between begin and end, recorded once for each `shape` (> 0; equal shapes ask for the
+     * same ops with the same arguments): true <=> recorded before, and now asked to run. */
+    bool (*graph_begin)(struct device *, uint64_t shape);
+    void (*graph_end)(struct device *);
     void (*embed)(struct device *, const struct embed_args *);
-    void (*matmul)(struct device *, const struct matmul_args *);
     void (*norm)(struct device *, const struct norm_args *);
+    void (*matmul)(struct device *, const struct matmul_args *);
     void (*rope_kv)(struct device *, const struct rope_kv_args *);
     void (*attention)(struct device *, const struct attention_args *);
-    void (*act)(struct device *, const struct act_args *);
-    void (*gather)(struct device *, const struct gather_args *);
+    void (*head)(struct device *, const struct head_args *);
     void (*sample)(struct device *, const struct sample_args *);
-    bool (*wait)(struct device *, struct status *st); /* until idle; reports a sticky fault */
+    void (*step_end)(struct device *);
+    /* Until the oldest step that ended and was not waited for is done; reports a sticky fault. */
+    bool (*step_wait)(struct device *, struct status *st);
     void (*close)(struct device *);
 };
 
@@ -218,14 +277,24 @@ enum precision {
 };
 
 struct device_options {
-    int n_threads;       /* 1..64; 0 = one for each core this process may use */
-    enum precision precision;
-    const char *isa_max; /* NULL = best; "scalar", "avx2", "avx512": never above this */
+    int n_threads;       /* CPU: 1..64; 0 = one for each core this process may use */
+    enum precision precision; /* CPU */
+    const char *isa_max; /* CPU: NULL = best; "scalar", "avx2", "avx512": never above this */
+    int index;           /* CUDA: which device */
+    enum dtype act;      /* CUDA: DT_BF16 or DT_F16 */
+    double memory_share; /* CUDA: of the device's memory that may be used, (0, 1] */
 };
 
-/* kernels/cpu: the ops table, and a device with its thread pool. */
-const struct ops *cpu_ops(void);
-struct device *cpu_open(const struct device_options *opts, struct status *st);
-const char *cpu_isa(const struct device *); /* the variant chosen: "avx2", "avx512vnni", ... */
+/* What a kind of device is before one is open. */
+struct backend {
+    uint32_t abi; /* OPS_ABI: a module built from other headers is refused */
+    const struct ops *ops;
+    struct device *(*open)(const struct device_options *, struct status *st);
+    const char *(*variant)(const struct device *); /* for people: "avx512vnni", "sm_90a NVIDIA H100" */
+};
+
+enum { OPS_ABI = 1 };
+
+extern const struct backend cpu_backend; /* kernels/cpu */
 
 #endif

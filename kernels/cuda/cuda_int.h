@@ -1,0 +1,115 @@
+/* cuda_int.h - the CUDA device as its ops see it.
+ *
+ * Everything an op needs of the batch is in device memory at addresses that never change, so
+ * that a recorded graph reads the step it is replayed for.  Counts are host numbers: they are part of a
+ * graph's shape.  An op launches on `stream` and never synchronises.
+ *
+ * Thread: the device's. */
+#ifndef KERNELS_CUDA_CUDA_INT_H
+#define KERNELS_CUDA_CUDA_INT_H
+
+#include <cublasLt.h>
+#include <cuda_runtime.h>
+
+#include "kernels/cuda/attention_plan.h"
+#include "kernels/ops.h"
+
+struct cuda_slot { /* how the sequence in a slot samples; device memory */
+    struct sample_params params;
+    int32_t n_prompt;
+    int32_t n_bias;
+    int32_t has_penalty; /* its row of `seen` is kept */
+    int32_t sampled;     /* last sample: what TOKEN_SAMPLED means */
+};
+
+struct cuda_batch { /* the batch in hand */
+    int n_tokens, n_seqs, n_heads;   /* host */
+    bool has_tiles, has_splits;      /* host: which attention kernels have work */
+    int n_waves;                     /* host */
+    int32_t *ids;              /* [step_tokens_max] TOKEN_SAMPLED resolved */
+    int32_t *positions;        /* [step_tokens_max] */
+    int32_t *token_slot;       /* [step_tokens_max] */
+    int32_t *block_table;      /* [seqs_max, table_stride] by slot */
+    struct batch_head *head;   /* [step_heads_max] */
+    struct attention_plan attention; /* device views */
+    const struct attention_plan *attention_host; /* the same on the host, for the waves */
+};
+
+struct cuda_slots { /* device memory */
+    struct cuda_slot *slot;    /* [seqs_max] */
+    struct sample_bias *bias;  /* [seqs_max, bias_slot_max] */
+    uint16_t *seen;            /* [seqs_max, vocab] bit 15: in the prompt; the rest: times generated, at most 32767 */
+};
+
+struct device {
+    int index;
+    int sm_count;
+    int cc;               /* compute capability, 90 = 9.0 */
+    enum dtype act;       /* DT_BF16 or DT_F16 */
+    cudaStream_t stream;
+    cublasLtHandle_t lt;
+    cudaError_t fault;    /* sticky: the first, with where */
+    char fault_at[96];
+    struct device_limits limits;
+    struct cuda_batch batch;
+    struct cuda_slots slots;
+
+    /* Scratch, valid within one op. */
+    void *scratch_norm;   /* [step_tokens_max, in_max] activations */
+    void *scratch_gate;   /* [step_tokens_max, 2 * ffn] activations */
+    float *partials;      /* attention_partials_max * n_heads * (head_dim + 2) */
+    int32_t *merges;      /* [attention_merges_max], zero between launches */
+    void *lt_work;        /* cublasLt workspace */
+    size_t lt_work_bytes;
+    struct sample_out *sample_out; /* [step_heads_max] of the step in hand */
+    void *sample_work;    /* cuda_sample_work_bytes */
+
+    struct cuda_host *host; /* streams, staging, graphs: cuda.cu's own */
+};
+
+/* Notes the first failure; every later call is then skipped by its caller's step_wait. */
+void cuda_check(struct device *d, cudaError_t e, const char *at);
+/* After each launch. */
+#define CUDA_LAUNCHED(d, what) cuda_check(d, cudaPeekAtLastError(), what)
+
+/* One file each; the ops of the table. */
+void cuda_embed(struct device *, const struct embed_args *);        /* embed.cu */
+void cuda_norm(struct device *, const struct norm_args *);          /* norm.cu */
+void cuda_matmul(struct device *, const struct matmul_args *);      /* matmul.cu: chooses, then: */
+void cuda_rope_kv(struct device *, const struct rope_kv_args *);    /* rope_kv.cu */
+void cuda_attention(struct device *, const struct attention_args *); /* attention.cu: both lists */
+void cuda_head(struct device *, const struct head_args *);          /* head.cu: gather + norm, then matmul.cu's product to f32 */
+void cuda_sample(struct device *, const struct sample_args *);      /* sample.cu: into d->sample_out[first..] */
+size_t cuda_sample_work_bytes(const struct device_limits *);
+
+/* matmul.cu: y[rows, n] = x[rows, in] @ w[n, in]^T, all of d->act, y f32 when `y_f32`. */
+struct cuda_gemm {
+    const void *x;
+    int rows, in, n;
+    const void *w;      /* [n, in] */
+    void *y;            /* rows y_stride apart */
+    int y_stride;
+    bool y_f32;
+    const float *bias;  /* [n] or NULL */
+    const void *add;    /* as y, or NULL; may be y */
+};
+void cuda_gemm(struct device *, const struct cuda_gemm *);
+
+/* attention_prefill*.cu, attention_decode.cu: the launchers that cuda_attention calls. */
+void cuda_attention_prefill(struct device *, const struct attention_args *);
+void cuda_attention_decode(struct device *, const struct attention_args *);
+
+/* slots.cu: at step_begin, in stream order: `set` and history are in device memory. */
+struct cuda_slot_set { /* one batch_slot, flat */
+    struct cuda_slot slot;
+    int32_t index;
+    int32_t n_history, first_history; /* in the uploaded history */
+    int32_t first_bias;               /* in the uploaded bias */
+};
+/* Set slots; then resolve `ids` and note the batch's tokens in `seen` of slots with a penalty. */
+void cuda_slots_set(struct device *, const struct cuda_slot_set *set, int n, const int32_t *history,
+                    const struct sample_bias *bias);
+void cuda_slots_tokens(struct device *, const int32_t *token_ids, int n_tokens);
+void cuda_slots_blocks(struct device *, const struct batch_block *block, int n_blocks);
+
+#endif
