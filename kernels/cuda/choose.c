@@ -1,0 +1,58 @@
+/* choose.c - shape to variant; see choose.h. */
+#include "kernels/cuda/choose.h"
+
+static int divide_up(int a, int b)
+{
+    return (a + b - 1) / b;
+}
+
+static int smaller(int a, int b)
+{
+    return a < b ? a : b;
+}
+
+static int rows_tile(int rows)
+{
+    return rows <= 8 ? 8 : rows <= 16 ? 16 : rows <= 32 ? 32 : 64;
+}
+
+static size_t resident_bytes(const struct matmul_shape *s)
+{
+    return (size_t)s->rows * (size_t)divide_up(s->in, SKINNY_CHUNK) * SKINNY_CHUNK * 2;
+}
+
+/* Blocks get units as equal as whole units allow, and passes as equal as these allow. */
+static void cut_units(struct matmul_choice *c, const struct matmul_shape *s)
+{
+    c->n_units = divide_up(s->n, s->gated ? 8 : 8 * c->unit_tiles);
+    c->grid = smaller(c->n_units, s->sm_count);
+    int units = divide_up(c->n_units, c->grid);
+    c->warps = divide_up(units, divide_up(units, SKINNY_WARPS_MAX));
+}
+
+/* Shared memory: barriers and room to align (1 KiB each), x if resident, the ring. */
+static void cut_shared(struct matmul_choice *c, const struct matmul_shape *s)
+{
+    size_t tiles = (size_t)(c->warps * c->unit_tiles) * SKINNY_TILE_BYTES;
+    size_t aligned = 1024, fixed = 2 * aligned;
+    if (c->resident)
+        fixed += c->x_bytes = (resident_bytes(s) + aligned - 1) / aligned * aligned;
+    c->stage_bytes = tiles + (c->resident ? 0 : (size_t)c->rows_tile * SKINNY_CHUNK * 2);
+    c->stages = smaller(SKINNY_STAGES_MAX, (int)((SKINNY_SHARED_MAX - fixed) / c->stage_bytes));
+    c->shared_bytes = fixed + (size_t)c->stages * c->stage_bytes;
+}
+
+void matmul_choose(struct matmul_choice *c, const struct matmul_shape *s)
+{
+    *c = (struct matmul_choice){.variant = MATMUL_LT};
+    if (s->rows > SKINNY_ROWS_MAX || s->cc < 90)
+        return;
+    c->variant = MATMUL_SKINNY;
+    c->rows_tile = rows_tile(s->rows);
+    c->resident = c->rows_tile == 8 && resident_bytes(s) <= SKINNY_RESIDENT_MAX;
+    c->fuse_norm = s->has_norm && c->resident && s->rows <= SKINNY_NORM_ROWS_MAX;
+    /* Two tiles a warp halve the reads of x from shared memory, which bind at 64 rows. */
+    c->unit_tiles = s->gated || c->rows_tile == 64 ? 2 : 1;
+    cut_units(c, s);
+    cut_shared(c, s);
+}

@@ -1,0 +1,61 @@
+/* choose.h - which kernel runs a product, and how it is cut: a pure function of the shape.
+ *
+ * A choice may change how fast a product is and never its bits: every variant adds one chain of
+ * mma over k, 16 at a time, in order (tests/gpu/probe_numerics.cu).
+ *
+ * The skinny kernel streams weights once, for few rows of x.  Its unit is what one warp owns: 8
+ * columns of y, or 16 (`unit_tiles` = 2: neighbours, or a gate's and its up's 8).  A block gets a
+ * contiguous run of units, `warps` of them at a time, which walk k together in chunks of 64; the
+ * chunks travel through a ring of `stages`.
+ *
+ * Plain C, tested without a GPU.  Thread: any. */
+#ifndef KERNELS_CUDA_CHOOSE_H
+#define KERNELS_CUDA_CHOOSE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum {
+    SKINNY_ROWS_MAX = 64,
+    SKINNY_NORM_ROWS_MAX = 4, /* with more, one norm kernel costs less than a norm in every block */
+    SKINNY_WARPS_MAX = 8,
+    SKINNY_STAGES_MAX = 48,
+    SKINNY_CHUNK = 64,        /* k values: 128 bytes, the widest swizzle of a tensor map */
+    SKINNY_TILE_BYTES = 1024, /* 8 rows of a chunk */
+    /* Two blocks fit an SM (227 KiB, 1 of it reserved for each), so that the next product's block
+     * loads its first weights while this one ends. */
+    SKINNY_SHARED_MAX = 110 * 1024,
+    SKINNY_RESIDENT_MAX = 32 * 1024, /* x stays whole in shared memory up to here */
+};
+
+enum matmul_variant { MATMUL_SKINNY, MATMUL_LT };
+
+struct matmul_shape {
+    int rows, in, n; /* n: of y; the weight has twice as many rows when gated */
+    bool has_norm, gated;
+    int sm_count, cc;
+};
+
+struct matmul_choice {
+    enum matmul_variant variant;
+    bool fuse_norm; /* else a norm kernel runs before */
+
+    /* MATMUL_SKINNY */
+    bool resident;  /* x lies whole in shared memory; else its chunks travel with the weights' */
+    int rows_tile;  /* rows of x computed: 8, 16, 32 or 64 */
+    int unit_tiles; /* 1 or 2 */
+    int n_units, grid, warps, stages;
+    size_t x_bytes, stage_bytes, shared_bytes;
+};
+
+void matmul_choose(struct matmul_choice *c, const struct matmul_shape *s);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
