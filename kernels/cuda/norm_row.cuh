@@ -1,9 +1,9 @@
 /* norm_row.cuh - the norm of one row, and the one order of its sums.
  *
  * A row is summed by 256 threads: thread t takes the chunks t, t + 256, ... of 8 values, each chunk
- * in order, into one f32; then a butterfly in the warp; then the warps in order.  Whoever normalises
- * (norm.cu, and the prologue of matmul_skinny.cu) calls these, so that the bits are the same.
- * Widths are multiples of 8 (plan.c checks).
+ * in order, into one f32; then a butterfly in the warp; then the warps in order.  Whoever
+ * normalises (norm.cu, and the prologue of matmul_skinny.cu) calls these, so that the bits are the
+ * same. Widths are multiples of 8 (plan.c checks).
  *
  * Use: sum the chunks with norm_chunk_sum or norm_chunk_squares, meet in norm_block_sum, then
  * norm_scale, then norm_chunk for each chunk.  NORM_RMS has mean 0. */

@@ -180,9 +180,9 @@ __device__ __forceinline__ void stmatrix_x4(uint32_t addr, const uint32_t m[4])
                  : "memory");
 }
 
-/* mma.sync.m16n8k16: d[16, 8] += a[16, 16] b[16, 8], f32 sums.  With g = lane / 4 and t = lane % 4, a
- * holds rows g, g + 8 at k 2t, 2t + 1 (a0, a1) and k + 8 (a2, a3); b holds column g at k 2t, 2t + 1
- * and k + 8; d holds row g (d0, d1) and g + 8 at columns 2t, 2t + 1. */
+/* mma.sync.m16n8k16: d[16, 8] += a[16, 16] b[16, 8], f32 sums.  With g = lane / 4 and t = lane % 4,
+ * a holds rows g, g + 8 at k 2t, 2t + 1 (a0, a1) and k + 8 (a2, a3); b holds column g at k 2t, 2t +
+ * 1 and k + 8; d holds row g (d0, d1) and g + 8 at columns 2t, 2t + 1. */
 __device__ __forceinline__ void mma_16816(float d[4], const uint32_t a[4], const uint32_t b[2],
                                           __nv_bfloat16)
 {

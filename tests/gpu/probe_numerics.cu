@@ -1,8 +1,9 @@
 /* probe_numerics.cu - which products give the same bits as one chain of mma.sync over k?
  *
  * The chain: acc = mma.m16n8k16(acc, x, w) for k = 0, 16, 32, ..., f32 accumulator from 0.  Against
- * it: operands swapped, k permuted inside each 16, wgmma, and the algorithms that cublasLt proposes.
- * A program for people, run when hardware or cublasLt is new: matmul's rules rest on its answers.
+ * it: operands swapped, k permuted inside each 16, wgmma, and the algorithms that cublasLt
+ * proposes. A program for people, run when hardware or cublasLt is new: matmul's rules rest on its
+ * answers.
  *
  *     nvcc -O3 -gencode=arch=compute_90a,code=sm_90a probe_numerics.cu -lcublasLt
  *     probe_numerics [details-file] */
@@ -32,7 +33,8 @@
         }                                                                                          \
     } while (0)
 
-namespace {
+namespace
+{
 
 enum { M_MAX = 8192, N = 4096, K_MAX = 14336, RESULTS = 8, WORK_BYTES = 64 << 20 };
 FILE *details;
@@ -67,10 +69,11 @@ template <class T> __global__ void fill_kernel(T *to, size_t n, float scale, uin
 
 __device__ void mma(float d[4], const uint32_t a[4], const uint32_t b[2], __nv_bfloat16)
 {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
-                 "{%8,%9}, {%0,%1,%2,%3};"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
+        "{%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
 __device__ void mma(float d[4], const uint32_t a[4], const uint32_t b[2], __half)
@@ -88,8 +91,8 @@ template <class T> __device__ uint32_t two(const T *p)
 
 enum chain { CHAIN_PLAIN, CHAIN_SWAPPED, CHAIN_PERMUTED };
 
-/* grid: (n / 32, m / 16), block: 128; a warp owns a tile of 16 x rows and 8 w rows, or with operands
- * swapped 8 x rows (twice) and 16 w rows: then grid (n / 64, m / 16). */
+/* grid: (n / 32, m / 16), block: 128; a warp owns a tile of 16 x rows and 8 w rows, or with
+ * operands swapped 8 x rows (twice) and 16 w rows: then grid (n / 64, m / 16). */
 template <class T, chain CHAIN>
 __global__ void chain_kernel(float *y, const T *x, const T *w, int k_end, int n_cols)
 {
@@ -364,8 +367,8 @@ bool lt_run(const lt_case<T, Y> *c, const product *p, const cublasLtMatmulAlgo_t
     CUDA(cudaMemset(y, 0xff, n * sizeof(Y)));
     if (c->add)
         CUDA(cudaMemcpy(y, b->add, n * sizeof(T), cudaMemcpyDeviceToDevice));
-    cublasStatus_t e = cublasLtMatmul(c->lt, p->desc, &alpha, b->w, p->w, b->x, p->x, &beta, y, p->y,
-                                      y, p->y, algo, b->work, WORK_BYTES, 0);
+    cublasStatus_t e = cublasLtMatmul(c->lt, p->desc, &alpha, b->w, p->w, b->x, p->x, &beta, y,
+                                      p->y, y, p->y, algo, b->work, WORK_BYTES, 0);
     CUDA(cudaDeviceSynchronize());
     if (e != CUBLAS_STATUS_SUCCESS)
         return false;
@@ -375,8 +378,8 @@ bool lt_run(const lt_case<T, Y> *c, const product *p, const cublasLtMatmulAlgo_t
     CUDA(cudaEventCreate(&to));
     CUDA(cudaEventRecord(from));
     for (int i = 0; i < 10; i++)
-        (void)cublasLtMatmul(c->lt, p->desc, &alpha, b->w, p->w, b->x, p->x, &beta, y, p->y, y, p->y,
-                             algo, b->work, WORK_BYTES, 0);
+        (void)cublasLtMatmul(c->lt, p->desc, &alpha, b->w, p->w, b->x, p->x, &beta, y, p->y, y,
+                             p->y, algo, b->work, WORK_BYTES, 0);
     CUDA(cudaEventRecord(to));
     CUDA(cudaEventSynchronize(to));
     CUDA(cudaEventElapsedTime(us, from, to));
@@ -386,9 +389,10 @@ bool lt_run(const lt_case<T, Y> *c, const product *p, const cublasLtMatmulAlgo_t
     return true;
 }
 
-/* One line: of the proposed algorithms, how many agree in every bit, and the configurations of those
- * that do not. */
-template <class T, class Y> void lt_probe(const lt_case<T, Y> *c, Y *y, cudaDataType_t in, cudaDataType_t out)
+/* One line: of the proposed algorithms, how many agree in every bit, and the configurations of
+ * those that do not. */
+template <class T, class Y>
+void lt_probe(const lt_case<T, Y> *c, Y *y, cudaDataType_t in, cudaDataType_t out)
 {
     product p = product_make(in, out, c->m, c->k);
     for (int split = 0; split < 2; split++) {
@@ -403,7 +407,8 @@ template <class T, class Y> void lt_probe(const lt_case<T, Y> *c, Y *y, cudaData
             config f = config_of(&r[i].algo);
             if (r[i].state != CUBLAS_STATUS_SUCCESS || !lt_run(c, &p, &r[i].algo, y, &d, &us)) {
                 if (details)
-                    fprintf(details, "%s k%d m%d: algo %d did not run\n", c->type, c->k, c->m, f.id);
+                    fprintf(details, "%s k%d m%d: algo %d did not run\n", c->type, c->k, c->m,
+                            f.id);
                 continue;
             }
             size_t total = (size_t)c->m * N;
@@ -415,20 +420,21 @@ template <class T, class Y> void lt_probe(const lt_case<T, Y> *c, Y *y, cudaData
             best_equal_us = equal && us < best_equal_us ? us : best_equal_us;
             if (details)
                 fprintf(details,
-                        "%s %s add%d %s k%d m%d #%d: equal %llu/%zu twice %llu maxdiff %g %.1fus work %zu | id %d "
+                        "%s %s add%d %s k%d m%d #%d: equal %llu/%zu twice %llu maxdiff %g %.1fus "
+                        "work %zu | id %d "
                         "tile %d stages %d splitk %d red %d swz %d custom %d inner %d cluster %d\n",
                         c->type, sizeof(Y) == 4 ? "f32" : "16", c->add, split ? "any" : "nosplit",
                         c->k, c->m, i, d.equal, total, d.equal_twice, d.max_rel, us,
                         r[i].workspaceSize, f.id, f.tile, f.stages, f.splitk, f.reduction,
                         f.swizzle, f.custom, f.inner, f.cluster);
             if (!equal && used < sizeof bad - 64)
-                used += (size_t)snprintf(bad + used, sizeof bad - used, " [%d t%d s%d k%d r%d c%d %.3f%s]",
-                                         f.id, f.tile, f.stages, f.splitk, f.reduction, f.custom,
-                                         (double)d.equal / (double)total,
-                                         c->add && d.equal_twice == total ? " =twice" : "");
+                used += (size_t)snprintf(
+                    bad + used, sizeof bad - used, " [%d t%d s%d k%d r%d c%d %.3f%s]", f.id, f.tile,
+                    f.stages, f.splitk, f.reduction, f.custom, (double)d.equal / (double)total,
+                    c->add && d.equal_twice == total ? " =twice" : "");
         }
-        printf("%-4s %-3s %s k%-5d m%-4d %-7s %d/%d  first %.1f best %.1f best equal %.1f us%s\n", c->type,
-               sizeof(Y) == 4 ? "f32" : "16", c->add ? "+y" : "  ", c->k, c->m,
+        printf("%-4s %-3s %s k%-5d m%-4d %-7s %d/%d  first %.1f best %.1f best equal %.1f us%s\n",
+               c->type, sizeof(Y) == 4 ? "f32" : "16", c->add ? "+y" : "  ", c->k, c->m,
                split ? "any" : "nosplit", n_equal, n_ran, first_us, n_ran ? best_us : 0.0f,
                n_equal ? best_equal_us : 0.0f, bad);
     }

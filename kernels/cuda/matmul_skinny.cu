@@ -1,0 +1,494 @@
+/* matmul_skinny.cu - products of few rows: every weight crosses the bus once, at its full speed.
+ *
+ * The weights' 8 rows are the n8 operand of mma.m16n8k16, rows of x the m16 one.  A warp owns a
+ * unit of 8 or 16 weight rows and walks all of k, so that a value of y is one chain of mma, k = 0,
+ * 16, 32, ...; nothing is split along k.  One more warp feeds the others: the copy engine brings a
+ * chunk of 64 k for all units of a pass into a ring in shared memory, about 100 KiB ahead.
+ *
+ * With programmatic dependent launch the ring fills before the kernel before this one has ended:
+ * its results are x and add, never weights.
+ *
+ * x lies whole in shared memory when it is small (and is normalised there), else each stage of the
+ * ring holds x's chunk too.  Bytes: weights once; x once a block (resident) or once a pass. */
+#include "kernels/cuda/matmul_epilogue.cuh"
+#include "kernels/cuda/norm_row.cuh"
+#include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/tensor_map.h"
+
+namespace
+{
+
+enum {
+    THREADS = (SKINNY_WARPS_MAX + 1) * 32,
+    WORKERS = SKINNY_WARPS_MAX * 32, /* the last warp feeds */
+    CHUNK_STEPS = SKINNY_CHUNK / 16,
+    ROW_BYTES = SKINNY_CHUNK * 2,
+    BARRIER_WORKERS = 1,
+    SUMS_AT = 2 * SKINNY_STAGES_MAX * 8, /* in the first KiB, behind the barriers */
+};
+static_assert((int)WORKERS == (int)NORM_THREADS, "the workers sum a row as norm.cu does");
+static_assert(SUMS_AT + 2 * SKINNY_NORM_ROWS_MAX * NORM_WARPS * 4 <= 1024, "barriers and sums fit");
+
+struct skinny_args {
+    struct product p;
+    enum norm_kind norm_kind; /* of p.norm, which is host memory: non-NULL says that there is one */
+    const float *norm_w, *norm_b;
+    float norm_eps;
+    int n_units, warps, stages, chunks, stage_bytes, x_bytes;
+    bool pairs; /* y and add may be met two values at a time */
+};
+
+/* What a thread knows of its block's share. */
+struct share {
+    uint32_t full, empty; /* barriers [stages] */
+    uint32_t x, ring;     /* shared memory */
+    int first_unit, end_unit, passes;
+};
+
+__device__ share share_of(const skinny_args &a, uint32_t base)
+{
+    share s;
+    s.full = base;
+    s.empty = base + SKINNY_STAGES_MAX * 8;
+    s.x = base + 1024;
+    s.ring = s.x + (uint32_t)a.x_bytes;
+    s.first_unit = (int)((long long)blockIdx.x * a.n_units / gridDim.x);
+    s.end_unit = (int)((long long)(blockIdx.x + 1) * a.n_units / gridDim.x);
+    s.passes = (s.end_unit - s.first_unit + a.warps - 1) / a.warps;
+    return s;
+}
+
+struct ring_at { /* a place in the ring, and the parity of its use */
+    int stage;
+    uint32_t parity;
+
+    __device__ void next(int stages)
+    {
+        if (++stage == stages) {
+            stage = 0;
+            parity ^= 1;
+        }
+    }
+};
+
+/* ---- x in shared memory ----
+ *
+ * Chunks of [rows][128 bytes]; the 16-byte piece j of row r lies at j ^ (r % 8), as the copy
+ * engine's 128-byte swizzle has it: ldmatrix meets no bank twice. */
+
+__device__ uint32_t piece_at(uint32_t chunk, int row, int piece)
+{
+    return chunk + (uint32_t)(row * ROW_BYTES + ((piece ^ (row & 7)) << 4));
+}
+
+__device__ uint4 *x_piece(uint8_t *x, const skinny_args &a, int row, int piece)
+{
+    uint32_t chunk = (uint32_t)(piece / 8 * a.p.rows * ROW_BYTES);
+    return (uint4 *)(x + piece_at(chunk, row, piece % 8));
+}
+
+/* Each thread brings the pieces that norm_row.cuh gives it. */
+__device__ void x_load(uint8_t *x, const skinny_args &a)
+{
+    for (int row = 0; row < a.p.rows; row++) {
+        int from_row = a.p.gather ? a.p.gather[row].row : row;
+        const uint4 *from = (const uint4 *)((const uint16_t *)a.p.x + (size_t)from_row * a.p.in);
+        for (int i = threadIdx.x; i < a.chunks * 8; i += WORKERS)
+            *x_piece(x, a, row, i) = i * 8 < a.p.in ? from[i] : make_uint4(0, 0, 0, 0);
+    }
+}
+
+/* Sum of x, or of (x - mean)^2, of all rows by all workers. */
+template <class PAIR>
+__device__ void x_sums(float sum[], const float *mean, uint8_t *x, const skinny_args &a,
+                       float (*warp_sum)[NORM_WARPS])
+{
+#pragma unroll
+    for (int row = 0; row < SKINNY_NORM_ROWS_MAX; row++) {
+        if (row >= a.p.rows)
+            break;
+        float s = 0.0f;
+        for (int i = threadIdx.x; i * 8 < a.p.in; i += WORKERS) {
+            uint4 piece = *x_piece(x, a, row, i);
+            s = mean ? norm_chunk_squares<PAIR>(s, piece, mean[row])
+                     : norm_chunk_sum<PAIR>(s, piece);
+        }
+        s = norm_warp_sum(s);
+        if (threadIdx.x % 32 == 0)
+            warp_sum[row][threadIdx.x / 32] = s;
+    }
+    barrier_sync(BARRIER_WORKERS, WORKERS);
+#pragma unroll
+    for (int row = 0; row < SKINNY_NORM_ROWS_MAX; row++)
+        sum[row] = row < a.p.rows ? norm_warps_sum(warp_sum[row]) : 0.0f;
+}
+
+template <class PAIR>
+__device__ void x_norm(uint8_t *x, const skinny_args &a, float (*warp_sum)[NORM_WARPS])
+{
+    float mean[SKINNY_NORM_ROWS_MAX] = {}, scale[SKINNY_NORM_ROWS_MAX];
+    if (a.norm_kind == NORM_LAYER) {
+        x_sums<PAIR>(mean, nullptr, x, a, warp_sum);
+#pragma unroll
+        for (int row = 0; row < SKINNY_NORM_ROWS_MAX; row++)
+            mean[row] = norm_mean(mean[row], a.p.in);
+        warp_sum += SKINNY_NORM_ROWS_MAX;
+    }
+    x_sums<PAIR>(scale, mean, x, a, warp_sum);
+#pragma unroll
+    for (int row = 0; row < SKINNY_NORM_ROWS_MAX; row++) {
+        if (row >= a.p.rows)
+            break;
+        float by = norm_scale(scale[row], a.p.in, a.norm_eps);
+        for (int i = threadIdx.x; i * 8 < a.p.in; i += WORKERS) {
+            uint4 *piece = x_piece(x, a, row, i);
+            *piece = norm_chunk<PAIR>(*piece, mean[row], by, a.norm_w ? a.norm_w + 8 * i : nullptr,
+                                      a.norm_b ? a.norm_b + 8 * i : nullptr);
+        }
+    }
+}
+
+/* ---- the feeding warp ---- */
+
+/* Weight row where tile `tile` of a unit begins. */
+template <int TILES> __device__ int tile_row(const skinny_args &a, int unit, int tile)
+{
+    return a.p.gated ? 8 * unit + tile * a.p.n : 8 * (TILES * unit + tile);
+}
+
+template <int ROWS, int TILES, bool RESIDENT> struct feeder {
+    const CUtensorMap *w_map, *x_map;
+    const skinny_args &a;
+    const share &s;
+    uint64_t once;
+    int lane;
+
+    /* Lane i loads tile i of the pass. */
+    __device__ void weights(int step, ring_at at)
+    {
+        int pass = step / a.chunks, chunk = step % a.chunks;
+        int unit = s.first_unit + pass * a.warps;
+        int tiles = min(a.warps, s.end_unit - unit) * TILES;
+        uint32_t bar = s.full + 8 * at.stage;
+        uint32_t to = s.ring + (uint32_t)(at.stage * a.stage_bytes);
+        if (lane == 0)
+            mbarrier_arrive_expect(
+                bar, (uint32_t)(tiles * SKINNY_TILE_BYTES + (RESIDENT ? 0 : ROWS * ROW_BYTES)));
+        __syncwarp();
+        if (lane < tiles)
+            tensor_load_2d(to + lane * SKINNY_TILE_BYTES, w_map, chunk * SKINNY_CHUNK,
+                           tile_row<TILES>(a, unit + lane / TILES, lane % TILES), bar, once);
+    }
+
+    /* The chunk of x lies behind the tiles. */
+    __device__ void rows(int step, ring_at at)
+    {
+        uint32_t to =
+            s.ring + (uint32_t)(at.stage * a.stage_bytes + a.warps * TILES * SKINNY_TILE_BYTES);
+        if (!RESIDENT && lane == 0)
+            tensor_load_2d(to, x_map, step % a.chunks * SKINNY_CHUNK, 0, s.full + 8 * at.stage,
+                           policy_evict_last());
+    }
+
+    __device__ void run()
+    {
+        int steps = s.passes * a.chunks, ahead = min(steps, a.stages);
+        ring_at at = {0, 0};
+        for (int step = 0; step < ahead; step++)
+            weights(step, {step, 0});
+        depend_wait();
+        for (int step = 0; step < ahead; step++)
+            rows(step, {step, 0});
+        for (int step = ahead; step < steps; step++) {
+            mbarrier_wait(s.empty + 8 * at.stage, at.parity);
+            weights(step, at);
+            rows(step, at);
+            at.next(a.stages);
+        }
+    }
+};
+
+/* ---- the workers ---- */
+
+/* What a warp holds of one chunk: CHUNK_STEPS steps of x and of its tiles. */
+template <int ROWS, int TILES> struct fragments {
+    enum { GROUPS = ROWS == 8 ? 1 : ROWS / 16 };
+    uint32_t x[GROUPS][ROWS == 8 ? 2 : 4][4]; /* 8 rows: two steps share a load */
+    uint32_t w[TILES][2][4];
+};
+
+template <int ROWS, int TILES, bool RESIDENT>
+__device__ void fragments_load(fragments<ROWS, TILES> *f, const skinny_args &a, const share &s,
+                               int chunk, int stage, int warp, int lane)
+{
+    uint32_t tiles = s.ring + (uint32_t)(stage * a.stage_bytes);
+    uint32_t x = RESIDENT ? s.x + (uint32_t)(chunk * a.p.rows * ROW_BYTES)
+                          : tiles + (uint32_t)(a.warps * TILES * SKINNY_TILE_BYTES);
+    int row = lane % 8, matrix = lane / 8;
+#pragma unroll
+    for (int tile = 0; tile < TILES; tile++)
+#pragma unroll
+        for (int half = 0; half < 2; half++)
+            ldmatrix_x4(f->w[tile][half],
+                        piece_at(tiles + (warp * TILES + tile) * SKINNY_TILE_BYTES, row,
+                                 4 * half + matrix));
+    if constexpr (ROWS == 8) {
+        /* Rows past the last repeat it: their sums are not stored. */
+        int x_row = RESIDENT ? min(row, a.p.rows - 1) : row;
+#pragma unroll
+        for (int half = 0; half < 2; half++)
+            ldmatrix_x4(f->x[0][half], piece_at(x, x_row, 4 * half + matrix));
+    } else {
+#pragma unroll
+        for (int group = 0; group < ROWS / 16; group++)
+#pragma unroll
+            for (int step = 0; step < CHUNK_STEPS; step++)
+                ldmatrix_x4(f->x[group][step], piece_at(x, 16 * group + 8 * (matrix % 2) + row,
+                                                        2 * step + matrix / 2));
+    }
+}
+
+template <class T, int ROWS, int TILES>
+__device__ void fragments_mma(float sum[TILES][fragments<ROWS, TILES>::GROUPS][4],
+                              const fragments<ROWS, TILES> *f)
+{
+#pragma unroll
+    for (int step = 0; step < CHUNK_STEPS; step++)
+#pragma unroll
+        for (int group = 0; group < fragments<ROWS, TILES>::GROUPS; group++)
+#pragma unroll
+            for (int tile = 0; tile < TILES; tile++) {
+                const uint32_t *w = f->w[tile][step / 2] + step % 2 * 2;
+                if constexpr (ROWS == 8) {
+                    const uint32_t *x = f->x[0][step / 2] + step % 2 * 2;
+                    uint32_t rows[4] = {x[0], 0, x[1], 0};
+                    mma_16816(sum[tile][group], rows, w, T());
+                } else {
+                    mma_16816(sum[tile][group], f->x[group][step], w, T());
+                }
+            }
+}
+
+/* Two neighbours of a row of y, columns col and col + 1, if y has the second. */
+template <class T>
+__device__ void store_two(const skinny_args &a, size_t at, bool two, float v0, float v1)
+{
+    bool pair = a.pairs && two;
+    if (a.p.y_f32) {
+        float *y = (float *)a.p.y + at;
+        if (pair) {
+            *(float2 *)y = make_float2(v0, v1);
+            return;
+        }
+        y[0] = v0;
+        if (two)
+            y[1] = v1;
+        return;
+    }
+    alignas(4) T v[2];
+    act_store(&v[0], v0);
+    act_store(&v[1], v1);
+    T *y = (T *)a.p.y + at;
+    if (pair) {
+        *(uint32_t *)y = *(const uint32_t *)v;
+        return;
+    }
+    y[0] = v[0];
+    if (two)
+        y[1] = v[1];
+}
+
+/* The two values that a lane holds of one row and one tile; gated: of a gate's and its up's tile.
+ */
+template <class T>
+__device__ void finish_two(const skinny_args &a, int row, int col, const float *sum,
+                           const float *up)
+{
+    if (row >= a.p.rows || col >= a.p.n)
+        return;
+    size_t at = (size_t)row * a.p.y_stride + col;
+    bool two = col + 1 < a.p.n;
+    float v[2] = {};
+#pragma unroll
+    for (int i = 0; i < 2; i++)
+        if (i == 0 || two)
+            v[i] = up ? epilogue_gated<T>(a.p, sum[i], up[i], col + i)
+                      : epilogue_value<T>(a.p, sum[i], at + i, col + i);
+    store_two<T>(a, at, two, v[0], v[1]);
+}
+
+template <class T, int ROWS, int TILES>
+__device__ void sums_store(const skinny_args &a, int unit, int lane,
+                           float sum[TILES][fragments<ROWS, TILES>::GROUPS][4])
+{
+    int col = lane % 4 * 2;
+#pragma unroll
+    for (int group = 0; group < fragments<ROWS, TILES>::GROUPS; group++)
+#pragma unroll
+        for (int half = 0; half < (ROWS == 8 ? 1 : 2); half++) {
+            int row = 16 * group + 8 * half + lane / 4;
+            if (TILES == 2 && a.p.gated) {
+                finish_two<T>(a, row, 8 * unit + col, sum[0][group] + 2 * half,
+                              sum[TILES - 1][group] + 2 * half);
+                continue;
+            }
+#pragma unroll
+            for (int tile = 0; tile < TILES; tile++)
+                finish_two<T>(a, row, 8 * (TILES * unit + tile) + col, sum[tile][group] + 2 * half,
+                              nullptr);
+        }
+}
+
+template <class T, int ROWS, int TILES, bool RESIDENT>
+__device__ void work(const skinny_args &a, const share &s, int warp, int lane)
+{
+    /* Few rows: a chunk's sums wait for each other, so the next chunk is fetched before; with more,
+     * there are sums enough to fill the wait and no registers to spare. */
+    constexpr bool AHEAD = ROWS == 8 || (ROWS == 16 && TILES == 1);
+    fragments<ROWS, TILES> now;
+    ring_at at = {0, 0}, ahead = {0, 0};
+    int steps = s.passes * a.chunks, chunk_ahead = 0;
+    auto fetch = [&](fragments<ROWS, TILES> *f) {
+        mbarrier_wait(s.full + 8 * ahead.stage, ahead.parity);
+        fragments_load<ROWS, TILES, RESIDENT>(f, a, s, chunk_ahead, ahead.stage, warp, lane);
+        ahead.next(a.stages);
+        chunk_ahead = chunk_ahead + 1 == a.chunks ? 0 : chunk_ahead + 1;
+    };
+    if (AHEAD)
+        fetch(&now);
+    for (int pass = 0, step = 0; pass < s.passes; pass++) {
+        float sum[TILES][fragments<ROWS, TILES>::GROUPS][4] = {};
+        for (int chunk = 0; chunk < a.chunks; chunk++, step++) {
+            fragments<ROWS, TILES> next;
+            if (!AHEAD)
+                fetch(&now);
+            else if (step + 1 < steps)
+                fetch(&next);
+            fragments_mma<T, ROWS, TILES>(sum, &now);
+            if (lane == 0)
+                mbarrier_arrive(s.empty + 8 * at.stage);
+            at.next(a.stages);
+            if (AHEAD)
+                now = next;
+        }
+        int unit = s.first_unit + pass * a.warps + warp;
+        if (unit < s.end_unit)
+            sums_store<T, ROWS, TILES>(a, unit, lane, sum);
+    }
+}
+
+template <class T> struct pair_of;
+template <> struct pair_of<__nv_bfloat16> {
+    typedef __nv_bfloat162 type;
+};
+template <> struct pair_of<__half> {
+    typedef __half2 type;
+};
+
+/* grid: blocks of equal shares of units; block: THREADS, of which warps [0, a.warps) own units. */
+template <class T, int ROWS, int TILES, bool RESIDENT>
+__global__ void __launch_bounds__(THREADS, 2)
+    skinny_kernel(const __grid_constant__ CUtensorMap w_map,
+                  const __grid_constant__ CUtensorMap x_map, const __grid_constant__ skinny_args a)
+{
+    extern __shared__ uint8_t shared[];
+    uint8_t *base = (uint8_t *)(((uintptr_t)shared + 1023) & ~(uintptr_t)1023);
+    share s = share_of(a, shared_addr(base));
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    depend_launch();
+    if (threadIdx.x == WORKERS) {
+        tensor_map_prefetch(&w_map);
+        for (int stage = 0; stage < a.stages; stage++) {
+            mbarrier_init(s.full + 8 * stage, 1);
+            mbarrier_init(s.empty + 8 * stage, (uint32_t)a.warps);
+        }
+        fence_mbarrier_init();
+    }
+    __syncthreads();
+    if (warp == SKINNY_WARPS_MAX) {
+        feeder<ROWS, TILES, RESIDENT>{&w_map, &x_map, a, s, policy_evict_first(), lane}.run();
+        return;
+    }
+    depend_wait();
+    if (RESIDENT) {
+        x_load(base + 1024, a);
+        if (a.p.norm)
+            x_norm<typename pair_of<T>::type>(base + 1024, a,
+                                              (float(*)[NORM_WARPS])(base + SUMS_AT));
+        barrier_sync(BARRIER_WORKERS, WORKERS);
+    }
+    if (warp < a.warps)
+        work<T, ROWS, TILES, RESIDENT>(a, s, warp, lane);
+}
+
+typedef void skinny_function(const CUtensorMap, const CUtensorMap, const skinny_args);
+
+template <class T> skinny_function *variant(const struct matmul_choice *c)
+{
+    bool two = c->unit_tiles == 2;
+    switch (c->rows_tile) {
+    case 8:
+        if (c->resident)
+            return two ? skinny_kernel<T, 8, 2, true> : skinny_kernel<T, 8, 1, true>;
+        return two ? skinny_kernel<T, 8, 2, false> : skinny_kernel<T, 8, 1, false>;
+    case 16:
+        return two ? skinny_kernel<T, 16, 2, false> : skinny_kernel<T, 16, 1, false>;
+    case 32:
+        return two ? skinny_kernel<T, 32, 2, false> : skinny_kernel<T, 32, 1, false>;
+    default:
+        return skinny_kernel<T, 64, 2, false>;
+    }
+}
+
+skinny_args args_of(const struct product *p, const struct matmul_choice *c)
+{
+    skinny_args a = {};
+    a.p = *p;
+    if (p->norm) {
+        a.norm_kind = p->norm->kind;
+        a.norm_w = p->norm->w;
+        a.norm_b = p->norm->b;
+        a.norm_eps = p->norm->eps;
+    }
+    a.n_units = c->n_units;
+    a.warps = c->warps;
+    a.stages = c->stages;
+    a.chunks = (p->in + SKINNY_CHUNK - 1) / SKINNY_CHUNK;
+    a.stage_bytes = (int)c->stage_bytes;
+    a.x_bytes = (int)c->x_bytes;
+    a.pairs = p->y_stride % 2 == 0 && (uintptr_t)p->y % (p->y_f32 ? 8 : 4) == 0;
+    return a;
+}
+
+} // namespace
+
+/* ---- the launcher ---- */
+
+void matmul_skinny(struct device *d, const struct product *p, const struct matmul_choice *c)
+{
+    CUtensorMap w_map, x_map = {};
+    int w_rows = p->gated ? 2 * p->n : p->n;
+    cuda_check(d, tensor_map_2d(&w_map, d->act, p->w, w_rows, p->in, 8, SKINNY_CHUNK),
+               "tensor map of w");
+    if (!c->resident)
+        cuda_check(d,
+                   tensor_map_2d(&x_map, d->act, p->x, p->rows, p->in, c->rows_tile, SKINNY_CHUNK),
+                   "tensor map of x");
+    skinny_function *kernel = d->act == DT_F16 ? variant<__half>(c) : variant<__nv_bfloat16>(c);
+    cuda_check(d,
+               cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                    SKINNY_SHARED_MAX),
+               "skinny product's shared memory");
+    cudaLaunchAttribute early = {};
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3((unsigned)c->grid);
+    config.blockDim = dim3(THREADS);
+    config.dynamicSmemBytes = c->shared_bytes;
+    config.stream = d->stream;
+    config.attrs = &early;
+    config.numAttrs = 1;
+    cuda_check(d, cudaLaunchKernelEx(&config, kernel, w_map, x_map, args_of(p, c)),
+               "skinny product");
+}
