@@ -221,10 +221,9 @@ struct sample_out {
 
 /* Sample or score the heads [first, first + n) of the batch.  Random numbers: Philox4x32-10 (Salmon
  * et al. 2011) keyed by seed, counter = n_history, so a draw depends on the request alone. */
-struct sample_args {
+struct sample_args { /* what came out is given by step_wait */
     float *logits; /* [n, vocab]; overwritten */
     int first, n, vocab;
-    struct sample_out *out; /* [n] host memory, filled when step_wait says that the step is done */
 };
 
 struct weight_source { /* one weight as it lies in a checkpoint, in file layout */
@@ -266,8 +265,9 @@ struct ops {
     void (*head)(struct device *, const struct head_args *);
     void (*sample)(struct device *, const struct sample_args *);
     void (*step_end)(struct device *);
-    /* Until the oldest step that ended and was not waited for is done; reports a sticky fault. */
-    bool (*step_wait)(struct device *, struct status *st);
+    /* Until the oldest step that ended and was not waited for is done; reports a sticky fault.
+     * out[i] = what head i of that step's batch gave, for all its heads. */
+    bool (*step_wait)(struct device *, struct sample_out *out, struct status *st);
     void (*close)(struct device *);
 };
 
@@ -289,6 +289,7 @@ struct device_options {
 struct backend {
     uint32_t abi; /* OPS_ABI: a module built from other headers is refused */
     const struct ops *ops;
+    bool (*probe)(struct status *why); /* is there such a device? */
     struct device *(*open)(const struct device_options *, struct status *st);
     const char *(*variant)(const struct device *); /* for people: "avx512vnni", "sm_90a NVIDIA H100" */
 };

@@ -11,8 +11,10 @@
 #include <cublasLt.h>
 #include <cuda_runtime.h>
 
+extern "C" {
 #include "kernels/cuda/attention_plan.h"
 #include "kernels/ops.h"
+}
 
 struct cuda_slot { /* how the sequence in a slot samples; device memory */
     struct sample_params params;
@@ -52,6 +54,7 @@ struct device {
     char fault_at[96];
     struct device_limits limits;
     struct cuda_batch batch;
+    struct attention_plan host_attention; /* of the batch in hand, in its stage */
     struct cuda_slots slots;
 
     /* Scratch, valid within one op. */
