@@ -56,8 +56,6 @@ void close_device(device *d)
         free(h->mem);
         free(h);
     }
-    if (d->lt)
-        cublasLtDestroy(d->lt);
     if (d->stream)
         cudaStreamDestroy(d->stream);
     free(d);
@@ -69,12 +67,7 @@ bool open_streams(device *d, status *st)
     cuda_check(d, cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking), "make a stream");
     cuda_check(d, cudaStreamCreateWithFlags(&d->host->copies, cudaStreamNonBlocking),
                "make a stream");
-    if (!report(d, st))
-        return false;
-    const cublasStatus_t lt = cublasLtCreate(&d->lt);
-    return lt == CUBLAS_STATUS_SUCCESS ||
-           status_fail(st, STATUS_DEVICE, "CUDA device %d: open cuBLASLt: %s", d->index,
-                       cublasLtGetStatusString(lt));
+    return report(d, st);
 }
 
 bool read_properties(device *d, status *st)
@@ -190,7 +183,7 @@ struct part { /* one array of the work memory */
     size_t n_bytes;
 };
 
-enum { N_PARTS = 15, LT_WORK_BYTES = 32 << 20 };
+enum { N_PARTS = 15 };
 
 void list_parts(device *d, const device_limits *l, part list[N_PARTS])
 {
@@ -226,11 +219,11 @@ size_t work_bytes(const device *d, const device_limits *l)
 {
     device none = *d;
     part list[N_PARTS];
-    size_t n = LT_WORK_BYTES;
+    size_t n = 0;
     list_parts(&none, l, list);
     for (int i = 0; i < N_PARTS; i++)
         n += align_up(list[i].n_bytes);
-    return n + STAGES * align_up(stage_bytes(l));
+    return n; /* stages are pinned host memory and its mirror, taken by work_set */
 }
 
 bool check_limits(const device_limits *l, status *st)
@@ -275,8 +268,6 @@ bool work_set(device *d, const device_limits *l, void *work, status *st)
         *list[i].at = at;
         at += align_up(list[i].n_bytes);
     }
-    d->lt_work = at;
-    d->lt_work_bytes = LT_WORK_BYTES;
     attention_plan_view(&d->batch.attention, l, d->batch.attention.counts);
     return open_flights(d, st);
 }

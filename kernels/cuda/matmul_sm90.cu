@@ -29,6 +29,24 @@ enum {
     GROUP_M = 8, /* clusters of rows whose tiles run side by side, so that x and w stay in cache */
 };
 
+/* What happens to a tile before it is y.  The common ones hold no more code than they need: an
+ * epilogue is unrolled over a tile, and one with every case in it outgrows the instruction cache, at
+ * 18 us a tile. */
+enum epilogue {
+    EPILOGUE_STORE,
+    EPILOGUE_ADD,   /* the residual */
+    EPILOGUE_GATED, /* SiLU of one half times the other */
+    EPILOGUE_F32,   /* the next three: TILE_RARE only */
+    EPILOGUE_ANY,   /* bias, any activation, residual */
+    EPILOGUE_GATED_ANY,
+};
+const int TILE_RARE = 128;
+
+__host__ __device__ constexpr bool is_gated(epilogue e)
+{
+    return e == EPILOGUE_GATED || e == EPILOGUE_GATED_ANY;
+}
+
 template <int TILE_N> struct shape {
     static const int A_BYTES = TILE_M * TILE_K * 2;
     static const int B_BYTES = TILE_N * TILE_K * 2;
@@ -181,17 +199,17 @@ __device__ void multiply(float (&acc)[TILE_N / 2], int n_k, uint32_t stages, uin
     release<CLUSTER>(empty, before);
 }
 
-/* Values c and c + 1 of rows r (lo) and r + 8 (hi), r and c those of this thread. */
-template <typename T>
+/* Values `column` and the next of a row of y, from their sums. */
+template <typename T, epilogue E>
 __device__ __forceinline__ float2 finish(const args &a, float2 v, int row, int column)
 {
-    if (a.bias[0]) {
-        v.x += column < a.n ? a.bias[0][column] : 0;
-        v.y += column + 1 < a.n ? a.bias[0][column + 1] : 0;
+    if (E == EPILOGUE_ANY && a.bias[0]) {
+        v.x += a.bias[0][min(column, a.n - 1)];
+        v.y += a.bias[0][min(column + 1, a.n - 1)];
     }
-    if (a.act != ACT_NONE)
+    if (E == EPILOGUE_ANY && a.act != ACT_NONE)
         v = {activate(a.act, round_act<T>(v.x)), activate(a.act, round_act<T>(v.y))};
-    if (a.add && row < a.rows && column < a.n) {
+    if (E != EPILOGUE_STORE && a.add && row < a.rows && column < a.n) {
         const T *add = static_cast<const T *>(a.add) + (size_t)row * a.y_stride + column;
         const float2 r = unpack(T(), *reinterpret_cast<const uint32_t *>(add));
         v.x += r.x;
@@ -200,45 +218,45 @@ __device__ __forceinline__ float2 finish(const args &a, float2 v, int row, int c
     return v;
 }
 
-template <typename T>
+template <typename T, epilogue E>
 __device__ __forceinline__ float2 finish_gated(const args &a, float2 gate, float2 up, int column)
 {
-    const int last = a.n - 1;
-    if (a.bias[0]) {
-        gate.x += a.bias[0][min(column, last)];
-        gate.y += a.bias[0][min(column + 1, last)];
+    if (E == EPILOGUE_GATED_ANY && a.bias[0]) {
+        gate.x += a.bias[0][min(column, a.n - 1)];
+        gate.y += a.bias[0][min(column + 1, a.n - 1)];
     }
-    if (a.bias[1]) {
-        up.x += a.bias[1][min(column, last)];
-        up.y += a.bias[1][min(column + 1, last)];
+    if (E == EPILOGUE_GATED_ANY && a.bias[1]) {
+        up.x += a.bias[1][min(column, a.n - 1)];
+        up.y += a.bias[1][min(column + 1, a.n - 1)];
     }
-    return {activate(a.act, round_act<T>(gate.x)) * round_act<T>(up.x),
-            activate(a.act, round_act<T>(gate.y)) * round_act<T>(up.y)};
+    const enum act_kind act = E == EPILOGUE_GATED ? ACT_SILU : a.act;
+    return {activate(act, round_act<T>(gate.x)) * round_act<T>(up.x),
+            activate(act, round_act<T>(gate.y)) * round_act<T>(up.y)};
 }
 
 /* Two values of one row of the tile, columns 8 * j + 2 * (lane % 4) and the next. */
-template <typename T, int TILE_N, bool GATED>
+template <typename T, int TILE_N, epilogue E>
 __device__ __forceinline__ uint32_t value(const args &a, const float (&acc)[TILE_N / 2], int j,
                                           int high, int row, int column)
 {
     const float2 v = {acc[4 * j + 2 * high], acc[4 * j + 2 * high + 1]};
     float2 y;
-    if constexpr (GATED) {
+    if constexpr (is_gated(E)) {
         const int up = 4 * (j + TILE_N / 16) + 2 * high;
-        y = finish_gated<T>(a, v, {acc[up], acc[up + 1]}, column);
+        y = finish_gated<T, E>(a, v, {acc[up], acc[up + 1]}, column);
     } else {
-        y = finish<T>(a, v, row, column);
+        y = finish<T, E>(a, v, row, column);
     }
     return pack(T(), y.x, y.y);
 }
 
 /* y through shared memory: 64 columns by 64 rows at a time, swizzled as the copy engine wants. */
-template <typename T, int TILE_N, bool GATED>
+template <typename T, int TILE_N, epilogue E>
 __device__ void store(const operands &o, const args &a, const float (&acc)[TILE_N / 2], tile t,
                       uint32_t out, int warpgroup)
 {
     using S = shape<TILE_N>;
-    const int OUT_COLUMNS = GATED ? TILE_N / 2 : TILE_N;
+    const int OUT_COLUMNS = is_gated(E) ? TILE_N / 2 : TILE_N;
     const int PART = OUT_COLUMNS < S::OUT_N ? OUT_COLUMNS : S::OUT_N;
     const int lane = threadIdx.x % 32, warp = threadIdx.x % 128 / 32;
     const int row = t.row + warpgroup * 64 + warp * 16 + lane / 4;
@@ -256,10 +274,10 @@ __device__ void store(const operands &o, const args &a, const float (&acc)[TILE_
             const int chunk = jj + lane / 16; /* of 8 columns, that this lane addresses */
             const uint32_t to = mine + chunk / 8 * (64 * 128) + to_row * 128 +
                                 ((chunk % 8) ^ (to_row % 8)) * 16;
-            stmatrix_4(to, value<T, TILE_N, GATED>(a, acc, j, 0, row, column),
-                       value<T, TILE_N, GATED>(a, acc, j, 1, row + 8, column),
-                       value<T, TILE_N, GATED>(a, acc, j + 1, 0, row, column + 8),
-                       value<T, TILE_N, GATED>(a, acc, j + 1, 1, row + 8, column + 8));
+            stmatrix_4(to, value<T, TILE_N, E>(a, acc, j, 0, row, column),
+                       value<T, TILE_N, E>(a, acc, j, 1, row + 8, column),
+                       value<T, TILE_N, E>(a, acc, j + 1, 0, row, column + 8),
+                       value<T, TILE_N, E>(a, acc, j + 1, 1, row + 8, column + 8));
         }
         fence_proxy_async();
         named_barrier_sync(1 + warpgroup, 128);
@@ -296,12 +314,12 @@ __device__ void store_f32(const args &a, const float (&acc)[TILE_N / 2], tile t,
 }
 
 /* grid: [blocks, a multiple of CLUSTER]   block: [THREADS]: two warpgroups multiply, one fetches */
-template <typename T, int TILE_N, bool GATED, bool F32, int CLUSTER>
+template <typename T, int TILE_N, epilogue E, int CLUSTER>
 __global__ void __launch_bounds__(THREADS, 1)
     matmul_sm90_kernel(const __grid_constant__ operands o, const args a)
 {
     using S = shape<TILE_N>;
-    const int OUT_COLUMNS = GATED ? TILE_N / 2 : TILE_N;
+    const int OUT_COLUMNS = is_gated(E) ? TILE_N / 2 : TILE_N;
     extern __shared__ uint8_t shared_raw[];
     __shared__ uint64_t bars[2 * S::STAGES];
     const uint32_t stages = (shared_address(shared_raw) + 1023) & ~1023u;
@@ -327,7 +345,7 @@ __global__ void __launch_bounds__(THREADS, 1)
     if (warpgroup == MATHS / 128) {
         registers_give<40>();
         if (threadIdx.x == MATHS)
-            fetch<TILE_N, GATED, CLUSTER>(o, a, stages, full, empty, rank);
+            fetch<TILE_N, is_gated(E), CLUSTER>(o, a, stages, full, empty, rank);
     } else {
         registers_take<232>();
         ring r = {0, 0};
@@ -336,12 +354,12 @@ __global__ void __launch_bounds__(THREADS, 1)
         for (int i = blockIdx.x / CLUSTER; i < n_all; i += gridDim.x / CLUSTER) {
             const tile t = tile_at<OUT_COLUMNS, CLUSTER>(a, i, rank);
             multiply<T, TILE_N, CLUSTER>(acc, a.n_k, stages, full, empty, warpgroup, &r);
-            if constexpr (F32)
+            if constexpr (E == EPILOGUE_F32)
                 store_f32<TILE_N>(a, acc, t, warpgroup);
             else
-                store<T, TILE_N, GATED>(o, a, acc, t, out, warpgroup);
+                store<T, TILE_N, E>(o, a, acc, t, out, warpgroup);
         }
-        if (!F32 && threadIdx.x % 128 == 0)
+        if (E != EPILOGUE_F32 && threadIdx.x % 128 == 0)
             store_wait();
     }
     if (CLUSTER > 1) {
@@ -352,10 +370,10 @@ __global__ void __launch_bounds__(THREADS, 1)
 
 /* Launching. */
 
-template <typename T, int TILE_N, bool GATED, bool F32, int CLUSTER>
-void launch(device *d, const operands *o, const args *a)
+template <typename T, int TILE_N, epilogue E, int CLUSTER>
+void launch_cluster(device *d, const operands *o, const args *a)
 {
-    auto *kernel = matmul_sm90_kernel<T, TILE_N, GATED, F32, CLUSTER>;
+    auto *kernel = matmul_sm90_kernel<T, TILE_N, E, CLUSTER>;
     const int bytes = shape<TILE_N>::SHARED_BYTES;
     static bool ready = false; /* one device thread; the attribute is of the function */
     if (!ready) {
@@ -380,23 +398,87 @@ void launch(device *d, const operands *o, const args *a)
     cuda_check(d, cudaLaunchKernelEx(&config, kernel, *o, *a), "run matmul");
 }
 
-template <typename T, int TILE_N> void launch_tile(device *d, const wide_matmul *m, operands *o, args *a)
+template <typename T, int TILE_N, epilogue E> void launch(device *d, const operands *o, args *a)
 {
-    const bool pair = m->rows > TILE_M;
-    a->row_clusters = (m->rows + TILE_M * (1 + pair) - 1) / (TILE_M * (1 + pair));
-    if (m->y_f32)
-        pair ? launch<T, TILE_N, false, true, 2>(d, o, a) : launch<T, TILE_N, false, true, 1>(d, o, a);
-    else if (m->w[1])
-        pair ? launch<T, TILE_N, true, false, 2>(d, o, a) : launch<T, TILE_N, true, false, 1>(d, o, a);
+    const int cluster = a->rows > TILE_M ? 2 : 1;
+    a->row_clusters = (a->rows + TILE_M * cluster - 1) / (TILE_M * cluster);
+    if (cluster == 2)
+        launch_cluster<T, TILE_N, E, 2>(d, o, a);
     else
-        pair ? launch<T, TILE_N, false, false, 2>(d, o, a)
-             : launch<T, TILE_N, false, false, 1>(d, o, a);
+        launch_cluster<T, TILE_N, E, 1>(d, o, a);
 }
 
-template <typename T> void run(device *d, const wide_matmul *m)
+template <typename T, epilogue E> void launch_plain(device *d, int tile_n, const operands *o, args *a)
+{
+    if (tile_n == 256)
+        launch<T, 256, E>(d, o, a);
+    else if (tile_n == 128)
+        launch<T, 128, E>(d, o, a);
+    else
+        launch<T, 64, E>(d, o, a);
+}
+
+template <typename T>
+void launch_epilogue(device *d, epilogue e, int tile_n, const operands *o, args *a)
+{
+    switch (e) {
+    case EPILOGUE_STORE:
+        return launch_plain<T, EPILOGUE_STORE>(d, tile_n, o, a);
+    case EPILOGUE_ADD:
+        return launch_plain<T, EPILOGUE_ADD>(d, tile_n, o, a);
+    case EPILOGUE_GATED:
+        return tile_n == 256 ? launch<T, 256, EPILOGUE_GATED>(d, o, a)
+                             : launch<T, 128, EPILOGUE_GATED>(d, o, a);
+    case EPILOGUE_F32:
+        return launch<T, TILE_RARE, EPILOGUE_F32>(d, o, a);
+    case EPILOGUE_ANY:
+        return launch<T, TILE_RARE, EPILOGUE_ANY>(d, o, a);
+    case EPILOGUE_GATED_ANY:
+        return launch<T, TILE_RARE, EPILOGUE_GATED_ANY>(d, o, a);
+    }
+}
+
+epilogue choose_epilogue(const wide_matmul *m)
+{
+    if (m->y_f32)
+        return EPILOGUE_F32;
+    if (m->w[1])
+        return m->act == ACT_SILU && !m->bias[0] && !m->bias[1] ? EPILOGUE_GATED
+                                                                : EPILOGUE_GATED_ANY;
+    if (m->act != ACT_NONE || m->bias[0])
+        return EPILOGUE_ANY;
+    return m->add ? EPILOGUE_ADD : EPILOGUE_STORE;
+}
+
+} // namespace
+
+/* A tile costs its columns and a part that they share; a wave costs its tiles' time. */
+int matmul_sm90_tile(int rows, int n, bool gated, int sm_count)
+{
+    static const int tiles[] = {256, 128, 64};
+    const int TILE_COST = 32;
+    const int row_tiles = (rows + TILE_M - 1) / TILE_M;
+    int best = 0;
+    int64_t best_cost = INT64_MAX;
+    for (int i = 0; i < (gated ? 2 : 3); i++) {
+        const int columns = gated ? tiles[i] / 2 : tiles[i];
+        const int64_t n_tiles = (int64_t)row_tiles * ((n + columns - 1) / columns);
+        const int64_t waves = (n_tiles + sm_count - 1) / sm_count;
+        const int64_t cost = waves * (tiles[i] + TILE_COST);
+        if (cost < best_cost) {
+            best_cost = cost;
+            best = tiles[i];
+        }
+    }
+    return best;
+}
+
+template <typename T> static void run(device *d, const wide_matmul *m)
 {
     const bool gated = m->w[1] != NULL;
-    const int tile_n = matmul_sm90_tile(m->rows, m->n, gated, d->sm_count);
+    const epilogue e = choose_epilogue(m);
+    const int tile_n =
+        e >= EPILOGUE_F32 ? TILE_RARE : matmul_sm90_tile(m->rows, m->n, gated, d->sm_count);
     const int out_columns = gated ? tile_n / 2 : tile_n;
     operands o;
     tensor_map_2d(d, &o.x, m->x, m->in, m->rows, m->in, TILE_K, TILE_M);
@@ -416,35 +498,7 @@ template <typename T> void run(device *d, const wide_matmul *m)
         .y_stride = m->y_stride,
         .act = m->act,
     };
-    if (tile_n == 256)
-        launch_tile<T, 256>(d, m, &o, &a);
-    else if (tile_n == 128)
-        launch_tile<T, 128>(d, m, &o, &a);
-    else
-        launch_tile<T, 64>(d, m, &o, &a);
-}
-
-} // namespace
-
-/* A tile costs its columns and a part that they share; a wave costs its tiles' time. */
-int matmul_sm90_tile(int rows, int n, bool gated, int sm_count)
-{
-    static const int tiles[] = {256, 128, 64};
-    const int TILE_COST = 48;
-    const int row_tiles = (rows + TILE_M - 1) / TILE_M;
-    int best = 0;
-    int64_t best_cost = INT64_MAX;
-    for (int i = gated ? 0 : 0; i < (gated ? 2 : 3); i++) {
-        const int columns = gated ? tiles[i] / 2 : tiles[i];
-        const int64_t n_tiles = (int64_t)row_tiles * ((n + columns - 1) / columns);
-        const int64_t waves = (n_tiles + sm_count - 1) / sm_count;
-        const int64_t cost = waves * (tiles[i] + TILE_COST);
-        if (cost < best_cost) {
-            best_cost = cost;
-            best = tiles[i];
-        }
-    }
-    return best;
+    launch_epilogue<T>(d, e, tile_n, &o, &a);
 }
 
 void matmul_sm90(device *d, const wide_matmul *m)

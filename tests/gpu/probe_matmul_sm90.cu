@@ -8,6 +8,7 @@
 #include <cstring>
 #include <vector>
 
+#include <cublasLt.h>
 #include <cuda_bf16.h>
 
 #include "kernels/cuda/act.cuh"
@@ -93,6 +94,9 @@ __global__ void chain(const bf *x, const bf *w, float *y, int rows, int n, int k
 }
 
 static device dev;
+static cublasLtHandle_t lt;
+static void *lt_work;
+static size_t lt_work_bytes;
 static bool failed;
 
 template <typename T> static T *take(size_t n)
@@ -218,10 +222,10 @@ static void lt_open(lt_product *p, int rows, int n, int k)
     cublasLtMatrixLayoutCreate(&p->c, CUDA_R_16BF, n, rows, n);
     cublasLtMatmulPreference_t pref;
     cublasLtMatmulPreferenceCreate(&pref);
-    size_t bytes = dev.lt_work_bytes;
+    size_t bytes = lt_work_bytes;
     cublasLtMatmulPreferenceSetAttribute(pref, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &bytes,
                                          sizeof bytes);
-    cublasLtMatmulAlgoGetHeuristic(dev.lt, p->op, p->a, p->b, p->c, p->c, pref, 8, p->r, &p->n);
+    cublasLtMatmulAlgoGetHeuristic(lt, p->op, p->a, p->b, p->c, p->c, pref, 8, p->r, &p->n);
 }
 
 static void bench(int rows, int n, int k, bool gated)
@@ -245,8 +249,8 @@ static void bench(int rows, int n, int k, bool gated)
     const float one = 1, zero = 0;
     double best_lt = 1e30;
     auto theirs = [&](int i, int algo) {
-        cublasLtMatmul(dev.lt, p.op, &one, w[i % copies], p.a, x, p.b, &zero, y, p.c, y, p.c,
-                       &p.r[algo].algo, dev.lt_work, dev.lt_work_bytes, dev.stream);
+        cublasLtMatmul(lt, p.op, &one, w[i % copies], p.a, x, p.b, &zero, y, p.c, y, p.c,
+                       &p.r[algo].algo, lt_work, lt_work_bytes, dev.stream);
     };
     double a1 = time_us(ours);
     for (int i = 0; i < std::min(p.n, 4); i++)
@@ -272,9 +276,9 @@ int main()
     dev.cc = 90;
     dev.act = DT_BF16;
     OK(cudaStreamCreateWithFlags(&dev.stream, cudaStreamNonBlocking));
-    cublasLtCreate(&dev.lt);
-    dev.lt_work_bytes = 64 << 20;
-    dev.lt_work = take<char>(dev.lt_work_bytes);
+    cublasLtCreate(&lt);
+    lt_work_bytes = 64 << 20;
+    lt_work = take<char>(lt_work_bytes);
     printf("%s\n", prop.name);
     check(128, 256, 64, false, false);
     check(100, 128, 576, false, false);
