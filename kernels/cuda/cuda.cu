@@ -223,7 +223,7 @@ size_t work_bytes(const device *d, const device_limits *l)
     list_parts(&none, l, list);
     for (int i = 0; i < N_PARTS; i++)
         n += align_up(list[i].n_bytes);
-    return n; /* stages are pinned host memory and its mirror, taken by work_set */
+    return n + STAGES * align_up(stage_bytes(l));
 }
 
 bool check_limits(const device_limits *l, status *st)
@@ -240,11 +240,11 @@ bool check_limits(const device_limits *l, status *st)
                        "CUDA: want heads of 64, 80, 96, 128 or 256 values, found %d", l->head_dim);
 }
 
-bool open_flights(device *d, status *st)
+bool open_flights(device *d, char *stages, status *st)
 {
     cuda_host *h = d->host;
     for (int i = 0; i < STAGES; i++) {
-        if (!stage_open(&h->stage[i], &d->limits, st))
+        if (!stage_open(&h->stage[i], &d->limits, stages + i * align_up(stage_bytes(&d->limits)), st))
             return false;
         cuda_check(d, cudaHostAlloc((void **)&h->flight[i].out,
                                     d->limits.step_heads_max * sizeof(sample_out),
@@ -269,7 +269,7 @@ bool work_set(device *d, const device_limits *l, void *work, status *st)
         at += align_up(list[i].n_bytes);
     }
     attention_plan_view(&d->batch.attention, l, d->batch.attention.counts);
-    return open_flights(d, st);
+    return open_flights(d, at, st);
 }
 
 /* Steps. */

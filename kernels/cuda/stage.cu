@@ -161,13 +161,12 @@ size_t stage_bytes(const device_limits *l)
            align_up(blocks * sizeof(batch_block)) + align_up(attention_plan_bytes(l));
 }
 
-bool stage_open(stage *s, const device_limits *l, status *st)
+bool stage_open(stage *s, const device_limits *l, void *device, status *st)
 {
     *s = {};
     s->n_bytes = stage_bytes(l);
+    s->device = static_cast<char *>(device);
     cudaError_t e = cudaHostAlloc(reinterpret_cast<void **>(&s->host), s->n_bytes, cudaHostAllocDefault);
-    if (e == cudaSuccess)
-        e = cudaMalloc(reinterpret_cast<void **>(&s->device), s->n_bytes);
     if (e == cudaSuccess)
         e = cudaEventCreateWithFlags(&s->copied, cudaEventDisableTiming);
     return e == cudaSuccess || status_fail(st, STATUS_DEVICE, "take %zu bytes to stage a step: %s",
@@ -177,7 +176,6 @@ bool stage_open(stage *s, const device_limits *l, status *st)
 void stage_close(stage *s)
 {
     cudaFreeHost(s->host);
-    cudaFree(s->device);
     if (s->copied)
         cudaEventDestroy(s->copied);
     *s = {};

@@ -28,7 +28,9 @@ struct stage_segment { /* `n` 4-byte words from the stage to where the ops read 
 
 /* The largest step's bytes. */
 size_t stage_bytes(const struct device_limits *l);
-bool stage_open(struct stage *s, const struct device_limits *l, struct status *st) MUST_CHECK;
+/* `device`: stage_bytes of device memory. */
+bool stage_open(struct stage *s, const struct device_limits *l, void *device,
+                struct status *st) MUST_CHECK;
 void stage_close(struct stage *s);
 
 /* Pack `b` and send it; then, in the order of d->stream, everything of the batch is in place:
