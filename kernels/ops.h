@@ -111,8 +111,6 @@ struct batch {
     const struct batch_block *block; /* [n_blocks] */
     const struct batch_slot *set;    /* [n_slots] take effect before anything else of the step */
     const struct batch_head *head;   /* [n_heads] */
-    struct sample_out *out; /* [n_heads] what sample finds, there once step_wait says so; the one
-                               array that is kept: the caller's until then */
 };
 
 /* Sizes known at start; what a device plans its own memory by. */
@@ -221,8 +219,9 @@ struct head_args {
     const struct tensor *w; /* [vocab, hidden], PACKED */
 };
 
-/* Sample or score the heads [first, first + n) of the batch, into its `out`.  Random numbers: Philox4x32-10 (Salmon
- * et al. 2011) keyed by seed, counter = n_history, so a draw depends on the request alone. */
+/* Sample or score the heads [first, first + n) of the batch; step_wait gives what was found.  Random
+ * numbers: Philox4x32-10 (Salmon et al. 2011) keyed by seed, counter = n_history, so a draw depends
+ * on the request alone. */
 struct sample_args {
     float *logits; /* [n, vocab]; overwritten */
     int first, n, vocab;
