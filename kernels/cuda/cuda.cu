@@ -293,6 +293,13 @@ void step_end(device *d)
     cuda_check(d, cudaEventRecord(f->done, d->stream), "mark the step's end");
 }
 
+bool step_ready(device *d)
+{
+    cuda_host *h = d->host;
+    return d->fault != cudaSuccess ||
+           cudaEventQuery(h->flight[h->n_waited % STAGES].done) != cudaErrorNotReady;
+}
+
 bool step_wait(device *d, sample_out *out, status *st)
 {
     cuda_host *h = d->host;
@@ -349,6 +356,7 @@ bool probe(status *why)
 
 const ops table = {
     .name = "cuda",
+    .host_memory = false,
     .act_dtype = act_dtype,
     .mem_free = mem_free,
     .mem_take = mem_take,
@@ -370,6 +378,7 @@ const ops table = {
     .head = cuda_head,
     .sample = cuda_sample,
     .step_end = step_end,
+    .step_ready = step_ready,
     .step_wait = step_wait,
     .close = close_device,
 };
