@@ -1,9 +1,11 @@
 /* check.c - prints a checkpoint's header for people. */
 #include "engine/check.h"
 
+#include "base/memory.h"
 #include "engine/gguf.h"
 #include "engine/model.h"
 #include "engine/plan.h"
+#include "kernels/backend.h"
 
 static void print_config(const struct model_file *f, struct buf *out)
 {
@@ -77,20 +79,34 @@ static void print_tokenizer(const struct gguf *g, struct buf *out)
         buf_put_str(out, "  template     none: no chat can be served\n");
 }
 
+static void print_device(const struct backend *b, const struct device *dev,
+                         const struct status *against_cuda, struct buf *out)
+{
+    buf_printf(out, "device\n  %-12s %s\n", b->ops->name, b->variant(dev));
+    if (against_cuda->code != STATUS_OK)
+        buf_printf(out, "  %-12s not used: %s\n", "cuda", against_cuda->msg);
+}
+
 static bool print_plan(const struct model_file *f, const struct engine_options *o, struct buf *out,
                        struct status *st)
 {
-    struct device_options device;
+    struct device_options options;
+    struct status against_cuda;
+    const struct backend *backend;
     struct plan plan;
-    if (!plan_device_options(o, &device, st))
+    if (!plan_device_options(f, o, &options, st))
         return false;
-    struct device *dev = cpu_open(&device, st);
+    struct device *dev = backend_open(o->device, &options, &backend, &against_cuda, st);
     if (!dev)
         return false;
-    const bool fits = plan_make(&plan, f, o, cpu_ops(), dev, plan_available_bytes(""), st);
+    const struct ops *ops = backend->ops;
+    const struct plan_memory available = {.device = ops->mem_free(dev),
+                                          .host = memory_available_bytes("")};
+    print_device(backend, dev, &against_cuda, out);
+    const bool fits = plan_make(&plan, f, o, ops, dev, available, st);
     if (fits)
         plan_print(&plan, out);
-    cpu_ops()->close(dev);
+    ops->close(dev);
     return fits;
 }
 

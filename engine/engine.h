@@ -42,10 +42,15 @@ struct engine_options {
     const char *model_path;
     const char *cpu_precision; /* "fast", "exact" */
     const char *cpu_isa;       /* NULL = best */
-    const char *kv_dtype;      /* "auto", "f32", "f16", "bf16"; auto = f16, f32 when exact */
+    const char *kv_dtype;      /* "auto", "f32", "f16", "bf16"; auto = f16, f32 when exact; on other
+                                  devices the type of activations */
+    const char *device;        /* "auto", "cpu", "cuda"; NULL = auto */
+    const char *dtype;         /* of activations on other devices: "auto", "bf16", "f16" */
+    int32_t device_index;
+    double gpu_memory;         /* share of the device's memory that may be used; 0 = 0.92 */
     int32_t n_threads;         /* 0 = all cores */
-    int32_t seqs_max;
-    int32_t step_tokens_max;
+    int32_t seqs_max;          /* 0 = 64, or 256 on other devices than the CPU */
+    int32_t step_tokens_max;   /* 0 = 512, or 8192 */
     int32_t context_max;       /* 0 = the model's, bounded by the cache */
     int32_t block_tokens;      /* 16 */
     int32_t kv_blocks;         /* 0 = from kv_bytes */
@@ -59,7 +64,8 @@ struct engine_facts { /* known once READY; constant over epochs, or the restart 
     uint64_t weight_bytes, kv_bytes, total_bytes;
     uint64_t load_ms;
     char arch[32];
-    char isa[32];
+    char device[8]; /* "cpu", "cuda" */
+    char isa[64];   /* what the device is, for people */
     char kv_dtype[8];
 };
 

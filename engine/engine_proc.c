@@ -245,7 +245,8 @@ static bool exited(struct life *life, struct status *st)
 
 static bool facts_equal(const struct engine_facts *a, const struct engine_facts *b)
 {
-    return memcmp(&a->limits, &b->limits, sizeof a->limits) == 0 && strcmp(a->arch, b->arch) == 0;
+    return memcmp(&a->limits, &b->limits, sizeof a->limits) == 0 && strcmp(a->arch, b->arch) == 0 &&
+           strcmp(a->device, b->device) == 0;
 }
 
 static void become_ready(struct engine_proc *p, uint64_t now_ns)
@@ -460,17 +461,20 @@ static const struct engine_vtable proc_vtable = {
     .close = proc_close,
 };
 
-/* The caller's strings may go; keep copies of all four in one block. */
+/* The caller's strings may go; keep copies of all in one block. */
 static bool keep_text(struct engine_proc *p, const struct engine_options *o)
 {
-    const char *from[] = {o->model_path, o->cpu_precision, o->cpu_isa, o->kv_dtype};
-    const char **to[] = {&p->options.model_path, &p->options.cpu_precision, &p->options.cpu_isa,
-                         &p->options.kv_dtype};
+    enum { N_TEXTS = 6 };
+    const char *from[N_TEXTS] = {o->model_path, o->cpu_precision, o->cpu_isa,
+                                 o->kv_dtype,   o->device,        o->dtype};
+    const char **to[N_TEXTS] = {&p->options.model_path, &p->options.cpu_precision,
+                                &p->options.cpu_isa,    &p->options.kv_dtype,
+                                &p->options.device,     &p->options.dtype};
     size_t n = 0;
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < N_TEXTS; i++)
         n += from[i] ? strlen(from[i]) + 1 : 0;
     char *at = p->text = malloc(n + 1);
-    for (int i = 0; at && i < 4; i++) {
+    for (int i = 0; at && i < N_TEXTS; i++) {
         *to[i] = from[i] ? at : NULL;
         if (from[i])
             at = stpcpy(at, from[i]) + 1;

@@ -11,6 +11,7 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/checked.h"
@@ -19,15 +20,16 @@
 
 enum {
     LINK_MAGIC = 0x696e6664, /* "infd" */
-    LINK_VERSION = 1,
+    LINK_VERSION = 2,
     CONTROL_BYTES = 16384, /* a multiple of every page size in use for it to be mapped apart */
     PATH_BYTES = 4096,
-    HEARTBEAT_MS = 250
+    HEARTBEAT_MS = 250,
+    LOOK_US = 50 /* between looks at a step that runs, when another may come meanwhile */
 };
 
 struct shared_options { /* struct engine_options without pointers */
     char model_path[PATH_BYTES];
-    char cpu_precision[16], cpu_isa[16], kv_dtype[16];
+    char cpu_precision[16], cpu_isa[16], kv_dtype[16], device[16], dtype[16];
     struct engine_options rest; /* its pointers are NULL here */
 };
 
@@ -92,11 +94,14 @@ static bool copy_options(struct shared_options *to, const struct engine_options 
 {
     to->rest = *o;
     to->rest.model_path = to->rest.cpu_precision = to->rest.cpu_isa = to->rest.kv_dtype = NULL;
+    to->rest.device = to->rest.dtype = NULL;
     return copy_text(to->model_path, sizeof to->model_path, o->model_path, "model path", st) &&
            copy_text(to->cpu_precision, sizeof to->cpu_precision, o->cpu_precision, "cpu precision",
                      st) &&
            copy_text(to->cpu_isa, sizeof to->cpu_isa, o->cpu_isa, "cpu isa", st) &&
-           copy_text(to->kv_dtype, sizeof to->kv_dtype, o->kv_dtype, "kv dtype", st);
+           copy_text(to->kv_dtype, sizeof to->kv_dtype, o->kv_dtype, "kv dtype", st) &&
+           copy_text(to->device, sizeof to->device, o->device, "device", st) &&
+           copy_text(to->dtype, sizeof to->dtype, o->dtype, "dtype", st);
 }
 
 bool link_open(struct link *k, const struct engine_options *o, struct status *st)
@@ -192,6 +197,7 @@ bool link_front_ready(struct link *k, struct engine_facts *facts, struct status 
 {
     *facts = k->control->facts;
     end_text(facts->arch, sizeof facts->arch);
+    end_text(facts->device, sizeof facts->device);
     end_text(facts->isa, sizeof facts->isa);
     end_text(facts->kv_dtype, sizeof facts->kv_dtype);
     k->limits = facts->limits;
@@ -334,6 +340,7 @@ struct work { /* the worker's side */
     void *rings;
     size_t rings_bytes;
     struct step_limits limits;
+    int n_flying; /* steps submitted and unanswered */
 };
 
 static void on_progress(void *ctx, uint64_t n_done, uint64_t n_total)
@@ -357,6 +364,8 @@ static bool work_load(struct work *w, struct status *st)
     o.cpu_precision = text_or_null(shared->cpu_precision);
     o.cpu_isa = text_or_null(shared->cpu_isa);
     o.kv_dtype = text_or_null(shared->kv_dtype);
+    o.device = text_or_null(shared->device);
+    o.dtype = text_or_null(shared->dtype);
     w->runner = w->backend->open(&o, on_progress, w, st);
     return w->runner != NULL;
 }
@@ -385,38 +394,59 @@ static bool work_share(struct work *w, struct status *st)
     return true;
 }
 
-static void wait_for_step(struct work *w)
+/* Until a step comes, or the time is over. */
+static void wait_for_step(struct work *w, struct timespec longest)
 {
     if (!ring_sleep_begin(w->steps))
         return;
     struct pollfd p = {.fd = w->fds->step, .events = POLLIN};
-    poll(&p, 1, 1000); /* a second at most, to look at `stop` */
+    ppoll(&p, 1, &longest, NULL);
     ring_sleep_end(w->steps, w->fds->step);
 }
 
-static bool work_step(struct work *w, const struct step *step, struct status *st)
+static bool work_submit(struct work *w, const struct step *step, struct status *st)
+{
+    if (!step_check(step, w->steps->cell_bytes, &w->limits, st) ||
+        !w->backend->submit(w->runner, step, st))
+        return status_wrap(st, "step %llu", (unsigned long long)step->id);
+    ring_take_end(w->steps);
+    w->n_flying++;
+    return true;
+}
+
+static bool work_answer(struct work *w, struct status *st)
 {
     void *result = ring_put_begin(w->results);
     if (!result)
         return status_fail(st, STATUS_CORRUPT, "more steps than the front may submit");
-    if (!step_check(step, w->steps->cell_bytes, &w->limits, st) ||
-        !w->backend->step(w->runner, step, result, st))
-        return status_wrap(st, "step %llu", (unsigned long long)step->id);
-    ring_take_end(w->steps); /* first: once the front has the result it may want the cell */
+    if (!w->backend->result(w->runner, result, st))
+        return status_wrap(st, "step");
+    w->n_flying--;
     ring_put_end(w->results);
     event_wake(w->fds->result);
     return true;
 }
 
+/* A finished step is answered first; then the next is taken, which may be while one runs.  With
+ * ENGINE_DEPTH of them there is nothing to do but wait for the oldest. */
+static bool work_once(struct work *w, struct status *st)
+{
+    static const struct timespec look = {.tv_nsec = LOOK_US * 1000};
+    static const struct timespec sleep = {.tv_sec = 1}; /* at most, to look at `stop` */
+    if (w->n_flying == ENGINE_DEPTH || (w->n_flying > 0 && w->backend->ready(w->runner)))
+        return work_answer(w, st);
+    const struct step *step = ring_take_begin(w->steps);
+    if (step)
+        return work_submit(w, step, st);
+    wait_for_step(w, w->n_flying > 0 ? look : sleep);
+    return true;
+}
+
 static bool work_run(struct work *w, const _Atomic bool *stop, struct status *st)
 {
-    while (!stop || !*stop) {
-        const struct step *step = ring_take_begin(w->steps);
-        if (!step)
-            wait_for_step(w);
-        else if (!work_step(w, step, st))
+    while (!stop || !*stop)
+        if (!work_once(w, st))
             return false;
-    }
     return true;
 }
 

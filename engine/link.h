@@ -31,7 +31,10 @@ struct worker_backend {
                   void (*progress)(void *ctx, uint64_t n_done, uint64_t n_total), void *ctx,
                   struct status *st);
     const struct engine_facts *(*facts)(void *runner);
-    bool (*step)(void *runner, const struct step *step, void *result, struct status *st);
+    /* As runner.h says: at most ENGINE_DEPTH steps are submitted and unanswered. */
+    bool (*submit)(void *runner, const struct step *step, struct status *st);
+    bool (*ready)(void *runner);
+    bool (*result)(void *runner, void *result, struct status *st);
     void (*close)(void *runner);
 };
 

@@ -374,89 +374,155 @@ static void place(struct model *m, const struct bound *b, const struct tensor *t
         m->layer[b->il].w[b->rule->slot] = t;
 }
 
-static void load_one(struct tensor *t, const struct bound *b, const struct ops *ops,
-                     struct device *dev, void *at)
+/* A load under way. */
+struct load {
+    struct model *m;
+    const struct model_file *f;
+    const struct ops *ops;
+    struct device *dev;
+    const struct bound **order; /* [n_bound] as the weights will lie in memory */
+    float *vector;              /* [vector_max] one vector on its way */
+    struct arena memory;
+};
+
+static int by_place(const void *a, const void *b)
 {
-    *t = (struct tensor){
-        .data = at, .dtype = b->src->dtype, .rows = b->src->rows, .cols = b->src->cols};
-    if (!is_vector(b->rule)) {
-        ops->weight_put(dev, t, b->src->data);
-        return;
-    }
-    dequantize_row(b->src->dtype, b->src->data, at, b->src->cols);
+    const struct bound *x = *(const struct bound *const *)a, *y = *(const struct bound *const *)b;
+    return x->il != y->il ? x->il - y->il : (int)x->rule->slot - (int)y->rule->slot;
+}
+
+static size_t longest_vector(const struct model_file *f)
+{
+    size_t n = (size_t)f->cfg.rope_dims / 2;
+    for (size_t i = 0; i < f->n_bound; i++)
+        if (is_vector(f->bound[i].rule) && (size_t)f->bound[i].src->cols > n)
+            n = (size_t)f->bound[i].src->cols;
+    return n;
+}
+
+/* Weights are placed in the order (layer, slot).  So q, k and v, and gate and up, lie one behind
+ * the other, without a gap when their sizes are multiples of WEIGHT_ALIGN: a device may then
+ * multiply by them as by one weight. */
+static bool load_prepare(struct load *l, struct status *st)
+{
+    const size_t n = l->f->n_bound;
+    l->order = calloc(n + 1, sizeof(const struct bound *));
+    l->vector = calloc(longest_vector(l->f) + 1, sizeof *l->vector);
+    l->m->layer = calloc((size_t)l->f->cfg.n_layers, sizeof *l->m->layer);
+    l->m->tensor = calloc(n + 1, sizeof *l->m->tensor);
+    if (!l->order || !l->vector || !l->m->layer || !l->m->tensor)
+        return status_fail(st, STATUS_BUSY, "no memory for %zu tensors", n);
+    for (size_t i = 0; i < n; i++)
+        l->order[i] = &l->f->bound[i];
+    qsort(l->order, n, sizeof(const struct bound *), by_place);
+    return true;
+}
+
+static void load_vector(struct load *l, struct tensor *t, const struct bound *b)
+{
+    dequantize_row(b->src->dtype, b->src->data, l->vector, b->src->cols);
+    l->ops->copy_in(l->dev, t->data, l->vector, (size_t)b->src->cols * sizeof *l->vector);
     t->dtype = DT_F32;
     t->layout = LAYOUT_PLAIN;
 }
 
-static bool load_weights(struct model *m, const struct model_file *f, const struct ops *ops,
-                         struct device *dev, struct arena *memory,
-                         const struct load_progress *progress)
+static void load_one(struct load *l, struct tensor *t, const struct bound *b, void *at)
 {
-    const uint64_t n_total = memory->n_total;
+    *t = (struct tensor){
+        .data = at, .dtype = b->src->dtype, .rows = b->src->rows, .cols = b->src->cols};
+    if (is_vector(b->rule))
+        load_vector(l, t, b);
+    else
+        l->ops->weight_put(l->dev, t, &(struct weight_source){.at = b->src->data, .fd = -1});
+    place(l->m, b, t);
+}
+
+static bool load_weights(struct load *l, const struct load_progress *progress)
+{
+    const uint64_t n_total = l->memory.n_total;
     uint64_t told = 0;
-    for (size_t i = 0; i < f->n_bound; i++) {
+    for (size_t i = 0; i < l->f->n_bound; i++) {
         size_t n;
-        void *at = one_weight_bytes(&f->bound[i], ops, dev, &n)
-                       ? arena_take(memory, n, WEIGHT_ALIGN)
+        void *at = one_weight_bytes(l->order[i], l->ops, l->dev, &n)
+                       ? arena_take(&l->memory, n, WEIGHT_ALIGN)
                        : NULL;
         if (!at)
             return false;
-        load_one(&m->tensor[i], &f->bound[i], ops, dev, at);
-        place(m, &f->bound[i], &m->tensor[i]);
-        if (progress->fn && memory->n_used - told >= n_total / PROGRESS_CALLS) {
-            told = memory->n_used;
+        load_one(l, &l->m->tensor[i], l->order[i], at);
+        if (progress->fn && l->memory.n_used - told >= n_total / PROGRESS_CALLS) {
+            told = l->memory.n_used;
             progress->fn(progress->ctx, told, n_total);
         }
     }
     return true;
 }
 
-/* Frequencies in double: at long contexts a position multiplies their error. */
-static void make_inv_freq(struct model *m)
+/* Factors of the frequencies, from the file: the model's copy may be out of reach. */
+static const float *rope_factors(struct load *l)
 {
-    const struct model_config *cfg = &m->cfg;
-    const float *factor = m->w[W_ROPE_FACTORS] ? m->w[W_ROPE_FACTORS]->data : NULL;
+    for (size_t i = 0; i < l->f->n_bound; i++) {
+        const struct bound *b = &l->f->bound[i];
+        if (b->rule->slot != W_ROPE_FACTORS)
+            continue;
+        dequantize_row(b->src->dtype, b->src->data, l->vector, b->src->cols);
+        return l->vector;
+    }
+    return NULL;
+}
+
+/* Frequencies in double: at long contexts a position multiplies their error. */
+static bool load_inv_freq(struct load *l)
+{
+    const struct model_config *cfg = &l->f->cfg;
+    const float *factor = rope_factors(l);
+    void *at = arena_take(&l->memory, inv_freq_bytes(cfg), WEIGHT_ALIGN);
+    if (!at)
+        return false;
     for (int i = 0; i < cfg->rope_dims / 2; i++) {
         const double f = pow((double)cfg->rope_theta, -2.0 * i / cfg->rope_dims);
         const double scale = (double)cfg->rope_scaling * (factor ? (double)factor[i] : 1.0);
-        m->inv_freq[i] = (float)(f / scale);
+        l->vector[i] = (float)(f / scale);
     }
+    l->ops->copy_in(l->dev, at, l->vector, inv_freq_bytes(cfg));
+    l->m->inv_freq = at;
+    return true;
+}
+
+static bool load_all(struct load *l, const struct load_progress *progress, struct status *st)
+{
+    size_t n_bytes;
+    if (!model_weight_bytes(l->f, l->ops, l->dev, &n_bytes))
+        return status_fail(st, STATUS_CORRUPT, "the weights do not fit the address space");
+    if (!load_prepare(l, st))
+        return false;
+    void *at = l->ops->mem_take(l->dev, n_bytes, st);
+    if (!at)
+        return false;
+    arena_init(&l->memory, at, n_bytes);
+    if (!load_inv_freq(l) || !load_weights(l, progress))
+        return status_fail(st, STATUS_CORRUPT, "weights need more than the %zu bytes planned",
+                           n_bytes);
+    if (!l->ops->weights_done(l->dev, st))
+        return false;
+    if (!l->m->w[W_LM_HEAD])
+        l->m->w[W_LM_HEAD] = l->m->w[W_EMBED];
+    gguf_release_pages(l->f->gguf);
+    if (progress->fn)
+        progress->fn(progress->ctx, n_bytes, n_bytes);
+    return true;
 }
 
 bool model_load(struct model *m, const struct model_file *f, const struct ops *ops,
                 struct device *dev, const struct load_progress *progress, struct status *st)
 {
-    size_t n_bytes;
+    struct load l = {.m = m, .f = f, .ops = ops, .dev = dev};
     *m = (struct model){.cfg = f->cfg};
-    if (!model_weight_bytes(f, ops, dev, &n_bytes))
-        return status_fail(st, STATUS_CORRUPT, "the weights do not fit the address space");
-    m->layer = calloc((size_t)f->cfg.n_layers, sizeof *m->layer);
-    m->tensor = calloc(f->n_bound, sizeof *m->tensor);
-    if (!m->layer || !m->tensor) {
-        status_fail(st, STATUS_BUSY, "no memory for %zu tensors", f->n_bound);
-        goto fail;
-    }
-    void *at = ops->mem_take(dev, n_bytes, st);
-    if (!at)
-        goto fail;
-    struct arena memory;
-    arena_init(&memory, at, n_bytes);
-    m->inv_freq = arena_take(&memory, inv_freq_bytes(&m->cfg), WEIGHT_ALIGN);
-    if (!m->inv_freq || !load_weights(m, f, ops, dev, &memory, progress)) {
-        status_fail(st, STATUS_CORRUPT, "weights need more than the %zu bytes planned", n_bytes);
-        goto fail;
-    }
-    if (!m->w[W_LM_HEAD])
-        m->w[W_LM_HEAD] = m->w[W_EMBED];
-    make_inv_freq(m);
-    gguf_release_pages(f->gguf);
-    if (progress->fn)
-        progress->fn(progress->ctx, n_bytes, n_bytes);
-    return true;
-
-fail:
-    model_close(m);
-    return false;
+    const bool ok = load_all(&l, progress, st);
+    free(l.order);
+    free(l.vector);
+    if (!ok)
+        model_close(m);
+    return ok;
 }
 
 void model_close(struct model *m)

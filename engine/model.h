@@ -63,7 +63,7 @@ struct model {
     struct model_config cfg;
     const struct tensor *w[W_N]; /* the once-per-model slots */
     struct layer *layer;         /* [n_layers] */
-    float *inv_freq;             /* [rope_dims / 2] radians per position */
+    const float *inv_freq;       /* [rope_dims / 2] radians per position; device memory */
     struct tensor *tensor;       /* [n_bound] what the slots point to */
 };
 

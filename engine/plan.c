@@ -11,16 +11,21 @@
 #include "engine/runner.h"
 
 enum {
-    SEQS_DEFAULT = 16,
     SEQS_MAX = 1024,
-    STEP_TOKENS_DEFAULT = 512,
     STEP_TOKENS_MAX = 65536,
     BLOCK_TOKENS_DEFAULT = 16,
     BLOCK_TOKENS_MAX = 256,
-    KV_SHARE = 4,                  /* by default the cache takes at most 1 / KV_SHARE of memory */
+    KV_SHARE = 4, /* by default the cache takes at most 1 / KV_SHARE of the host's memory */
+    MEM_ALIGN = 2 << 20, /* a device may round what it gives */
     HISTORY_MAX = 1 << 20,         /* tokens that prefix hits bring in one step, over all slots */
     BIAS_MAX = 64 * STEP_BIAS_MAX, /* bias entries one step brings */
 };
+
+static const double GPU_MEMORY_DEFAULT = 0.92;
+
+static const struct defaults { /* what a device keeps busy, and what it may take for the cache */
+    int32_t seqs, step_tokens;
+} of_host = {64, 512}, of_device = {256, 8192};
 
 /* Options. */
 
@@ -36,10 +41,43 @@ static bool is_word(const char *s, const char *word)
     return s && strcmp(s, word) == 0;
 }
 
-bool plan_device_options(const struct engine_options *o, struct device_options *out,
-                         struct status *st)
+/* The type of a layer's first matrix stands for all of them. */
+static enum dtype matrix_dtype(const struct model_file *f)
 {
-    *out = (struct device_options){.n_threads = o->n_threads, .isa_max = o->cpu_isa};
+    for (size_t i = 0; i < f->n_bound; i++)
+        if (f->bound[i].rule->slot == W_Q)
+            return f->bound[i].src->dtype;
+    return DT_F32;
+}
+
+static bool choose_act(const struct model_file *f, const struct engine_options *o,
+                       struct device_options *out, struct status *st)
+{
+    const enum dtype file = matrix_dtype(f);
+    if (!o->dtype || is_word(o->dtype, "auto"))
+        out->act = file == DT_F32 || file == DT_BF16 ? DT_BF16 : DT_F16;
+    else if (is_word(o->dtype, "bf16"))
+        out->act = DT_BF16;
+    else if (is_word(o->dtype, "f16"))
+        out->act = DT_F16;
+    else
+        return status_fail(st, STATUS_BAD_INPUT, "dtype: want auto, bf16 or f16, found %.32s",
+                           o->dtype);
+    return true;
+}
+
+bool plan_device_options(const struct model_file *f, const struct engine_options *o,
+                         struct device_options *out, struct status *st)
+{
+    *out = (struct device_options){
+        .n_threads = o->n_threads,
+        .isa_max = o->cpu_isa,
+        .index = o->device_index,
+        .memory_share = o->gpu_memory > 0 ? o->gpu_memory : GPU_MEMORY_DEFAULT,
+    };
+    if (out->memory_share > 1)
+        return status_fail(st, STATUS_BAD_INPUT, "gpu-memory: want a share of at most 1, found %g",
+                           o->gpu_memory);
     if (is_word(o->cpu_precision, "exact"))
         out->precision = PRECISION_EXACT;
     else if (!o->cpu_precision || is_word(o->cpu_precision, "fast"))
@@ -47,13 +85,16 @@ bool plan_device_options(const struct engine_options *o, struct device_options *
     else
         return status_fail(st, STATUS_BAD_INPUT, "cpu-precision: want fast or exact, found %.32s",
                            o->cpu_precision);
-    return true;
+    return choose_act(f, o, out, st);
 }
 
-static bool choose_kv_dtype(struct plan *p, const struct engine_options *o, struct status *st)
+static bool choose_kv_dtype(struct plan *p, const struct engine_options *o, enum dtype act,
+                            struct status *st)
 {
     if (!o->kv_dtype || is_word(o->kv_dtype, "auto"))
-        p->kv_dtype = p->precision == PRECISION_EXACT ? DT_F32 : DT_F16;
+        p->kv_dtype = act != DT_F32                     ? act
+                      : p->precision == PRECISION_EXACT ? DT_F32
+                                                        : DT_F16;
     else if (is_word(o->kv_dtype, "f32"))
         p->kv_dtype = DT_F32;
     else if (is_word(o->kv_dtype, "f16"))
@@ -66,22 +107,39 @@ static bool choose_kv_dtype(struct plan *p, const struct engine_options *o, stru
     return true;
 }
 
+static int32_t least(int32_t a, int32_t b)
+{
+    return a < b ? a : b;
+}
+
+/* A step has room for one token of each sequence. */
+static void choose_widths(struct plan *p, const struct engine_options *o, const struct ops *ops)
+{
+    const struct defaults *d = ops->host_memory ? &of_host : &of_device;
+    struct step_limits *l = &p->limits;
+    l->seqs_max = o->seqs_max ? o->seqs_max : d->seqs;
+    l->step_tokens_max = o->step_tokens_max ? o->step_tokens_max : d->step_tokens;
+    if (!o->seqs_max)
+        l->seqs_max = least(l->seqs_max, l->step_tokens_max);
+    else if (!o->step_tokens_max && l->step_tokens_max < l->seqs_max)
+        l->step_tokens_max = l->seqs_max;
+}
+
 static bool read_options(struct plan *p, const struct model_file *f, const struct engine_options *o,
-                         struct status *st)
+                         const struct ops *ops, const struct device *dev, struct status *st)
 {
     struct device_options device;
-    if (!plan_device_options(o, &device, st))
+    if (!plan_device_options(f, o, &device, st))
         return false;
     p->precision = device.precision;
-    if (!choose_kv_dtype(p, o, st) || !check_range("max-seqs", o->seqs_max, SEQS_MAX, st) ||
+    if (!choose_kv_dtype(p, o, ops->act_dtype(dev), st) || !check_range("max-seqs", o->seqs_max, SEQS_MAX, st) ||
         !check_range("max-step-tokens", o->step_tokens_max, STEP_TOKENS_MAX, st) ||
         !check_range("block-tokens", o->block_tokens, BLOCK_TOKENS_MAX, st) ||
         !check_range("max-context", o->context_max, f->cfg.context, st) ||
         !check_range("kv-blocks", o->kv_blocks, INT32_MAX / BLOCK_TOKENS_MAX, st))
         return false;
     p->limits.vocab = f->cfg.vocab;
-    p->limits.seqs_max = o->seqs_max ? o->seqs_max : SEQS_DEFAULT;
-    p->limits.step_tokens_max = o->step_tokens_max ? o->step_tokens_max : STEP_TOKENS_DEFAULT;
+    choose_widths(p, o, ops);
     p->limits.block_tokens = o->block_tokens ? o->block_tokens : BLOCK_TOKENS_DEFAULT;
     p->limits.context_max = o->context_max ? o->context_max : f->cfg.context;
     p->context_from = o->context_max ? "max-context" : "the model";
@@ -103,7 +161,14 @@ static uint64_t count_blocks_wanted(const struct step_limits *l)
     return (uint64_t)per_seq * (uint64_t)l->seqs_max;
 }
 
-static uint64_t choose_blocks(struct plan *p, const struct engine_options *o)
+/* What all else leaves of a device that runs nothing else. */
+static uint64_t count_blocks_left(const struct plan *p)
+{
+    const uint64_t rest = p->weight_bytes + p->activation_bytes + p->work_bytes + 2 * MEM_ALIGN;
+    return p->available_bytes > rest ? (p->available_bytes - rest) / p->kv_block_bytes : 0;
+}
+
+static uint64_t choose_blocks(struct plan *p, const struct engine_options *o, const struct ops *ops)
 {
     const uint64_t wanted = count_blocks_wanted(&p->limits);
     const uint64_t share = p->available_bytes / KV_SHARE / p->kv_block_bytes;
@@ -115,16 +180,20 @@ static uint64_t choose_blocks(struct plan *p, const struct engine_options *o)
         p->kv_from = "kv-bytes";
         return o->kv_bytes / p->kv_block_bytes;
     }
+    if (!ops->host_memory) {
+        p->kv_from = "what the device has left";
+        return count_blocks_left(p);
+    }
     p->kv_from = share < wanted ? "a quarter of free memory" : "all sequences at full context";
     return share < wanted ? share : wanted;
 }
 
 static bool plan_cache(struct plan *p, const struct model_file *f, const struct engine_options *o,
-                       struct status *st)
+                       const struct ops *ops, struct status *st)
 {
     struct step_limits *l = &p->limits;
     p->kv_block_bytes = count_block_bytes(p, &f->cfg);
-    uint64_t n_blocks = choose_blocks(p, o);
+    uint64_t n_blocks = choose_blocks(p, o, ops);
     if (n_blocks > (uint64_t)(INT32_MAX / l->block_tokens))
         n_blocks = (uint64_t)(INT32_MAX / l->block_tokens);
     const int64_t n_tokens = (int64_t)n_blocks * l->block_tokens;
@@ -164,45 +233,97 @@ static int widest_input(const struct model_file *f)
     return (int)widest;
 }
 
-static bool add_up(struct plan *p)
+static void plan_device_limits(struct plan *p, const struct model_file *f)
 {
-    const uint64_t parts[] = {p->weight_bytes,  p->kv_bytes,   p->activation_bytes,
-                              p->scratch_bytes, p->slot_bytes, p->record_bytes};
-    size_t total = 0;
-    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)
-        if (!size_add(total, parts[i], &total))
-            return false;
-    p->total_bytes = total;
-    return true;
+    const struct step_limits *l = &p->limits;
+    const struct model_config *cfg = &f->cfg;
+    p->device = (struct device_limits){
+        .step_tokens_max = l->step_tokens_max,
+        .seqs_max = l->seqs_max,
+        .heads_max = decoder_heads_max(l),
+        .step_heads_max = l->step_tokens_max + l->seqs_max,
+        .context_max = l->context_max,
+        .block_tokens = l->block_tokens,
+        .table_stride = (int32_t)(((int64_t)l->context_max + l->block_tokens - 1) / l->block_tokens),
+        .history_max = l->history_max,
+        .bias_max = l->bias_max,
+        .bias_slot_max = STEP_BIAS_MAX,
+        .vocab = cfg->vocab,
+        .hidden = cfg->hidden,
+        .ffn = cfg->ffn,
+        .n_heads = cfg->n_heads,
+        .n_kv_heads = cfg->n_kv_heads,
+        .head_dim = cfg->head_dim,
+        .in_max = widest_input(f),
+    };
 }
 
-bool plan_make(struct plan *p, const struct model_file *f, const struct engine_options *o,
-               const struct ops *ops, const struct device *dev, uint64_t available_bytes,
-               struct status *st)
+/* All but the cache. */
+static bool plan_parts(struct plan *p, const struct model_file *f, const struct ops *ops,
+                       const struct device *dev, struct status *st)
 {
     size_t weights, activations, slots;
-    *p = (struct plan){.available_bytes = available_bytes};
-    if (!read_options(p, f, o, st) || !plan_cache(p, f, o, st))
-        return false;
     plan_records(p);
+    plan_device_limits(p, f);
     if (!model_weight_bytes(f, ops, dev, &weights) ||
-        !decoder_bytes(&f->cfg, &p->limits, &activations) || !runner_host_bytes(&p->limits, &slots))
+        !decoder_bytes(&f->cfg, &p->limits, ops->act_dtype(dev), &activations) ||
+        !runner_host_bytes(&p->limits, &slots))
         return status_fail(st, STATUS_TOO_LARGE, "the plan does not fit the address space");
     p->weight_bytes = weights;
     p->activation_bytes = activations;
     p->slot_bytes = slots;
-    p->scratch_bytes =
-        ops->scratch_bytes(dev, p->limits.step_tokens_max, widest_input(f), p->limits.vocab);
-    if (!add_up(p) || p->total_bytes > available_bytes)
-        return status_fail(
-            st, STATUS_TOO_LARGE,
-            "want %llu MiB (weights %llu, KV cache %llu, the rest %llu), found %llu "
-            "MiB free",
-            (unsigned long long)(p->total_bytes >> 20), (unsigned long long)(p->weight_bytes >> 20),
-            (unsigned long long)(p->kv_bytes >> 20),
-            (unsigned long long)((p->total_bytes - p->weight_bytes - p->kv_bytes) >> 20),
-            (unsigned long long)(available_bytes >> 20));
+    p->work_bytes = ops->work_bytes(dev, &p->device);
     return true;
+}
+
+static bool sum(const uint64_t *parts, size_t n, uint64_t *out)
+{
+    size_t total = 0;
+    for (size_t i = 0; i < n; i++)
+        if (!size_add(total, parts[i], &total))
+            return false;
+    *out = total;
+    return true;
+}
+
+static bool add_up(struct plan *p, const struct ops *ops)
+{
+    const uint64_t device[] = {p->weight_bytes, p->kv_bytes, p->activation_bytes, p->work_bytes};
+    const uint64_t host[] = {p->slot_bytes, p->record_bytes};
+    uint64_t on_host;
+    if (!sum(device, 4, &p->device_bytes) || !sum(host, 2, &on_host) ||
+        !sum((uint64_t[]){p->device_bytes, on_host}, 2, &p->total_bytes))
+        return false;
+    if (ops->host_memory)
+        p->device_bytes = p->total_bytes;
+    return true;
+}
+
+static unsigned long long mib(uint64_t n_bytes)
+{
+    return (unsigned long long)(n_bytes >> 20);
+}
+
+bool plan_make(struct plan *p, const struct model_file *f, const struct engine_options *o,
+               const struct ops *ops, const struct device *dev, struct plan_memory available,
+               struct status *st)
+{
+    *p = (struct plan){.available_bytes = available.device};
+    /* The parts twice: the cache takes what they leave, and then may bound the context. */
+    if (!read_options(p, f, o, ops, dev, st) || !plan_parts(p, f, ops, dev, st) ||
+        !plan_cache(p, f, o, ops, st) || !plan_parts(p, f, ops, dev, st))
+        return false;
+    if (!add_up(p, ops) || p->device_bytes > available.device)
+        return status_fail(st, STATUS_TOO_LARGE,
+                           "want %llu MiB (weights %llu, KV cache %llu, the rest %llu), found %llu "
+                           "MiB free",
+                           mib(p->device_bytes), mib(p->weight_bytes), mib(p->kv_bytes),
+                           mib(p->device_bytes - p->weight_bytes - p->kv_bytes),
+                           mib(available.device));
+    const uint64_t on_host = p->total_bytes - p->device_bytes;
+    return on_host <= available.host || ops->host_memory ||
+           status_fail(st, STATUS_TOO_LARGE, "want %llu MiB of the host, found %llu MiB free",
+                       mib(on_host), mib(available.host));
 }
 
 /* The table. */
@@ -217,16 +338,15 @@ void plan_print(const struct plan *p, struct buf *out)
     const struct step_limits *l = &p->limits;
     char why[128];
     buf_put_str(out, "memory\n");
-    print_line(out, "weights", p->weight_bytes,
-               p->precision == PRECISION_EXACT ? "precision exact" : "precision fast");
+    print_line(out, "weights", p->weight_bytes, "as the device holds them");
     snprintf(why, sizeof why, "%d blocks of %d tokens, %s, %llu bytes a block: %s", l->n_blocks,
              l->block_tokens, dtype_traits[p->kv_dtype].name, (unsigned long long)p->kv_block_bytes,
              p->kv_from);
     print_line(out, "KV cache", p->kv_bytes, why);
     snprintf(why, sizeof why, "%d tokens a step, %d rows of logits", l->step_tokens_max,
-             DECODER_LOGIT_ROWS_MAX);
+             p->device.heads_max);
     print_line(out, "activations", p->activation_bytes, why);
-    print_line(out, "scratch", p->scratch_bytes, "of the kernels");
+    print_line(out, "work", p->work_bytes, "of the kernels");
     snprintf(why, sizeof why, "%d sequences", l->seqs_max);
     print_line(out, "slots", p->slot_bytes, why);
     snprintf(why, sizeof why, "%d steps in flight", ENGINE_DEPTH);

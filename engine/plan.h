@@ -14,31 +14,34 @@ struct model_file;
 struct plan {
     uint64_t weight_bytes; /* as the device holds them */
     uint64_t kv_bytes, kv_block_bytes;
-    uint64_t activation_bytes, scratch_bytes, slot_bytes, record_bytes;
-    uint64_t total_bytes, available_bytes;
+    uint64_t activation_bytes, work_bytes; /* work: of the ops */
+    uint64_t slot_bytes, record_bytes;     /* on the host */
+    uint64_t total_bytes;
+    uint64_t device_bytes; /* of them on the device; all, where host and device are one pool */
+    uint64_t available_bytes; /* what the device had for them */
     struct step_limits limits;
+    struct device_limits device;
     enum dtype kv_dtype;
     enum precision precision;
     const char *kv_from, *context_from; /* what decided them, for people */
 };
 
 /* Options as numbers; BAD_INPUT names the one that is out of range. */
-bool plan_device_options(const struct engine_options *o, struct device_options *out,
-                         struct status *st) MUST_CHECK;
+bool plan_device_options(const struct model_file *f, const struct engine_options *o,
+                         struct device_options *out, struct status *st) MUST_CHECK;
 
-/* TOO_LARGE with the numbers when the model, or one request of context_max tokens, does not fit
- * into available_bytes. */
+struct plan_memory { /* bytes that may be taken */
+    uint64_t device;
+    uint64_t host; /* where that is another pool */
+};
+
+/* TOO_LARGE with the numbers when the model, or one request of context_max tokens, does not fit. */
 bool plan_make(struct plan *p, const struct model_file *f, const struct engine_options *o,
-               const struct ops *ops, const struct device *dev, uint64_t available_bytes,
+               const struct ops *ops, const struct device *dev, struct plan_memory available,
                struct status *st) MUST_CHECK;
 
 /* The table `inferd check MODEL` prints and the log shows at start: one line per item with bytes,
  * what decided it, and the limits that follow (context, blocks, concurrent sequences). */
 void plan_print(const struct plan *p, struct buf *out);
-
-/* Memory this process may still take: the least of what the machine has and what each control
- * group above the process (versions 1 and 2) leaves.  Files in the page cache count as free.
- * `root` is "" but in tests.  UINT64_MAX when nothing can be read. */
-uint64_t plan_available_bytes(const char *root);
 
 #endif

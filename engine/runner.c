@@ -1,6 +1,7 @@
-/* runner.c - plan, load, and then step after step: slots, forward, head, samples. */
+/* runner.c - plan, load, and then step after step: slots, forward, heads, samples. */
 #include "engine/runner.h"
 
+#include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,19 +10,24 @@
 #include "base/arena.h"
 #include "base/checked.h"
 #include "base/clock.h"
+#include "base/memory.h"
 #include "engine/decoder.h"
 #include "engine/plan.h"
 #include "engine/slots.h"
+#include "kernels/backend.h"
 
-struct head {       /* one row of logits to make: where it comes from and where its sample goes */
-    int32_t row;    /* of the batch's tokens */
-    int32_t forced; /* -1 = sample; else the id to score */
-    int32_t n_history;
-    int32_t seq; /* row of the step */
-    struct sample_out *out;
+struct flight_row { /* what the result will say of a row */
+    int32_t slot, n_scores, n_tokens;
+};
+
+struct flight { /* a step that was submitted and is not answered */
+    uint64_t id, submit_ns;
+    int32_t n_rows;
+    struct flight_row *row; /* [seqs_max] */
 };
 
 struct runner {
+    const struct backend *backend;
     const struct ops *ops;
     struct device *dev;
     struct model model;
@@ -29,42 +35,53 @@ struct runner {
     struct plan plan;
     struct slots slots;
     struct engine_facts facts;
-    void *host; /* slots and heads */
+    void *host; /* slots and flights */
 
-    /* The step in hand. */
-    struct head *head; /* [count_heads] */
-    int32_t n_heads;
-    int32_t head_row[DECODER_LOGIT_ROWS_MAX];
-    struct sample_row sample[DECODER_LOGIT_ROWS_MAX];
-    struct sample_out out[DECODER_LOGIT_ROWS_MAX];
+    struct flight flight[ENGINE_DEPTH]; /* step n is in n % ENGINE_DEPTH */
+    uint64_t n_submitted, n_answered;
+    struct sample_out *out; /* [slots_heads_max] of the step being answered, by rows */
+    uint64_t answered_ns; /* the last result's end */
 };
+
+_Static_assert((int)ENGINE_DEPTH <= (int)DEVICE_DEPTH, "a device runs as far ahead as steps come");
 
 enum { HOST_ALIGN = 64 };
 
 /* Opening. */
 
-/* At most one score for each token, and one sample for each row. */
-static size_t count_heads(const struct step_limits *l)
+static size_t flight_bytes(const struct step_limits *l)
 {
-    return (size_t)l->step_tokens_max + (size_t)l->seqs_max;
+    const size_t n = (size_t)l->seqs_max * sizeof(struct flight_row);
+    return (n + HOST_ALIGN - 1) / HOST_ALIGN * HOST_ALIGN;
 }
 
 bool runner_host_bytes(const struct step_limits *limits, size_t *n_bytes)
 {
-    size_t heads;
+    size_t outs;
     return slots_bytes(limits, n_bytes) &&
-           size_align(count_heads(limits) * sizeof(struct head), HOST_ALIGN, &heads) &&
-           size_add(*n_bytes, heads, n_bytes);
+           size_align(slots_heads_max(limits) * sizeof(struct sample_out), HOST_ALIGN, &outs) &&
+           size_add(*n_bytes, outs, n_bytes) &&
+           size_add(*n_bytes, ENGINE_DEPTH * flight_bytes(limits), n_bytes);
 }
 
-static bool open_device(struct runner *r, const struct engine_options *o, struct status *st)
+static bool open_device(struct runner *r, const struct model_file *f,
+                        const struct engine_options *o, struct status *st)
 {
     struct device_options device;
-    if (!plan_device_options(o, &device, st))
+    struct status against_cuda;
+    if (!plan_device_options(f, o, &device, st))
         return false;
-    r->ops = cpu_ops();
-    r->dev = cpu_open(&device, st);
+    r->dev = backend_open(o->device, &device, &r->backend, &against_cuda, st);
+    r->ops = r->dev ? r->backend->ops : NULL;
     return r->dev != NULL;
+}
+
+static bool make_plan(struct runner *r, const struct model_file *f, const struct engine_options *o,
+                      struct status *st)
+{
+    const struct plan_memory available = {.device = r->ops->mem_free(r->dev),
+                                          .host = memory_available_bytes("")};
+    return plan_make(&r->plan, f, o, r->ops, r->dev, available, st);
 }
 
 static bool take_cache(struct runner *r, struct status *st)
@@ -99,13 +116,8 @@ static bool take_activations(struct runner *r, struct status *st)
     r->decoder.model = &r->model;
     if (!decoder_init(&r->decoder, &r->plan.limits, &arena))
         return status_fail(st, STATUS_TOO_LARGE, "activations need more than was planned");
-    if (r->plan.scratch_bytes == 0)
-        return true;
-    void *scratch = r->ops->mem_take(r->dev, (size_t)r->plan.scratch_bytes, st);
-    if (!scratch)
-        return false;
-    r->ops->scratch_set(r->dev, scratch, (size_t)r->plan.scratch_bytes);
-    return true;
+    void *work = r->ops->mem_take(r->dev, (size_t)r->plan.work_bytes, st);
+    return work && r->ops->work_set(r->dev, &r->plan.device, work, st);
 }
 
 static bool take_slots(struct runner *r, struct status *st)
@@ -117,9 +129,13 @@ static bool take_slots(struct runner *r, struct status *st)
         return status_fail(st, STATUS_BUSY, "no memory for %d slots", l->seqs_max);
     memset(r->host, 0, (size_t)r->plan.slot_bytes);
     arena_init(&arena, r->host, (size_t)r->plan.slot_bytes);
-    r->head = arena_take(&arena, count_heads(l) * sizeof *r->head, HOST_ALIGN);
-    return (r->head && slots_init(&r->slots, l, &arena)) ||
-           status_fail(st, STATUS_TOO_LARGE, "slots need more than was planned");
+    r->out = arena_take(&arena, slots_heads_max(l) * sizeof *r->out, HOST_ALIGN);
+    bool ok = r->out && slots_init(&r->slots, l, &arena);
+    for (int i = 0; ok && i < ENGINE_DEPTH; i++) {
+        r->flight[i].row = arena_take(&arena, flight_bytes(l), HOST_ALIGN);
+        ok = r->flight[i].row != NULL;
+    }
+    return ok || status_fail(st, STATUS_TOO_LARGE, "slots need more than was planned");
 }
 
 static void fill_facts(struct runner *r, const struct model_file *f, uint64_t load_ms)
@@ -133,7 +149,8 @@ static void fill_facts(struct runner *r, const struct model_file *f, uint64_t lo
         .load_ms = load_ms,
     };
     snprintf(facts->arch, sizeof facts->arch, "%s", f->arch->gguf_name);
-    snprintf(facts->isa, sizeof facts->isa, "%s", cpu_isa(r->dev));
+    snprintf(facts->device, sizeof facts->device, "%s", r->ops->name);
+    snprintf(facts->isa, sizeof facts->isa, "%s", r->backend->variant(r->dev));
     snprintf(facts->kv_dtype, sizeof facts->kv_dtype, "%s", dtype_traits[r->plan.kv_dtype].name);
 }
 
@@ -148,8 +165,8 @@ struct runner *runner_open(const struct engine_options *o,
         status_fail(st, STATUS_BUSY, "no memory for a runner");
         return NULL;
     }
-    if (!model_file_open(&file, o->model_path, st) || !open_device(r, o, st) ||
-        !plan_make(&r->plan, &file, o, r->ops, r->dev, plan_available_bytes(""), st) ||
+    if (!model_file_open(&file, o->model_path, st) || !open_device(r, &file, o, st) ||
+        !make_plan(r, &file, o, st) ||
         !model_load(&r->model, &file, r->ops, r->dev, &(struct load_progress){progress, ctx}, st) ||
         !take_cache(r, st) || !take_activations(r, st) || !take_slots(r, st))
         goto fail;
@@ -182,141 +199,138 @@ const struct engine_facts *runner_facts(const struct runner *r)
 
 /* Stepping. */
 
-static const struct seq_slot *slot_of(const struct runner *r, const struct step *step, int32_t seq)
+static struct flight *flight_of(struct runner *r, uint64_t n)
 {
-    return &r->slots.slot[step_rows(step)[seq].slot];
+    return &r->flight[n % ENGINE_DEPTH];
 }
 
-static void add_head(struct runner *r, struct head head)
-{
-    r->head[r->n_heads++] = head;
-}
-
-/* Score, after each position of the row, the prompt token that follows it. */
-static bool add_scores(struct runner *r, const struct step *step, int32_t seq,
-                       struct result_builder *result, struct step_result_row *to)
-{
-    const struct step_row *row = &step_rows(step)[seq];
-    const struct seq_slot *slot = slot_of(r, step, seq);
-    const int32_t first = r->slots.seq_start[seq];
-    const int32_t n = row->next_token >= 0 ? row->n_tokens : row->n_tokens - 1;
-    struct sample_out *out = step_result_add_scores(result, n);
-    if (!out)
-        return false;
-    to->first_score = result->result->n_scores - n;
-    to->n_scores = n;
-    for (int32_t i = 0; i < n; i++) {
-        const int32_t after = row->position + i + 1;
-        const bool is_last = i == row->n_tokens - 1;
-        add_head(r, (struct head){.row = first + i,
-                                  .forced = is_last ? row->next_token : slot->history[after],
-                                  .n_history = after,
-                                  .seq = seq,
-                                  .out = &out[i]});
-    }
-    return true;
-}
-
-static bool add_sample(struct runner *r, const struct step *step, int32_t seq,
-                       struct result_builder *result, struct step_result_row *to)
-{
-    struct sample_out *out = step_result_add_tokens(result, 1);
-    if (!out)
-        return false;
-    to->first_token = result->result->n_tokens - 1;
-    to->n_tokens = 1;
-    add_head(r, (struct head){.row = r->slots.seq_start[seq + 1] - 1,
-                              .forced = -1,
-                              .n_history = slot_of(r, step, seq)->n_cached,
-                              .seq = seq,
-                              .out = out});
-    return true;
-}
-
-/* The rows of the result, each with room for what its heads will say. */
-static bool lay_out_result(struct runner *r, const struct step *step, struct result_builder *result)
+static void note_flight(struct flight *f, const struct step *step)
 {
     const struct step_row *row = step_rows(step);
-    r->n_heads = 0;
-    for (int32_t i = 0; i < step->n_rows; i++) {
-        struct step_result_row *to = step_result_add_row(result);
-        if (!to)
-            return false;
-        to->slot = row[i].slot;
-        if ((row[i].flags & ROW_SCORE_NEXT) && !add_scores(r, step, i, result, to))
-            return false;
-        if ((row[i].flags & ROW_SAMPLE) && !add_sample(r, step, i, result, to))
-            return false;
-    }
-    return true;
+    f->id = step->id;
+    f->n_rows = step->n_rows;
+    for (int32_t i = 0; i < step->n_rows; i++)
+        f->row[i] = (struct flight_row){.slot = row[i].slot,
+                                        .n_scores = step_row_scores(&row[i]),
+                                        .n_tokens = row[i].flags & ROW_SAMPLE ? 1 : 0};
 }
 
-static bool run_heads(struct runner *r, const struct step *step, const struct head *head, int n,
-                      struct status *st)
+/* Each row goes on from one generated token and samples once: all such steps of a width ask for
+ * the same ops. */
+static bool only_decodes(const struct step *step, const struct batch *b, int32_t heads_max)
 {
-    for (int i = 0; i < n; i++) {
-        const struct seq_slot *slot = slot_of(r, step, head[i].seq);
-        r->head_row[i] = head[i].row;
-        r->sample[i] = (struct sample_row){
-            .params = &slot->params,
-            .history = slot->history,
-            .n_history = head[i].n_history,
-            .n_prompt = slot->n_prompt,
-            .bias = slot->bias,
-            .n_bias = slot->n_bias,
-            .forced = head[i].forced,
-        };
-    }
-    decoder_logits(&r->decoder, r->head_row, n);
-    r->ops->sample(r->dev, &(struct sample_args){.logits = r->decoder.logits,
-                                                 .n = n,
-                                                 .vocab = r->model.cfg.vocab,
-                                                 .row = r->sample,
-                                                 .out = r->out});
-    if (!r->ops->wait(r->dev, st))
+    const struct step_row *row = step_rows(step);
+    if (b->n_tokens == 0 || b->n_tokens > heads_max || b->n_tokens != b->n_seqs || b->n_heads != b->n_seqs)
         return false;
-    for (int i = 0; i < n; i++)
-        *head[i].out = r->out[i];
+    for (int32_t i = 0; i < step->n_rows; i++) {
+        const bool generated =
+            (row[i].flags & ROW_TOKEN_SAMPLED) || row[i].position >= b->n_prompt[i];
+        if (!generated || !(row[i].flags & ROW_SAMPLE) || step_row_scores(&row[i]) > 0)
+            return false;
+    }
     return true;
 }
 
-/* A row with a NaN fails alone: its samples say so, and its slot goes on from token 0 until the
- * scheduler ends it. */
-static void take_samples(struct runner *r, const struct step *step, const struct result_builder *b)
+static void run_ops(struct runner *r, const struct batch *b)
 {
-    struct step_result_row *to = (struct step_result_row *)((char *)b->result + b->result->at_rows);
-    for (int32_t i = 0; i < r->n_heads; i++) {
-        const struct head *head = &r->head[i];
-        if (head->out->fault != SAMPLE_OK)
-            to[head->seq].status = ROW_FAILED_NAN;
-        if (head->forced < 0)
-            slots_put_sample(&r->slots, step_rows(step)[head->seq].slot, head->out->id);
+    const int32_t heads_max = r->plan.device.heads_max;
+    if (b->n_tokens == 0)
+        return;
+    decoder_forward(&r->decoder, b->n_tokens);
+    for (int32_t first = 0; first < b->n_heads; first += heads_max) {
+        const int32_t left = b->n_heads - first, n = left < heads_max ? left : heads_max;
+        decoder_head(&r->decoder, first, n);
+        r->ops->sample(r->dev, &(struct sample_args){.logits = r->decoder.logits,
+                                                     .first = first,
+                                                     .n = n,
+                                                     .vocab = r->model.cfg.vocab});
     }
 }
 
-bool runner_step(struct runner *r, const struct step *step, void *result, struct status *st)
+bool runner_submit(struct runner *r, const struct step *step, struct status *st)
 {
-    const uint64_t start = clock_now(&clock_real);
+    struct flight *f = flight_of(r, r->n_submitted);
     struct batch batch;
-    struct result_builder b;
+    assert(r->n_submitted - r->n_answered < ENGINE_DEPTH);
+    f->submit_ns = clock_now(&clock_real);
     if (!slots_apply(&r->slots, step, &batch, st))
         return false;
-    step_result_begin(&b, result, &r->plan.limits, step->id);
-    if (!lay_out_result(r, step, &b))
-        return status_fail(st, STATUS_CORRUPT, "step %llu asks for more than a result holds",
-                           (unsigned long long)step->id);
-    if (batch.n_tokens > 0)
-        decoder_forward(&r->decoder, &batch);
-    for (int32_t i = 0; i < r->n_heads; i += DECODER_LOGIT_ROWS_MAX) {
-        const int32_t left = r->n_heads - i;
-        const int32_t n = left < DECODER_LOGIT_ROWS_MAX ? left : DECODER_LOGIT_ROWS_MAX;
-        if (!run_heads(r, step, &r->head[i], n, st))
+    note_flight(f, step);
+    r->ops->step_begin(r->dev, &batch);
+    if (only_decodes(step, &batch, r->plan.device.heads_max)) {
+        if (!r->ops->graph_begin(r->dev, (uint64_t)batch.n_tokens)) {
+            run_ops(r, &batch);
+            r->ops->graph_end(r->dev);
+        }
+    } else {
+        run_ops(r, &batch);
+    }
+    r->ops->step_end(r->dev);
+    r->n_submitted++;
+    return true;
+}
+
+bool runner_ready(struct runner *r)
+{
+    return r->ops->step_ready(r->dev);
+}
+
+/* Adds n outs to the result, and says whether any is a NaN.  A row with a NaN fails alone: its
+ * slot goes on from token 0 until the scheduler ends it. */
+static bool put_outs(struct sample_out *to, const struct sample_out *from, int32_t n, int32_t *status)
+{
+    if (!to)
+        return false;
+    memcpy(to, from, (size_t)n * sizeof *to);
+    for (int32_t i = 0; i < n; i++)
+        if (from[i].fault != SAMPLE_OK)
+            *status = ROW_FAILED_NAN;
+    return true;
+}
+
+/* The row and what its heads found, from `out` on. */
+static bool put_row(struct result_builder *b, const struct flight_row *row,
+                    const struct sample_out *out)
+{
+    struct step_result_row *to = step_result_add_row(b);
+    if (!to)
+        return false;
+    to->slot = row->slot;
+    if (row->n_scores > 0) {
+        to->first_score = b->result->n_scores;
+        to->n_scores = row->n_scores;
+        if (!put_outs(step_result_add_scores(b, row->n_scores), out, row->n_scores, &to->status))
             return false;
     }
-    if (!r->ops->wait(r->dev, st))
+    if (row->n_tokens > 0) {
+        to->first_token = b->result->n_tokens;
+        to->n_tokens = row->n_tokens;
+        if (!put_outs(step_result_add_tokens(b, row->n_tokens), out + row->n_scores, row->n_tokens,
+                      &to->status))
+            return false;
+    }
+    return true;
+}
+
+bool runner_result(struct runner *r, void *result, struct status *st)
+{
+    struct flight *f = flight_of(r, r->n_answered);
+    struct result_builder b;
+    const struct sample_out *out = r->out;
+    assert(r->n_submitted > r->n_answered);
+    if (!r->ops->step_wait(r->dev, r->out, st))
         return false;
-    take_samples(r, step, &b);
-    b.result->run_ns = clock_now(&clock_real) - start;
+    step_result_begin(&b, result, &r->plan.limits, f->id);
+    for (int32_t i = 0; i < f->n_rows; i++) {
+        if (!put_row(&b, &f->row[i], out))
+            return status_fail(st, STATUS_CORRUPT, "step %llu asks for more than a result holds",
+                               (unsigned long long)f->id);
+        out += f->row[i].n_scores + f->row[i].n_tokens;
+    }
+    const uint64_t end = clock_now(&clock_real);
+    b.result->run_ns = end - (f->submit_ns > r->answered_ns ? f->submit_ns : r->answered_ns);
     step_result_end(&b);
+    r->answered_ns = end;
+    r->n_answered++;
     return true;
 }

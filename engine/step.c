@@ -279,6 +279,7 @@ static bool check_params(const struct sample_params *p, struct status *st)
 static bool check_slots(const struct step *s, const struct step_limits *l, struct status *st)
 {
     const struct step_slot *slot = step_slots(s);
+    int64_t n_history = 0, n_bias = 0;
     for (int32_t i = 0; i < s->n_slots; i++, slot++) {
         if (!slot_inside(slot->slot, l))
             return refuse(st, "slot to set", slot->slot);
@@ -292,7 +293,13 @@ static bool check_slots(const struct step *s, const struct step_limits *l, struc
             return refuse(st, "bias range", slot->first_bias);
         if (!check_params(&slot->params, st))
             return false;
+        n_history += slot->n_history;
+        n_bias += slot->n_bias;
     }
+    if (n_history > l->history_max)
+        return refuse(st, "history of all slots", n_history);
+    if (n_bias > l->bias_max)
+        return refuse(st, "bias of all slots", n_bias);
     return true;
 }
 

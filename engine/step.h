@@ -6,8 +6,8 @@
  * The reader trusts nothing: step_check() and step_result_check() refuse whatever
  * would lead outside the record or outside the engine's limits, before any use.
  *
- * The engine keeps, per slot (0 <= slot < seqs_max): the sampling parameters, the
- * token history, the block table, and the last sampled token.  A step changes them
+ * The engine and its device keep, per slot (0 <= slot < seqs_max): the sampling parameters,
+ * the token history, the block table, and the last sampled token.  A step changes them
  * only through its arrays, in this order: slots are set, then each row appends its
  * tokens and blocks to its slot, runs, and, if it samples, appends the sample.
  *
@@ -101,6 +101,14 @@ struct step_result_row {
 };
 
 /* token[] and scores[] are struct sample_out (kernels/ops.h): id, logprob, top list. */
+
+/* Scores that a row asks for. */
+static inline int32_t step_row_scores(const struct step_row *row)
+{
+    if (!(row->flags & ROW_SCORE_NEXT))
+        return 0;
+    return row->next_token >= 0 ? row->n_tokens : row->n_tokens - 1;
+}
 
 size_t step_bytes_max(const struct step_limits *l);
 size_t step_result_bytes_max(const struct step_limits *l);

@@ -15,9 +15,19 @@ static const struct engine_facts *runner_facts_of(void *runner)
     return runner_facts(runner);
 }
 
-static bool step_runner(void *runner, const struct step *step, void *result, struct status *st)
+static bool submit_to_runner(void *runner, const struct step *step, struct status *st)
 {
-    return runner_step(runner, step, result, st);
+    return runner_submit(runner, step, st);
+}
+
+static bool runner_is_ready(void *runner)
+{
+    return runner_ready(runner);
+}
+
+static bool result_of_runner(void *runner, void *result, struct status *st)
+{
+    return runner_result(runner, result, st);
 }
 
 static void close_runner(void *runner)
@@ -28,7 +38,9 @@ static void close_runner(void *runner)
 const struct worker_backend worker_runner = {
     .open = open_runner,
     .facts = runner_facts_of,
-    .step = step_runner,
+    .submit = submit_to_runner,
+    .ready = runner_is_ready,
+    .result = result_of_runner,
     .close = close_runner,
 };
 

@@ -1,4 +1,4 @@
-/* backend.h - finds the backend that an option names.
+/* backend.h - finds the backend that an option names, and opens a device of it.
  *
  * "cpu" is linked in.  "cuda" is a module, libinferd_cuda.so, beside the program or in
  * ../lib/inferd from it; it is loaded only when asked for, so that a machine without the CUDA
@@ -12,9 +12,14 @@
 #include "base/status.h"
 #include "kernels/ops.h"
 
-/* `name`: "auto", "cpu" or "cuda"; NULL = "auto".  UNSUPPORTED says why there is none; with "auto" there always is one, and
- * `why`, if not NULL, says what spoke against cuda. */
-const struct backend *backend_find(const char *name, struct status *why,
-                                   struct status *st) MUST_CHECK;
+/* `name`: "cpu" or "cuda".  NULL, and st says why: BAD_INPUT for another name, UNSUPPORTED when the
+ * module is missing, does not load, or was built from other headers.  A module stays loaded. */
+const struct backend *backend_find(const char *name, struct status *st) MUST_CHECK;
+
+/* A device of the backend that `name` says ("auto", "cpu" or "cuda"; NULL = "auto"), and in *found
+ * whose it is.  With "auto" `against_cuda` says why it is not cuda; its code is OK when it is. */
+struct device *backend_open(const char *name, const struct device_options *opts,
+                            const struct backend **found, struct status *against_cuda,
+                            struct status *st) MUST_CHECK;
 
 #endif

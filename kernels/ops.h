@@ -81,6 +81,17 @@ struct batch_head { /* a row of logits to make, and to sample or score */
     int32_t forced;    /* -1 = sample, and the slot keeps the sample; else score this id */
 };
 
+enum sample_fault { SAMPLE_OK, SAMPLE_NAN }; /* NaN or no finite logit in the row */
+
+struct sample_out {
+    int32_t id; /* < vocab */
+    int32_t fault; /* enum sample_fault; id is 0 when not OK */
+    float logprob; /* log softmax of the raw logits, before bias, penalties and temperature */
+    int32_t n_top; /* <= params->n_logprobs */
+    int32_t top_id[TOP_LOGPROBS_MAX]; /* most likely first; equal logits: lower id first */
+    float top_logprob[TOP_LOGPROBS_MAX];
+};
+
 /* The ragged batch of one step.  Sequence i has the tokens [seq_start[i], seq_start[i+1]), which
  * are the last ones of its kv_len[i] tokens in the cache: token t of it is at position
  * kv_len[i] - (seq_start[i+1] - t).  No padding exists anywhere. */
@@ -208,23 +219,12 @@ struct head_args {
     const struct tensor *w; /* [vocab, hidden], PACKED */
 };
 
-enum sample_fault { SAMPLE_OK, SAMPLE_NAN }; /* NaN or no finite logit in the row */
-
-struct sample_out {
-    int32_t id; /* < vocab */
-    int32_t fault; /* enum sample_fault; id is 0 when not OK */
-    float logprob; /* log softmax of the raw logits, before bias, penalties and temperature */
-    int32_t n_top; /* <= params->n_logprobs */
-    int32_t top_id[TOP_LOGPROBS_MAX]; /* most likely first; equal logits: lower id first */
-    float top_logprob[TOP_LOGPROBS_MAX];
-};
-
-/* Sample or score the heads [first, first + n) of the batch.  Random numbers: Philox4x32-10 (Salmon
- * et al. 2011) keyed by seed, counter = n_history, so a draw depends on the request alone. */
+/* Sample or score the heads [first, first + n) of the batch; step_wait gives what was found.  Random
+ * numbers: Philox4x32-10 (Salmon et al. 2011) keyed by seed, counter = n_history, so a draw depends
+ * on the request alone. */
 struct sample_args {
     float *logits; /* [n, vocab]; overwritten */
     int first, n, vocab;
-    struct sample_out *out; /* [n] host memory, filled when step_wait says that the step is done */
 };
 
 struct weight_source { /* one weight as it lies in a checkpoint, in file layout */
@@ -235,12 +235,14 @@ struct weight_source { /* one weight as it lies in a checkpoint, in file layout 
 
 struct ops {
     const char *name; /* "cpu", "cuda" */
+    bool host_memory; /* device memory is the process's own: one pool with all else it takes */
     enum dtype (*act_dtype)(const struct device *);
 
     /* Memory, at start only. */
     uint64_t (*mem_free)(const struct device *); /* bytes mem_take can still give, at most */
     void *(*mem_take)(struct device *, size_t n_bytes, struct status *st); /* zeroed, 256-aligned */
-    void (*copy_in)(struct device *, void *to, const void *from, size_t n_bytes);  /* from the host */
+    /* From the host; `from` is the caller's again at return. */
+    void (*copy_in)(struct device *, void *to, const void *from, size_t n_bytes);
     void (*copy_out)(struct device *, void *to, const void *from, size_t n_bytes); /* to it; waits */
     /* Bytes of a weight once put; checked against tensor_file_bytes by the caller. */
     size_t (*weight_bytes)(const struct device *, enum dtype, int64_t rows, int64_t cols);
@@ -266,8 +268,11 @@ struct ops {
     void (*head)(struct device *, const struct head_args *);
     void (*sample)(struct device *, const struct sample_args *);
     void (*step_end)(struct device *);
-    /* Until the oldest step that ended and was not waited for is done; reports a sticky fault. */
-    bool (*step_wait)(struct device *, struct status *st);
+    /* Whether step_wait would return at once; without waiting. */
+    bool (*step_ready)(struct device *);
+    /* Until the oldest step that ended and was not waited for is done; reports a sticky fault.
+     * out[i] = what head i of that step's batch gave, for all its heads. */
+    bool (*step_wait)(struct device *, struct sample_out *out, struct status *st);
     void (*close)(struct device *);
 };
 
@@ -289,6 +294,7 @@ struct device_options {
 struct backend {
     uint32_t abi; /* OPS_ABI: a module built from other headers is refused */
     const struct ops *ops;
+    bool (*probe)(struct status *why); /* is there such a device? */
     struct device *(*open)(const struct device_options *, struct status *st);
     const char *(*variant)(const struct device *); /* for people: "avx512vnni", "sm_90a NVIDIA H100" */
 };

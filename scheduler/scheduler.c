@@ -12,9 +12,9 @@ enum { CHECK_EVERY_MS = 1000 }; /* of the invariants, in production */
 
 static bool check_options(const struct scheduler_options *o, struct status *st)
 {
-    if (o->queue_max < 0)
+    if (o->queue_max < -1)
         return status_fail(st, STATUS_BAD_INPUT, "queue_max is %d", o->queue_max);
-    if (o->prefill_chunk_max < 1)
+    if (o->prefill_chunk_max < 0)
         return status_fail(st, STATUS_BAD_INPUT, "prefill_chunk_max is %d", o->prefill_chunk_max);
     return true;
 }

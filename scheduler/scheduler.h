@@ -31,9 +31,10 @@ struct tokenizer;
 struct scheduler;
 
 struct scheduler_options {
-    int32_t queue_max;          /* live requests beyond one for each slot; one more is BUSY */
+    int32_t queue_max;          /* live requests beyond one for each slot; one more is BUSY;
+                                   -1 = four for each slot */
     uint64_t queue_wait_ms_max; /* a request waiting longer is failed; 0 = no limit */
-    int32_t prefill_chunk_max;  /* prompt tokens of one sequence in one step */
+    int32_t prefill_chunk_max;  /* prompt tokens of one sequence in one step; 0 = half a step */
     bool prefix_cache;
     struct hash_key hash_key;   /* from hash_key_random, or fixed in a simulation */
 };

@@ -80,6 +80,10 @@ static bool choose_sizes(struct scheduler *s, const struct step_limits *l, struc
     s->limits = *l;
     /* One token for each running sequence must fit a step, or decodes would starve. */
     s->n_slots = l->seqs_max < l->step_tokens_max ? l->seqs_max : l->step_tokens_max;
+    if (s->options.queue_max < 0)
+        s->options.queue_max = 4 * s->n_slots;
+    if (s->options.prefill_chunk_max == 0)
+        s->options.prefill_chunk_max = (l->step_tokens_max + 1) / 2;
     if (__builtin_add_overflow(s->options.queue_max, s->n_slots, &n) || n > QUEUE_LIMIT)
         return status_fail(st, STATUS_TOO_LARGE, "queue_max is %d; the limit is %d",
                            s->options.queue_max, QUEUE_LIMIT - s->n_slots);

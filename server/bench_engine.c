@@ -91,7 +91,7 @@ static bool read_options(struct bench *b, int argc, char **argv, struct status *
         return false;
     if (!b->cfg.model[0])
         return status_fail(st, STATUS_BAD_INPUT, "which model?  inferd bench engine FILE.gguf");
-    if (b->cfg.max_seqs < REQUESTS_MAX)
+    if (b->cfg.max_seqs && b->cfg.max_seqs < REQUESTS_MAX)
         return status_fail(st, STATUS_BAD_INPUT, "max-seqs is %lld; this benchmark runs %d",
                            (long long)b->cfg.max_seqs, REQUESTS_MAX);
     if (b->cfg.engine[0] == 'f')
@@ -240,9 +240,9 @@ static void report(struct bench *b)
 {
     const double ready_ms = (double)b->ready_ns / 1e6;
     if (b->json)
-        printf("{\"isa\":\"%s\",\"precision\":\"%s\",\"kv_dtype\":\"%s\",\"threads\":%lld,"
+        printf("{\"device\":\"%s\",\"isa\":\"%s\",\"precision\":\"%s\",\"kv_dtype\":\"%s\",\"threads\":%lld,"
                "\"repeats\":%d,\"ready_ms\":%.1f",
-               b->facts.isa, b->cfg.cpu_precision, b->facts.kv_dtype, (long long)b->cfg.threads,
+               b->facts.device, b->facts.isa, b->cfg.cpu_precision, b->facts.kv_dtype, (long long)b->cfg.threads,
                b->n_repeats, ready_ms);
     else
         printf("%s, %s, kv %s, median (least, most) of %d\n%-26s %10.1f ms\n", b->facts.isa,

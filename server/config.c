@@ -39,6 +39,15 @@ static const struct option options[] = {
      "the front)"},
     {"Model", "fake-step-us", NUMBER, AT(fake_step_us), "0", 0, 10000000, 0,
      "with engine fake: microseconds of one step"},
+    {"Model", "device", CHOICE, AT(device), "auto", 0, 0, "auto|cpu|cuda",
+     "what runs the model; auto = cuda where its module and a device are there, else the CPU"},
+    {"Model", "device-index", NUMBER, AT(device_index), "0", 0, 1023, 0,
+     "which CUDA device, as CUDA_VISIBLE_DEVICES numbers them"},
+    {"Model", "dtype", CHOICE, AT(dtype), "auto", 0, 0, "auto|bf16|f16",
+     "type of activations on a CUDA device; auto = f16 for weights that are f16 or quantized, else "
+     "bf16"},
+    {"Model", "gpu-memory", TEXT, AT(gpu_memory), "0.92", 1, 16, 0,
+     "share of a CUDA device's memory that may be used, above 0 and at most 1"},
     {"Model", "threads", NUMBER, AT(threads), "0", 0, 1024, 0, "CPU threads; 0 = all cores"},
     {"Model", "cpu-precision", CHOICE, AT(cpu_precision), "fast", 0, 0, "fast|exact",
      "fast: 8-bit activations for quantized weights; exact: float32 throughout"},
@@ -49,20 +58,21 @@ static const struct option options[] = {
     {"Model", "engine-backoff-ms", NUMBER, AT(engine_backoff_ms), "10000", 1, 3600000, 0,
      "longest wait before the engine is started again"},
     {"Cache", "kv-dtype", CHOICE, AT(kv_dtype), "auto", 0, 0, "auto|f32|f16|bf16",
-     "type of cached keys and values; auto = f16, or f32 with cpu-precision exact"},
+     "type of cached keys and values; auto = f16, or f32 with cpu-precision exact; on a CUDA device "
+     "that of activations"},
     {"Cache", "kv-blocks", NUMBER, AT(kv_blocks), "0", 0, 1 << 28, 0,
      "blocks of the KV cache; 0 = from kv-memory"},
     {"Cache", "kv-memory", BYTES, AT(kv_memory), "0", 0, 1024 * GIB, 0,
-     "memory for the KV cache; 0 = a share of what is free"},
+     "memory for the KV cache; 0 = a share of what is free, or what gpu-memory leaves"},
     {"Cache", "block-tokens", NUMBER, AT(block_tokens), "16", 1, 256, 0, "tokens of one block"},
     {"Cache", "prefix-cache", SWITCH, AT(prefix_cache), "on", 0, 1, 0,
      "keep the blocks of finished requests for prompts that begin alike"},
-    {"Scheduling", "max-seqs", NUMBER, AT(max_seqs), "64", 1, 65536, 0,
-     "sequences running at once"},
-    {"Scheduling", "max-step-tokens", NUMBER, AT(max_step_tokens), "512", 1, 1 << 20, 0,
-     "tokens of one step"},
-    {"Scheduling", "prefill-chunk", NUMBER, AT(prefill_chunk), "256", 1, 1 << 20, 0,
-     "prompt tokens of one sequence in one step"},
+    {"Scheduling", "max-seqs", NUMBER, AT(max_seqs), "0", 0, 65536, 0,
+     "sequences running at once; 0 = 64, or 256 on a CUDA device"},
+    {"Scheduling", "max-step-tokens", NUMBER, AT(max_step_tokens), "0", 0, 1 << 20, 0,
+     "tokens of one step; 0 = 512, or 8192 on a CUDA device"},
+    {"Scheduling", "prefill-chunk", NUMBER, AT(prefill_chunk), "0", 0, 1 << 20, 0,
+     "prompt tokens of one sequence in one step; 0 = half of max-step-tokens"},
     {"Scheduling", "max-context", NUMBER, AT(max_context), "0", 0, 1 << 26, 0,
      "tokens of one sequence; 0 = what the model was trained for"},
     {"Scheduling", "queue-max", NUMBER, AT(queue_max), "0", 0, 1 << 20, 0,
@@ -422,9 +432,22 @@ static const char *find_config_flag(int argc, char **argv)
     return NULL;
 }
 
-static bool check_together(const struct config *c, struct status *st)
+static bool read_share(struct config *c, struct status *st)
 {
-    if (c->max_step_tokens < c->max_seqs)
+    char *end;
+    c->gpu_memory_share = strtod(c->gpu_memory, &end);
+    return (end != c->gpu_memory && *end == '\0' && c->gpu_memory_share > 0 &&
+            c->gpu_memory_share <= 1) ||
+           status_fail(st, STATUS_BAD_INPUT,
+                       "gpu-memory: want a number above 0 and at most 1, found \"%s\"",
+                       c->gpu_memory);
+}
+
+static bool check_together(struct config *c, struct status *st)
+{
+    if (!read_share(c, st))
+        return false;
+    if (c->max_step_tokens && c->max_step_tokens < c->max_seqs)
         return status_fail(st, STATUS_BAD_INPUT,
                            "max-step-tokens is %lld, below max-seqs, %lld: a step must have room "
                            "for one token of each sequence",
@@ -512,6 +535,10 @@ void config_engine(const struct config *c, struct engine_options *o)
         .cpu_precision = c->cpu_precision,
         .cpu_isa = c->cpu_isa[0] ? c->cpu_isa : NULL,
         .kv_dtype = c->kv_dtype,
+        .device = c->device,
+        .dtype = c->dtype,
+        .device_index = (int32_t)c->device_index,
+        .gpu_memory = c->gpu_memory_share,
         .n_threads = (int32_t)c->threads,
         .seqs_max = (int32_t)c->max_seqs,
         .step_tokens_max = (int32_t)c->max_step_tokens,

@@ -23,9 +23,10 @@
 struct config {
     /* model and engine */
     const char *model, *served_model_name, *engine;
-    const char *cpu_precision, *cpu_isa, *kv_dtype;
+    const char *cpu_precision, *cpu_isa, *kv_dtype, *device, *dtype, *gpu_memory;
+    double gpu_memory_share; /* gpu_memory as a number */
     int64_t engine_deaths_max, engine_backoff_ms;
-    int64_t threads, kv_blocks, kv_memory, block_tokens, max_seqs, max_step_tokens, max_context;
+    int64_t device_index, threads, kv_blocks, kv_memory, block_tokens, max_seqs, max_step_tokens, max_context;
     int64_t fake_step_us;
     /* scheduling */
     int64_t prefill_chunk, queue_max, queue_wait_ms, prefix_cache;

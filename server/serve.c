@@ -169,13 +169,15 @@ static bool open_model_text(struct front *f, struct status *st)
     return st->code == STATUS_OK;
 }
 
+enum { FAKE_SEQS = 64, FAKE_STEP_TOKENS = 512, SEQS_MOST = 256 /* that an engine chooses */ };
+
 static struct engine *open_fake(const struct front *f, struct status *st)
 {
     const struct config *c = &f->cfg;
     struct engine_fake_options o = {.end_id = -1, .step_ns = (uint64_t)c->fake_step_us * 1000};
     o.limits.vocab = tokenizer_vocab(f->tok);
-    o.limits.seqs_max = (int32_t)c->max_seqs;
-    o.limits.step_tokens_max = (int32_t)c->max_step_tokens;
+    o.limits.seqs_max = c->max_seqs ? (int32_t)c->max_seqs : FAKE_SEQS;
+    o.limits.step_tokens_max = c->max_step_tokens ? (int32_t)c->max_step_tokens : FAKE_STEP_TOKENS;
     o.limits.context_max = c->max_context ? (int32_t)c->max_context : 8192;
     o.limits.block_tokens = (int32_t)c->block_tokens;
     o.limits.n_blocks = c->kv_blocks ? (int32_t)c->kv_blocks : 1 << 16;
@@ -194,10 +196,11 @@ static bool open_scheduler(struct front *f, struct status *st)
                                              : engine_proc_open(&eo, &clock_real, st);
     if (!e)
         return status_wrap(st, "engine");
-    const int64_t queue_max = c->queue_max ? c->queue_max : 4 * c->max_seqs;
-    f->sv.prep_max = (int32_t)(queue_max + c->max_seqs);
+    /* What the scheduler would take at most, whatever the engine chooses. */
+    const int64_t seqs = c->max_seqs ? c->max_seqs : SEQS_MOST;
+    f->sv.prep_max = (int32_t)((c->queue_max ? c->queue_max : 4 * seqs) + seqs);
     struct scheduler_options so = {
-        .queue_max = (int32_t)queue_max,
+        .queue_max = c->queue_max ? (int32_t)c->queue_max : -1,
         .queue_wait_ms_max = (uint64_t)c->queue_wait_ms,
         .prefill_chunk_max = (int32_t)c->prefill_chunk,
         .prefix_cache = c->prefix_cache != 0,
@@ -232,7 +235,7 @@ static void tell_ready(struct front *f, const struct scheduler_view *v)
 {
     const struct engine_facts *e = &v->facts;
     log_event(LOG_INFO, "engine ready", LOG_S("model", f->model_name), LOG_S("arch", e->arch),
-              LOG_S("isa", e->isa), LOG_S("kv_dtype", e->kv_dtype), LOG_I("load_ms", e->load_ms),
+              LOG_S("device", e->device), LOG_S("isa", e->isa), LOG_S("kv_dtype", e->kv_dtype), LOG_I("load_ms", e->load_ms),
               LOG_I("weight_bytes", e->weight_bytes), LOG_I("kv_bytes", e->kv_bytes),
               LOG_I("total_bytes", e->total_bytes), LOG_I("context", e->limits.context_max),
               LOG_I("kv_blocks", e->limits.n_blocks), LOG_I("seqs", e->limits.seqs_max));

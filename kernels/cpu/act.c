@@ -16,14 +16,15 @@ static void act_part(void *ctx, int part, int thread)
     const struct act_args *a = job->args;
     int end = smaller((part + 1) * job->rows_each, a->rows);
     for (int row = part * job->rows_each; row < end; row++) {
-        size_t at = (size_t)row * (size_t)a->width;
-        job->kernels->act(a->y + at, a->gate + at, a->up ? a->up + at : NULL, a->width, a->kind);
+        size_t at = (size_t)row * (size_t)a->y_stride;
+        const float *up = a->up ? a->up + (size_t)row * (size_t)a->width : NULL;
+        job->kernels->act(a->y + at, a->gate + at, up, a->width, a->kind);
     }
 }
 
 void cpu_act(struct device *d, const struct act_args *a)
 {
-    assert(a->kind >= ACT_SILU && a->kind <= ACT_RELU);
+    assert(a->kind >= ACT_SILU && a->kind <= ACT_RELU && a->y_stride >= a->width);
     struct act_job job = {a, cpu_rows(d), rows_per_part(a->width)};
     cpu_parallel(d, act_part, &job, divide_up(a->rows, job.rows_each));
 }

@@ -59,6 +59,7 @@ static inline vf act_one(vf x, enum act_kind kind)
     case ACT_GELU_TANH:
         return act_gelu_tanh(x);
     case ACT_RELU:
+    case ACT_NONE:
         break;
     }
     return act_relu(x);

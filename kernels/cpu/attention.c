@@ -1,4 +1,4 @@
-/* attention.c - causal attention over the paged cache, prefill and decode in one call.
+/* attention.c - attention over the paged cache, prefill and decode in one call.
  *
  * A tile is up to ATTEND_ROWS query rows - (token, head) pairs of one sequence and one kv head -
  * so that each chunk of K and V is read and converted once for all heads of a group and for some
@@ -32,6 +32,8 @@ _Static_assert(ATTEND_CHUNK % ATTEND_LANES == 0, "chunks are rounded up to lanes
 
 struct attend_job {
     const struct attention_args *args;
+    const struct batch *batch;
+    int table_stride;
     const struct row_kernels *kernels;
     const int32_t *tile_start; /* [n_seqs + 1] tiles before each sequence */
     float *work;               /* [n_threads, WORK_FLOATS] */
@@ -49,10 +51,10 @@ struct attend_part {
     int begin, end; /* positions that some row sees */
 };
 
-size_t cpu_attention_scratch_bytes(const struct device *d, int rows_max)
+size_t cpu_attention_scratch_bytes(const struct device *d, int n_seqs)
 {
     size_t work = (size_t)d->n_threads * WORK_FLOATS * sizeof(float);
-    return work + SPANS_FLOATS * sizeof(float) + ((size_t)rows_max + 1) * sizeof(int32_t);
+    return work + SPANS_FLOATS * sizeof(float) + ((size_t)n_seqs + 1) * sizeof(int32_t);
 }
 
 static int row_position(const struct attend_tile *t, int row)
@@ -63,7 +65,7 @@ static int row_position(const struct attend_tile *t, int row)
 /* The sequence that owns a tile: the last one that starts at or before it. */
 static int find_seq(const struct attend_job *job, int tile)
 {
-    int low = 0, high = job->args->batch->n_seqs;
+    int low = 0, high = job->batch->n_seqs;
     while (high - low > 1) {
         int middle = low + (high - low) / 2;
         if (job->tile_start[middle] <= tile)
@@ -101,7 +103,7 @@ static void clear_sum(const struct attend_sum *sum, int n_rows, int stride)
 static void open_part(struct attend_part *p, const struct attend_job *job, int part, int thread)
 {
     const struct attention_args *a = job->args;
-    const struct batch *b = a->batch;
+    const struct batch *b = job->batch;
     int tile = part / a->kv->n_kv_heads;
     int seq = find_seq(job, tile);
     int n_tokens = b->seq_start[seq + 1] - b->seq_start[seq];
@@ -113,6 +115,7 @@ static void open_part(struct attend_part *p, const struct attend_job *job, int p
                               .head_dim = a->kv->head_dim,
                               .stride = job->stride,
                               .window = a->window,
+                              .kv_len = a->bidirectional ? b->kv_len[seq] : 0,
                               .soft_cap = a->soft_cap};
     t->n_rows = smaller(ATTEND_ROWS, n_tokens * job->group - t->row_first);
     float *at = job->work + (size_t)thread * WORK_FLOATS;
@@ -126,30 +129,32 @@ static void open_part(struct attend_part *p, const struct attend_job *job, int p
     lay_sum(&t->span, &at, t->n_rows, t->stride);
     lay_sum(&t->total, &at, t->n_rows, t->stride);
 
-    p->table = batch_table(b, seq);
+    p->table = batch_table(b, job->table_stride, seq);
     p->zeros = zeros;
     p->kv_head = part % a->kv->n_kv_heads;
+    t->slope = a->alibi ? a->alibi + p->kv_head * job->group : NULL;
     p->seq = seq;
-    p->end = row_position(t, t->n_rows - 1) + 1;
+    p->end = t->kv_len ? t->kv_len : row_position(t, t->n_rows - 1) + 1;
     int oldest = row_position(t, 0) + 1 - a->window;
     p->begin = a->window > 0 && oldest > 0 ? oldest : 0;
 }
 
-/* Index of row's first value in q and out, [n_tokens, n_heads, head_dim]. */
-static size_t row_offset(const struct attend_job *job, const struct attend_part *p, int row)
+/* Index of row's first value in q or out, whose tokens are `stride` values apart. */
+static size_t row_offset(const struct attend_job *job, const struct attend_part *p, int row,
+                         int stride)
 {
-    const struct attention_args *a = job->args;
     int flat = p->tile.row_first + row;
-    int token = a->batch->seq_start[p->seq] + flat / job->group;
+    int token = job->batch->seq_start[p->seq] + flat / job->group;
     int head = p->kv_head * job->group + flat % job->group;
-    return ((size_t)token * (size_t)a->n_heads + (size_t)head) * (size_t)p->tile.head_dim;
+    return (size_t)token * (size_t)stride + (size_t)head * (size_t)p->tile.head_dim;
 }
 
 static void load_queries(const struct attend_job *job, const struct attend_part *p)
 {
     const struct attend_tile *t = &p->tile;
     for (int row = 0; row < t->n_rows; row++) {
-        const float *from = job->args->q + row_offset(job, p, row);
+        const float *from =
+            (const float *)job->args->q + row_offset(job, p, row, job->args->q_stride);
         for (int d = 0; d < t->head_dim; d++)
             t->q[row * t->stride + d] = from[d] * job->args->scale;
     }
@@ -198,8 +203,10 @@ static void sum_span(const struct attend_job *job, const struct attend_part *p, 
 
 static void finish_part(const struct attend_job *job, const struct attend_part *p)
 {
+    int stride = job->args->n_heads * p->tile.head_dim;
     for (int row = 0; row < p->tile.n_rows; row++)
-        job->kernels->attend_finish(job->args->out + row_offset(job, p, row), &p->tile, row);
+        job->kernels->attend_finish((float *)job->args->out + row_offset(job, p, row, stride),
+                                    &p->tile, row);
 }
 
 static int first_span(const struct attend_part *p)
@@ -268,8 +275,8 @@ static void join_spans(void *ctx, int part, int thread)
 /* Fills tile_start and what the shapes decide. */
 static void plan_tiles(struct attend_job *job, int32_t *tile_start)
 {
-    const struct batch *b = job->args->batch;
-    int window = job->args->window;
+    const struct batch *b = job->batch;
+    int window = job->args->bidirectional ? 0 : job->args->window;
     tile_start[0] = 0;
     for (int seq = 0; seq < b->n_seqs; seq++) {
         int n_tokens = b->seq_start[seq + 1] - b->seq_start[seq];
@@ -301,9 +308,11 @@ void cpu_attention(struct device *d, const struct attention_args *a)
     const struct kv_cache *kv = a->kv;
     assert(kv->head_dim <= HEAD_DIM_MAX && a->n_heads % kv->n_kv_heads == 0);
     assert(kv->dtype == DT_F32 || kv->dtype == DT_F16 || kv->dtype == DT_BF16);
-    assert(d->scratch_bytes >= cpu_attention_scratch_bytes(d, a->batch->n_seqs));
+    assert(d->scratch_bytes >= cpu_attention_scratch_bytes(d, d->batch.n_seqs));
     float *spans = (float *)d->scratch + (size_t)d->n_threads * WORK_FLOATS;
     struct attend_job job = {.args = a,
+                             .batch = &d->batch,
+                             .table_stride = d->limits.table_stride,
                              .kernels = cpu_rows(d),
                              .work = d->scratch,
                              .spans = spans,

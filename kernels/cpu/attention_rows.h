@@ -204,13 +204,22 @@ static void weigh_row(const struct attend_tile *t, int row, int n_cols)
     t->span.top[row] = now;
 }
 
+/* s += slope * (key position - query position). */
+static void lean_scores(const struct attend_tile *t, int row, int first, int n_cols)
+{
+    float *s = t->s + row * ATTEND_CHUNK, slope = t->slope[(t->row_first + row) % t->group];
+    int position = t->pos_first + (t->row_first + row) / t->group;
+    for (int c = 0; c < n_cols; c++)
+        s[c] += slope * (float)(first + c - position);
+}
+
 /* Gives -INFINITY to the columns that the row does not see. */
 static void hide_columns(const struct attend_tile *t, int row, int first, int n_cols)
 {
     float *s = t->s + row * ATTEND_CHUNK;
     int position = t->pos_first + (t->row_first + row) / t->group;
-    int end = position + 1 - first;
-    int begin = t->window > 0 ? end - t->window : 0;
+    int end = (t->kv_len ? t->kv_len : position + 1) - first;
+    int begin = t->window > 0 ? position + 1 - t->window - first : 0;
     for (int c = 0; c < begin && c < n_cols; c++)
         s[c] = -INFINITY;
     for (int c = end > 0 ? end : 0; c < n_cols; c++)
@@ -230,6 +239,8 @@ static void attend_chunk(const struct attend_tile *t, int first, int n_cols)
     for (int row = 0; row < t->n_rows; row++) {
         if (t->soft_cap > 0)
             cap_scores(t->s + row * ATTEND_CHUNK, n_cols, t->soft_cap);
+        if (t->slope)
+            lean_scores(t, row, first, n_cols);
         hide_columns(t, row, first, n_cols);
         weigh_row(t, row, n_cols);
     }

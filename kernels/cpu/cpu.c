@@ -1,11 +1,12 @@
 /* cpu.c - the CPU device: its instruction set, its memory, and the table of its ops.
  *
- * The ops run at the call, so wait() has nothing to wait for, and a CPU reports no faults: a
- * machine check ends the process.  Memory comes straight from the kernel, zeroed, and goes back
+ * The ops run at the call, so a step that ended is done, and a CPU reports no faults: a machine
+ * check ends the process.  Memory comes straight from the kernel, zeroed, and goes back
  * when the device closes. */
 #include "kernels/cpu/cpu_int.h"
 
 #include "base/checked.h"
+#include "base/memory.h"
 
 #include <assert.h>
 #include <cpuid.h>
@@ -27,9 +28,9 @@ static const char *const isa_names[ISA_N] = {
     [ISA_AVX512VNNI] = "avx512vnni",
 };
 
-/* In front of each range that mem_take gives out; 64 bytes, so that the range is aligned too. */
+/* In front of each range that mem_take gives out; 256 bytes, so that the range is aligned too. */
 struct mem_range {
-    _Alignas(64) struct mem_range *next;
+    _Alignas(256) struct mem_range *next;
     size_t n_bytes; /* of the mapping, this header included */
 };
 
@@ -143,28 +144,46 @@ static void *take_mem(struct device *d, size_t n_bytes, struct status *st)
     return range + 1;
 }
 
-static size_t largest(size_t a, size_t b)
+static enum dtype act_dtype(const struct device *d)
 {
-    return a > b ? a : b;
+    (void)d;
+    return DT_F32;
 }
 
-static size_t count_scratch(const struct device *d, int rows_max, int in_max, int vocab)
+static uint64_t count_free(const struct device *d)
 {
-    size_t n = cpu_matmul_scratch_bytes(d, rows_max, in_max);
-    n = largest(n, cpu_attention_scratch_bytes(d, rows_max));
-    return largest(n, cpu_sample_scratch_bytes(d, vocab));
+    (void)d;
+    return memory_available_bytes("");
 }
 
-static void set_scratch(struct device *d, void *scratch, size_t n_bytes)
+static void copy(struct device *d, void *to, const void *from, size_t n_bytes)
 {
-    d->scratch = scratch;
-    d->scratch_bytes = n_bytes;
+    (void)d;
+    memcpy(to, from, n_bytes);
 }
 
-static bool wait_idle(struct device *d, struct status *st)
+static bool weights_done(struct device *d, struct status *st)
 {
     (void)d;
     (void)st;
+    return true;
+}
+
+static bool graph_begin(struct device *d, uint64_t shape)
+{
+    (void)d;
+    (void)shape;
+    return false;
+}
+
+static void end_nothing(struct device *d)
+{
+    (void)d;
+}
+
+static bool step_ready(struct device *d)
+{
+    (void)d;
     return true;
 }
 
@@ -186,7 +205,7 @@ void cpu_parallel(struct device *d, void (*fn)(void *ctx, int part, int thread),
     thread_pool_run(d->pool, fn, ctx, n_parts);
 }
 
-struct device *cpu_open(const struct device_options *opts, struct status *st)
+static struct device *open_device(const struct device_options *opts, struct status *st)
 {
     struct device *d = calloc(1, sizeof *d);
     if (!d) {
@@ -207,30 +226,45 @@ fail:
     return NULL;
 }
 
-const char *cpu_isa(const struct device *d)
+static const char *variant(const struct device *d)
 {
     return isa_names[d->isa];
 }
 
-const struct ops *cpu_ops(void)
+static const struct ops ops = {
+    .name = "cpu",
+    .host_memory = true,
+    .act_dtype = act_dtype,
+    .mem_free = count_free,
+    .mem_take = take_mem,
+    .copy_in = copy,
+    .copy_out = copy,
+    .weight_bytes = cpu_weight_bytes,
+    .weight_put = cpu_weight_put,
+    .weights_done = weights_done,
+    .work_bytes = cpu_work_bytes,
+    .work_set = cpu_work_set,
+    .step_begin = cpu_step_begin,
+    .graph_begin = graph_begin,
+    .graph_end = end_nothing,
+    .embed = cpu_embed,
+    .norm = cpu_norm,
+    .matmul = cpu_linear,
+    .rope_kv = cpu_rope_kv,
+    .attention = cpu_attention,
+    .head = cpu_head,
+    .sample = cpu_sample,
+    .step_end = end_nothing,
+    .step_ready = step_ready,
+    .step_wait = cpu_step_wait,
+    .close = close_device,
+};
+
+static bool probe(struct status *why)
 {
-    static const struct ops ops = {
-        .name = "cpu",
-        .mem_take = take_mem,
-        .weight_bytes = cpu_weight_bytes,
-        .weight_put = cpu_weight_put,
-        .scratch_bytes = count_scratch,
-        .scratch_set = set_scratch,
-        .embed = cpu_embed,
-        .matmul = cpu_matmul,
-        .norm = cpu_norm,
-        .rope_kv = cpu_rope_kv,
-        .attention = cpu_attention,
-        .act = cpu_act,
-        .gather = cpu_gather,
-        .sample = cpu_sample,
-        .wait = wait_idle,
-        .close = close_device,
-    };
-    return &ops;
+    (void)why;
+    return true;
 }
+
+const struct backend cpu_backend = {
+    .abi = OPS_ABI, .ops = &ops, .probe = probe, .open = open_device, .variant = variant};

@@ -28,9 +28,9 @@ static inline int batch_kv_position(const struct batch *b, int t)
     return b->kv_len[seq] - (b->seq_start[seq + 1] - t);
 }
 
-static inline const int32_t *batch_table(const struct batch *b, int seq)
+static inline const int32_t *batch_table(const struct batch *b, int table_stride, int seq)
 {
-    return b->block_table + (size_t)seq * (size_t)b->table_stride;
+    return b->block_table + (size_t)b->slot[seq] * (size_t)table_stride;
 }
 
 #endif

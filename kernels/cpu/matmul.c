@@ -66,7 +66,7 @@ static void quantize_part(void *ctx, int part, int thread)
     (void)thread;
     int row = part * m->rows_per_quantize, end = row + m->rows_per_quantize;
     for (; row < end && row < m->args->rows; row++)
-        m->quantize(m->args->x + (size_t)row * (size_t)m->cols, m->cols,
+        m->quantize((const float *)m->args->x + (size_t)row * (size_t)m->cols, m->cols,
                     m->blocks + (size_t)row * (size_t)(m->cols / QUANT_BLOCK));
 }
 
@@ -82,7 +82,7 @@ static void multiply_part(void *ctx, int part, int thread)
     part -= slice->first_part;
     int first_row = part % m->n_row_parts * m->rows_per_part;
     int tile = part / m->n_row_parts * slice->tiles_per_part, end = tile + slice->tiles_per_part;
-    struct matmul_tile t = {.dtype = out->w->dtype, .cols = m->cols, .y_stride = out->w->rows};
+    struct matmul_tile t = {.dtype = out->w->dtype, .cols = m->cols, .y_stride = out->y_stride ? out->y_stride : out->w->rows};
     t.n_rows = m->args->rows - first_row;
     if (t.n_rows > m->rows_per_part)
         t.n_rows = m->rows_per_part;
@@ -97,9 +97,9 @@ static void multiply_part(void *ctx, int part, int thread)
         t.n_tiles = end - tile < MATMUL_TILES_MAX ? end - tile : MATMUL_TILES_MAX;
         int64_t lane = (int64_t)tile * m->lanes, at = first_row * t.y_stride + lane;
         t.w = (const uint8_t *)out->w->data + (size_t)tile * slice->tile_bytes;
-        t.y = out->y + at;
+        t.y = (float *)out->y + at;
         t.bias = out->bias ? out->bias + lane : NULL;
-        t.add = out->add ? out->add + at : NULL;
+        t.add = out->add ? (const float *)out->add + at : NULL;
         t.n_lanes = clamp((size_t)(out->w->rows - lane), 1, t.n_tiles * m->lanes);
         m->tile(&t);
     }

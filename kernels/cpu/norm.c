@@ -17,16 +17,18 @@ static void norm_part(void *ctx, int part, int thread)
     int end = smaller((part + 1) * job->rows_each, a->rows);
     for (int row = part * job->rows_each; row < end; row++) {
         size_t at = (size_t)row * (size_t)a->width;
-        if (a->kind == NORM_LAYER)
-            job->kernels->norm_layer(a->y + at, a->x + at, a);
+        float *y = (float *)a->y + at;
+        const float *x = (const float *)a->x + at;
+        if (a->norm.kind == NORM_LAYER)
+            job->kernels->norm_layer(y, x, &a->norm, a->width);
         else
-            job->kernels->norm_rms(a->y + at, a->x + at, a->w, a->width, a->eps);
+            job->kernels->norm_rms(y, x, a->norm.w, a->width, a->norm.eps);
     }
 }
 
 void cpu_norm(struct device *d, const struct norm_args *a)
 {
-    assert(a->kind == NORM_LAYER || !a->b);
+    assert(a->norm.kind == NORM_LAYER || !a->norm.b);
     struct norm_job job = {a, cpu_rows(d), rows_per_part(a->width)};
     cpu_parallel(d, norm_part, &job, divide_up(a->rows, job.rows_each));
 }

@@ -48,13 +48,13 @@ static void norm_rms(float *y, const float *x, const float *w, int width, float 
     }
 }
 
-static void norm_layer(float *y, const float *x, const struct norm_args *a)
+static void norm_layer(float *y, const float *x, const struct norm *a, int width)
 {
-    float mean = sum_values(x, a->width) / (float)a->width;
-    float var = sum_squares(x, a->width, mean) / (float)a->width;
+    float mean = sum_values(x, width) / (float)width;
+    float var = sum_squares(x, width, mean) / (float)width;
     vf m = vf_set(mean), scale = vf_set(1.0f / sqrtf(var + a->eps));
-    for (int i = 0; i < a->width; i += VEC_N) {
-        int n = smaller(a->width - i, VEC_N);
+    for (int i = 0; i < width; i += VEC_N) {
+        int n = smaller(width - i, VEC_N);
         vf v = vf_mul(vf_sub(vf_load_n(x + i, n), m), scale);
         if (a->w)
             v = vf_mul(v, vf_load_n(a->w + i, n));

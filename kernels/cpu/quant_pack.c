@@ -199,10 +199,10 @@ static void put_part(void *ctx, int part, int thread)
     }
 }
 
-void cpu_weight_put(struct device *d, struct tensor *w, const void *src)
+void cpu_weight_put(struct device *d, struct tensor *w, const struct weight_source *src)
 {
     const struct dtype_traits *t = &dtype_traits[w->dtype];
-    struct put p = {.w = w, .src = src, .lanes = pack_lanes(d)};
+    struct put p = {.w = w, .src = src->at, .lanes = pack_lanes(d)};
     p.row_bytes = (size_t)(w->cols / t->block) * (size_t)t->block_bytes;
     p.tile_bytes = pack_tile_bytes(w->dtype, w->cols, p.lanes);
     p.n_tiles = (w->rows + p.lanes - 1) / p.lanes;

@@ -11,6 +11,8 @@
 
 struct rope_job {
     const struct rope_kv_args *args;
+    const struct batch *batch;
+    int table_stride;
     const struct row_kernels *kernels;
 };
 
@@ -49,8 +51,8 @@ static void store_token(const struct rope_job *job, int t, const float *k, const
 {
     const struct rope_kv_args *a = job->args;
     const struct kv_cache *kv = a->kv;
-    int position = batch_kv_position(a->batch, t);
-    const int32_t *table = batch_table(a->batch, a->batch->token_seq[t]);
+    int position = batch_kv_position(job->batch, t);
+    const int32_t *table = batch_table(job->batch, job->table_stride, job->batch->token_seq[t]);
     for (int h = 0; h < kv->n_kv_heads; h++) {
         size_t at = kv_offset(kv, a->layer, table, h, position);
         int from = h * kv->head_dim;
@@ -64,17 +66,16 @@ static void rope_part(void *ctx, int part, int thread)
     (void)thread;
     const struct rope_job *job = ctx;
     const struct rope_kv_args *a = job->args;
-    size_t q_width = (size_t)a->n_heads * (size_t)a->kv->head_dim;
-    size_t kv_width = (size_t)a->kv->n_kv_heads * (size_t)a->kv->head_dim;
-    int end = smaller((part + 1) * TOKENS_PER_PART, a->batch->n_tokens);
+    int end = smaller((part + 1) * TOKENS_PER_PART, job->batch->n_tokens);
     for (int t = part * TOKENS_PER_PART; t < end; t++) {
         struct rope_angles angles;
+        size_t at = (size_t)t * (size_t)a->stride;
         if (a->rope != ROPE_NONE)
-            find_angles(&angles, a, a->batch->positions[t]);
-        float *k = a->k + (size_t)t * kv_width;
-        turn_heads(job, a->q + (size_t)t * q_width, a->q_norm, a->n_heads, &angles);
+            find_angles(&angles, a, job->batch->positions[t]);
+        float *k = (float *)a->k + at;
+        turn_heads(job, (float *)a->q + at, a->q_norm, a->n_heads, &angles);
         turn_heads(job, k, a->k_norm, a->kv->n_kv_heads, &angles);
-        store_token(job, t, k, a->v + (size_t)t * kv_width);
+        store_token(job, t, k, (const float *)a->v + at);
     }
 }
 
@@ -83,6 +84,6 @@ void cpu_rope_kv(struct device *d, const struct rope_kv_args *a)
     assert(a->kv->head_dim <= HEAD_DIM_MAX);
     assert(a->rope == ROPE_NONE || (a->rope_dims % 2 == 0 && a->rope_dims <= a->kv->head_dim));
     assert(a->kv->dtype == DT_F32 || a->kv->dtype == DT_F16 || a->kv->dtype == DT_BF16);
-    struct rope_job job = {a, cpu_rows(d)};
-    cpu_parallel(d, rope_part, &job, divide_up(a->batch->n_tokens, TOKENS_PER_PART));
+    struct rope_job job = {a, &d->batch, d->limits.table_stride, cpu_rows(d)};
+    cpu_parallel(d, rope_part, &job, divide_up(d->batch.n_tokens, TOKENS_PER_PART));
 }

@@ -29,7 +29,9 @@ struct attend_tile {
     int n_rows, row_first, pos_first, group;
     int head_dim, stride; /* stride: head_dim padded to ATTEND_LANES */
     int window;
+    int kv_len; /* of the sequence, when rows see what comes after them too; else 0 */
     float soft_cap;
+    const float *slope; /* [group] ALiBi of the kv head's query heads, or NULL */
     float *q;     /* [n_rows, stride], scaled */
     float *kt;    /* [head_dim, ATTEND_CHUNK]: the chunk of K, transposed */
     float *v;     /* [ATTEND_CHUNK, stride] */
@@ -51,7 +53,7 @@ struct rope_angles {                            /* of one position */
 
 struct row_kernels {
     void (*norm_rms)(float *y, const float *x, const float *w, int width, float eps);
-    void (*norm_layer)(float *y, const float *x, const struct norm_args *a);
+    void (*norm_layer)(float *y, const float *x, const struct norm *norm, int width);
     void (*act)(float *y, const float *gate, const float *up, int n, enum act_kind kind);
     void (*rope)(float *x, const struct rope_angles *angles, enum rope_kind kind, int dims);
     void (*kv_store)(char *dst, const float *src, int n, enum dtype dtype);

@@ -471,7 +471,7 @@ static void sample_row(struct draw *w, struct sample_out *out)
 }
 
 struct sample_job {
-    const struct sample_args *args;
+    const struct sample_rows *args;
     const struct row_kernels *kernels;
     char *scratch;
 };
@@ -479,7 +479,7 @@ struct sample_job {
 static void sample_part(void *ctx, int part, int thread)
 {
     const struct sample_job *job = ctx;
-    const struct sample_args *a = job->args;
+    const struct sample_rows *a = job->args;
     struct draw w = {.kernels = job->kernels,
                      .row = &a->row[part],
                      .x = a->logits + (size_t)part * (size_t)a->vocab};
@@ -487,9 +487,44 @@ static void sample_part(void *ctx, int part, int thread)
     sample_row(&w, &a->out[part]);
 }
 
-void cpu_sample(struct device *d, const struct sample_args *a)
+void cpu_sample_rows(struct device *d, const struct sample_rows *a)
 {
     assert(d->scratch_bytes >= cpu_sample_scratch_bytes(d, a->vocab));
     struct sample_job job = {a, cpu_rows(d), d->scratch};
     cpu_parallel(d, sample_part, &job, a->n);
+}
+
+/* So many rows at a time, so that what describes them is on the stack. */
+enum { ROWS_AT_ONCE = 64 };
+
+static struct sample_row row_of(const struct device *d, const struct batch_head *head)
+{
+    const struct cpu_slot *slot = &d->slot[head->slot];
+    return (struct sample_row){
+        .params = &slot->params,
+        .history = slot->history,
+        .n_history = head->n_history,
+        .n_prompt = slot->n_prompt,
+        .bias = slot->bias,
+        .n_bias = slot->n_bias,
+        .forced = head->forced,
+    };
+}
+
+void cpu_sample(struct device *d, const struct sample_args *a)
+{
+    struct sample_row row[ROWS_AT_ONCE];
+    for (int done = 0; done < a->n; done += ROWS_AT_ONCE) {
+        const int first = a->first + done, n = smaller(a->n - done, ROWS_AT_ONCE);
+        const struct batch_head *head = d->batch.head + first;
+        struct sample_out *out = cpu_step_out(d) + first;
+        for (int i = 0; i < n; i++)
+            row[i] = row_of(d, &head[i]);
+        float *logits = a->logits + (size_t)done * (size_t)a->vocab;
+        cpu_sample_rows(d, &(struct sample_rows){
+                               .logits = logits, .n = n, .vocab = a->vocab, .row = row, .out = out});
+        for (int i = 0; i < n; i++)
+            if (head[i].forced < 0)
+                d->slot[head[i].slot].sampled = out[i].id;
+    }
 }

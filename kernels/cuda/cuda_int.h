@@ -8,11 +8,12 @@
 #ifndef KERNELS_CUDA_CUDA_INT_H
 #define KERNELS_CUDA_CUDA_INT_H
 
-#include <cublasLt.h>
 #include <cuda_runtime.h>
 
+extern "C" {
 #include "kernels/cuda/attention_plan.h"
 #include "kernels/ops.h"
+}
 
 struct cuda_slot { /* how the sequence in a slot samples; device memory */
     struct sample_params params;
@@ -47,11 +48,11 @@ struct device {
     int cc;               /* compute capability, 90 = 9.0 */
     enum dtype act;       /* DT_BF16 or DT_F16 */
     cudaStream_t stream;
-    cublasLtHandle_t lt;
     cudaError_t fault;    /* sticky: the first, with where */
     char fault_at[96];
     struct device_limits limits;
     struct cuda_batch batch;
+    struct attention_plan host_attention; /* of the batch in hand, in its stage */
     struct cuda_slots slots;
 
     /* Scratch, valid within one op. */
@@ -59,8 +60,6 @@ struct device {
     void *scratch_gate;   /* [step_tokens_max, 2 * ffn] activations */
     float *partials;      /* attention_partials_max * n_heads * (head_dim + 2) */
     int32_t *merges;      /* [attention_merges_max], zero between launches */
-    void *lt_work;        /* cublasLt workspace */
-    size_t lt_work_bytes;
     struct sample_out *sample_out; /* [step_heads_max] of the step in hand */
     void *sample_work;    /* cuda_sample_work_bytes */
 

@@ -22,13 +22,17 @@ __device__ __forceinline__ uint32_t shared_addr(const void *p)
  * in a kernel launched without the attribute. */
 __device__ __forceinline__ void depend_wait()
 {
+#if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
 }
 
 /* griddepcontrol.launch_dependents: the next grid may start once every block has said so. */
 __device__ __forceinline__ void depend_launch()
 {
+#if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
 }
 
 /* ---- barriers ---- */
@@ -104,6 +108,15 @@ __device__ __forceinline__ uint64_t policy_evict_last()
 __device__ __forceinline__ void cp_async_16(uint32_t to, const void *from, int n_bytes = 16)
 {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(n_bytes)
+                 : "memory");
+}
+
+/* The same with an L2 policy. */
+__device__ __forceinline__ void cp_async_16(uint32_t to, const void *from, int n_bytes,
+                                            uint64_t policy)
+{
+    asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, %3;" ::"r"(to),
+                 "l"(from), "r"(n_bytes), "l"(policy)
                  : "memory");
 }
 
@@ -199,6 +212,16 @@ __device__ __forceinline__ void mma_16816(float d[4], const uint32_t a[4], const
         "{%8, %9}, {%0, %1, %2, %3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+/* ---- arithmetic ---- */
+
+/* ex2.approx: 2^x within 2 units in the last place; 0 for -infinity. */
+__device__ __forceinline__ float exp2_approx(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
 }
 
 #endif

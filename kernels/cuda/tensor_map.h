@@ -1,18 +1,16 @@
-/* tensor_map.h - descriptors of matrices for the copy engine (sm_90).
+/* tensor_map.h - describes matrices to the copy engine.
  *
- * Thread: any. */
+ * Thread: the device's. */
 #ifndef KERNELS_CUDA_TENSOR_MAP_H
 #define KERNELS_CUDA_TENSOR_MAP_H
 
 #include <cuda.h>
-#include <cuda_runtime.h>
 
-#include "kernels/tensor.h"
+#include "kernels/cuda/cuda_int.h"
 
-/* A row-major matrix of DT_F16 or DT_BF16, 16-byte aligned, cols a multiple of 8, fetched in boxes
- * of [box_rows, box_cols]; box_cols is 64 (128 bytes), swizzled: the 16-byte piece j of a
- * box's row r lies at j ^ (r % 8).  Outside of the matrix is zero. */
-cudaError_t tensor_map_2d(CUtensorMap *map, enum dtype dtype, const void *at, int rows, int cols,
-                          int box_rows, int box_cols);
+/* A matrix of 16-bit values [rows, columns], rows `stride` values apart (a multiple of 8); copied in
+ * boxes of box_rows x box_columns (64 at most), 128-byte swizzle; outside it is zero. */
+void tensor_map_2d(struct device *d, CUtensorMap *map, const void *at, int columns, int rows,
+                   int stride, int box_columns, int box_rows);
 
 #endif

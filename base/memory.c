@@ -1,8 +1,9 @@
-/* plan_memory.c - how much memory is left, on a machine and in its control groups.
+/* memory.c - how much memory is left, on a machine and in its control groups.
  *
  * Reads small files of proc and sysfs; whatever is missing or odd does not limit. */
-#include "engine/plan.h"
+#include "base/memory.h"
 
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -103,7 +104,7 @@ static uint64_t left_by_line(const char *root, char *line)
     return left_on_path(mount, path, is_v2 ? &version_2 : &version_1);
 }
 
-uint64_t plan_available_bytes(const char *root)
+uint64_t memory_available_bytes(const char *root)
 {
     char path[PATH_BYTES], line[LINE_BYTES];
     uint64_t kib, left = UINT64_MAX;

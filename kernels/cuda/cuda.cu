@@ -1,0 +1,395 @@
+/* cuda.cu - the CUDA device: its memory, its steps, its recorded graphs, and its faults.
+ *
+ * The first failure of any call is kept and comes out of step_wait; most of them are sticky in the
+ * driver too, so the process that owns the device ends with that reason and another takes over.
+ * Memory is taken at start and goes back when the device closes. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/cuda/cuda_host.h"
+
+void cuda_check(device *d, cudaError_t e, const char *at)
+{
+    if (e == cudaSuccess || d->fault != cudaSuccess)
+        return;
+    d->fault = e;
+    snprintf(d->fault_at, sizeof d->fault_at, "%s", at);
+}
+
+namespace {
+
+const size_t ALIGN = 256;
+
+bool report(const device *d, status *st)
+{
+    if (d->fault == cudaSuccess)
+        return true;
+    status_fail(st, STATUS_DEVICE, "CUDA device %d: %s: %s", d->index, d->fault_at,
+                cudaGetErrorString(d->fault));
+    st->sys = d->fault;
+    return false;
+}
+
+/* Opening and closing. */
+
+void close_device(device *d)
+{
+    if (!d)
+        return;
+    cuda_host *h = d->host;
+    if (h) {
+        cuda_loader_close(h->loader);
+        for (int i = 0; i < GRAPHS_MAX; i++)
+            if (h->graph[i])
+                cudaGraphExecDestroy(h->graph[i]);
+        for (int i = 0; i < STAGES; i++) {
+            stage_close(&h->stage[i]);
+            cudaFreeHost(h->flight[i].out);
+            if (h->flight[i].done)
+                cudaEventDestroy(h->flight[i].done);
+        }
+        for (int i = 0; i < h->n_mem; i++)
+            cudaFree(h->mem[i]);
+        if (h->copies)
+            cudaStreamDestroy(h->copies);
+        free(h->mem);
+        free(h);
+    }
+    if (d->stream)
+        cudaStreamDestroy(d->stream);
+    free(d);
+}
+
+bool open_streams(device *d, status *st)
+{
+    cuda_check(d, cudaSetDevice(d->index), "choose the device");
+    cuda_check(d, cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking), "make a stream");
+    cuda_check(d, cudaStreamCreateWithFlags(&d->host->copies, cudaStreamNonBlocking),
+               "make a stream");
+    return report(d, st);
+}
+
+bool read_properties(device *d, status *st)
+{
+    cudaDeviceProp prop;
+    int n = 0;
+    const cudaError_t e = cudaGetDeviceCount(&n);
+    if (e != cudaSuccess || n == 0)
+        return status_fail(st, STATUS_UNSUPPORTED, "no CUDA device: %s",
+                           e == cudaSuccess ? "none is there" : cudaGetErrorString(e));
+    if (d->index < 0 || d->index >= n)
+        return status_fail(st, STATUS_BAD_INPUT, "CUDA device %d: want 0 to %d", d->index, n - 1);
+    cuda_check(d, cudaGetDeviceProperties(&prop, d->index), "read the device's properties");
+    if (!report(d, st))
+        return false;
+    d->sm_count = prop.multiProcessorCount;
+    d->cc = prop.major * 10 + prop.minor;
+    if (d->cc < 80)
+        return status_fail(st, STATUS_UNSUPPORTED,
+                           "CUDA device %d: want compute capability 8.0 or later, found %d.%d",
+                           d->index, prop.major, prop.minor);
+    snprintf(d->host->variant, sizeof d->host->variant, "sm_%d %.60s", d->cc, prop.name);
+    return true;
+}
+
+device *open_device(const device_options *o, status *st)
+{
+    device *d = static_cast<device *>(calloc(1, sizeof *d));
+    cuda_host *h = static_cast<cuda_host *>(calloc(1, sizeof *h));
+    if (!d || !h) {
+        free(d);
+        free(h);
+        status_fail(st, STATUS_BUSY, "no memory for a device");
+        return NULL;
+    }
+    d->host = h;
+    d->index = o->index;
+    d->act = o->act == DT_F16 ? DT_F16 : DT_BF16;
+    h->memory_share = o->memory_share > 0 ? o->memory_share : 1;
+    if (read_properties(d, st) && open_streams(d, st))
+        return d;
+    close_device(d);
+    return NULL;
+}
+
+const char *variant(const device *d)
+{
+    return d->host->variant;
+}
+
+enum dtype act_dtype(const device *d)
+{
+    return d->act;
+}
+
+/* Memory. */
+
+uint64_t mem_free(const device *d)
+{
+    size_t n_free = 0, n_total = 0;
+    if (cudaMemGetInfo(&n_free, &n_total) != cudaSuccess)
+        return 0;
+    const double kept = (1 - d->host->memory_share) * (double)n_total;
+    return kept < (double)n_free ? (uint64_t)((double)n_free - kept) : 0;
+}
+
+bool note_mem(cuda_host *h, void *at)
+{
+    if (h->n_mem == h->mem_max) {
+        const int max = h->mem_max ? 2 * h->mem_max : 16;
+        void **grown = static_cast<void **>(realloc(h->mem, max * sizeof *grown));
+        if (!grown)
+            return false;
+        h->mem = grown;
+        h->mem_max = max;
+    }
+    h->mem[h->n_mem++] = at;
+    return true;
+}
+
+void *mem_take(device *d, size_t n_bytes, status *st)
+{
+    void *at = NULL;
+    const cudaError_t e = cudaMalloc(&at, n_bytes ? n_bytes : 1);
+    if (e != cudaSuccess || !note_mem(d->host, at)) {
+        cudaFree(at);
+        cudaGetLastError(); /* running out is not sticky */
+        status_fail(st, STATUS_TOO_LARGE, "CUDA device %d: take %zu MiB: %s", d->index,
+                    n_bytes >> 20, cudaGetErrorString(e));
+        return NULL;
+    }
+    cuda_check(d, cudaMemsetAsync(at, 0, n_bytes, d->stream), "zero memory");
+    return at;
+}
+
+void copy_in(device *d, void *to, const void *from, size_t n_bytes)
+{
+    cuda_check(d, cudaMemcpyAsync(to, from, n_bytes, cudaMemcpyHostToDevice, d->stream), "copy in");
+    cuda_check(d, cudaStreamSynchronize(d->stream), "copy in");
+}
+
+void copy_out(device *d, void *to, const void *from, size_t n_bytes)
+{
+    cuda_check(d, cudaMemcpyAsync(to, from, n_bytes, cudaMemcpyDeviceToHost, d->stream),
+               "copy out");
+    cuda_check(d, cudaStreamSynchronize(d->stream), "copy out");
+}
+
+/* What the ops need for themselves. */
+
+struct part { /* one array of the work memory */
+    void **at;
+    size_t n_bytes;
+};
+
+enum { N_PARTS = 15 };
+
+void list_parts(device *d, const device_limits *l, part list[N_PARTS])
+{
+    const size_t word = sizeof(int32_t), act = 2;
+    const size_t tokens = l->step_tokens_max, seqs = l->seqs_max;
+    const size_t partial = (size_t)l->n_heads * (l->head_dim + 2) * sizeof(float);
+    const part all[N_PARTS] = {
+        {(void **)&d->batch.ids, tokens * word},
+        {(void **)&d->batch.positions, tokens * word},
+        {(void **)&d->batch.token_slot, tokens * word},
+        {(void **)&d->batch.block_table, seqs * l->table_stride * word},
+        {(void **)&d->batch.head, l->step_heads_max * sizeof(batch_head)},
+        {(void **)&d->batch.attention.counts, attention_plan_bytes(l)},
+        {(void **)&d->slots.slot, seqs * sizeof(cuda_slot)},
+        {(void **)&d->slots.bias, seqs * l->bias_slot_max * sizeof(sample_bias)},
+        {(void **)&d->slots.seen, seqs * l->vocab * sizeof(uint16_t)},
+        {&d->scratch_norm, tokens * l->in_max * act},
+        {&d->scratch_gate, tokens * 2 * l->ffn * act},
+        {(void **)&d->partials, attention_partials_max(l) * partial},
+        {(void **)&d->merges, attention_merges_max(l) * word},
+        {(void **)&d->sample_out, l->step_heads_max * sizeof(sample_out)},
+        {&d->sample_work, cuda_sample_work_bytes(l)},
+    };
+    memcpy(list, all, sizeof all);
+}
+
+size_t align_up(size_t n)
+{
+    return (n + ALIGN - 1) / ALIGN * ALIGN;
+}
+
+size_t work_bytes(const device *d, const device_limits *l)
+{
+    device none = *d;
+    part list[N_PARTS];
+    size_t n = 0;
+    list_parts(&none, l, list);
+    for (int i = 0; i < N_PARTS; i++)
+        n += align_up(list[i].n_bytes);
+    return n + STAGES * align_up(stage_bytes(l));
+}
+
+bool check_limits(const device_limits *l, status *st)
+{
+    static const int dims[] = {64, 80, 96, 128, 256};
+    for (size_t i = 0; i < sizeof dims / sizeof dims[0]; i++)
+        if (l->head_dim == dims[i])
+            return l->hidden % 8 == 0 && l->in_max % 8 == 0
+                       ? true
+                       : status_fail(st, STATUS_UNSUPPORTED,
+                                     "CUDA: want widths that are multiples of 8, found %d and %d",
+                                     l->hidden, l->in_max);
+    return status_fail(st, STATUS_UNSUPPORTED,
+                       "CUDA: want heads of 64, 80, 96, 128 or 256 values, found %d", l->head_dim);
+}
+
+bool open_flights(device *d, char *stages, status *st)
+{
+    cuda_host *h = d->host;
+    for (int i = 0; i < STAGES; i++) {
+        if (!stage_open(&h->stage[i], &d->limits, stages + i * align_up(stage_bytes(&d->limits)), st))
+            return false;
+        cuda_check(d, cudaHostAlloc((void **)&h->flight[i].out,
+                                    d->limits.step_heads_max * sizeof(sample_out),
+                                    cudaHostAllocDefault),
+                   "take memory for samples");
+        cuda_check(d, cudaEventCreateWithFlags(&h->flight[i].done, cudaEventDisableTiming),
+                   "make an event");
+    }
+    return report(d, st);
+}
+
+bool work_set(device *d, const device_limits *l, void *work, status *st)
+{
+    part list[N_PARTS];
+    char *at = static_cast<char *>(work);
+    if (!check_limits(l, st))
+        return false;
+    d->limits = *l;
+    list_parts(d, l, list);
+    for (int i = 0; i < N_PARTS; i++) {
+        *list[i].at = at;
+        at += align_up(list[i].n_bytes);
+    }
+    attention_plan_view(&d->batch.attention, l, d->batch.attention.counts);
+    return open_flights(d, at, st);
+}
+
+/* Steps. */
+
+void step_begin(device *d, const batch *b)
+{
+    cuda_host *h = d->host;
+    const uint64_t i = h->n_begun++ % STAGES;
+    h->flight[i].n_heads = b->n_heads;
+    if (d->fault == cudaSuccess)
+        stage_send(d, &h->stage[i], h->copies, b);
+}
+
+void step_end(device *d)
+{
+    cuda_flight *f = &d->host->flight[(d->host->n_begun - 1) % STAGES];
+    if (f->n_heads > 0)
+        cuda_check(d, cudaMemcpyAsync(f->out, d->sample_out, f->n_heads * sizeof *f->out,
+                                      cudaMemcpyDeviceToHost, d->stream),
+                   "fetch samples");
+    cuda_check(d, cudaEventRecord(f->done, d->stream), "mark the step's end");
+}
+
+bool step_ready(device *d)
+{
+    cuda_host *h = d->host;
+    return d->fault != cudaSuccess ||
+           cudaEventQuery(h->flight[h->n_waited % STAGES].done) != cudaErrorNotReady;
+}
+
+bool step_wait(device *d, sample_out *out, status *st)
+{
+    cuda_host *h = d->host;
+    cuda_flight *f = &h->flight[h->n_waited++ % STAGES];
+    if (d->fault == cudaSuccess)
+        cuda_check(d, cudaEventSynchronize(f->done), "run a step");
+    if (!report(d, st))
+        return false;
+    memcpy(out, f->out, f->n_heads * sizeof *out);
+    return true;
+}
+
+/* Graphs. */
+
+bool graph_begin(device *d, uint64_t shape)
+{
+    cuda_host *h = d->host;
+    if (shape == 0 || shape >= GRAPHS_MAX || d->batch.n_waves > 1 || d->fault != cudaSuccess)
+        return false;
+    if (h->graph[shape]) {
+        cuda_check(d, cudaGraphLaunch(h->graph[shape], d->stream), "run a graph");
+        return true;
+    }
+    h->recording = shape;
+    cuda_check(d, cudaStreamBeginCapture(d->stream, cudaStreamCaptureModeThreadLocal),
+               "record a graph");
+    return false;
+}
+
+void graph_end(device *d)
+{
+    cuda_host *h = d->host;
+    if (h->recording == 0)
+        return;
+    cudaGraph_t graph = NULL;
+    cuda_check(d, cudaStreamEndCapture(d->stream, &graph), "record a graph");
+    if (d->fault == cudaSuccess)
+        cuda_check(d, cudaGraphInstantiate(&h->graph[h->recording], graph, 0), "make a graph");
+    if (d->fault == cudaSuccess)
+        cuda_check(d, cudaGraphLaunch(h->graph[h->recording], d->stream), "run a graph");
+    if (graph)
+        cudaGraphDestroy(graph);
+    h->recording = 0;
+}
+
+bool probe(status *why)
+{
+    int n = 0;
+    const cudaError_t e = cudaGetDeviceCount(&n);
+    return (e == cudaSuccess && n > 0) ||
+           status_fail(why, STATUS_UNSUPPORTED, "no CUDA device: %s",
+                       e == cudaSuccess ? "none is there" : cudaGetErrorString(e));
+}
+
+const ops table = {
+    .name = "cuda",
+    .host_memory = false,
+    .act_dtype = act_dtype,
+    .mem_free = mem_free,
+    .mem_take = mem_take,
+    .copy_in = copy_in,
+    .copy_out = copy_out,
+    .weight_bytes = cuda_weight_bytes,
+    .weight_put = cuda_weight_put,
+    .weights_done = cuda_weights_done,
+    .work_bytes = work_bytes,
+    .work_set = work_set,
+    .step_begin = step_begin,
+    .graph_begin = graph_begin,
+    .graph_end = graph_end,
+    .embed = cuda_embed,
+    .norm = cuda_norm,
+    .matmul = cuda_matmul,
+    .rope_kv = cuda_rope_kv,
+    .attention = cuda_attention,
+    .head = cuda_head,
+    .sample = cuda_sample,
+    .step_end = step_end,
+    .step_ready = step_ready,
+    .step_wait = step_wait,
+    .close = close_device,
+};
+
+} // namespace
+
+/* What backend_find looks for in the module. */
+extern "C" __attribute__((visibility("default"))) const backend inferd_backend = {
+    .abi = OPS_ABI,
+    .ops = &table,
+    .probe = probe,
+    .open = open_device,
+    .variant = variant,
+};

@@ -1,0 +1,40 @@
+/* stage.h - the inputs of one step on their way to the device.
+ *
+ * The host packs a step's arrays one behind the other into pinned memory; one copy on a stream
+ * of its own brings them over while the step before still runs; one kernel then spreads them
+ * to the fixed addresses that recorded graphs read.  There are STAGES of them, so that a stage is
+ * free again before it is needed: DEVICE_DEPTH steps run ahead, one is being packed.
+ *
+ * Thread: the device's. */
+#ifndef KERNELS_CUDA_STAGE_H
+#define KERNELS_CUDA_STAGE_H
+
+#include "kernels/cuda/cuda_int.h"
+
+enum { STAGES = DEVICE_DEPTH + 1, STAGE_SEGMENTS_MAX = 8, STAGE_ALIGN = 16 };
+
+struct stage {
+    char *host;         /* pinned, `n_bytes` */
+    char *device;       /* as many */
+    size_t n_bytes, n_used;
+    cudaEvent_t copied; /* the device has it */
+};
+
+struct stage_segment { /* `n` 4-byte words from the stage to where the ops read them */
+    const void *from;
+    void *to;
+    int32_t n;
+};
+
+/* The largest step's bytes. */
+size_t stage_bytes(const struct device_limits *l);
+/* `device`: stage_bytes of device memory. */
+bool stage_open(struct stage *s, const struct device_limits *l, void *device,
+                struct status *st) MUST_CHECK;
+void stage_close(struct stage *s);
+
+/* Pack `b` and send it; then, in the order of d->stream, everything of the batch is in place:
+ * slots set, blocks in the tables, ids resolved, work lists made. */
+void stage_send(struct device *d, struct stage *s, cudaStream_t copies, const struct batch *b);
+
+#endif
