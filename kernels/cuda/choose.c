@@ -44,10 +44,11 @@ static void cut_shared(struct matmul_choice *c, const struct matmul_shape *s)
 
 void matmul_choose(struct matmul_choice *c, const struct matmul_shape *s)
 {
-    *c = (struct matmul_choice){.variant = MATMUL_LT};
-    if (s->rows > SKINNY_ROWS_MAX || s->cc < 90)
+    *c = (struct matmul_choice){.variant = s->cc != 90                 ? MATMUL_TILES
+                                           : s->rows > SKINNY_ROWS_MAX ? MATMUL_WIDE
+                                                                       : MATMUL_SKINNY};
+    if (c->variant != MATMUL_SKINNY)
         return;
-    c->variant = MATMUL_SKINNY;
     c->rows_tile = rows_tile(s->rows);
     c->resident = c->rows_tile == 8 && resident_bytes(s) <= SKINNY_RESIDENT_MAX;
     c->fuse_norm = s->has_norm && c->resident && s->rows <= SKINNY_NORM_ROWS_MAX;

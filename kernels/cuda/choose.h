@@ -32,10 +32,14 @@ enum {
     SKINNY_RESIDENT_MAX = 32 * 1024, /* x stays whole in shared memory up to here */
 };
 
-enum matmul_variant { MATMUL_SKINNY, MATMUL_LT };
+enum matmul_variant {
+    MATMUL_SKINNY, /* matmul_skinny.cu */
+    MATMUL_WIDE,   /* matmul_sm90.cu, for results it can write; else as: */
+    MATMUL_TILES,  /* matmul_tiles.cu */
+};
 
 struct matmul_shape {
-    int rows, in, n; /* n: of y; the weight has twice as many rows when gated */
+    int rows, in, n; /* n: columns of y */
     bool has_norm, gated;
     int sm_count, cc;
 };

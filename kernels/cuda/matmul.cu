@@ -1,11 +1,14 @@
 /* matmul.cu - the product op: which weights run as one, the norm before, the kernel by shape.
  *
- * Weights that lie together in memory and whose results do, too (q, k and v; gate and up), are one
- * product.  A norm runs once, in front, unless the kernel makes it in passing. */
+ * Weights that lie together in memory and whose results do, too (q, k and v), are one product, as
+ * are gate and up.  A norm runs once, in front, unless the kernel makes it in passing. */
 #include "kernels/cuda/matmul_int.h"
+#include "kernels/cuda/matmul_sm90.h"
 
 namespace
 {
+
+typedef struct matmul_args::matmul_out matmul_out; /* C++ nests it, C does not */
 
 struct matmul_shape shape_of(const struct device *d, const struct product *p)
 {
@@ -14,7 +17,7 @@ struct matmul_shape shape_of(const struct device *d, const struct product *p)
     s.in = p->in;
     s.n = p->n;
     s.has_norm = p->norm != nullptr;
-    s.gated = p->gated;
+    s.gated = p->w_up != nullptr;
     s.sm_count = d->sm_count;
     s.cc = d->cc;
     return s;
@@ -48,16 +51,12 @@ bool follows_too(const void *a, size_t n_bytes, const void *b)
     return a && b ? follows(a, n_bytes, b) : !a && !b;
 }
 
-bool weight_follows(const struct product *p, const struct product *next)
-{
-    return p->in == next->in && follows(p->w, (size_t)p->n * (size_t)p->in * 2, next->w);
-}
-
 bool runs_as_one(const struct product *p, const struct product *next)
 {
     size_t n = (size_t)p->n;
-    return weight_follows(p, next) && p->y_stride == next->y_stride &&
-           follows(p->y, n * 2, next->y) && follows_too(p->add, n * 2, next->add) &&
+    return p->in == next->in && follows(p->w, n * (size_t)p->in * 2, next->w) &&
+           p->y_stride == next->y_stride && follows(p->y, n * 2, next->y) &&
+           follows_too(p->add, n * 2, next->add) &&
            follows_too(p->bias, n * sizeof(float), next->bias);
 }
 
@@ -76,37 +75,40 @@ void run_outs(struct device *d, const struct matmul_args *a, const struct norm *
     }
 }
 
-struct product gated_of(const struct matmul_args *a, const struct norm *norm)
-{
-    struct product p = product_of(a, &a->out[0]);
-    p.gated = true;
-    p.act = a->act;
-    p.norm = norm;
-    p.bias_up = a->out[1].bias;
-    return p;
-}
-
-/* Gate and up that do not lie together: two products side by side in scratch. */
-void run_gate_apart(struct device *d, const struct matmul_args *a, const struct norm *norm)
-{
-    struct product gated = gated_of(a, norm);
-    for (int i = 0; i < 2; i++) {
-        struct product p = product_of(a, &a->out[i]);
-        p.norm = norm;
-        p.y = (uint16_t *)d->scratch_gate + i * p.n;
-        p.y_stride = 2 * p.n;
-        matmul_product(d, &p);
-    }
-    matmul_gate(d, &gated, d->scratch_gate);
-}
-
 void run_gated(struct device *d, const struct matmul_args *a, const struct norm *norm)
 {
-    struct product up = product_of(a, &a->out[1]), p = gated_of(a, norm);
-    if (weight_follows(&p, &up))
-        matmul_product(d, &p);
-    else
-        run_gate_apart(d, a, norm);
+    struct product p = product_of(a, &a->out[0]);
+    p.w_up = a->out[1].w->data;
+    p.bias_up = a->out[1].bias;
+    p.act = a->act;
+    p.norm = norm;
+    matmul_product(d, &p);
+}
+
+/* What the copy engine writes is aligned, and f32 is for logits. */
+bool fits_sm90(const struct product *p)
+{
+    return p->y_f32 ? !p->add && p->act == ACT_NONE
+                    : p->y_stride % 8 == 0 && (uintptr_t)p->y % 16 == 0;
+}
+
+void run_sm90(struct device *d, const struct product *p)
+{
+    struct wide_matmul m = {};
+    m.x = p->x;
+    m.rows = p->rows;
+    m.in = p->in;
+    m.n = p->n;
+    m.w[0] = p->w;
+    m.w[1] = p->w_up;
+    m.bias[0] = p->bias;
+    m.bias[1] = p->bias_up;
+    m.act = p->act;
+    m.y = p->y;
+    m.y_stride = p->y_stride;
+    m.y_f32 = p->y_f32;
+    m.add = p->add;
+    matmul_sm90(d, &m);
 }
 
 } // namespace
@@ -128,8 +130,10 @@ void matmul_product(struct device *d, const struct product *p)
     matmul_choose(&c, &s);
     if (c.variant == MATMUL_SKINNY)
         matmul_skinny(d, p, &c);
+    else if (c.variant == MATMUL_WIDE && fits_sm90(p))
+        run_sm90(d, p);
     else
-        matmul_lt(d, p);
+        matmul_tiles(d, p);
 }
 
 void cuda_matmul(struct device *d, const struct matmul_args *args)

@@ -35,7 +35,11 @@ struct skinny_args {
     const float *norm_w, *norm_b;
     float norm_eps;
     int n_units, warps, stages, chunks, stage_bytes, x_bytes;
-    bool pairs; /* y and add may be met two values at a time */
+    bool aligned; /* y may be written two values at a time */
+};
+
+struct skinny_maps {
+    CUtensorMap w[2], x; /* w[1]: up */
 };
 
 /* What a thread knows of its block's share. */
@@ -150,14 +154,8 @@ __device__ void x_norm(uint8_t *x, const skinny_args &a, float (*warp_sum)[NORM_
 
 /* ---- the feeding warp ---- */
 
-/* Weight row where tile `tile` of a unit begins. */
-template <int TILES> __device__ int tile_row(const skinny_args &a, int unit, int tile)
-{
-    return a.p.gated ? 8 * unit + tile * a.p.n : 8 * (TILES * unit + tile);
-}
-
 template <int ROWS, int TILES, bool RESIDENT> struct feeder {
-    const CUtensorMap *w_map, *x_map;
+    const skinny_maps &maps;
     const skinny_args &a;
     const share &s;
     uint64_t once;
@@ -175,9 +173,12 @@ template <int ROWS, int TILES, bool RESIDENT> struct feeder {
             mbarrier_arrive_expect(
                 bar, (uint32_t)(tiles * SKINNY_TILE_BYTES + (RESIDENT ? 0 : ROWS * ROW_BYTES)));
         __syncwarp();
+        unit += lane / TILES;
+        int tile = lane % TILES;
         if (lane < tiles)
-            tensor_load_2d(to + lane * SKINNY_TILE_BYTES, w_map, chunk * SKINNY_CHUNK,
-                           tile_row<TILES>(a, unit + lane / TILES, lane % TILES), bar, once);
+            tensor_load_2d(to + lane * SKINNY_TILE_BYTES, a.p.w_up ? &maps.w[tile] : &maps.w[0],
+                           chunk * SKINNY_CHUNK, 8 * (a.p.w_up ? unit : TILES * unit + tile), bar,
+                           once);
     }
 
     /* The chunk of x lies behind the tiles. */
@@ -186,7 +187,7 @@ template <int ROWS, int TILES, bool RESIDENT> struct feeder {
         uint32_t to =
             s.ring + (uint32_t)(at.stage * a.stage_bytes + a.warps * TILES * SKINNY_TILE_BYTES);
         if (!RESIDENT && lane == 0)
-            tensor_load_2d(to, x_map, step % a.chunks * SKINNY_CHUNK, 0, s.full + 8 * at.stage,
+            tensor_load_2d(to, &maps.x, step % a.chunks * SKINNY_CHUNK, 0, s.full + 8 * at.stage,
                            policy_evict_last());
     }
 
@@ -269,54 +270,6 @@ __device__ void fragments_mma(float sum[TILES][fragments<ROWS, TILES>::GROUPS][4
             }
 }
 
-/* Two neighbours of a row of y, columns col and col + 1, if y has the second. */
-template <class T>
-__device__ void store_two(const skinny_args &a, size_t at, bool two, float v0, float v1)
-{
-    bool pair = a.pairs && two;
-    if (a.p.y_f32) {
-        float *y = (float *)a.p.y + at;
-        if (pair) {
-            *(float2 *)y = make_float2(v0, v1);
-            return;
-        }
-        y[0] = v0;
-        if (two)
-            y[1] = v1;
-        return;
-    }
-    alignas(4) T v[2];
-    act_store(&v[0], v0);
-    act_store(&v[1], v1);
-    T *y = (T *)a.p.y + at;
-    if (pair) {
-        *(uint32_t *)y = *(const uint32_t *)v;
-        return;
-    }
-    y[0] = v[0];
-    if (two)
-        y[1] = v[1];
-}
-
-/* The two values that a lane holds of one row and one tile; gated: of a gate's and its up's tile.
- */
-template <class T>
-__device__ void finish_two(const skinny_args &a, int row, int col, const float *sum,
-                           const float *up)
-{
-    if (row >= a.p.rows || col >= a.p.n)
-        return;
-    size_t at = (size_t)row * a.p.y_stride + col;
-    bool two = col + 1 < a.p.n;
-    float v[2] = {};
-#pragma unroll
-    for (int i = 0; i < 2; i++)
-        if (i == 0 || two)
-            v[i] = up ? epilogue_gated<T>(a.p, sum[i], up[i], col + i)
-                      : epilogue_value<T>(a.p, sum[i], at + i, col + i);
-    store_two<T>(a, at, two, v[0], v[1]);
-}
-
 template <class T, int ROWS, int TILES>
 __device__ void sums_store(const skinny_args &a, int unit, int lane,
                            float sum[TILES][fragments<ROWS, TILES>::GROUPS][4])
@@ -327,15 +280,15 @@ __device__ void sums_store(const skinny_args &a, int unit, int lane,
 #pragma unroll
         for (int half = 0; half < (ROWS == 8 ? 1 : 2); half++) {
             int row = 16 * group + 8 * half + lane / 4;
-            if (TILES == 2 && a.p.gated) {
-                finish_two<T>(a, row, 8 * unit + col, sum[0][group] + 2 * half,
-                              sum[TILES - 1][group] + 2 * half);
+            if (TILES == 2 && a.p.w_up) {
+                epilogue_two<T>(a.p, row, 8 * unit + col, sum[0][group] + 2 * half,
+                                sum[TILES - 1][group] + 2 * half, a.aligned);
                 continue;
             }
 #pragma unroll
             for (int tile = 0; tile < TILES; tile++)
-                finish_two<T>(a, row, 8 * (TILES * unit + tile) + col, sum[tile][group] + 2 * half,
-                              nullptr);
+                epilogue_two<T>(a.p, row, 8 * (TILES * unit + tile) + col,
+                                sum[tile][group] + 2 * half, nullptr, a.aligned);
         }
 }
 
@@ -388,8 +341,7 @@ template <> struct pair_of<__half> {
 /* grid: blocks of equal shares of units; block: THREADS, of which warps [0, a.warps) own units. */
 template <class T, int ROWS, int TILES, bool RESIDENT>
 __global__ void __launch_bounds__(THREADS, 2)
-    skinny_kernel(const __grid_constant__ CUtensorMap w_map,
-                  const __grid_constant__ CUtensorMap x_map, const __grid_constant__ skinny_args a)
+    skinny_kernel(const __grid_constant__ skinny_maps maps, const __grid_constant__ skinny_args a)
 {
     extern __shared__ uint8_t shared[];
     uint8_t *base = (uint8_t *)(((uintptr_t)shared + 1023) & ~(uintptr_t)1023);
@@ -397,7 +349,7 @@ __global__ void __launch_bounds__(THREADS, 2)
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     depend_launch();
     if (threadIdx.x == WORKERS) {
-        tensor_map_prefetch(&w_map);
+        tensor_map_prefetch(&maps.w[0]);
         for (int stage = 0; stage < a.stages; stage++) {
             mbarrier_init(s.full + 8 * stage, 1);
             mbarrier_init(s.empty + 8 * stage, (uint32_t)a.warps);
@@ -406,7 +358,7 @@ __global__ void __launch_bounds__(THREADS, 2)
     }
     __syncthreads();
     if (warp == SKINNY_WARPS_MAX) {
-        feeder<ROWS, TILES, RESIDENT>{&w_map, &x_map, a, s, policy_evict_first(), lane}.run();
+        feeder<ROWS, TILES, RESIDENT>{maps, a, s, policy_evict_first(), lane}.run();
         return;
     }
     depend_wait();
@@ -421,23 +373,44 @@ __global__ void __launch_bounds__(THREADS, 2)
         work<T, ROWS, TILES, RESIDENT>(a, s, warp, lane);
 }
 
-typedef void skinny_function(const CUtensorMap, const CUtensorMap, const skinny_args);
+typedef void skinny_function(const skinny_maps, const skinny_args);
 
-template <class T> skinny_function *variant(const struct matmul_choice *c)
-{
-    bool two = c->unit_tiles == 2;
-    switch (c->rows_tile) {
-    case 8:
-        if (c->resident)
-            return two ? skinny_kernel<T, 8, 2, true> : skinny_kernel<T, 8, 1, true>;
-        return two ? skinny_kernel<T, 8, 2, false> : skinny_kernel<T, 8, 1, false>;
-    case 16:
-        return two ? skinny_kernel<T, 16, 2, false> : skinny_kernel<T, 16, 1, false>;
-    case 32:
-        return two ? skinny_kernel<T, 32, 2, false> : skinny_kernel<T, 32, 1, false>;
-    default:
-        return skinny_kernel<T, 64, 2, false>;
+struct variant {
+    int rows_tile, unit_tiles;
+    bool resident;
+    skinny_function *kernel[2]; /* bf16, f16 */
+};
+
+#define VARIANT(ROWS, TILES, RESIDENT)                                                             \
+    {                                                                                              \
+        ROWS, TILES, RESIDENT,                                                                     \
+        {                                                                                          \
+            skinny_kernel<__nv_bfloat16, ROWS, TILES, RESIDENT>,                                   \
+                skinny_kernel<__half, ROWS, TILES, RESIDENT>                                       \
+        }                                                                                          \
     }
+const variant variants[] = {
+    VARIANT(8, 1, true),   VARIANT(8, 2, true),   VARIANT(8, 1, false),
+    VARIANT(8, 2, false),  VARIANT(16, 1, false), VARIANT(16, 2, false),
+    VARIANT(32, 1, false), VARIANT(32, 2, false), VARIANT(64, 2, false),
+};
+enum { N_VARIANTS = sizeof variants / sizeof variants[0] };
+
+skinny_function *kernel_of(struct device *d, const struct matmul_choice *c)
+{
+    static bool ready[N_VARIANTS][2]; /* one device thread; the attribute is of the function */
+    int f16 = d->act == DT_F16, i = 0;
+    while (variants[i].rows_tile != c->rows_tile || variants[i].unit_tiles != c->unit_tiles ||
+           variants[i].resident != c->resident)
+        i++;
+    skinny_function *kernel = variants[i].kernel[f16];
+    if (!ready[i][f16])
+        cuda_check(d,
+                   cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                        SKINNY_SHARED_MAX),
+                   "shared memory of the skinny product");
+    ready[i][f16] = true;
+    return kernel;
 }
 
 skinny_args args_of(const struct product *p, const struct matmul_choice *c)
@@ -456,8 +429,19 @@ skinny_args args_of(const struct product *p, const struct matmul_choice *c)
     a.chunks = (p->in + SKINNY_CHUNK - 1) / SKINNY_CHUNK;
     a.stage_bytes = (int)c->stage_bytes;
     a.x_bytes = (int)c->x_bytes;
-    a.pairs = p->y_stride % 2 == 0 && (uintptr_t)p->y % (p->y_f32 ? 8 : 4) == 0;
+    a.aligned = epilogue_aligned(p);
     return a;
+}
+
+skinny_maps maps_of(struct device *d, const struct product *p, const struct matmul_choice *c)
+{
+    skinny_maps m = {};
+    tensor_map_2d(d, &m.w[0], p->w, p->in, p->n, p->in, SKINNY_CHUNK, 8);
+    if (p->w_up)
+        tensor_map_2d(d, &m.w[1], p->w_up, p->in, p->n, p->in, SKINNY_CHUNK, 8);
+    if (!c->resident)
+        tensor_map_2d(d, &m.x, p->x, p->in, p->rows, p->in, SKINNY_CHUNK, c->rows_tile);
+    return m;
 }
 
 } // namespace
@@ -466,19 +450,6 @@ skinny_args args_of(const struct product *p, const struct matmul_choice *c)
 
 void matmul_skinny(struct device *d, const struct product *p, const struct matmul_choice *c)
 {
-    CUtensorMap w_map, x_map = {};
-    int w_rows = p->gated ? 2 * p->n : p->n;
-    cuda_check(d, tensor_map_2d(&w_map, d->act, p->w, w_rows, p->in, 8, SKINNY_CHUNK),
-               "tensor map of w");
-    if (!c->resident)
-        cuda_check(d,
-                   tensor_map_2d(&x_map, d->act, p->x, p->rows, p->in, c->rows_tile, SKINNY_CHUNK),
-                   "tensor map of x");
-    skinny_function *kernel = d->act == DT_F16 ? variant<__half>(c) : variant<__nv_bfloat16>(c);
-    cuda_check(d,
-               cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                    SKINNY_SHARED_MAX),
-               "skinny product's shared memory");
     cudaLaunchAttribute early = {};
     early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     early.val.programmaticStreamSerializationAllowed = 1;
@@ -489,6 +460,6 @@ void matmul_skinny(struct device *d, const struct product *p, const struct matmu
     config.stream = d->stream;
     config.attrs = &early;
     config.numAttrs = 1;
-    cuda_check(d, cudaLaunchKernelEx(&config, kernel, w_map, x_map, args_of(p, c)),
-               "skinny product");
+    cuda_check(d, cudaLaunchKernelEx(&config, kernel_of(d, c), maps_of(d, p, c), args_of(p, c)),
+               "run the skinny product");
 }
