@@ -5,8 +5,7 @@
 #include "kernels/cuda/matmul_int.h"
 #include "kernels/cuda/norm_row.cuh"
 
-namespace
-{
+namespace {
 
 struct gather_args {
     uint4 *y;                      /* [n, width] */

@@ -5,8 +5,7 @@
 #include "kernels/cuda/matmul_int.h"
 #include "kernels/cuda/matmul_sm90.h"
 
-namespace
-{
+namespace {
 
 typedef struct matmul_args::matmul_out matmul_out; /* C++ nests it, C does not */
 

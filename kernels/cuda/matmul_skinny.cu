@@ -15,8 +15,7 @@
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/tensor_map.h"
 
-namespace
-{
+namespace {
 
 enum {
     THREADS = (SKINNY_WARPS_MAX + 1) * 32,

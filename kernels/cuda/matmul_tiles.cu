@@ -5,8 +5,7 @@
 #include "kernels/cuda/matmul_epilogue.cuh"
 #include "kernels/cuda/ptx.cuh"
 
-namespace
-{
+namespace {
 
 enum {
     TILE = 64, /* rows of x, and of w */

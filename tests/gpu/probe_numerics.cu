@@ -33,8 +33,7 @@
         }                                                                                          \
     } while (0)
 
-namespace
-{
+namespace {
 
 enum { M_MAX = 8192, N = 4096, K_MAX = 14336, RESULTS = 8, WORK_BYTES = 64 << 20 };
 FILE *details;
