@@ -341,6 +341,7 @@ struct work { /* the worker's side */
     size_t rings_bytes;
     struct step_limits limits;
     int n_flying; /* steps submitted and unanswered */
+    uint64_t n_answered;
 };
 
 static void on_progress(void *ctx, uint64_t n_done, uint64_t n_total)
@@ -420,8 +421,9 @@ static bool work_answer(struct work *w, struct status *st)
     if (!result)
         return status_fail(st, STATUS_CORRUPT, "more steps than the front may submit");
     if (!w->backend->result(w->runner, result, st))
-        return status_wrap(st, "step");
+        return status_wrap(st, "step %llu", (unsigned long long)w->n_answered + 1);
     w->n_flying--;
+    w->n_answered++;
     ring_put_end(w->results);
     event_wake(w->fds->result);
     return true;

@@ -15,7 +15,7 @@ enum {
     STEP_TOKENS_MAX = 65536,
     BLOCK_TOKENS_DEFAULT = 16,
     BLOCK_TOKENS_MAX = 256,
-    KV_SHARE = 4, /* by default the cache takes at most 1 / KV_SHARE of the host's memory */
+    KV_SHARE = 4,        /* by default the cache takes at most 1 / KV_SHARE of the host's memory */
     MEM_ALIGN = 2 << 20, /* a device may round what it gives */
     HISTORY_MAX = 1 << 20,         /* tokens that prefix hits bring in one step, over all slots */
     BIAS_MAX = 64 * STEP_BIAS_MAX, /* bias entries one step brings */
@@ -92,9 +92,7 @@ static bool choose_kv_dtype(struct plan *p, const struct engine_options *o, enum
                             struct status *st)
 {
     if (!o->kv_dtype || is_word(o->kv_dtype, "auto"))
-        p->kv_dtype = act != DT_F32                     ? act
-                      : p->precision == PRECISION_EXACT ? DT_F32
-                                                        : DT_F16;
+        p->kv_dtype = act != DT_F32 ? act : p->precision == PRECISION_EXACT ? DT_F32 : DT_F16;
     else if (is_word(o->kv_dtype, "f32"))
         p->kv_dtype = DT_F32;
     else if (is_word(o->kv_dtype, "f16"))
@@ -132,7 +130,8 @@ static bool read_options(struct plan *p, const struct model_file *f, const struc
     if (!plan_device_options(f, o, &device, st))
         return false;
     p->precision = device.precision;
-    if (!choose_kv_dtype(p, o, ops->act_dtype(dev), st) || !check_range("max-seqs", o->seqs_max, SEQS_MAX, st) ||
+    if (!choose_kv_dtype(p, o, ops->act_dtype(dev), st) ||
+        !check_range("max-seqs", o->seqs_max, SEQS_MAX, st) ||
         !check_range("max-step-tokens", o->step_tokens_max, STEP_TOKENS_MAX, st) ||
         !check_range("block-tokens", o->block_tokens, BLOCK_TOKENS_MAX, st) ||
         !check_range("max-context", o->context_max, f->cfg.context, st) ||
@@ -244,7 +243,8 @@ static void plan_device_limits(struct plan *p, const struct model_file *f)
         .step_heads_max = l->step_tokens_max + l->seqs_max,
         .context_max = l->context_max,
         .block_tokens = l->block_tokens,
-        .table_stride = (int32_t)(((int64_t)l->context_max + l->block_tokens - 1) / l->block_tokens),
+        .table_stride =
+            (int32_t)(((int64_t)l->context_max + l->block_tokens - 1) / l->block_tokens),
         .history_max = l->history_max,
         .bias_max = l->bias_max,
         .bias_slot_max = STEP_BIAS_MAX,

@@ -40,7 +40,7 @@ struct runner {
     struct flight flight[ENGINE_DEPTH]; /* step n is in n % ENGINE_DEPTH */
     uint64_t n_submitted, n_answered;
     struct sample_out *out; /* [slots_heads_max] of the step being answered, by rows */
-    uint64_t answered_ns; /* the last result's end */
+    uint64_t answered_ns;   /* the last result's end */
 };
 
 _Static_assert((int)ENGINE_DEPTH <= (int)DEVICE_DEPTH, "a device runs as far ahead as steps come");
@@ -220,7 +220,8 @@ static void note_flight(struct flight *f, const struct step *step)
 static bool only_decodes(const struct step *step, const struct batch *b, int32_t heads_max)
 {
     const struct step_row *row = step_rows(step);
-    if (b->n_tokens == 0 || b->n_tokens > heads_max || b->n_tokens != b->n_seqs || b->n_heads != b->n_seqs)
+    if (b->n_tokens == 0 || b->n_tokens > heads_max || b->n_tokens != b->n_seqs ||
+        b->n_heads != b->n_seqs)
         return false;
     for (int32_t i = 0; i < step->n_rows; i++) {
         const bool generated =
@@ -277,7 +278,8 @@ bool runner_ready(struct runner *r)
 
 /* Adds n outs to the result, and says whether any is a NaN.  A row with a NaN fails alone: its
  * slot goes on from token 0 until the scheduler ends it. */
-static bool put_outs(struct sample_out *to, const struct sample_out *from, int32_t n, int32_t *status)
+static bool put_outs(struct sample_out *to, const struct sample_out *from, int32_t n,
+                     int32_t *status)
 {
     if (!to)
         return false;

@@ -134,8 +134,7 @@ static void add_blocks(struct slots *s, const struct step *step, const struct st
     for (int32_t i = 0; i < row->n_blocks; i++) {
         const int32_t block = step_blocks(step)[row->first_block + i], at = slot->n_blocks++;
         table[at] = block;
-        s->block[b->n_blocks++] =
-            (struct batch_block){.slot = row->slot, .at = at, .block = block};
+        s->block[b->n_blocks++] = (struct batch_block){.slot = row->slot, .at = at, .block = block};
     }
 }
 

@@ -43,7 +43,8 @@ struct device {
 
     struct batch batch; /* in hand; its arrays are the device's own, but `set` and `block` */
 
-    struct cpu_flight { /* what steps found that were not waited for; step n is in n % DEVICE_DEPTH */
+    struct cpu_flight { /* what steps found that were not waited for; step n is in n % DEVICE_DEPTH
+                         */
         struct sample_out *out; /* [step_heads_max] */
         int n_heads;
     } flight[DEVICE_DEPTH];
@@ -84,8 +85,8 @@ void cpu_linear(struct device *d, const struct matmul_args *a);
 size_t cpu_matmul_scratch_bytes(const struct device *d, int rows_max, int in_max);
 void cpu_matmul(struct device *d, const struct matmul_args *a); /* without norm and act */
 
-struct act_args { /* y = act(gate) * up, or act(gate) when up is NULL */
-    float *y;     /* [rows, width] rows y_stride apart; may be gate */
+struct act_args {      /* y = act(gate) * up, or act(gate) when up is NULL */
+    float *y;          /* [rows, width] rows y_stride apart; may be gate */
     const float *gate; /* as y */
     const float *up;   /* [rows, width] */
     int rows, width, y_stride;
@@ -95,8 +96,8 @@ void cpu_act(struct device *d, const struct act_args *a);
 
 struct sample_row { /* one row of logits to sample */
     const struct sample_params *params;
-    const int32_t *history;      /* [n_history] prompt and answer so far */
-    int32_t n_history, n_prompt; /* the first n_prompt of history are the prompt */
+    const int32_t *history;         /* [n_history] prompt and answer so far */
+    int32_t n_history, n_prompt;    /* the first n_prompt of history are the prompt */
     const struct sample_bias *bias; /* [n_bias] */
     int32_t n_bias;
     int32_t forced; /* -1 = sample; else score this id (log-probability of a given token) */

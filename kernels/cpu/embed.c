@@ -18,14 +18,14 @@ static void embed_part(void *ctx, int part, int thread)
     const struct embed_args *a = e->args;
     const struct tensor *table = a->table;
     (void)thread;
-    for (int t = part * EMBED_PART_ROWS; t < (part + 1) * EMBED_PART_ROWS && t < e->batch->n_tokens; t++) {
+    for (int t = part * EMBED_PART_ROWS; t < (part + 1) * EMBED_PART_ROWS && t < e->batch->n_tokens;
+         t++) {
         float *out = (float *)a->out + t * table->cols;
         const int32_t id = e->batch->token_ids[t];
         if (table->layout == LAYOUT_PACKED)
             pack_row_read(table, e->lanes, id, out);
         else
-            dequantize_row(table->dtype,
-                           (const char *)table->data + (size_t)id * e->row_bytes, out,
+            dequantize_row(table->dtype, (const char *)table->data + (size_t)id * e->row_bytes, out,
                            table->cols);
         if (a->scale != 1)
             for (int64_t i = 0; i < table->cols; i++)

@@ -8,13 +8,13 @@ void cpu_head(struct device *d, const struct head_args *a)
     const size_t width = (size_t)a->w->cols;
     const float *x = a->x;
     for (int i = 0; i < a->n; i++) /* one row a sequence: too little to share */
-        memcpy(d->normed + (size_t)i * width,
-               x + (size_t)d->batch.head[a->first + i].row * width, width * sizeof *x);
-    cpu_norm(d, &(struct norm_args){.y = d->normed,
-                                    .x = d->normed,
-                                    .rows = a->n,
-                                    .width = (int)width,
-                                    .norm = *a->norm});
-    cpu_matmul(d, &(struct matmul_args){
-                      .x = d->normed, .rows = a->n, .n_outs = 1, .out = {{.y = a->logits, .w = a->w}}});
+        memcpy(d->normed + (size_t)i * width, x + (size_t)d->batch.head[a->first + i].row * width,
+               width * sizeof *x);
+    cpu_norm(
+        d,
+        &(struct norm_args){
+            .y = d->normed, .x = d->normed, .rows = a->n, .width = (int)width, .norm = *a->norm});
+    cpu_matmul(
+        d, &(struct matmul_args){
+               .x = d->normed, .rows = a->n, .n_outs = 1, .out = {{.y = a->logits, .w = a->w}}});
 }

@@ -82,7 +82,9 @@ static void multiply_part(void *ctx, int part, int thread)
     part -= slice->first_part;
     int first_row = part % m->n_row_parts * m->rows_per_part;
     int tile = part / m->n_row_parts * slice->tiles_per_part, end = tile + slice->tiles_per_part;
-    struct matmul_tile t = {.dtype = out->w->dtype, .cols = m->cols, .y_stride = out->y_stride ? out->y_stride : out->w->rows};
+    struct matmul_tile t = {.dtype = out->w->dtype,
+                            .cols = m->cols,
+                            .y_stride = out->y_stride ? out->y_stride : out->w->rows};
     t.n_rows = m->args->rows - first_row;
     if (t.n_rows > m->rows_per_part)
         t.n_rows = m->rows_per_part;

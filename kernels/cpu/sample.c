@@ -521,8 +521,9 @@ void cpu_sample(struct device *d, const struct sample_args *a)
         for (int i = 0; i < n; i++)
             row[i] = row_of(d, &head[i]);
         float *logits = a->logits + (size_t)done * (size_t)a->vocab;
-        cpu_sample_rows(d, &(struct sample_rows){
-                               .logits = logits, .n = n, .vocab = a->vocab, .row = row, .out = out});
+        cpu_sample_rows(d,
+                        &(struct sample_rows){
+                            .logits = logits, .n = n, .vocab = a->vocab, .row = row, .out = out});
         for (int i = 0; i < n; i++)
             if (head[i].forced < 0)
                 d->slot[head[i].slot].sampled = out[i].id;

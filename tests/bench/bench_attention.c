@@ -6,7 +6,7 @@
  * Each line is the shortest of some repeats by processor time of all threads, divided by their
  * number: on a machine that does other work too, the clock on the wall tells more of that work.
  * GFLOP/s counts the causal half alone; GB/s counts each byte of K and V once. */
-#include "kernels/ops.h"
+#include "kernels/cpu/cpu_int.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -24,17 +24,19 @@ enum {
     HIDDEN = 576,
     FFN = 1536,
     VOCAB = 49152,
-    ROWS_MAX = 2048
+    ROWS_MAX = 2048,
+    STRIDE = (HEADS + 2 * KV_HEADS) * HEAD_DIM /* of q, k and v together */
 };
 
 struct bench {
     struct device *d;
     int n_threads;
     struct kv_cache kv;
-    float *q, *k, *v, *out, *wide[2], *logits;
+    float *q, *qkv, *out, *wide[2], *logits;
     int32_t table[SEQS_MAX][CONTEXT_MAX / BLOCK + 1];
     int32_t seq_start[SEQS_MAX + 1], kv_len[SEQS_MAX], token_seq[ROWS_MAX], positions[ROWS_MAX];
-    struct batch batch;
+    int32_t ids[ROWS_MAX], slot[SEQS_MAX];
+
     float inv_freq[HEAD_DIM / 2];
     struct sample_params params;
 };
@@ -49,7 +51,7 @@ static double now_s(clockid_t clock)
 static void *take(struct device *d, size_t n_bytes)
 {
     struct status st = {0};
-    void *p = cpu_ops()->mem_take(d, n_bytes, &st);
+    void *p = cpu_backend.ops->mem_take(d, n_bytes, &st);
     if (!p) {
         fprintf(stderr, "bench_attention: %s\n", st.msg);
         exit(1);
@@ -71,7 +73,7 @@ static float *take_floats(struct device *d, size_t n)
 static void open_bench(struct bench *b, int n_threads, const char *isa)
 {
     struct status st = {0};
-    b->d = cpu_open(&(struct device_options){.n_threads = n_threads, .isa_max = isa}, &st);
+    b->d = cpu_backend.open(&(struct device_options){.n_threads = n_threads, .isa_max = isa}, &st);
     if (!b->d) {
         fprintf(stderr, "bench_attention: %s\n", st.msg);
         exit(1);
@@ -93,16 +95,25 @@ static void open_bench(struct bench *b, int n_threads, const char *isa)
             b->table[s][i] = (int32_t)((s * per_seq + i) * 7 % b->kv.n_blocks);
     }
     b->q = take_floats(b->d, ROWS_MAX * HEADS * HEAD_DIM);
-    b->k = take_floats(b->d, ROWS_MAX * KV_HEADS * HEAD_DIM);
-    b->v = take_floats(b->d, ROWS_MAX * KV_HEADS * HEAD_DIM);
+    b->qkv = take_floats(b->d, (size_t)ROWS_MAX * STRIDE);
     b->out = take_floats(b->d, ROWS_MAX * HEADS * HEAD_DIM);
     b->wide[0] = take_floats(b->d, ROWS_MAX * FFN);
     b->wide[1] = take_floats(b->d, ROWS_MAX * FFN);
     b->logits = take_floats(b->d, VOCAB);
     for (int i = 0; i < HEAD_DIM / 2; i++)
         b->inv_freq[i] = powf(10000, -(float)i / (HEAD_DIM / 2));
-    size_t scratch = cpu_ops()->scratch_bytes(b->d, ROWS_MAX, FFN, VOCAB);
-    cpu_ops()->scratch_set(b->d, take(b->d, scratch), scratch);
+    const struct device_limits l = {.step_tokens_max = ROWS_MAX,
+                                    .seqs_max = SEQS_MAX,
+                                    .heads_max = 1,
+                                    .step_heads_max = 1,
+                                    .context_max = CONTEXT_MAX,
+                                    .block_tokens = BLOCK,
+                                    .table_stride = CONTEXT_MAX / BLOCK + 1,
+                                    .vocab = VOCAB,
+                                    .ffn = FFN,
+                                    .in_max = FFN};
+    cpu_backend.ops->work_set(b->d, &l, take(b->d, cpu_backend.ops->work_bytes(b->d, &l)),
+                              &(struct status){0});
 }
 
 static void set_batch(struct bench *b, int n_seqs, int kv_len, int n_new)
@@ -110,38 +121,43 @@ static void set_batch(struct bench *b, int n_seqs, int kv_len, int n_new)
     b->seq_start[0] = 0;
     for (int s = 0; s < n_seqs; s++) {
         b->kv_len[s] = kv_len;
+        b->slot[s] = s;
         b->seq_start[s + 1] = b->seq_start[s] + n_new;
         for (int i = 0; i < n_new; i++) {
             b->token_seq[s * n_new + i] = s;
             b->positions[s * n_new + i] = kv_len - n_new + i;
         }
     }
-    b->batch = (struct batch){.n_tokens = n_seqs * n_new,
-                              .n_seqs = n_seqs,
-                              .positions = b->positions,
-                              .token_seq = b->token_seq,
-                              .seq_start = b->seq_start,
-                              .kv_len = b->kv_len,
-                              .block_table = &b->table[0][0],
-                              .table_stride = CONTEXT_MAX / BLOCK + 1};
+    cpu_backend.ops->step_begin(b->d, &(struct batch){.n_tokens = n_seqs * n_new,
+                                                      .n_seqs = n_seqs,
+                                                      .token_ids = b->ids,
+                                                      .positions = b->positions,
+                                                      .token_seq = b->token_seq,
+                                                      .seq_start = b->seq_start,
+                                                      .kv_len = b->kv_len,
+                                                      .slot = b->slot,
+                                                      .block_table = &b->table[0][0]});
+    cpu_backend.ops->step_end(b->d);
+    cpu_backend.ops->step_wait(b->d, NULL, &(struct status){0});
 }
 
 static void run_attention(struct bench *b)
 {
-    cpu_ops()->attention(b->d, &(struct attention_args){.out = b->out,
-                                                        .q = b->q,
-                                                        .batch = &b->batch,
-                                                        .kv = &b->kv,
-                                                        .n_heads = HEADS,
-                                                        .scale = 0.125f});
+    cpu_backend.ops->attention(b->d, &(struct attention_args){.out = b->out,
+                                                              .q = b->q,
+                                                              .q_stride = HEADS * HEAD_DIM,
+                                                              .kv = &b->kv,
+                                                              .n_heads = HEADS,
+                                                              .scale = 0.125f});
 }
 
 static void run_rope(struct bench *b)
 {
-    cpu_ops()->rope_kv(b->d, &(struct rope_kv_args){.q = b->q,
-                                                    .k = b->k,
-                                                    .v = b->v,
-                                                    .batch = &b->batch,
+    cpu_backend.ops->rope_kv(b->d,
+                             &(struct rope_kv_args){.q = b->qkv,
+                                                    .k = b->qkv + HEADS * HEAD_DIM,
+                                                    .v = b->qkv + (HEADS + KV_HEADS) * HEAD_DIM,
+                                                    .stride = STRIDE,
                                                     .kv = &b->kv,
                                                     .n_heads = HEADS,
                                                     .rope = ROPE_ADJACENT,
@@ -152,31 +168,31 @@ static void run_rope(struct bench *b)
 
 static void run_norm(struct bench *b)
 {
-    cpu_ops()->norm(b->d, &(struct norm_args){.y = b->wide[0],
-                                              .x = b->wide[1],
-                                              .w = b->wide[1],
-                                              .rows = b->batch.n_tokens,
-                                              .width = HIDDEN,
-                                              .eps = 1e-5f});
+    cpu_backend.ops->norm(b->d, &(struct norm_args){.y = b->wide[0],
+                                                    .x = b->wide[1],
+                                                    .rows = b->d->batch.n_tokens,
+                                                    .width = HIDDEN,
+                                                    .norm = {.w = b->wide[1], .eps = 1e-5f}});
 }
 
 static void run_act(struct bench *b)
 {
-    cpu_ops()->act(b->d, &(struct act_args){.y = b->wide[0],
-                                            .gate = b->wide[1],
-                                            .up = b->wide[1],
-                                            .rows = b->batch.n_tokens,
-                                            .width = FFN,
-                                            .kind = ACT_SILU});
+    cpu_act(b->d, &(struct act_args){.y = b->wide[0],
+                                     .gate = b->wide[1],
+                                     .up = b->wide[1],
+                                     .rows = b->d->batch.n_tokens,
+                                     .width = FFN,
+                                     .y_stride = FFN,
+                                     .kind = ACT_SILU});
 }
 
 static void run_sample(struct bench *b)
 {
     struct sample_row row = {.params = &b->params, .forced = -1};
     struct sample_out out;
-    cpu_ops()->sample(b->d,
-                      &(struct sample_args){
-                          .logits = b->logits, .n = 1, .vocab = VOCAB, .row = &row, .out = &out});
+    cpu_sample_rows(b->d,
+                    &(struct sample_rows){
+                        .logits = b->logits, .n = 1, .vocab = VOCAB, .row = &row, .out = &out});
 }
 
 static double time_best(struct bench *b, void (*run)(struct bench *), double seconds)
@@ -235,7 +251,7 @@ int main(int argc, char **argv)
     static struct bench b;
     b.n_threads = argc > 1 ? (int)strtol(argv[1], NULL, 10) : 1;
     open_bench(&b, b.n_threads, argc > 2 ? argv[2] : NULL);
-    printf("%s, %d threads\n", cpu_isa(b.d), b.n_threads);
+    printf("%s, %d threads\n", cpu_backend.variant(b.d), b.n_threads);
     report_attention(&b, "prefill 512", 1, 512, 512);
     report_attention(&b, "prefill 2048", 1, 2048, 2048);
     report_attention(&b, "decode at 512", 1, 512, 1);
@@ -249,6 +265,6 @@ int main(int argc, char **argv)
     report(&b, "act", run_act, 1);
     report(&b, "act", run_act, 512);
     report_samples(&b);
-    cpu_ops()->close(b.d);
+    cpu_backend.ops->close(b.d);
     return 0;
 }

@@ -44,7 +44,7 @@ static double seconds(void)
 static void *take(struct bench *b, size_t n)
 {
     struct status st = {0};
-    void *p = cpu_ops()->mem_take(b->dev, n, &st);
+    void *p = cpu_backend.ops->mem_take(b->dev, n, &st);
     if (!p) {
         fprintf(stderr, "%s\n", st.msg);
         exit(1);
@@ -74,7 +74,7 @@ static struct tensor make_weight(struct bench *b, enum dtype dtype, int64_t rows
         memcpy(src + i, &v, 4);
     }
     w.data = take(b, cpu_weight_bytes(b->dev, dtype, rows, cols));
-    cpu_weight_put(b->dev, &w, src);
+    cpu_weight_put(b->dev, &w, &(struct weight_source){.at = src, .fd = -1});
     free(src);
     return w;
 }
@@ -213,25 +213,26 @@ int main(int argc, char **argv)
     struct bench b = {0};
     struct device_options opts = {.n_threads = argc > 1 ? (int)strtol(argv[1], NULL, 10) : 0,
                                   .isa_max = argc > 2 ? argv[2] : NULL};
-    b.dev = cpu_open(&opts, &st);
+    b.dev = cpu_backend.open(&opts, &st);
     if (!b.dev) {
         fprintf(stderr, "%s\n", st.msg);
         return 1;
     }
     size_t scratch = cpu_matmul_scratch_bytes(b.dev, ROWS, IN);
-    cpu_ops()->scratch_set(b.dev, take(&b, scratch), scratch);
+    b.dev->scratch = take(&b, scratch);
+    b.dev->scratch_bytes = scratch;
     b.x = take(&b, (size_t)ROWS * IN * sizeof *b.x);
     b.y = take(&b, (GEMV_BYTES / 8 + 3 * (size_t)ROWS * FFN) * sizeof *b.y);
     b.read = take(&b, READ_BYTES);
     memset(b.read, 1, READ_BYTES);
     for (int i = 0; i < ROWS * IN; i++)
         b.x[i] = (float)random_u32() * 0x1p-31f - 1;
-    printf("%s, %d threads\n", cpu_isa(b.dev), b.dev->n_threads);
+    printf("%s, %d threads\n", cpu_backend.variant(b.dev), b.dev->n_threads);
     for (int i = 0; i < DT_N; i++)
         if (argc <= 3 || strcmp(argv[3], dtype_traits[i].name) == 0)
             bench_type(&b, (enum dtype)i);
     if (argc <= 3 || strcmp(argv[3], "model") == 0)
         bench_model(&b);
-    cpu_ops()->close(b.dev);
+    cpu_backend.ops->close(b.dev);
     return 0;
 }

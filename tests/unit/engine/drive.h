@@ -103,7 +103,7 @@ static inline const struct step_result *drive_try(struct drive *d, struct status
 {
     step_end(&d->builder);
     if (!step_check(d->step, step_bytes_max(&d->limits), &d->limits, st) ||
-        !runner_step(d->runner, d->step, d->result, st))
+        !runner_submit(d->runner, d->step, st) || !runner_result(d->runner, d->result, st))
         return NULL;
     drive_must(step_result_check(d->result, step_result_bytes_max(&d->limits), &d->limits, st),
                "result", st);

@@ -25,7 +25,12 @@ enum { VOCAB = 1000 };
 struct stand_in {
     struct engine_facts facts;
     char path[64];
-    int n_steps;
+    uint64_t n_submitted, n_answered;
+    struct {
+        uint64_t id;
+        int n_rows;
+        int32_t slot[4], sum[4];
+    } answer[ENGINE_DEPTH]; /* step n is in n % ENGINE_DEPTH */
 };
 
 static void *stand_in_open(const struct engine_options *o,
@@ -59,7 +64,7 @@ static const struct engine_facts *stand_in_facts(void *runner)
 
 static void misbehave(const struct stand_in *s)
 {
-    if (s->n_steps != 2)
+    if (s->n_submitted != 2)
         return;
     if (strcmp(s->path, "crash-on-second-step") == 0)
         kill(getpid(), SIGKILL);
@@ -75,25 +80,46 @@ static void stretch_ring(void *first_cell)
     r->cell_bytes = 1 << 20;
 }
 
-static bool stand_in_step(void *runner, const struct step *step, void *result, struct status *st)
+static bool stand_in_submit(void *runner, const struct step *step, struct status *st)
 {
     struct stand_in *s = runner;
-    s->n_steps++;
+    const uint64_t n = s->n_submitted++ % ENGINE_DEPTH;
+    (void)st;
     misbehave(s);
-    if (strcmp(s->path, "fail-on-second-step") == 0 && s->n_steps == 2)
-        return status_fail(st, STATUS_DEVICE, "device fault 719");
-    struct result_builder b;
-    step_result_begin(&b, result, &s->facts.limits, step->id);
+    s->answer[n].id = step->id;
+    s->answer[n].n_rows = step->n_rows;
     for (int i = 0; i < step->n_rows; i++) {
         const struct step_row *row = &step_rows(step)[i];
+        s->answer[n].slot[i] = row->slot;
+        s->answer[n].sum[i] = 0;
+        for (int t = 0; t < row->n_tokens; t++)
+            s->answer[n].sum[i] += step_tokens(step)[row->first_token + t];
+    }
+    if (strcmp(s->path, "wild-steps") == 0)
+        stretch_ring((void *)(uintptr_t)step);
+    return true;
+}
+
+static bool stand_in_ready(void *runner)
+{
+    struct stand_in *s = runner;
+    return strcmp(s->path, "never-ready") != 0;
+}
+
+static bool stand_in_result(void *runner, void *result, struct status *st)
+{
+    struct stand_in *s = runner;
+    const uint64_t n = s->n_answered++ % ENGINE_DEPTH;
+    struct result_builder b;
+    if (strcmp(s->path, "fail-on-second-step") == 0 && s->n_answered == 2)
+        return status_fail(st, STATUS_DEVICE, "device fault 719");
+    step_result_begin(&b, result, &s->facts.limits, s->answer[n].id);
+    for (int i = 0; i < s->answer[n].n_rows; i++) {
         struct step_result_row *out = step_result_add_row(&b);
-        out->slot = row->slot;
+        out->slot = s->answer[n].slot[i];
         out->n_tokens = 1;
         out->first_token = b.result->n_tokens;
-        struct sample_out *sample = step_result_add_tokens(&b, 1);
-        memset(sample, 0, sizeof *sample);
-        for (int t = 0; t < row->n_tokens; t++)
-            sample->id = (sample->id + step_tokens(step)[row->first_token + t]) % VOCAB;
+        *step_result_add_tokens(&b, 1) = (struct sample_out){.id = s->answer[n].sum[i] % VOCAB};
     }
     step_result_end(&b);
     if (strcmp(s->path, "wild") == 0)
@@ -102,8 +128,6 @@ static bool stand_in_step(void *runner, const struct step *step, void *result, s
         ((struct step_result *)result)->n_bytes = 1 << 20;
         stretch_ring(result);
     }
-    if (strcmp(s->path, "wild-steps") == 0)
-        stretch_ring((void *)(uintptr_t)step);
     if (strcmp(s->path, "cutting") == 0 && ftruncate(ENGINE_FD_SHM, 0) == 0)
         abort();
     return true;
@@ -114,8 +138,12 @@ static void stand_in_close(void *runner)
     free(runner);
 }
 
-static const struct worker_backend stand_in = {
-    .open = stand_in_open, .facts = stand_in_facts, .step = stand_in_step, .close = stand_in_close};
+static const struct worker_backend stand_in = {.open = stand_in_open,
+                                               .facts = stand_in_facts,
+                                               .submit = stand_in_submit,
+                                               .ready = stand_in_ready,
+                                               .result = stand_in_result,
+                                               .close = stand_in_close};
 
 /* --- the tests ------------------------------------------------------------------------------ */
 
@@ -217,6 +245,28 @@ static void a_thread_answers_steps_in_order(void **state)
 {
     (void)state;
     answers_come_in_order(open_local);
+}
+
+/* A device that is never done until it is waited for: the worker must have taken the next step by
+ * then, and must not wait before. */
+static void a_step_is_taken_while_one_runs(void **state)
+{
+    (void)state;
+    open_fn *const opens[] = {open_proc, open_local};
+    for (int i = 0; i < 2; i++) {
+        struct engine *e = opens[i]("never-ready", 0);
+        await_state(e, ENGINE_READY, 1);
+        const int32_t a[] = {1, 2, 3}, sums[] = {1, 3, 6};
+        submit(e, 1, a, 1);
+        for (uint64_t id = 1; id < 20; id++) {
+            usleep(2000);
+            poll_now(e);
+            assert_null(e->vt->result(e));
+            submit(e, id + 1, a, 1 + (int)id % 3);
+            assert_int_equal(await_answer(e, id), sums[id == 1 ? 0 : (id - 1) % 3]);
+        }
+        e->vt->close(e);
+    }
 }
 
 static void a_killed_child_is_started_again_with_a_new_epoch(void **state)
@@ -412,6 +462,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_child_answers_steps_in_order),
         cmocka_unit_test(a_thread_answers_steps_in_order),
+        cmocka_unit_test(a_step_is_taken_while_one_runs),
         cmocka_unit_test(a_killed_child_is_started_again_with_a_new_epoch),
         cmocka_unit_test(deaths_beyond_the_budget_give_up),
         cmocka_unit_test(a_crash_in_a_step_names_the_signal),

@@ -129,6 +129,7 @@ static struct engine_options options(const char *precision)
     return (struct engine_options){
         .model_path = model_path(),
         .cpu_precision = precision,
+        .device = "cpu",
         .seqs_max = PROMPTS_MAX,
         .step_tokens_max = 512,
         .context_max = TEXT_MAX,
@@ -271,14 +272,16 @@ static void open_bare(struct bare *b, const char *precision)
     struct device_options device;
     struct plan plan;
     struct engine_options o = options(precision);
-    const struct ops *ops = cpu_ops();
+    const struct ops *ops = cpu_backend.ops;
     size_t half;
     o.seqs_max = 1;
-    drive_must(plan_device_options(&o, &device, &st), "options", &st);
-    b->dev = cpu_open(&device, &st);
-    drive_must(b->dev != NULL, "device", &st);
     drive_must(model_file_open(&b->file, o.model_path, &st), "file", &st);
-    drive_must(plan_make(&plan, &b->file, &o, ops, b->dev, UINT64_MAX, &st), "plan", &st);
+    drive_must(plan_device_options(&b->file, &o, &device, &st), "options", &st);
+    b->dev = cpu_backend.open(&device, &st);
+    drive_must(b->dev != NULL, "device", &st);
+    drive_must(plan_make(&plan, &b->file, &o, ops, b->dev,
+                         (struct plan_memory){.device = UINT64_MAX}, &st),
+               "plan", &st);
     drive_must(model_load(&b->model, &b->file, ops, b->dev, &(struct load_progress){0}, &st),
                "load", &st);
     half = (size_t)plan.kv_bytes / 2;
@@ -299,34 +302,45 @@ static void open_bare(struct bare *b, const char *precision)
     arena_init(&arena, ops->mem_take(b->dev, (size_t)plan.activation_bytes, &st),
                (size_t)plan.activation_bytes);
     drive_must(decoder_init(&b->decoder, &plan.limits, &arena), "activations", &st);
-    ops->scratch_set(b->dev, ops->mem_take(b->dev, (size_t)plan.scratch_bytes, &st),
-                     (size_t)plan.scratch_bytes);
-    drive_must(st.code == STATUS_OK, "memory", &st);
+    void *work = ops->mem_take(b->dev, (size_t)plan.work_bytes, &st);
+    drive_must(work && ops->work_set(b->dev, &plan.device, work, &st), "memory", &st);
 }
 
 static void close_bare(struct bare *b)
 {
     model_close(&b->model);
     model_file_close(&b->file);
-    cpu_ops()->close(b->dev);
+    cpu_backend.ops->close(b->dev);
 }
 
+/* All layers over the text; its heads are all its tokens. */
 static void forward_text(struct bare *b, int32_t n)
 {
-    static int32_t positions[KL_TOKENS], seq[KL_TOKENS], table[KL_TOKENS / 16];
-    for (int32_t i = 0; i < n; i++)
+    static int32_t positions[KL_TOKENS], zero[KL_TOKENS], table[KL_TOKENS / 16];
+    static struct batch_head head[KL_TOKENS];
+    const struct sample_params greedy = drive_greedy(-1);
+    for (int32_t i = 0; i < n; i++) {
         positions[i] = i;
+        head[i] = (struct batch_head){.row = i, .n_history = i + 1, .forced = 0};
+    }
     for (int32_t i = 0; i < KL_TOKENS / 16; i++)
         table[i] = i;
-    decoder_forward(&b->decoder, &(struct batch){.n_tokens = n,
-                                                 .n_seqs = 1,
-                                                 .token_ids = golden.text,
-                                                 .positions = positions,
-                                                 .token_seq = seq,
-                                                 .seq_start = (int32_t[]){0, n},
-                                                 .kv_len = &n,
-                                                 .block_table = table,
-                                                 .table_stride = KL_TOKENS / 16});
+    b->decoder.ops->step_begin(
+        b->dev, &(struct batch){.n_tokens = n,
+                                .n_seqs = 1,
+                                .n_slots = 1,
+                                .n_heads = n,
+                                .token_ids = golden.text,
+                                .positions = positions,
+                                .token_seq = zero,
+                                .seq_start = (int32_t[]){0, n},
+                                .kv_len = &n,
+                                .slot = zero,
+                                .n_prompt = &n,
+                                .block_table = table,
+                                .set = &(struct batch_slot){.n_prompt = n, .params = &greedy},
+                                .head = head});
+    decoder_forward(&b->decoder, n);
 }
 
 static double log_sum(const float *logits, int n)
@@ -372,8 +386,8 @@ static void the_fast_path_stays_close_to_the_exact_one(void **state)
     forward_text(&fast, n);
     for (int32_t i = 0; i < n; i++) {
         const int vocab = exact.model.cfg.vocab;
-        decoder_logits(&exact.decoder, &i, 1);
-        decoder_logits(&fast.decoder, &i, 1);
+        decoder_head(&exact.decoder, i, 1);
+        decoder_head(&fast.decoder, i, 1);
         const double kl = divergence(exact.decoder.logits, fast.decoder.logits, vocab);
         sum += kl;
         worst = fmax(worst, kl);

@@ -363,11 +363,12 @@ static void loading_takes_the_bytes_counted_and_fills_every_slot(void **state)
     t.dtype = DT_Q8_0;
     tiny_make(&m, &t);
     assert_true(bind(&f, &m, &st));
-    struct device *dev = cpu_open(&(struct device_options){.n_threads = 1}, &st);
+    struct device *dev = cpu_backend.open(&(struct device_options){.n_threads = 1}, &st);
     assert_non_null(dev);
-    assert_true(model_weight_bytes(&f, cpu_ops(), dev, &n_bytes));
+    assert_true(model_weight_bytes(&f, cpu_backend.ops, dev, &n_bytes));
     assert_true(n_bytes >= f.bound[0].src->n_bytes);
-    assert_true(model_load(&model, &f, cpu_ops(), dev, &(struct load_progress){tell, &told}, &st));
+    assert_true(
+        model_load(&model, &f, cpu_backend.ops, dev, &(struct load_progress){tell, &told}, &st));
     assert_true(told.n_calls > 4 && !told.fell);
     assert_int_equal(told.last, n_bytes);
     assert_int_equal(told.total, n_bytes);
@@ -386,7 +387,7 @@ static void loading_takes_the_bytes_counted_and_fills_every_slot(void **state)
         assert_true(fabs(model.inv_freq[i] - want) <= 1e-7 * want);
     }
     model_close(&model);
-    cpu_ops()->close(dev);
+    cpu_backend.ops->close(dev);
     model_file_close(&f);
     make_close(&m);
 }

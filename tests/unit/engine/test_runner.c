@@ -40,6 +40,7 @@ static struct engine_options options(const struct fixture *x, const char *precis
     return (struct engine_options){
         .model_path = x->path,
         .cpu_precision = precision,
+        .device = "cpu",
         .n_threads = n_threads,
         .seqs_max = SEQS,
         .step_tokens_max = 256,
@@ -562,6 +563,54 @@ static void a_row_with_a_nan_fails_alone(void **state)
     drop_model(&x);
 }
 
+/* Step n + 1 is submitted before the result of n is taken, as the scheduler does. */
+static void two_steps_in_flight_give_what_one_after_another_gives(void **state)
+{
+    (void)state;
+    enum { NEW = 20 };
+    struct fixture x;
+    struct drive d;
+    struct request q[2];
+    struct sample_out want[2][NEW], found[2][NEW];
+    write_model(&x, &tiny_default);
+    struct engine_options o = options(&x, "fast", 2);
+    make_request(&q[0], 1); /* with penalties: the history must have each sample in time */
+    make_request(&q[1], 4);
+    for (int depth = 1; depth <= ENGINE_DEPTH; depth++) {
+        struct drive_seq seq[2];
+        struct status st = {0};
+        struct sample_out(*out)[NEW] = depth == 1 ? want : found;
+        drive_open(&d, &o);
+        for (int n = 0, taken = 0; taken < NEW;) {
+            if (n < NEW) {
+                drive_begin(&d);
+                for (int i = 0; i < 2; i++) {
+                    if (n == 0)
+                        seq[i] = drive_set(&d, 3 - i, q[i].params, q[i].n_prompt);
+                    drive_row(&d, &seq[i], ROW_SAMPLE, n ? NULL : q[i].ids, n ? 1 : q[i].n_prompt);
+                }
+                step_end(&d.builder);
+                drive_must(runner_submit(d.runner, d.step, &st), "submit", &st);
+                memset(d.step, 0xee, step_bytes_max(&d.limits)); /* it is the caller's again */
+                n++;
+            }
+            if (n - taken < depth && n < NEW)
+                continue;
+            assert_true(runner_ready(d.runner));
+            drive_must(runner_result(d.runner, d.result, &st), "result", &st);
+            const struct step_result *r = d.result;
+            assert_int_equal(r->id, taken + 1);
+            for (int i = 0; i < 2; i++)
+                out[i][taken] = step_result_tokens(r)[step_result_rows(r)[i].first_token];
+            taken++;
+        }
+        drive_close(&d);
+    }
+    for (int i = 0; i < 2 * NEW; i++)
+        assert_true(same_out(&want[i / NEW][i % NEW], &found[i / NEW][i % NEW]));
+    drop_model(&x);
+}
+
 /* A slot used again shows nothing of the sequence before. */
 static void a_slot_that_is_set_again_begins_anew(void **state)
 {
@@ -627,6 +676,7 @@ static void facts_say_what_was_loaded(void **state)
     drive_open(&d, &o);
     const struct engine_facts *facts = runner_facts(d.runner);
     assert_string_equal(facts->arch, "llama");
+    assert_string_equal(facts->device, "cpu");
     assert_string_equal(facts->isa, "scalar");
     assert_string_equal(facts->kv_dtype, "f32");
     assert_int_equal(facts->limits.vocab, VOCAB);
@@ -646,6 +696,7 @@ int main(void)
         cmocka_unit_test(a_prefix_hit_continues_as_if_it_had_run_here),
         cmocka_unit_test(a_step_that_contradicts_the_slots_is_corrupt),
         cmocka_unit_test(a_row_with_a_nan_fails_alone),
+        cmocka_unit_test(two_steps_in_flight_give_what_one_after_another_gives),
         cmocka_unit_test(a_slot_that_is_set_again_begins_anew),
         cmocka_unit_test(a_bias_holds_until_its_count_of_tokens),
         cmocka_unit_test(facts_say_what_was_loaded),

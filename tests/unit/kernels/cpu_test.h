@@ -2,7 +2,7 @@
 #ifndef TESTS_UNIT_KERNELS_CPU_TEST_H
 #define TESTS_UNIT_KERNELS_CPU_TEST_H
 
-#include "kernels/ops.h"
+#include "kernels/cpu/cpu_int.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -21,12 +21,12 @@ static inline struct device *open_cpu(const char *isa, int n_threads)
 {
     struct status st = {0};
     struct device_options opts = {.n_threads = n_threads, .isa_max = isa};
-    struct device *d = cpu_open(&opts, &st);
+    struct device *d = cpu_backend.open(&opts, &st);
     if (!d)
         fail_msg("%s", st.msg);
-    if (isa && strcmp(cpu_isa(d), isa) != 0) {
+    if (isa && strcmp(cpu_backend.variant(d), isa) != 0) {
         print_message("           %s: not on this machine, skipped\n", isa);
-        cpu_ops()->close(d);
+        cpu_backend.ops->close(d);
         return NULL;
     }
     return d;
@@ -35,18 +35,49 @@ static inline struct device *open_cpu(const char *isa, int n_threads)
 static inline void *take(struct device *d, size_t n_bytes)
 {
     struct status st = {0};
-    void *p = cpu_ops()->mem_take(d, n_bytes, &st);
+    void *p = cpu_backend.ops->mem_take(d, n_bytes, &st);
     if (!p)
         fail_msg("%s", st.msg);
     return p;
 }
 
-static inline void give_scratch(struct device *d, int rows_max, int in_max, int vocab)
+/* Limits that are wide enough for these tests; what a test varies it sets itself. */
+static inline struct device_limits wide_limits(void)
 {
-    size_t n = cpu_ops()->scratch_bytes(d, rows_max, in_max, vocab);
-    void *scratch = take(d, n);
-    memset(scratch, 0xff, n); /* NaN: no op may count on zeros */
-    cpu_ops()->scratch_set(d, scratch, n);
+    return (struct device_limits){.step_tokens_max = 1024,
+                                  .seqs_max = 8,
+                                  .heads_max = 64,
+                                  .step_heads_max = 64,
+                                  .context_max = 4096,
+                                  .block_tokens = 16,
+                                  .table_stride = 256,
+                                  .bias_slot_max = 16,
+                                  .vocab = 1000,
+                                  .hidden = 64,
+                                  .ffn = 64,
+                                  .n_heads = 1,
+                                  .n_kv_heads = 1,
+                                  .head_dim = 64,
+                                  .in_max = 64};
+}
+
+static inline void give_work(struct device *d, const struct device_limits *l)
+{
+    struct status st = {0};
+    void *work = take(d, cpu_backend.ops->work_bytes(d, l));
+    if (!cpu_backend.ops->work_set(d, l, work, &st))
+        fail_msg("%s", st.msg);
+    memset(d->scratch, 0xff, d->scratch_bytes); /* NaN: no op may count on zeros */
+}
+
+/* Take the batch in hand, of a step that has no heads. */
+static inline void take_batch(struct device *d, const struct batch *b)
+{
+    struct status st = {0};
+    cpu_backend.ops->step_begin(d, b);
+    cpu_backend.ops->step_end(d);
+    if (!cpu_backend.ops->step_wait(d, NULL, &st))
+        fail_msg("%s", st.msg);
 }
 
 struct random {

@@ -3,7 +3,7 @@
 
 #include <math.h>
 
-static const char *const kind_names[] = {"silu", "gelu", "gelu_tanh", "relu"};
+static const char *const kind_names[] = {"none", "silu", "gelu", "gelu_tanh", "relu"};
 
 static double act_exactly(enum act_kind kind, double x)
 {
@@ -16,6 +16,7 @@ static double act_exactly(enum act_kind kind, double x)
     case ACT_GELU_TANH:
         return x / (1 + exp(-2 * u)); /* 0.5 x (1 + tanh u), without its cancellation */
     case ACT_RELU:
+    case ACT_NONE:
         break;
     }
     return x > 0 ? x : 0;
@@ -41,9 +42,12 @@ static void values_are_close_to_their_definition(void **state)
             double worst = 0, range = kind == ACT_SILU ? 80 : kind == ACT_GELU ? 12 : 8;
             for (int i = 0; i < N; i++)
                 x[i] = (float)((2.0 * i / (N - 1) - 1) * range);
-            cpu_ops()->act(
-                d, &(struct act_args){
-                       .y = y, .gate = x, .rows = 1, .width = N, .kind = (enum act_kind)kind});
+            cpu_act(d, &(struct act_args){.y = y,
+                                          .gate = x,
+                                          .rows = 1,
+                                          .width = N,
+                                          .y_stride = N,
+                                          .kind = (enum act_kind)kind});
             for (int i = 0; i < N; i++) {
                 double want = act_exactly((enum act_kind)kind, (double)x[i]);
                 double error = fabs((double)y[i] - want);
@@ -58,7 +62,7 @@ static void values_are_close_to_their_definition(void **state)
                           kind_names[kind], worst);
         }
         free(x), free(y);
-        cpu_ops()->close(d);
+        cpu_backend.ops->close(d);
     }
 }
 
@@ -73,9 +77,12 @@ static void extremes_stay_in_bounds(void **state)
             continue;
         for (int kind = ACT_SILU; kind <= ACT_RELU; kind++) {
             float y[N];
-            cpu_ops()->act(
-                d, &(struct act_args){
-                       .y = y, .gate = x, .rows = 1, .width = N, .kind = (enum act_kind)kind});
+            cpu_act(d, &(struct act_args){.y = y,
+                                          .gate = x,
+                                          .rows = 1,
+                                          .width = N,
+                                          .y_stride = N,
+                                          .kind = (enum act_kind)kind});
             for (int i = 0; i < N; i++) {
                 if (x[i] < -50)
                     assert_true(y[i] <= 0 && y[i] > -1e-20f);
@@ -85,13 +92,15 @@ static void extremes_stay_in_bounds(void **state)
                     assert_true(fabsf(y[i]) <= fabsf(x[i]));
             }
             float nan = NAN, out = 0;
-            cpu_ops()->act(
-                d,
-                &(struct act_args){
-                    .y = &out, .gate = &nan, .rows = 1, .width = 1, .kind = (enum act_kind)kind});
+            cpu_act(d, &(struct act_args){.y = &out,
+                                          .gate = &nan,
+                                          .rows = 1,
+                                          .width = 1,
+                                          .y_stride = 1,
+                                          .kind = (enum act_kind)kind});
             assert_true(isnan(out)); /* a broken value must show, not become 0 */
         }
-        cpu_ops()->close(d);
+        cpu_backend.ops->close(d);
     }
 }
 
@@ -113,13 +122,14 @@ static void a_partner_multiplies_and_place_and_threads_change_nothing(void **sta
                                  .gate = gate,
                                  .rows = ROWS,
                                  .width = WIDTH,
+                                 .y_stride = WIDTH,
                                  .kind = (enum act_kind)kind};
-            cpu_ops()->act(many, &a);
+            cpu_act(many, &a);
             memcpy(both, gate, n * sizeof *gate);
             a.y = both;
             a.gate = both; /* in place */
             a.up = up;
-            cpu_ops()->act(one, &a);
+            cpu_act(one, &a);
             for (size_t i = 0; i < n; i++)
                 assert_true(both[i] == plain[i] * up[i]);
             /* One row from a pointer that is not a vector's multiple. */
@@ -127,13 +137,14 @@ static void a_partner_multiplies_and_place_and_threads_change_nothing(void **sta
                                   .gate = gate + WIDTH * 3,
                                   .rows = 1,
                                   .width = WIDTH,
+                                  .y_stride = WIDTH,
                                   .kind = (enum act_kind)kind};
-            cpu_ops()->act(one, &a);
+            cpu_act(one, &a);
             assert_memory_equal(alone, plain + WIDTH * 3, WIDTH * sizeof *alone);
             free(plain), free(both), free(alone);
         }
-        cpu_ops()->close(one);
-        cpu_ops()->close(many);
+        cpu_backend.ops->close(one);
+        cpu_backend.ops->close(many);
     }
     free(gate), free(up);
 }

@@ -7,7 +7,7 @@
 #include "kernels/half.h"
 #include "kernels/cpu/kv_page.h"
 
-enum { SEQS_MAX = 6 };
+enum { SEQS_MAX = 6, SLOTS = 8, STRIDE = 256 };
 
 struct shape {
     const char *name;
@@ -16,23 +16,44 @@ struct shape {
     float soft_cap;
     int window;
     int n_seqs, kv_len[SEQS_MAX], n_new[SEQS_MAX];
+    struct {
+        bool alibi, bidirectional;
+        int q_gap; /* values between the queries of two tokens */
+    } more;
 };
 
 static const struct shape shapes[] = {
-    {"one token", 1, 1, 16, 16, DT_F32, 0, 0, 1, {1}, {1}},
-    {"decode, small model", 9, 3, 64, 16, DT_F16, 0, 0, 3, {1, 70, 300}, {1, 1, 1}},
-    {"prefill, small model", 9, 3, 64, 32, DT_F16, 0, 0, 1, {150}, {150}},
-    {"chunk behind a prefix", 8, 2, 64, 16, DT_F16, 0, 0, 2, {613, 97}, {40, 33}},
-    {"mixed batch", 4, 4, 32, 16, DT_F32, 0, 0, 4, {64, 65, 256, 257}, {64, 1, 3, 257}},
-    {"bf16, group of 8", 8, 1, 128, 16, DT_BF16, 0, 0, 2, {130, 40}, {70, 40}},
-    {"odd head and block", 6, 2, 20, 5, DT_F16, 0, 0, 2, {77, 23}, {77, 1}},
-    {"tiny head", 2, 1, 4, 3, DT_F32, 0, 0, 1, {50}, {50}},
-    {"one kv head for 71", 71, 1, 64, 16, DT_F16, 0, 0, 2, {35, 90}, {5, 1}},
-    {"head of 256, capped", 4, 2, 256, 16, DT_F16, 30, 0, 2, {90, 300}, {20, 1}},
-    {"window", 4, 2, 64, 16, DT_F16, 0, 33, 3, {400, 20, 900}, {100, 20, 1}},
-    {"window of one", 4, 2, 32, 16, DT_F32, 0, 1, 2, {300, 9}, {70, 9}},
-    {"window and cap", 4, 1, 80, 16, DT_BF16, 20, 300, 2, {700, 513}, {90, 1}},
-    {"long decode", 9, 3, 64, 32, DT_F16, 0, 0, 1, {2100}, {1}},
+    {"one token", 1, 1, 16, 16, DT_F32, 0, 0, 1, {1}, {1}, {0}},
+    {"decode, small model", 9, 3, 64, 16, DT_F16, 0, 0, 3, {1, 70, 300}, {1, 1, 1}, {0}},
+    {"prefill, small model", 9, 3, 64, 32, DT_F16, 0, 0, 1, {150}, {150}, {0}},
+    {"chunk behind a prefix", 8, 2, 64, 16, DT_F16, 0, 0, 2, {613, 97}, {40, 33}, {0}},
+    {"mixed batch", 4, 4, 32, 16, DT_F32, 0, 0, 4, {64, 65, 256, 257}, {64, 1, 3, 257}, {0}},
+    {"bf16, group of 8", 8, 1, 128, 16, DT_BF16, 0, 0, 2, {130, 40}, {70, 40}, {0}},
+    {"odd head and block", 6, 2, 20, 5, DT_F16, 0, 0, 2, {77, 23}, {77, 1}, {0}},
+    {"tiny head", 2, 1, 4, 3, DT_F32, 0, 0, 1, {50}, {50}, {0}},
+    {"one kv head for 71", 71, 1, 64, 16, DT_F16, 0, 0, 2, {35, 90}, {5, 1}, {0}},
+    {"head of 256, capped", 4, 2, 256, 16, DT_F16, 30, 0, 2, {90, 300}, {20, 1}, {0}},
+    {"window", 4, 2, 64, 16, DT_F16, 0, 33, 3, {400, 20, 900}, {100, 20, 1}, {0}},
+    {"window of one", 4, 2, 32, 16, DT_F32, 0, 1, 2, {300, 9}, {70, 9}, {0}},
+    {"window and cap", 4, 1, 80, 16, DT_BF16, 20, 300, 2, {700, 513}, {90, 1}, {0}},
+    {"long decode", 9, 3, 64, 32, DT_F16, 0, 0, 1, {2100}, {1}, {0}},
+    {"queries apart", 4, 2, 64, 16, DT_F16, 0, 0, 2, {40, 300}, {40, 2}, {.q_gap = 333}},
+    {"alibi", 6, 2, 64, 16, DT_F16, 0, 0, 3, {400, 20, 900}, {100, 20, 1}, {.alibi = true}},
+    {"alibi, cap and window",
+     4,
+     1,
+     80,
+     16,
+     DT_BF16,
+     20,
+     90,
+     2,
+     {300, 51},
+     {90, 1},
+     {.alibi = true}},
+    {"both ways", 4, 2, 32, 16, DT_F32, 0, 0, 2, {300, 70}, {300, 70}, {.bidirectional = true}},
+    {"both, prefix, alibi", 4, 2, 64, 16, DT_F16, 0, 0, 1, {613}, {40}, {true, true, 1}},
+    {"both, window", 4, 2, 32, 8, DT_F32, 0, 33, 2, {700, 9}, {100, 9}, {.bidirectional = true}},
 };
 enum { SHAPES = sizeof shapes / sizeof *shapes };
 
@@ -40,9 +61,11 @@ enum { SHAPES = sizeof shapes / sizeof *shapes };
 struct world {
     struct kv_cache kv;
     struct batch batch;
-    int32_t *table, seq_start[SEQS_MAX + 1], kv_len[SEQS_MAX], *token_seq, *positions;
-    float *q, *out;
-    size_t n_values; /* of q and out */
+    int32_t *table, seq_start[SEQS_MAX + 1], kv_len[SEQS_MAX], slot[SEQS_MAX];
+    int32_t *token_seq, *positions, *ids;
+    float *q, *out, alibi[128];
+    int q_stride;
+    size_t n_values; /* of out */
 };
 
 static int32_t *new_ints(size_t n)
@@ -78,10 +101,11 @@ static void spoil_unused(const struct kv_cache *kv, void *data, const bool *used
 static void build_world(struct world *w, const struct shape *s, uint64_t seed)
 {
     struct random r = {seed};
-    int stride = 1, n_blocks = 2, n_tokens = 0;
+    int n_blocks = 2, n_tokens = 0;
     for (int i = 0; i < s->n_seqs; i++) {
         int n = (s->kv_len[i] + s->block_tokens - 1) / s->block_tokens;
-        stride = n + 2 > stride ? n + 2 : stride;
+        assert_true(n <= STRIDE);
+        w->slot[i] = (i * 5 + 2) % SLOTS;
         n_blocks += n;
         w->seq_start[i] = n_tokens;
         w->kv_len[i] = s->kv_len[i];
@@ -107,13 +131,13 @@ static void build_world(struct world *w, const struct shape *s, uint64_t seed)
         order[i] = order[j];
         order[j] = i;
     }
-    w->table = new_ints((size_t)(s->n_seqs * stride));
-    memset(w->table, 0x7f, (size_t)(s->n_seqs * stride) * sizeof *w->table);
+    w->table = new_ints(SLOTS * STRIDE);
+    memset(w->table, 0x7f, SLOTS * STRIDE * sizeof *w->table);
     int next = 0;
     for (int i = 0; i < s->n_seqs; i++) {
         for (int k = 0; k * s->block_tokens < s->kv_len[i]; k++) {
             used[n_blocks + order[next]] = true;
-            w->table[i * stride + k] = order[next++];
+            w->table[w->slot[i] * STRIDE + k] = order[next++];
         }
     }
     spoil_unused(&w->kv, w->kv.k, used);
@@ -122,7 +146,7 @@ static void build_world(struct world *w, const struct shape *s, uint64_t seed)
     for (int i = 0; i < s->n_seqs; i++) {
         for (int p = s->kv_len[i]; p % s->block_tokens; p++) {
             for (int h = 0; h < s->n_kv_heads; h++) {
-                size_t at = kv_offset(&w->kv, 1, w->table + i * stride, h, p);
+                size_t at = kv_offset(&w->kv, 1, w->table + w->slot[i] * STRIDE, h, p);
                 size_t n = (size_t)s->head_dim * kv_value_bytes(s->dtype);
                 memset((char *)w->kv.k + at, 0xff, n);
                 memset((char *)w->kv.v + at, 0xff, n);
@@ -134,6 +158,7 @@ static void build_world(struct world *w, const struct shape *s, uint64_t seed)
 
     w->token_seq = new_ints((size_t)n_tokens);
     w->positions = new_ints((size_t)n_tokens);
+    w->ids = calloc((size_t)n_tokens, sizeof *w->ids);
     for (int i = 0; i < s->n_seqs; i++) {
         for (int t = w->seq_start[i]; t < w->seq_start[i + 1]; t++) {
             w->token_seq[t] = i;
@@ -142,14 +167,18 @@ static void build_world(struct world *w, const struct shape *s, uint64_t seed)
     }
     w->batch = (struct batch){.n_tokens = n_tokens,
                               .n_seqs = s->n_seqs,
+                              .token_ids = w->ids,
                               .positions = w->positions,
                               .token_seq = w->token_seq,
                               .seq_start = w->seq_start,
                               .kv_len = w->kv_len,
-                              .block_table = w->table,
-                              .table_stride = stride};
+                              .slot = w->slot,
+                              .block_table = w->table};
     w->n_values = (size_t)n_tokens * (size_t)(s->n_heads * s->head_dim);
-    w->q = new_normal(&r, w->n_values, 2);
+    w->q_stride = s->n_heads * s->head_dim + s->more.q_gap;
+    w->q = new_normal(&r, (size_t)n_tokens * (size_t)w->q_stride, 2);
+    for (int h = 0; h < s->n_heads; h++)
+        w->alibi[h] = exp2f(-8.0f * (float)(h + 1) / (float)s->n_heads);
     w->out = new_floats(w->n_values);
 }
 
@@ -160,6 +189,7 @@ static void free_world(struct world *w)
     free(w->table);
     free(w->token_seq);
     free(w->positions);
+    free(w->ids);
     free(w->q);
     free(w->out);
 }
@@ -168,13 +198,15 @@ static struct attention_args args_of(const struct world *w, const struct shape *
 {
     return (struct attention_args){.out = w->out,
                                    .q = w->q,
-                                   .batch = &w->batch,
+                                   .q_stride = w->q_stride,
                                    .kv = &w->kv,
                                    .layer = 1,
                                    .n_heads = s->n_heads,
                                    .scale = 1 / sqrtf((float)s->head_dim),
                                    .soft_cap = s->soft_cap,
-                                   .window = s->window};
+                                   .window = s->window,
+                                   .alibi = s->more.alibi ? w->alibi : NULL,
+                                   .bidirectional = s->more.bidirectional};
 }
 
 static double value_at(const struct kv_cache *kv, const void *data, size_t offset, int d)
@@ -187,16 +219,18 @@ static double value_at(const struct kv_cache *kv, const void *data, size_t offse
 }
 
 /* The definition, in double. */
-static void attend_exactly(const struct attention_args *a, int t, int head, double *out)
+static void attend_exactly(const struct world *w, const struct attention_args *a, int t, int head,
+                           double *out)
 {
     const struct kv_cache *kv = a->kv;
-    int seq = a->batch->token_seq[t], p = a->batch->positions[t];
+    int seq = w->token_seq[t], p = w->positions[t];
+    int last = a->bidirectional ? w->kv_len[seq] - 1 : p;
     int kv_head = head / (a->n_heads / kv->n_kv_heads), hd = kv->head_dim;
-    const int32_t *table = batch_table(a->batch, seq);
-    const float *q = a->q + ((size_t)t * (size_t)a->n_heads + (size_t)head) * (size_t)hd;
+    const int32_t *table = w->table + w->slot[seq] * STRIDE;
+    const float *q = w->q + (size_t)t * (size_t)w->q_stride + (size_t)(head * hd);
     int first = a->window > 0 && p + 1 > a->window ? p + 1 - a->window : 0;
-    double *score = malloc((size_t)(p + 1) * sizeof *score), top = -INFINITY, sum = 0;
-    for (int c = first; c <= p; c++) {
+    double *score = malloc((size_t)(last + 1) * sizeof *score), top = -INFINITY, sum = 0;
+    for (int c = first; c <= last; c++) {
         size_t at = kv_offset(kv, a->layer, table, kv_head, c);
         double dot = 0;
         for (int d = 0; d < hd; d++)
@@ -204,11 +238,13 @@ static void attend_exactly(const struct attention_args *a, int t, int head, doub
         score[c] = dot * (double)a->scale;
         if (a->soft_cap > 0)
             score[c] = (double)a->soft_cap * tanh(score[c] / (double)a->soft_cap);
+        if (a->alibi)
+            score[c] += (double)a->alibi[head] * (c - p);
         top = score[c] > top ? score[c] : top;
     }
     for (int d = 0; d < hd; d++)
         out[d] = 0;
-    for (int c = first; c <= p; c++) {
+    for (int c = first; c <= last; c++) {
         size_t at = kv_offset(kv, a->layer, table, kv_head, c);
         double weight = exp(score[c] - top);
         sum += weight;
@@ -220,6 +256,14 @@ static void attend_exactly(const struct attention_args *a, int t, int head, doub
     free(score);
 }
 
+static void begin_world(struct device *d, const struct world *w, const struct shape *s)
+{
+    struct device_limits l = wide_limits();
+    l.block_tokens = s->block_tokens;
+    give_work(d, &l);
+    take_batch(d, &w->batch);
+}
+
 static void every_row_is_its_softmax(void **state)
 {
     (void)state;
@@ -227,18 +271,18 @@ static void every_row_is_its_softmax(void **state)
         struct device *d = open_cpu(isa_names[isa], 2);
         if (!d)
             continue;
-        give_scratch(d, 1024, 64, 64);
         double worst = 0;
         for (int i = 0; i < SHAPES; i++) {
             const struct shape *s = &shapes[i];
             struct world w = {0};
             build_world(&w, s, 100 + (uint64_t)i);
             struct attention_args a = args_of(&w, s);
-            cpu_ops()->attention(d, &a);
+            begin_world(d, &w, s);
+            cpu_backend.ops->attention(d, &a);
             double want[512];
             for (int t = 0; t < w.batch.n_tokens; t++) {
                 for (int h = 0; h < s->n_heads; h++) {
-                    attend_exactly(&a, t, h, want);
+                    attend_exactly(&w, &a, t, h, want);
                     for (int k = 0; k < s->head_dim; k++) {
                         double got = (double)w.out[(t * s->n_heads + h) * s->head_dim + k];
                         double error = fabs(got - want[k]);
@@ -252,7 +296,7 @@ static void every_row_is_its_softmax(void **state)
             free_world(&w);
         }
         print_message("           %s: largest error %.2g\n", isa_names[isa], worst);
-        cpu_ops()->close(d);
+        cpu_backend.ops->close(d);
     }
 }
 
@@ -264,19 +308,22 @@ static void attend_singly(struct device *d, const struct world *w, const struct 
     for (int t = 0; t < w->batch.n_tokens; t++) {
         int seq = w->token_seq[t];
         int32_t start[2] = {0, 1}, kv_len = w->positions[t] + 1, zero = 0;
+        if (s->more.bidirectional && kv_len < w->kv_len[seq])
+            continue; /* what comes after it would be missing */
         struct batch one = {.n_tokens = 1,
                             .n_seqs = 1,
+                            .token_ids = &zero,
                             .positions = &w->positions[t],
                             .token_seq = &zero,
                             .seq_start = start,
                             .kv_len = &kv_len,
-                            .block_table = w->table + seq * w->batch.table_stride,
-                            .table_stride = w->batch.table_stride};
+                            .slot = &w->slot[seq],
+                            .block_table = w->table};
         struct attention_args a = args_of(w, s);
-        a.batch = &one;
-        a.q += (size_t)t * width;
+        take_batch(d, &one);
+        a.q = w->q + (size_t)t * (size_t)w->q_stride;
         a.out = out + (size_t)t * width;
-        cpu_ops()->attention(d, &a);
+        cpu_backend.ops->attention(d, &a);
     }
 }
 
@@ -288,17 +335,18 @@ static void bits_do_not_depend_on_batch_threads_or_chunks(void **state)
         if (!one)
             continue;
         struct device *many = open_cpu(isa_names[isa], 5);
-        give_scratch(one, 1024, 64, 64);
-        give_scratch(many, 1024, 64, 64);
         for (int i = 0; i < SHAPES; i++) {
             const struct shape *s = &shapes[i];
             struct world w = {0};
             build_world(&w, s, 200 + (uint64_t)i);
             struct attention_args a = args_of(&w, s);
             float *threaded = new_floats(w.n_values), *singly = new_floats(w.n_values);
-            cpu_ops()->attention(one, &a);
+            begin_world(one, &w, s);
+            begin_world(many, &w, s);
+            cpu_backend.ops->attention(one, &a);
             a.out = threaded;
-            cpu_ops()->attention(many, &a);
+            cpu_backend.ops->attention(many, &a);
+            memcpy(singly, w.out, s->more.bidirectional ? w.n_values * sizeof(float) : 0);
             attend_singly(many, &w, s, singly);
             if (memcmp(w.out, threaded, w.n_values * sizeof(float)) != 0)
                 fail_msg("%s, %s: 5 threads changed bits", isa_names[isa], s->name);
@@ -308,8 +356,8 @@ static void bits_do_not_depend_on_batch_threads_or_chunks(void **state)
             free(singly);
             free_world(&w);
         }
-        cpu_ops()->close(one);
-        cpu_ops()->close(many);
+        cpu_backend.ops->close(one);
+        cpu_backend.ops->close(many);
     }
 }
 

@@ -11,12 +11,12 @@ static void memory_is_zeroed_and_aligned(void **state)
     struct device *d = open_cpu(NULL, 1);
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         unsigned char *p = take(d, sizes[i]);
-        assert_int_equal((uintptr_t)p % 64, 0);
+        assert_int_equal((uintptr_t)p % 256, 0);
         for (size_t k = 0; k < sizes[i]; k++)
             assert_int_equal(p[k], 0);
         memset(p, 0xaa, sizes[i]); /* the next one must be zero all the same */
     }
-    cpu_ops()->close(d);
+    cpu_backend.ops->close(d);
 }
 
 static void memory_that_cannot_be_had_is_refused(void **state)
@@ -26,11 +26,11 @@ static void memory_that_cannot_be_had_is_refused(void **state)
     struct device *d = open_cpu(NULL, 1);
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         struct status st = {0};
-        assert_null(cpu_ops()->mem_take(d, sizes[i], &st));
+        assert_null(cpu_backend.ops->mem_take(d, sizes[i], &st));
         assert_int_equal(st.code, STATUS_IO);
     }
     memset(take(d, 1000), 1, 1000); /* still works */
-    cpu_ops()->close(d);
+    cpu_backend.ops->close(d);
 }
 
 static void bad_options_are_refused_by_name(void **state)
@@ -47,7 +47,7 @@ static void bad_options_are_refused_by_name(void **state)
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct status st = {0};
-        assert_null(cpu_open(&cases[i].opts, &st));
+        assert_null(cpu_backend.open(&cases[i].opts, &st));
         assert_int_equal(st.code, STATUS_BAD_INPUT);
         if (!strstr(st.msg, cases[i].says))
             fail_msg("\"%s\" does not say %s", st.msg, cases[i].says);
@@ -60,18 +60,18 @@ static void the_instruction_set_is_never_above_the_limit(void **state)
     static const char *const order[] = {"scalar", "avx2", "avx512", "avx512vnni"};
     for (int limit = 0; limit < 4; limit++) {
         struct status st = {0};
-        struct device *d = cpu_open(&(struct device_options){.isa_max = order[limit]}, &st);
+        struct device *d = cpu_backend.open(&(struct device_options){.isa_max = order[limit]}, &st);
         assert_non_null(d);
         int chosen = 0;
-        while (strcmp(order[chosen], cpu_isa(d)) != 0)
+        while (strcmp(order[chosen], cpu_backend.variant(d)) != 0)
             assert_true(++chosen < 4);
         assert_true(chosen <= limit);
-        cpu_ops()->close(d);
+        cpu_backend.ops->close(d);
     }
     struct device *d = open_cpu(NULL, 0);
-    print_message("           best here: %s\n", cpu_isa(d));
-    cpu_ops()->close(d);
-    cpu_ops()->close(NULL);
+    print_message("           best here: %s\n", cpu_backend.variant(d));
+    cpu_backend.ops->close(d);
+    cpu_backend.ops->close(NULL);
 }
 
 static void wait_reports_no_fault(void **state)
@@ -79,21 +79,35 @@ static void wait_reports_no_fault(void **state)
     (void)state;
     struct status st = {0};
     struct device *d = open_cpu(NULL, 2);
-    assert_true(cpu_ops()->wait(d, &st));
+    const struct device_limits l = wide_limits();
+    give_work(d, &l);
+    take_batch(d, &(struct batch){.seq_start = (int32_t[]){0}});
+    assert_true(cpu_backend.ops->step_ready(d));
+    assert_true(cpu_backend.probe(&st));
     assert_int_equal(st.code, STATUS_OK);
-    assert_string_equal(cpu_ops()->name, "cpu");
-    cpu_ops()->close(d);
+    assert_string_equal(cpu_backend.ops->name, "cpu");
+    assert_int_equal(cpu_backend.ops->act_dtype(d), DT_F32);
+    cpu_backend.ops->close(d);
 }
 
-static void scratch_is_enough_for_each_op(void **state)
+static void work_grows_with_each_limit(void **state)
 {
     (void)state;
     struct device *d = open_cpu(NULL, 2);
-    size_t small = cpu_ops()->scratch_bytes(d, 1, 64, 1000);
-    assert_true(small > 0);
-    assert_true(cpu_ops()->scratch_bytes(d, 1, 64, 1000000) > small);
-    assert_true(cpu_ops()->scratch_bytes(d, 4096, 65536, 1000) > small);
-    cpu_ops()->close(d);
+    const struct device_limits l = wide_limits();
+    const size_t least = cpu_backend.ops->work_bytes(d, &l);
+    struct device_limits wide[] = {l, l, l, l, l, l, l};
+    wide[0].vocab = 10000000;
+    wide[1].in_max = 65536;
+    wide[2].step_tokens_max = 65536;
+    wide[3].seqs_max = 1024;
+    wide[4].context_max = 1 << 24;
+    wide[5].ffn = 65536;
+    wide[6].step_heads_max = 65536;
+    for (size_t i = 0; i < sizeof wide / sizeof *wide; i++)
+        assert_true(cpu_backend.ops->work_bytes(d, &wide[i]) > least);
+    assert_true(cpu_backend.ops->mem_free(d) > 1 << 20);
+    cpu_backend.ops->close(d);
 }
 
 int main(void)
@@ -104,7 +118,7 @@ int main(void)
         cmocka_unit_test(bad_options_are_refused_by_name),
         cmocka_unit_test(the_instruction_set_is_never_above_the_limit),
         cmocka_unit_test(wait_reports_no_fault),
-        cmocka_unit_test(scratch_is_enough_for_each_op),
+        cmocka_unit_test(work_grows_with_each_limit),
     };
     return cmocka_run_group_tests_name("cpu", tests, NULL, NULL);
 }

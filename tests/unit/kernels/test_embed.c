@@ -32,22 +32,23 @@ static uint8_t *make_table(size_t n_bytes)
     return src;
 }
 
-static void check_rows(const struct embed_args *a, const uint8_t *src, size_t row_bytes,
-                       const char *what)
+static void check_rows(const struct embed_args *a, const struct batch *b, const uint8_t *src,
+                       size_t row_bytes, const char *what)
 {
     int64_t width = a->table->cols;
+    const float *out = a->out;
     float *want = malloc((size_t)width * sizeof *want);
-    for (int t = 0; t < a->n; t++) {
-        dequantize_row(a->table->dtype, src + (size_t)a->ids[t] * row_bytes, want, width);
+    for (int t = 0; t < b->n_tokens; t++) {
+        dequantize_row(a->table->dtype, src + (size_t)b->token_ids[t] * row_bytes, want, width);
         for (int64_t i = 0; i < width; i++) {
-            float scaled = want[i] * a->scale, got = a->out[t * width + i];
+            float scaled = want[i] * a->scale, got = out[t * width + i];
             if (f32_to_bits(got) != f32_to_bits(scaled))
-                fail_msg("%s: token %d (id %d) value %d: got %a, want %a", what, t, a->ids[t],
+                fail_msg("%s: token %d (id %d) value %d: got %a, want %a", what, t, b->token_ids[t],
                          (int)i, (double)got, (double)scaled);
         }
     }
     for (int i = 0; i < 16; i++)
-        assert_true(a->out[a->n * width + i] == 12345);
+        assert_true(out[b->n_tokens * width + i] == 12345);
     free(want);
 }
 
@@ -59,7 +60,7 @@ static void check_table(struct device *dev, enum dtype dtype, int64_t cols)
     struct tensor plain = {.data = src, .dtype = dtype, .rows = VOCAB, .cols = cols};
     struct tensor packed = plain;
     packed.data = aligned_alloc(64, cpu_weight_bytes(dev, dtype, VOCAB, cols));
-    cpu_weight_put(dev, &packed, src);
+    cpu_weight_put(dev, &packed, &(struct weight_source){.at = src, .fd = -1});
     int32_t ids[N_IDS];
     for (int i = 0; i < N_IDS; i++)
         ids[i] = (int32_t)(random_u32() % VOCAB);
@@ -73,15 +74,15 @@ static void check_table(struct device *dev, enum dtype dtype, int64_t cols)
     } table[] = {{"one", 1, 1}, {"many", N_IDS, 1}, {"scaled", N_IDS, 24.5f}};
     for (size_t k = 0; k < 6; k++) {
         char what[80];
-        snprintf(what, sizeof what, "%s %s %s %s", cpu_isa(dev), dtype_traits[dtype].name,
-                 k % 2 ? "packed" : "plain", table[k / 2].name);
+        snprintf(what, sizeof what, "%s %s %s %s", cpu_backend.variant(dev),
+                 dtype_traits[dtype].name, k % 2 ? "packed" : "plain", table[k / 2].name);
         for (size_t i = 0; i < n; i++)
             out[i] = 12345;
-        struct embed_args a = {.out = out, .table = k % 2 ? &packed : &plain, .ids = ids};
-        a.n = table[k / 2].n;
+        struct embed_args a = {.out = out, .table = k % 2 ? &packed : &plain};
         a.scale = table[k / 2].scale;
+        dev->batch = (struct batch){.n_tokens = table[k / 2].n, .token_ids = ids};
         cpu_embed(dev, &a);
-        check_rows(&a, src, n_bytes / VOCAB, what);
+        check_rows(&a, &dev->batch, src, n_bytes / VOCAB, what);
     }
     free(packed.data);
     free(src);
@@ -95,9 +96,9 @@ static void rows_have_the_bits_of_dequantize_row(void **state)
     for (int i = 0; i < 8; i++) {
         struct status st = {0};
         struct device_options opts = {.n_threads = 1 + i % 2, .isa_max = isas[i / 2]};
-        struct device *dev = cpu_open(&opts, &st);
+        struct device *dev = cpu_backend.open(&opts, &st);
         assert_non_null(dev);
-        if (strcmp(cpu_isa(dev), isas[i / 2]) == 0) {
+        if (strcmp(cpu_backend.variant(dev), isas[i / 2]) == 0) {
             for (int dtype = 0; dtype < DT_N; dtype++)
                 check_table(dev, (enum dtype)dtype, 512);
             check_table(dev, DT_Q8_0, 576);
@@ -105,7 +106,7 @@ static void rows_have_the_bits_of_dequantize_row(void **state)
         } else if (i % 2 == 0) {
             print_message("this processor lacks %s: not tested\n", isas[i / 2]);
         }
-        cpu_ops()->close(dev);
+        cpu_backend.ops->close(dev);
     }
 }
 

@@ -89,21 +89,22 @@ static bool rig_open(struct rig *r, const char *isa, enum precision precision, i
 {
     struct status st = {0};
     struct device_options opts = {.n_threads = threads, .precision = precision, .isa_max = isa};
-    *r = (struct rig){.dev = cpu_open(&opts, &st)};
+    *r = (struct rig){.dev = cpu_backend.open(&opts, &st)};
     assert_non_null(r->dev);
-    if (strcmp(cpu_isa(r->dev), isa) != 0) {
-        cpu_ops()->close(r->dev);
+    if (strcmp(cpu_backend.variant(r->dev), isa) != 0) {
+        cpu_backend.ops->close(r->dev);
         return false;
     }
     size_t n = cpu_matmul_scratch_bytes(r->dev, 300, 4096);
     r->scratch = aligned_alloc(64, (n + 63) / 64 * 64);
-    cpu_ops()->scratch_set(r->dev, r->scratch, n);
+    r->dev->scratch = r->scratch;
+    r->dev->scratch_bytes = n;
     return true;
 }
 
 static void rig_close(struct rig *r)
 {
-    cpu_ops()->close(r->dev);
+    cpu_backend.ops->close(r->dev);
     free(r->scratch);
 }
 
@@ -115,7 +116,7 @@ static void put_weight(struct rig *r, struct tensor *w, enum dtype dtype, int64_
     assert_int_equal(n % 64, 0);
     w->data = aligned_alloc(64, n);
     memset(w->data, 0xff, n);
-    cpu_weight_put(r->dev, w, src);
+    cpu_weight_put(r->dev, w, &(struct weight_source){.at = src, .fd = -1});
     assert_int_equal(w->layout, LAYOUT_PACKED);
 }
 
@@ -481,10 +482,10 @@ static void rounding_is_within_half_a_step_and_the_same_everywhere(void **state)
     enum { COLS = 3200 };
     struct act_block a[COLS / 32], b[COLS / 32];
     struct status st = {0};
-    struct device *dev = cpu_open(&(struct device_options){.n_threads = 1}, &st);
+    struct device *dev = cpu_backend.open(&(struct device_options){.n_threads = 1}, &st);
     assert_non_null(dev);
-    bool has_avx2 = strcmp(cpu_isa(dev), "scalar") != 0;
-    cpu_ops()->close(dev);
+    bool has_avx2 = strcmp(cpu_backend.variant(dev), "scalar") != 0;
+    cpu_backend.ops->close(dev);
     float *x = make_activations(1, COLS);
     x[100] = 1e30f;
     x[200] = -0x1p-140f;

@@ -1,4 +1,4 @@
-/* What norm and gather promise: rows normed as defined, alone or in a batch to the same bits. */
+/* What norm promises: rows normed as defined, alone or in a batch to the same bits. */
 #include "cpu_test.h"
 
 #include <math.h>
@@ -26,14 +26,14 @@ static const struct norm_case cases[] = {
 static void norm_exactly(const struct norm_args *a, const float *x, double *y)
 {
     double mean = 0, squares = 0;
-    for (int i = 0; i < a->width && a->kind == NORM_LAYER; i++)
+    for (int i = 0; i < a->width && a->norm.kind == NORM_LAYER; i++)
         mean += (double)x[i] / a->width;
     for (int i = 0; i < a->width; i++)
         squares += ((double)x[i] - mean) * ((double)x[i] - mean);
-    double scale = 1 / sqrt(squares / a->width + (double)a->eps);
+    double scale = 1 / sqrt(squares / a->width + (double)a->norm.eps);
     for (int i = 0; i < a->width; i++)
-        y[i] = ((double)x[i] - mean) * scale * (a->w ? (double)a->w[i] : 1) +
-               (a->b ? (double)a->b[i] : 0);
+        y[i] = ((double)x[i] - mean) * scale * (a->norm.w ? (double)a->norm.w[i] : 1) +
+               (a->norm.b ? (double)a->norm.b[i] : 0);
 }
 
 static void check_case(struct device *d, const char *isa, const struct norm_case *c, uint64_t seed)
@@ -47,15 +47,14 @@ static void check_case(struct device *d, const char *isa, const struct norm_case
         x[i] += c->offset;
     if (c->in_place)
         memcpy(y, x, n * sizeof *x);
-    struct norm_args a = {.y = y,
-                          .x = c->in_place ? y : x,
-                          .w = c->has_w ? w : NULL,
-                          .b = c->has_b ? b : NULL,
-                          .rows = c->rows,
-                          .width = c->width,
-                          .kind = c->kind,
-                          .eps = 1e-5f};
-    cpu_ops()->norm(d, &a);
+    struct norm_args a = {
+        .y = y,
+        .x = c->in_place ? y : x,
+        .rows = c->rows,
+        .width = c->width,
+        .norm = {
+            .kind = c->kind, .w = c->has_w ? w : NULL, .b = c->has_b ? b : NULL, .eps = 1e-5f}};
+    cpu_backend.ops->norm(d, &a);
     assert_true(isnan(y[n]));
     double limit = 2e-6 * (1 + fabs((double)c->offset));
     for (int row = 0; row < c->rows; row++) {
@@ -71,7 +70,7 @@ static void check_case(struct device *d, const char *isa, const struct norm_case
         one.rows = 1;
         one.x = x + row * c->width;
         one.y = alone;
-        cpu_ops()->norm(d, &one);
+        cpu_backend.ops->norm(d, &one);
         assert_memory_equal(alone, y + row * c->width, (size_t)c->width * sizeof *alone);
         free(alone);
     }
@@ -87,7 +86,7 @@ static void rows_are_normed_as_defined_and_alone_alike(void **state)
             continue;
         for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
             check_case(d, isa_names[isa], &cases[i], 40 + i);
-        cpu_ops()->close(d);
+        cpu_backend.ops->close(d);
     }
 }
 
@@ -100,27 +99,13 @@ static void threads_do_not_change_bits(void **state)
     for (int i = 0; i < 2; i++) {
         struct device *d = open_cpu(NULL, 1 + 3 * i);
         y[i] = new_floats(ROWS * WIDTH);
-        cpu_ops()->norm(
-            d, &(struct norm_args){.y = y[i], .x = x, .rows = ROWS, .width = WIDTH, .eps = 1e-6f});
-        cpu_ops()->close(d);
+        cpu_backend.ops->norm(
+            d, &(struct norm_args){
+                   .y = y[i], .x = x, .rows = ROWS, .width = WIDTH, .norm = {.eps = 1e-6f}});
+        cpu_backend.ops->close(d);
     }
     assert_memory_equal(y[0], y[1], ROWS * WIDTH * sizeof(float));
     free(x), free(y[0]), free(y[1]);
-}
-
-static void gather_copies_the_chosen_rows_to_the_front(void **state)
-{
-    (void)state;
-    static const int32_t rows[] = {1, 4, 4, 9, 0};
-    struct random r = {10};
-    struct device *d = open_cpu(NULL, 2);
-    float *x = new_normal(&r, 10 * 33, 1), *y = new_floats(5 * 33 + 1);
-    cpu_ops()->gather(d, &(struct gather_args){.y = y, .x = x, .rows = rows, .n = 5, .width = 33});
-    for (int i = 0; i < 5; i++)
-        assert_memory_equal(y + i * 33, x + rows[i] * 33, 33 * sizeof *x);
-    assert_true(isnan(y[5 * 33]));
-    free(x), free(y);
-    cpu_ops()->close(d);
 }
 
 int main(void)
@@ -128,7 +113,6 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rows_are_normed_as_defined_and_alone_alike),
         cmocka_unit_test(threads_do_not_change_bits),
-        cmocka_unit_test(gather_copies_the_chosen_rows_to_the_front),
     };
     return cmocka_run_group_tests_name("norm", tests, NULL, NULL);
 }

@@ -38,14 +38,16 @@ static const struct shape shapes[] = {
     {"no rope, norms", 2, 2, 48, 0, 16, ROPE_NONE, DT_F16, true, 1, 1, {5}, {5}},
     {"far away", 2, 1, 64, 64, 16, ROPE_NEOX, DT_F32, false, 1, 1, {131072}, {3}},
 };
-enum { SHAPES = sizeof shapes / sizeof *shapes, LAYER = 1, LAYERS = 3 };
+enum { SHAPES = sizeof shapes / sizeof *shapes, LAYER = 1, LAYERS = 3, SLOTS = 8, GAP = 5 };
 
 struct world {
     const struct shape *s;
-    int n_tokens, stride;
-    int32_t seq_start[4], token_seq[64], positions[64];
+    int n_tokens;
+    int table_stride; /* blocks */
+    int stride;       /* of q, k and v: values of a token */
+    int32_t seq_start[4], token_seq[64], positions[64], ids[64], slot[3];
     int32_t *table;
-    float *q, *k, *v, *inv_freq, *q_norm, *k_norm;
+    float *qkv, *q, *k, *v, *inv_freq, *q_norm, *k_norm; /* q, k, v in qkv */
     struct kv_cache kv;
     struct batch batch;
     size_t kv_bytes;
@@ -58,7 +60,8 @@ static void build_world(struct world *w, const struct shape *s, uint64_t seed)
     int n_blocks = 1;
     for (int i = 0; i < s->n_seqs; i++) {
         int n = (s->kv_len[i] + s->block_tokens - 1) / s->block_tokens;
-        w->stride = n > w->stride ? n : w->stride;
+        w->table_stride = n > w->table_stride ? n : w->table_stride;
+        w->slot[i] = (i * 3 + 4) % SLOTS;
         w->seq_start[i] = w->n_tokens;
         for (int t = 0; t < s->n_new[i]; t++) {
             w->token_seq[w->n_tokens] = i;
@@ -67,14 +70,20 @@ static void build_world(struct world *w, const struct shape *s, uint64_t seed)
         w->seq_start[i + 1] = w->n_tokens;
         n_blocks += n;
     }
-    w->table = malloc((size_t)(s->n_seqs * w->stride) * sizeof *w->table);
-    for (int i = 0, next = n_blocks - 1; i < s->n_seqs * w->stride; i++)
-        w->table[i] = next > 0 ? next-- : 0; /* backwards */
-    size_t n_q = (size_t)(w->n_tokens * s->n_heads * s->head_dim);
-    size_t n_k = (size_t)(w->n_tokens * s->n_kv_heads * s->head_dim);
-    w->q = new_normal(&r, n_q, 2);
-    w->k = new_normal(&r, n_k, 2);
-    w->v = new_normal(&r, n_k, 50);
+    w->table = calloc((size_t)(SLOTS * w->table_stride), sizeof *w->table);
+    int next = n_blocks - 1;
+    for (int i = 0; i < s->n_seqs; i++)
+        for (int k = 0; k * s->block_tokens < s->kv_len[i]; k++)
+            w->table[w->slot[i] * w->table_stride + k] = next--; /* backwards */
+    const int q_width = s->n_heads * s->head_dim, kv_width = s->n_kv_heads * s->head_dim;
+    w->stride = q_width + 2 * kv_width + GAP;
+    w->qkv = new_normal(&r, (size_t)(w->n_tokens * w->stride), 2);
+    w->q = w->qkv;
+    w->k = w->q + q_width;
+    w->v = w->k + kv_width;
+    for (int t = 0; t < w->n_tokens; t++)
+        for (int i = 0; i < kv_width; i++)
+            w->v[t * w->stride + i] *= 25;
     w->q_norm = new_normal(&r, (size_t)s->head_dim, 1);
     w->k_norm = new_normal(&r, (size_t)s->head_dim, 1);
     w->inv_freq = new_floats((size_t)s->rope_dims / 2);
@@ -94,37 +103,48 @@ static void build_world(struct world *w, const struct shape *s, uint64_t seed)
     memset(w->kv.v, 0xff, w->kv_bytes);
     w->batch = (struct batch){.n_tokens = w->n_tokens,
                               .n_seqs = s->n_seqs,
+                              .token_ids = w->ids,
                               .positions = w->positions,
                               .token_seq = w->token_seq,
                               .seq_start = w->seq_start,
                               .kv_len = s->kv_len,
-                              .block_table = w->table,
-                              .table_stride = w->stride};
+                              .slot = w->slot,
+                              .block_table = w->table};
 }
 
 static void free_world(struct world *w)
 {
-    free(w->table), free(w->q), free(w->k), free(w->v), free(w->q_norm), free(w->k_norm);
+    free(w->table), free(w->qkv), free(w->q_norm), free(w->k_norm);
     free(w->inv_freq), free(w->kv.k), free(w->kv.v);
+}
+
+static void give_world(struct device *d, const struct world *w)
+{
+    struct device_limits l = wide_limits();
+    l.block_tokens = w->s->block_tokens;
+    l.table_stride = w->table_stride;
+    l.context_max = 1 << 18;
+    give_work(d, &l);
 }
 
 static void run_rope(struct device *d, struct world *w)
 {
     const struct shape *s = w->s;
-    cpu_ops()->rope_kv(d, &(struct rope_kv_args){.q = w->q,
-                                                 .k = w->k,
-                                                 .v = w->v,
-                                                 .q_norm = s->norms ? w->q_norm : NULL,
-                                                 .k_norm = s->norms ? w->k_norm : NULL,
-                                                 .norm_eps = 1e-6f,
-                                                 .batch = &w->batch,
-                                                 .kv = &w->kv,
-                                                 .layer = LAYER,
-                                                 .n_heads = s->n_heads,
-                                                 .rope = s->rope,
-                                                 .rope_dims = s->rope_dims,
-                                                 .inv_freq = w->inv_freq,
-                                                 .rope_scale = s->rope_scale});
+    take_batch(d, &w->batch);
+    cpu_backend.ops->rope_kv(d, &(struct rope_kv_args){.q = w->q,
+                                                       .k = w->k,
+                                                       .v = w->v,
+                                                       .stride = w->stride,
+                                                       .q_norm = s->norms ? w->q_norm : NULL,
+                                                       .k_norm = s->norms ? w->k_norm : NULL,
+                                                       .norm_eps = 1e-6f,
+                                                       .kv = &w->kv,
+                                                       .layer = LAYER,
+                                                       .n_heads = s->n_heads,
+                                                       .rope = s->rope,
+                                                       .rope_dims = s->rope_dims,
+                                                       .inv_freq = w->inv_freq,
+                                                       .rope_scale = s->rope_scale});
 }
 
 /* One head, in double but for the angle, which is rounded to float by contract. */
@@ -155,7 +175,7 @@ static void check_heads(const char *isa, const struct world *w, const float *bef
 {
     double want[512];
     for (int row = 0; row < w->n_tokens * n_heads; row++) {
-        int at = row * w->s->head_dim;
+        int at = row / n_heads * w->stride + row % n_heads * w->s->head_dim;
         turn_exactly(w, before + at, norm, w->positions[row / n_heads], want);
         for (int i = 0; i < w->s->head_dim; i++) {
             if (!(fabs((double)after[at + i] - want[i]) < 3e-6))
@@ -171,7 +191,7 @@ static void check_pages(const char *isa, const struct world *w, char *cache, con
 {
     const struct shape *s = w->s;
     for (int t = 0; t < w->n_tokens; t++) {
-        const int32_t *table = w->table + w->token_seq[t] * w->stride;
+        const int32_t *table = w->table + w->slot[w->token_seq[t]] * w->table_stride;
         for (int h = 0; h < s->n_kv_heads; h++) {
             int p = w->positions[t], block = table[p / s->block_tokens];
             size_t row =
@@ -180,7 +200,7 @@ static void check_pages(const char *isa, const struct world *w, char *cache, con
                     (size_t)s->block_tokens +
                 (size_t)(p % s->block_tokens);
             for (int i = 0; i < s->head_dim; i++) {
-                float x = from[(t * s->n_kv_heads + h) * s->head_dim + i];
+                float x = from[t * w->stride + h * s->head_dim + i];
                 size_t bytes = s->dtype == DT_F32 ? 4 : 2;
                 char *at = cache + (row * (size_t)s->head_dim + (size_t)i) * bytes;
                 uint16_t half = s->dtype == DT_F16 ? f32_to_f16(x) : f32_to_bf16(x);
@@ -213,17 +233,17 @@ static void heads_turn_and_pages_fill_as_defined(void **state)
             struct world w;
             build_world(&w, &shapes[i], 300 + (uint64_t)i);
             const struct shape *s = w.s;
-            float *q = copy_floats(w.q, (size_t)(w.n_tokens * s->n_heads * s->head_dim));
-            float *k = copy_floats(w.k, (size_t)(w.n_tokens * s->n_kv_heads * s->head_dim));
+            float *before = copy_floats(w.qkv, (size_t)(w.n_tokens * w.stride));
+            give_world(d, &w);
             run_rope(d, &w);
-            check_heads(isa_names[isa], &w, q, w.q, w.q_norm, s->n_heads);
-            check_heads(isa_names[isa], &w, k, w.k, w.k_norm, s->n_kv_heads);
+            check_heads(isa_names[isa], &w, before, w.q, w.q_norm, s->n_heads);
+            check_heads(isa_names[isa], &w, before + (w.k - w.q), w.k, w.k_norm, s->n_kv_heads);
             check_pages(isa_names[isa], &w, w.kv.k, w.k);
             check_pages(isa_names[isa], &w, w.kv.v, w.v);
-            free(q), free(k);
+            free(before);
             free_world(&w);
         }
-        cpu_ops()->close(d);
+        cpu_backend.ops->close(d);
     }
 }
 
@@ -239,36 +259,35 @@ static void a_token_alone_has_the_same_bits(void **state)
             struct world all, single;
             build_world(&all, &shapes[i], 400 + (uint64_t)i);
             build_world(&single, &shapes[i], 400 + (uint64_t)i);
+            give_world(d, &single);
+            give_world(many, &all);
             run_rope(many, &all);
-            size_t q_row = (size_t)(shapes[i].n_heads * shapes[i].head_dim);
-            size_t k_row = (size_t)(shapes[i].n_kv_heads * shapes[i].head_dim);
             for (int t = 0; t < all.n_tokens; t++) {
                 struct world one = single;
                 int32_t kv_len = single.positions[t] + 1, start[2] = {0, 1}, zero = 0;
-                one.q += (size_t)t * q_row;
-                one.k += (size_t)t * k_row;
-                one.v += (size_t)t * k_row;
+                one.q += t * one.stride;
+                one.k += t * one.stride;
+                one.v += t * one.stride;
                 one.batch = (struct batch){.n_tokens = 1,
                                            .n_seqs = 1,
+                                           .token_ids = &zero,
                                            .positions = &single.positions[t],
                                            .token_seq = &zero,
                                            .seq_start = start,
                                            .kv_len = &kv_len,
-                                           .block_table =
-                                               single.table + single.token_seq[t] * single.stride,
-                                           .table_stride = single.stride};
+                                           .slot = &single.slot[single.token_seq[t]],
+                                           .block_table = single.table};
                 run_rope(d, &one);
             }
             size_t n = (size_t)all.n_tokens;
-            assert_memory_equal(all.q, single.q, n * q_row * sizeof(float));
-            assert_memory_equal(all.k, single.k, n * k_row * sizeof(float));
+            assert_memory_equal(all.qkv, single.qkv, n * (size_t)all.stride * sizeof(float));
             assert_memory_equal(all.kv.k, single.kv.k, all.kv_bytes);
             assert_memory_equal(all.kv.v, single.kv.v, all.kv_bytes);
             free_world(&all);
             free_world(&single);
         }
-        cpu_ops()->close(d);
-        cpu_ops()->close(many);
+        cpu_backend.ops->close(d);
+        cpu_backend.ops->close(many);
     }
 }
 

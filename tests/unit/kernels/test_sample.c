@@ -18,8 +18,8 @@ static struct sample_out sample_one(struct device *d, const float *logits, int v
     memcpy(x, logits, (size_t)vocab * sizeof *x);
     struct sample_out out;
     memset(&out, 0xff, sizeof out);
-    cpu_ops()->sample(
-        d, &(struct sample_args){.logits = x, .n = 1, .vocab = vocab, .row = row, .out = &out});
+    cpu_sample_rows(
+        d, &(struct sample_rows){.logits = x, .n = 1, .vocab = vocab, .row = row, .out = &out});
     free(x);
     return out;
 }
@@ -27,8 +27,10 @@ static struct sample_out sample_one(struct device *d, const float *logits, int v
 static struct device *open_sampler(int isa, int n_threads)
 {
     struct device *d = open_cpu(isa_names[isa], n_threads);
+    struct device_limits l = wide_limits();
+    l.vocab = 300000;
     if (d)
-        give_scratch(d, 8, 64, 300000);
+        give_work(d, &l);
     return d;
 }
 
@@ -204,8 +206,8 @@ static void draws_follow_the_probabilities(void **state)
                 memcpy(x + (k % ROWS) * c->vocab, base, (size_t)c->vocab * sizeof *x);
                 if (k % ROWS < ROWS - 1)
                     continue;
-                cpu_ops()->sample(
-                    d, &(struct sample_args){
+                cpu_sample_rows(
+                    d, &(struct sample_rows){
                            .logits = x, .n = ROWS, .vocab = c->vocab, .row = rows, .out = out});
                 for (int j = 0; j < ROWS; j++) {
                     assert_int_equal(out[j].fault, SAMPLE_OK);
@@ -217,7 +219,7 @@ static void draws_follow_the_probabilities(void **state)
             check_counts(isa_names[isa], c, count, prob);
             free(base), free(x), free(prob), free(changed), free(count);
         }
-        cpu_ops()->close(d);
+        cpu_backend.ops->close(d);
     }
 }
 
@@ -266,7 +268,7 @@ static void cuts_are_exact_on_a_large_vocabulary(void **state)
                 fail_msg("%s: %d draws outside of the set", cases[i].name, n_border);
             free(x);
         }
-        cpu_ops()->close(d);
+        cpu_backend.ops->close(d);
     }
     free(prob), free(changed);
 }
@@ -294,8 +296,8 @@ static void a_draw_depends_on_seed_and_position_alone(void **state)
                                       .forced = -1};
         memcpy(batch + i * VOCAB, x, VOCAB * sizeof *x);
     }
-    cpu_ops()->sample(many, &(struct sample_args){
-                                .logits = batch, .n = N, .vocab = VOCAB, .row = rows, .out = out});
+    cpu_sample_rows(many, &(struct sample_rows){
+                              .logits = batch, .n = N, .vocab = VOCAB, .row = rows, .out = out});
     for (int i = 0; i < N; i++) {
         struct sample_out alone = sample_one(one, x, VOCAB, &rows[i]);
         assert_int_equal(alone.id, out[i].id);
@@ -308,8 +310,8 @@ static void a_draw_depends_on_seed_and_position_alone(void **state)
     assert_true(n_same_next < 4);
     assert_true(n_same_seed < 4);
     free(x), free(batch);
-    cpu_ops()->close(one);
-    cpu_ops()->close(many);
+    cpu_backend.ops->close(one);
+    cpu_backend.ops->close(many);
 }
 
 /* ---- Greedy, bias, penalties ---- */
@@ -346,7 +348,7 @@ static void greedy_takes_the_largest_and_among_equals_the_lowest_id(void **state
         assert_int_equal(sample_one(d, zeros, 3, &row).id, 1);
         p.temperature = 0.9e-5f;
         assert_int_equal(sample_one(d, zeros, 3, &row).id, 1);
-        cpu_ops()->close(d);
+        cpu_backend.ops->close(d);
     }
 }
 
@@ -424,7 +426,7 @@ static void changed_logits_follow_the_formulas(void **state)
             assert_int_equal(sample_one(d, x, VOCAB, &row).id, best);
         }
     }
-    cpu_ops()->close(d);
+    cpu_backend.ops->close(d);
 }
 
 static void repetition_divides_positive_and_multiplies_negative_logits(void **state)
@@ -441,7 +443,7 @@ static void repetition_divides_positive_and_multiplies_negative_logits(void **st
     assert_int_equal(sample_one(d, (float[]){4, 1.9f, -9}, 3, &row).id, 0);
     assert_int_equal(sample_one(d, (float[]){-9, -3.9f, -2}, 3, &row).id, 1); /* -2 * 2 */
     assert_int_equal(sample_one(d, (float[]){-9, -4.1f, -2}, 3, &row).id, 2);
-    cpu_ops()->close(d);
+    cpu_backend.ops->close(d);
 }
 
 static void a_ban_holds_while_it_lasts(void **state)
@@ -458,7 +460,7 @@ static void a_ban_holds_while_it_lasts(void **state)
         row.n_history = n;
         assert_int_equal(sample_one(d, (float[]){1, 5, 2}, 3, &row).id, n - 3 < 4 ? 2 : 1);
     }
-    cpu_ops()->close(d);
+    cpu_backend.ops->close(d);
 }
 
 /* ---- Log-probabilities ---- */
@@ -521,7 +523,7 @@ static void the_top_list_is_ordered_and_exact(void **state)
             }
             free(x), free(t);
         }
-        cpu_ops()->close(d);
+        cpu_backend.ops->close(d);
     }
 }
 
@@ -551,7 +553,7 @@ static void a_forced_token_is_scored_and_not_drawn(void **state)
         }
     }
     free(x);
-    cpu_ops()->close(d);
+    cpu_backend.ops->close(d);
 }
 
 /* ---- Broken rows ---- */
@@ -600,7 +602,7 @@ static void a_broken_row_is_a_fault_and_not_a_token(void **state)
                     assert_int_not_equal(out.id, (int)(k / 4));
             }
         }
-        cpu_ops()->close(d);
+        cpu_backend.ops->close(d);
     }
 }
 
@@ -616,7 +618,7 @@ static void banning_every_token_is_a_fault(void **state)
         assert_int_equal(out.fault, SAMPLE_NAN);
         assert_int_equal(out.id, 0);
     }
-    cpu_ops()->close(d);
+    cpu_backend.ops->close(d);
 }
 
 int main(void)

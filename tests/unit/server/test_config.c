@@ -56,7 +56,7 @@ static void a_flag_wins_over_environment_over_file(void **state)
     assert_int_equal(c.port, 1003);
     assert_int_equal(c.max_seqs, 4);
     assert_string_equal(c.host, "::1");
-    assert_int_equal(c.max_step_tokens, 512);
+    assert_int_equal(c.max_step_tokens, 0);
     config_close(&c);
     unsetenv("INFERD_PORT");
     unsetenv("INFERD_MAX_SEQS");
@@ -106,8 +106,14 @@ static void an_error_says_what_would_be_right(void **state)
         {"--kv-dtype=", "auto|f32|f16|bf16"},
         {"--kv-memory=2GB", "KiB, MiB, GiB"},
         {"--prefix-cache=perhaps", "on or off"},
-        {"--max-seqs=0", "from 1 to"},
-        {"--max-seqs=1000", "max-step-tokens is 512, below max-seqs, 1000"},
+        {"--max-seqs=-1", "from 0 to"},
+        {"--device=gpu", "auto|cpu|cuda"},
+        {"--device-index=-1", "from 0 to 1023"},
+        {"--dtype=f32", "auto|bf16|f16"},
+        {"--gpu-memory=0", "above 0 and at most 1, found \"0\""},
+        {"--gpu-memory=1.01", "above 0 and at most 1"},
+        {"--gpu-memory=nan", "above 0 and at most 1"},
+        {"--gpu-memory=0.5x", "above 0 and at most 1"},
         {"--block-tokens=17", "power of two"},
         {"--served-model-name=a\"b", "without quotes"},
         {"--served-model-name=../x", "\"..\""},
@@ -126,6 +132,43 @@ static void an_error_says_what_would_be_right(void **state)
             fail_msg("%s: \"%s\" does not say \"%s\"", table[i].flag, st.msg, table[i].says);
         config_close(&c);
     }
+}
+
+static void a_step_must_have_room_for_each_sequence(void **state)
+{
+    struct config c;
+    struct status st;
+    (void)state;
+    assert_false(READ(&c, &st, "--max-seqs=1000", "--max-step-tokens=512"));
+    assert_non_null(strstr(st.msg, "max-step-tokens is 512, below max-seqs, 1000"));
+    config_close(&c);
+    assert_true(READ(&c, &st, "--max-seqs=1000"));
+    config_close(&c);
+}
+
+static void the_engine_gets_the_device_that_was_asked_for(void **state)
+{
+    struct config c;
+    struct status st;
+    struct engine_options o;
+    (void)state;
+    assert_true(READ(&c, &st, "m.gguf"));
+    config_engine(&c, &o);
+    assert_string_equal(o.device, "auto");
+    assert_string_equal(o.dtype, "auto");
+    assert_int_equal(o.device_index, 0);
+    assert_true(o.gpu_memory == 0.92);
+    assert_int_equal(o.seqs_max, 0); /* the engine chooses by its device */
+    assert_int_equal(o.step_tokens_max, 0);
+    config_close(&c);
+    assert_true(
+        READ(&c, &st, "--device=cuda", "--device-index=3", "--dtype=f16", "--gpu-memory=0.5"));
+    config_engine(&c, &o);
+    assert_string_equal(o.device, "cuda");
+    assert_string_equal(o.dtype, "f16");
+    assert_int_equal(o.device_index, 3);
+    assert_true(o.gpu_memory == 0.5);
+    config_close(&c);
 }
 
 static void a_file_error_names_its_line(void **state)
@@ -237,6 +280,8 @@ int main(void)
         cmocka_unit_test(a_flag_wins_over_environment_over_file),
         cmocka_unit_test(bytes_have_units),
         cmocka_unit_test(an_error_says_what_would_be_right),
+        cmocka_unit_test(a_step_must_have_room_for_each_sequence),
+        cmocka_unit_test(the_engine_gets_the_device_that_was_asked_for),
         cmocka_unit_test(a_file_error_names_its_line),
         cmocka_unit_test(the_engine_is_started_again_as_the_options_say),
         cmocka_unit_test(what_is_printed_reads_back_the_same),
