@@ -155,6 +155,17 @@ struct bins {
     }
 };
 
+template <int BLOCKS> struct slice;
+
+struct searched_cut {
+    struct cut cut;
+    int turn; /* of the slice, afterwards */
+};
+
+template <int BLOCKS>
+__device__ __noinline__ struct searched_cut search_cut(slice<BLOCKS> s, uint64_t want, bool by_mass,
+                                                       struct cut limit);
+
 /* One block's share of a row.  All threads of the cluster make the same calls. */
 template <int BLOCKS> struct slice {
     struct area *a;
@@ -274,7 +285,7 @@ template <int BLOCKS> struct slice {
     {
         uint64_t in = 0;
         uint32_t n_in = 0;
-#pragma unroll
+#pragma unroll 4
         for (int b = 0; b < BLOCKS; b++) {
             n_in += *of_block(&a->count[t], b);
             if (by_mass)
@@ -401,34 +412,6 @@ template <int BLOCKS> struct slice {
             *of_block(&a->picked, b) = id;
     }
 
-    /* The same as find_cut, bit by bit. */
-    __device__ struct cut search_cut(uint64_t want, bool by_mass, const struct cut &limit)
-    {
-        struct cut c = {0, INT_MAX};
-        auto sum_from = [&](uint32_t least) {
-            uint64_t sum = 0;
-            each([&](float logit, int id) {
-                const uint32_t key = order_key(logit);
-                if (key >= least && keeps(limit, key, id))
-                    sum += amount(by_mass, logit);
-            });
-            return sum_all(sum);
-        };
-        for (int bit = 31; bit >= 0; bit--) {
-            const uint32_t trial = c.key | 1u << bit;
-            if (sum_from(trial) >= want)
-                c.key = trial;
-        }
-        const uint64_t rest = want - sum_from(c.key + 1);
-        const uint64_t each_adds = amount(by_mass, key_logit(c.key));
-        const uint64_t n_equal = (rest + each_adds - 1) / each_adds;
-        c.id = pick([&](float logit, int id) -> uint64_t {
-                        return order_key(logit) == c.key && keeps(limit, c.key, id);
-                    },
-                    [&](uint64_t) { return n_equal - 1; });
-        return c;
-    }
-
     /* The cut that leaves the fewest of the kept tokens, most likely first, whose amount reaches
      * `want` (which that of all kept ones does).  Sets n_all. */
     __device__ struct cut find_cut(uint64_t want, bool by_mass, const struct cut &limit, float scale)
@@ -461,7 +444,9 @@ template <int BLOCKS> struct slice {
             bins.edge = top - (float)f.bin / scale;
             bins.fine_scale = scale * BINS;
         }
-        return search_cut(want, by_mass, limit);
+        const struct searched_cut found = search_cut(*this, want, by_mass, limit);
+        turn = found.turn;
+        return found.cut;
     }
 
     __device__ uint64_t list_sum()
@@ -500,6 +485,36 @@ template <int BLOCKS> struct slice {
         return a->picked;
     }
 };
+
+/* The same as find_cut, bit by bit.  Rare, so a call: the registers are the others'. */
+template <int BLOCKS>
+__device__ struct searched_cut search_cut(slice<BLOCKS> s, uint64_t want, bool by_mass,
+                                          struct cut limit)
+{
+    struct cut c = {0, INT_MAX};
+    auto sum_from = [&](uint32_t least) {
+        uint64_t sum = 0;
+        s.each([&](float logit, int id) {
+            const uint32_t key = order_key(logit);
+            if (key >= least && keeps(limit, key, id))
+                sum += s.amount(by_mass, logit);
+        });
+        return s.sum_all(sum);
+    };
+    for (int bit = 31; bit >= 0; bit--) {
+        const uint32_t trial = c.key | 1u << bit;
+        if (sum_from(trial) >= want)
+            c.key = trial;
+    }
+    const uint64_t rest = want - sum_from(c.key + 1);
+    const uint64_t each_adds = s.amount(by_mass, key_logit(c.key));
+    const uint64_t n_equal = (rest + each_adds - 1) / each_adds;
+    c.id = s.pick([&](float logit, int id) -> uint64_t {
+                      return order_key(logit) == c.key && keeps(limit, c.key, id);
+                  },
+                  [&](uint64_t) { return n_equal - 1; });
+    return {c, s.turn};
+}
 
 struct sample_job {
     const float *logits;            /* [n, vocab] */
