@@ -145,12 +145,12 @@ struct bins {
 
     __device__ int place(float x) const /* -1: before them, BINS: behind */
     {
-        const int b = __float2int_rz((top - x) * scale); /* saturates */
+        const int b = __float2int_rz(__fmul_rn(__fsub_rn(top, x), scale)); /* saturates */
         if (!is_fine)
             return b < BINS ? b : BINS;
         if (b != coarse)
             return b < coarse ? -1 : BINS;
-        const int f = __float2int_rz((edge - x) * fine_scale);
+        const int f = __float2int_rz(__fmul_rn(__fsub_rn(edge, x), fine_scale));
         return f < 0 ? 0 : f < BINS ? f : BINS - 1;
     }
 };
@@ -243,7 +243,7 @@ template <int BLOCKS> struct slice {
 
     __device__ float weight(float logit) const
     {
-        return expf((logit - top) * rate);
+        return expf(__fmul_rn(__fsub_rn(logit, top), rate)); /* the same bits wherever it is asked */
     }
 
     __device__ uint64_t amount(bool by_mass, float logit) const
@@ -420,6 +420,7 @@ template <int BLOCKS> struct slice {
         uint64_t above = 0;
         uint32_t n_above = 0;
         n_all = 0;
+#pragma unroll 1
         for (int level = 0; level < 2; level++) {
             if (level > 0)
                 meet(); /* all have read the coarse histogram */
@@ -660,8 +661,10 @@ __device__ inline void list_top(slice<BLOCKS> &s, struct sample_out *out, int n_
     const struct cut all = {0, INT_MAX};
     const struct cut c = s.find_cut((uint64_t)n_top, false, all, BINS / COUNT_RANGE);
     int n = s.n_all;
-    if (n == 0)
+    if (n == 0) {
+        s.meet(); /* all have read what find_cut gathered */
         n = s.gather([&](float logit, int id) { return keeps(c, order_key(logit), id); });
+    }
     if (s.rank > 0 || s.t >= n)
         return;
     const uint64_t mine = s.a->all.entry[s.t];
@@ -795,8 +798,8 @@ __global__ void __launch_bounds__(THREADS, 3) sample_kernel(const struct sample_
     s.a = reinterpret_cast<struct area *>(shared);
     s.x = BLOCKS > 1 ? reinterpret_cast<float *>(shared + sizeof(struct area))
                      : j.copy + (size_t)i * j.slice_width;
-    await_previous();
     s.meet(); /* every block of the cluster runs before another writes to it */
+    await_previous();
     const struct batch_head head = j.head[i];
     struct cuda_slot *slot = j.slots.slot + head.slot;
     const float *row = j.logits + (size_t)i * j.vocab;
@@ -838,7 +841,7 @@ bool has_clusters_for(int vocab)
            cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index) == cudaSuccess &&
            cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, index) ==
                cudaSuccess &&
-           major == 9 && cluster_bytes(vocab) <= (size_t)shared;
+           major >= 9 && cluster_bytes(vocab) <= (size_t)shared;
 }
 
 template <int BLOCKS>
