@@ -54,7 +54,7 @@ struct found_bin {
 };
 
 /* What a block needs beside its slice. */
-struct area {
+struct alignas(16) area { /* the slice lies behind it */
     union {
         uint64_t mass[BINS];
         struct { /* after the histogram was read */
