@@ -4,7 +4,8 @@
 #include "kernels/cuda/act_type.cuh"
 #include "kernels/cuda/launch.cuh"
 
-namespace {
+namespace
+{
 
 constexpr int THREADS = 256;
 
@@ -12,7 +13,8 @@ template <enum act_kind KIND> __device__ inline float act_one(float x)
 {
     switch (KIND) {
     case ACT_SILU:
-        return __fdividef(x, 1.0f + __expf(-x)); /* 0 where the exponential is infinite or above 2^126 */
+        return __fdividef(
+            x, 1.0f + __expf(-x)); /* 0 where the exponential is infinite or above 2^126 */
     case ACT_GELU:
         return 0.5f * x * erfcf(-0.70710678f * x);
     case ACT_GELU_TANH: /* x/2 (1 + tanh u) = x / (1 + exp(-2u)) */

@@ -5,7 +5,8 @@
 #include "kernels/cuda/act_type.cuh"
 #include "kernels/cuda/launch.cuh"
 
-namespace {
+namespace
+{
 
 constexpr int THREADS = 256;
 

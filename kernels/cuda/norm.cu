@@ -6,7 +6,8 @@
 #include "kernels/cuda/act_type.cuh"
 #include "kernels/cuda/launch.cuh"
 
-namespace {
+namespace
+{
 
 constexpr int ROW_CHUNKS_MAX = 8; /* of a thread: widths to 16384 */
 

@@ -11,7 +11,8 @@
 #include "kernels/cuda/act_type.cuh"
 #include "kernels/cuda/launch.cuh"
 
-namespace {
+namespace
+{
 
 constexpr int THREADS = 256, WARP = 32, DIMS_MAX = 512;
 
@@ -144,9 +145,8 @@ __global__ void __launch_bounds__(THREADS) rope_kv_kernel(const struct rope_job 
         if (is_q)
             ((uint4 *)j.q)[at] = chunk_from_f32<PAIR>(turned);
         else
-            store_cache<PAIR>(is_k ? j.cache_k : j.cache_v,
-                              page_row(j, token, of_kind) + c * CHUNK, j.cache_dtype,
-                              is_k ? turned : v);
+            store_cache<PAIR>(is_k ? j.cache_k : j.cache_v, page_row(j, token, of_kind) + c * CHUNK,
+                              j.cache_dtype, is_k ? turned : v);
     }
 }
 
@@ -164,7 +164,8 @@ __device__ inline void store_one(const struct rope_job &j, T *q, void *cache, si
 }
 
 /* grid: [n_tokens, parts]   block: [THREADS]; a warp a head, a value a lane */
-template <class T> __global__ void __launch_bounds__(THREADS) rope_kv_any_kernel(const struct rope_job j)
+template <class T>
+__global__ void __launch_bounds__(THREADS) rope_kv_any_kernel(const struct rope_job j)
 {
     __shared__ struct angles angles;
     const int token = (int)blockIdx.x, lane = (int)threadIdx.x % WARP;
@@ -193,7 +194,8 @@ template <class T> __global__ void __launch_bounds__(THREADS) rope_kv_any_kernel
         };
         const int dims = is_q || is_k ? j.dims : 0, half = dims / 2;
         for (int i = lane; i < half; i += WARP) {
-            const int low = j.rope == ROPE_NEOX ? i : 2 * i, high = j.rope == ROPE_NEOX ? i + half : low + 1;
+            const int low = j.rope == ROPE_NEOX ? i : 2 * i,
+                      high = j.rope == ROPE_NEOX ? i + half : low + 1;
             const float a = value(low), b = value(high), t = angles.cos[i], s = angles.sin[i];
             store_one(j, q, cache, to + low, a * t - b * s);
             store_one(j, q, cache, to + high, b * t + a * s);
@@ -251,9 +253,10 @@ void launch_rope(struct device *d, void (*kernel)(struct rope_job), const struct
     const int n_all = j.n_heads + 2 * j.n_kv_heads;
     const int parts = (n_all + heads_per_block - 1) / heads_per_block;
     const int tokens = d->batch.n_tokens;
-    launch(d, "rope_kv",
-           {dim3((unsigned)tokens, (unsigned)(tokens <= FEW_TOKENS ? parts : 1)), dim3(THREADS), 0, 0},
-           kernel, j);
+    launch(
+        d, "rope_kv",
+        {dim3((unsigned)tokens, (unsigned)(tokens <= FEW_TOKENS ? parts : 1)), dim3(THREADS), 0, 0},
+        kernel, j);
 }
 
 } /* namespace */

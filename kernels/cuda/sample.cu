@@ -26,21 +26,23 @@
 #include "kernels/cuda/launch.cuh"
 #include "kernels/philox.h"
 
-namespace {
+namespace
+{
 
 namespace cg = cooperative_groups;
 
 constexpr int CLUSTER = 8, THREADS = 256, WARP = 32, WARPS = THREADS / WARP;
-constexpr int PART = 4 * WARP;   /* tokens that a warp handles at once */
-constexpr int BINS = THREADS;    /* one a thread when they are summed */
+constexpr int PART = 4 * WARP;    /* tokens that a warp handles at once */
+constexpr int BINS = THREADS;     /* one a thread when they are summed */
 constexpr int LIST_MAX = THREADS; /* each is compared with all others */
-constexpr int MASS_BITS = 44;    /* 2^19 tokens of weight 1 stay below 2^63 */
+constexpr int MASS_BITS = 44;     /* 2^19 tokens of weight 1 stay below 2^63 */
 constexpr float GREEDY_BELOW = 1e-5f;
 constexpr float COUNT_RANGE = 32; /* logits below the top that bins of counts reach */
 constexpr unsigned ALL = 0xffffffffu;
 constexpr uint64_t IS_NAN = ~0ull; /* above every (key, id) */
 
-static_assert(LIST_MAX >= TOP_LOGPROBS_MAX && LIST_MAX <= THREADS, "the most likely tokens fit the list");
+static_assert(LIST_MAX >= TOP_LOGPROBS_MAX && LIST_MAX <= THREADS,
+              "the most likely tokens fit the list");
 
 struct cut { /* kept: all above key, and at it the ids up to `id` */
     uint32_t key;
@@ -57,8 +59,8 @@ struct found_bin {
 struct alignas(16) area { /* the slice lies behind it */
     union {
         uint64_t mass[BINS];
-        struct { /* after the histogram was read */
-            uint64_t entry[LIST_MAX];  /* of all blocks */
+        struct {                      /* after the histogram was read */
+            uint64_t entry[LIST_MAX]; /* of all blocks */
             uint64_t amount[LIST_MAX];
         } all;
     };
@@ -171,12 +173,12 @@ template <int BLOCKS> struct slice {
     struct area *a;
     float *x; /* [width]; -INFINITY where there is no token */
     int rank, t, lane, warp;
-    int first, width;         /* id of x[0]; tokens of the slice, whole parts */
+    int first, width; /* id of x[0]; tokens of the slice, whole parts */
     int vocab;
     int first_part, end_part; /* of this warp */
     int turn;
-    float top, rate;          /* of the weights */
-    int n_all;                /* > 0 <=> all.entry has every candidate */
+    float top, rate; /* of the weights */
+    int n_all;       /* > 0 <=> all.entry has every candidate */
 
     __device__ void meet()
     {
@@ -243,7 +245,8 @@ template <int BLOCKS> struct slice {
 
     __device__ float weight(float logit) const
     {
-        return expf(__fmul_rn(__fsub_rn(logit, top), rate)); /* the same bits wherever it is asked */
+        return expf(
+            __fmul_rn(__fsub_rn(logit, top), rate)); /* the same bits wherever it is asked */
     }
 
     __device__ uint64_t amount(bool by_mass, float logit) const
@@ -381,8 +384,7 @@ template <int BLOCKS> struct slice {
         return a->picked;
     }
 
-    template <class F>
-    __device__ void pick_in_warp(F amount_of, uint64_t before, uint64_t target)
+    template <class F> __device__ void pick_in_warp(F amount_of, uint64_t before, uint64_t target)
     {
         for (int part = first_part; part < end_part; part++) {
             const int at = part * PART + lane * 4;
@@ -414,7 +416,8 @@ template <int BLOCKS> struct slice {
 
     /* The cut that leaves the fewest of the kept tokens, most likely first, whose amount reaches
      * `want` (which that of all kept ones does).  Sets n_all. */
-    __device__ struct cut find_cut(uint64_t want, bool by_mass, const struct cut &limit, float scale)
+    __device__ struct cut find_cut(uint64_t want, bool by_mass, const struct cut &limit,
+                                   float scale)
     {
         struct bins bins = {top, scale, false, 0, 0, 0};
         uint64_t above = 0;
@@ -510,18 +513,19 @@ __device__ struct searched_cut search_cut(slice<BLOCKS> s, uint64_t want, bool b
     const uint64_t rest = want - sum_from(c.key + 1);
     const uint64_t each_adds = s.amount(by_mass, key_logit(c.key));
     const uint64_t n_equal = (rest + each_adds - 1) / each_adds;
-    c.id = s.pick([&](float logit, int id) -> uint64_t {
-                      return order_key(logit) == c.key && keeps(limit, c.key, id);
-                  },
-                  [&](uint64_t) { return n_equal - 1; });
+    c.id = s.pick(
+        [&](float logit, int id) -> uint64_t {
+            return order_key(logit) == c.key && keeps(limit, c.key, id);
+        },
+        [&](uint64_t) { return n_equal - 1; });
     return {c, s.turn};
 }
 
 struct sample_job {
-    const float *logits;            /* [n, vocab] */
-    float *copy;                    /* [n, slice_width] where a single block does a row */
-    const struct batch_head *head;  /* [n] */
-    struct sample_out *out;         /* [n] */
+    const float *logits;           /* [n, vocab] */
+    float *copy;                   /* [n, slice_width] where a single block does a row */
+    const struct batch_head *head; /* [n] */
+    struct sample_out *out;        /* [n] */
     struct cuda_slots slots;
     int vocab, slice_width, bias_slot_max;
 };
@@ -610,7 +614,8 @@ __device__ inline float penalize(const struct sample_params &p, float logit, uin
 __device__ inline ushort4 load_seen(const uint16_t *seen, int id, int vocab)
 {
     if (vocab % 4 == 0)
-        return id < vocab ? *reinterpret_cast<const ushort4 *>(seen + id) : make_ushort4(0, 0, 0, 0);
+        return id < vocab ? *reinterpret_cast<const ushort4 *>(seen + id)
+                          : make_ushort4(0, 0, 0, 0);
     return make_ushort4(id < vocab ? seen[id] : 0, id + 1 < vocab ? seen[id + 1] : 0,
                         id + 2 < vocab ? seen[id + 2] : 0, id + 3 < vocab ? seen[id + 3] : 0);
 }
@@ -736,10 +741,9 @@ struct result {
 };
 
 template <int BLOCKS>
-__device__ inline struct result sample_row(slice<BLOCKS> &s, const struct sample_job &j,
-                                           const struct batch_head &head,
-                                           const struct cuda_slot &slot, const float *row,
-                                           struct sample_out *out)
+__device__ inline struct result
+sample_row(slice<BLOCKS> &s, const struct sample_job &j, const struct batch_head &head,
+           const struct cuda_slot &slot, const float *row, struct sample_out *out)
 {
     const struct sample_params &p = slot.params;
     struct result r = {0, true, 0};
@@ -770,7 +774,8 @@ __device__ inline struct result sample_row(slice<BLOCKS> &s, const struct sample
     return r;
 }
 
-template <int BLOCKS> __device__ inline void place_slice(slice<BLOCKS> &s, const struct sample_job &j)
+template <int BLOCKS>
+__device__ inline void place_slice(slice<BLOCKS> &s, const struct sample_job &j)
 {
     const int n_parts = j.slice_width / PART, each = (n_parts + WARPS - 1) / WARPS;
     s.rank = (int)blockIdx.x % BLOCKS;
@@ -838,7 +843,8 @@ bool has_clusters_for(int vocab)
 {
     int index = 0, major = 0, shared = 0;
     return cudaGetDevice(&index) == cudaSuccess &&
-           cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index) == cudaSuccess &&
+           cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index) ==
+               cudaSuccess &&
            cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, index) ==
                cudaSuccess &&
            major >= 9 && cluster_bytes(vocab) <= (size_t)shared;

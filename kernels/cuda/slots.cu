@@ -4,7 +4,8 @@
  * with the history of a slot or as a token of the batch, it is counted there and once. */
 #include "kernels/cuda/launch.cuh"
 
-namespace {
+namespace
+{
 
 constexpr int THREADS = 1024, TOKEN_THREADS = 256;
 constexpr uint16_t IN_PROMPT = 0x8000, TIMES_MAX = 0x7fff;
@@ -82,8 +83,8 @@ unsigned count_grid(int n)
 
 } /* namespace */
 
-void cuda_slots_set(struct device *d, const struct cuda_slot_set *set, int n, const int32_t *history,
-                    const struct sample_bias *bias)
+void cuda_slots_set(struct device *d, const struct cuda_slot_set *set, int n,
+                    const int32_t *history, const struct sample_bias *bias)
 {
     if (n > 0)
         launch(d, "slots_set", {dim3((unsigned)n), dim3(THREADS), 0, 0}, set_kernel, d->slots, set,
@@ -94,8 +95,9 @@ void cuda_slots_tokens(struct device *d, const int32_t *token_ids, int n_tokens)
 {
     if (n_tokens > 0)
         launch(d, "slots_tokens", {dim3(count_grid(n_tokens)), dim3(TOKEN_THREADS), 0, 0},
-               tokens_kernel, d->slots, d->batch.ids, token_ids, (const int32_t *)d->batch.positions,
-               (const int32_t *)d->batch.token_slot, n_tokens, d->limits.vocab);
+               tokens_kernel, d->slots, d->batch.ids, token_ids,
+               (const int32_t *)d->batch.positions, (const int32_t *)d->batch.token_slot, n_tokens,
+               d->limits.vocab);
 }
 
 void cuda_slots_blocks(struct device *d, const struct batch_block *block, int n_blocks)

@@ -1,4 +1,5 @@
-/* device_pair.h - the CPU device and the CUDA device side by side, for tests of one against the other.
+/* device_pair.h - the CPU device and the CUDA device side by side, for tests of one against the
+ * other.
  *
  * Both get the same values: activations are rounded to what the CUDA device holds first.  Where
  * there is no CUDA device, pair_open says so and the tests are skipped. */

@@ -27,7 +27,8 @@ void cuda_check(struct device *, cudaError_t e, const char *at)
     exit(1);
 }
 
-namespace {
+namespace
+{
 
 struct device dev;
 int n_failed;
@@ -136,18 +137,24 @@ void check_norm(int rows, int width, enum norm_kind kind, bool has_weight)
     const bool has_bias = kind == NORM_LAYER && has_weight;
     buffer<uint16_t> dx(x), dy(x.size()), alone(width);
     buffer<float> dw(w), db(b);
-    struct norm_args a = {dy.at, dx.at, rows, width, {kind, has_weight ? dw.at : nullptr, has_bias ? db.at : nullptr, 1e-5f}};
+    struct norm_args a = {dy.at,
+                          dx.at,
+                          rows,
+                          width,
+                          {kind, has_weight ? dw.at : nullptr, has_bias ? db.at : nullptr, 1e-5f}};
     cuda_norm(&dev, &a);
     const auto y = dy.get();
     worst e;
     for (int r = 0; r < rows; r++) {
         double mean = 0, var = 0;
         for (int i = 0; i < width; i++)
-            mean += kind == NORM_LAYER ? (double)to_f32(x[(size_t)r * width + i], dev.act) / width : 0;
+            mean +=
+                kind == NORM_LAYER ? (double)to_f32(x[(size_t)r * width + i], dev.act) / width : 0;
         for (int i = 0; i < width; i++)
             var += pow(to_f32(x[(size_t)r * width + i], dev.act) - mean, 2) / width;
         for (int i = 0; i < width; i++) {
-            double v = (to_f32(x[(size_t)r * width + i], dev.act) - mean) / sqrt(var + (double)1e-5f);
+            double v =
+                (to_f32(x[(size_t)r * width + i], dev.act) - mean) / sqrt(var + (double)1e-5f);
             v = v * (has_weight ? w[i] : 1) + (has_bias ? b[i] : 0);
             e.note(to_f32(y[(size_t)r * width + i], dev.act), v);
         }
@@ -164,7 +171,8 @@ void check_norm(int rows, int width, enum norm_kind kind, bool has_weight)
     cuda_norm(&dev, &a);
     const bool in_place = dx.get() == y;
     char text[128];
-    snprintf(text, sizeof text, "%d x %d kind %d: error %.2f units, alone %d, in place %d", rows, width, kind, e.most, same, in_place);
+    snprintf(text, sizeof text, "%d x %d kind %d: error %.2f units, alone %d, in place %d", rows,
+             width, kind, e.most, same, in_place);
     if (e.most > 0.6 || !same || !in_place)
         report("norm", false, text);
 }
@@ -197,14 +205,16 @@ void check_embed(enum dtype table_type)
     buffer<int32_t> dids(ids);
     dev.batch.ids = dids.at;
     dev.batch.n_tokens = n;
-    struct tensor table = {table_type == DT_F32 ? (void *)df.at : (void *)dh.at, table_type, LAYOUT_PACKED, vocab, hidden};
+    struct tensor table = {table_type == DT_F32 ? (void *)df.at : (void *)dh.at, table_type,
+                           LAYOUT_PACKED, vocab, hidden};
     struct embed_args a = {out.at, &table, scale};
     cuda_embed(&dev, &a);
     const auto got = out.get();
     int wrong = 0;
     for (int t = 0; t < n; t++)
         for (int i = 0; i < hidden; i++)
-            wrong += got[(size_t)t * hidden + i] != from_f32(f[(size_t)ids[t] * hidden + i] * scale, dev.act);
+            wrong += got[(size_t)t * hidden + i] !=
+                     from_f32(f[(size_t)ids[t] * hidden + i] * scale, dev.act);
     report("embed", wrong == 0, ("wrong values: " + std::to_string(wrong)).c_str());
 }
 
@@ -233,13 +243,16 @@ void check_act()
     for (int kind = ACT_NONE; kind <= ACT_RELU; kind++) {
         for (bool has_up : {true, false}) {
             OK(cudaMemset(dy.at, 0xff, dy.n * 2));
-            cuda_act(&dev, dy.at, dx.at, has_up ? dx.at + width : nullptr, rows, width, (enum act_kind)kind, 2 * width);
+            cuda_act(&dev, dy.at, dx.at, has_up ? dx.at + width : nullptr, rows, width,
+                     (enum act_kind)kind, 2 * width);
             const auto y = dy.get();
             for (int r = 0; r < rows; r++)
                 for (int i = 0; i < width; i++) {
                     const double g = to_f32(x[(size_t)r * 2 * width + i], dev.act);
-                    const double u = has_up ? to_f32(x[(size_t)r * 2 * width + width + i], dev.act) : 1;
-                    e.note(to_f32(y[(size_t)r * width + i], dev.act), act_reference(g, (enum act_kind)kind) * u);
+                    const double u =
+                        has_up ? to_f32(x[(size_t)r * 2 * width + width + i], dev.act) : 1;
+                    e.note(to_f32(y[(size_t)r * width + i], dev.act),
+                           act_reference(g, (enum act_kind)kind) * u);
                 }
         }
     }
@@ -264,7 +277,8 @@ float cache_value(const vector<char> &c, size_t i, enum dtype t)
     return to_f32(((const uint16_t *)c.data())[i], t);
 }
 
-void turn_reference(vector<double> &v, const rope_case &c, const vector<float> *norm, const vector<float> &inv_freq, int position, float scale)
+void turn_reference(vector<double> &v, const rope_case &c, const vector<float> *norm,
+                    const vector<float> &inv_freq, int position, float scale)
 {
     if (norm) {
         double sum = 0;
@@ -274,8 +288,10 @@ void turn_reference(vector<double> &v, const rope_case &c, const vector<float> *
             v[i] = v[i] / sqrt(sum + (double)1e-6f) * (*norm)[i];
     }
     for (int i = 0; c.rope != ROPE_NONE && i < c.dims / 2; i++) {
-        const double angle = (float)position * inv_freq[i], co = cos(angle) * scale, si = sin(angle) * scale;
-        double &a = v[c.rope == ROPE_NEOX ? i : 2 * i], &b = v[c.rope == ROPE_NEOX ? i + c.dims / 2 : 2 * i + 1];
+        const double angle = (float)position * inv_freq[i], co = cos(angle) * scale,
+                     si = sin(angle) * scale;
+        double &a = v[c.rope == ROPE_NEOX ? i : 2 * i],
+               &b = v[c.rope == ROPE_NEOX ? i + c.dims / 2 : 2 * i + 1];
         const double x = a * co - b * si, y = b * co + a * si;
         a = x;
         b = y;
@@ -284,7 +300,14 @@ void turn_reference(vector<double> &v, const rope_case &c, const vector<float> *
 
 bool check_rope_case(const rope_case &c, double *most)
 {
-    enum { BLOCK_TOKENS = 16, LAYERS = 2, LAYER = 1, SLOTS = 3, CONTEXT = 131072, STRIDE_BLOCKS = CONTEXT / BLOCK_TOKENS };
+    enum {
+        BLOCK_TOKENS = 16,
+        LAYERS = 2,
+        LAYER = 1,
+        SLOTS = 3,
+        CONTEXT = 131072,
+        STRIDE_BLOCKS = CONTEXT / BLOCK_TOKENS
+    };
     const int n_blocks = 64, stride = (c.n_heads + 2 * c.n_kv_heads) * c.head_dim + 16;
     const float scale = 1.25f;
     const auto x = random_acts((size_t)c.tokens * stride, 1);
@@ -294,7 +317,8 @@ bool check_rope_case(const rope_case &c, double *most)
         inv_freq[i] = (float)pow(10000.0, -2.0 * i / c.dims);
     vector<int32_t> positions(c.tokens), slot(c.tokens), table((size_t)SLOTS * STRIDE_BLOCKS, 0);
     vector<int> owner(n_blocks * BLOCK_TOKENS, -1); /* which token is in a place of the cache */
-    for (int t = 0; t < c.tokens; t++) { /* each token has a block of 16 tokens, or shares its own */
+    for (int t = 0; t < c.tokens;
+         t++) { /* each token has a block of 16 tokens, or shares its own */
         slot[t] = below(SLOTS);
         positions[t] = t == 0 ? CONTEXT - 1 : below(CONTEXT);
     }
@@ -323,7 +347,8 @@ bool check_rope_case(const rope_case &c, double *most)
     dev.batch.token_slot = dslot.at;
     dev.batch.block_table = dtable.at;
     dev.limits.table_stride = STRIDE_BLOCKS;
-    struct kv_cache kv = {ck.at, cv.at, c.cache, LAYERS, n_blocks, BLOCK_TOKENS, c.n_kv_heads, c.head_dim};
+    struct kv_cache kv = {ck.at,    cv.at,        c.cache,      LAYERS,
+                          n_blocks, BLOCK_TOKENS, c.n_kv_heads, c.head_dim};
     struct rope_kv_args a = {};
     const int k_from = c.n_heads * c.head_dim, v_from = k_from + c.n_kv_heads * c.head_dim;
     a.q = dx.at, a.k = dx.at + k_from, a.v = dx.at + v_from, a.stride = stride;
@@ -343,14 +368,20 @@ bool check_rope_case(const rope_case &c, double *most)
                 v[i] = to_f32(x[(size_t)t * stride + h * c.head_dim + i], dev.act);
             const bool is_q = h < c.n_heads, is_k = !is_q && h < c.n_heads + c.n_kv_heads;
             if (is_q || is_k)
-                turn_reference(v, c, c.norm ? is_q ? &qn : &kn : nullptr, inv_freq, positions[t], scale);
+                turn_reference(v, c, c.norm ? is_q ? &qn : &kn : nullptr, inv_freq, positions[t],
+                               scale);
             for (double z : v)
                 size = fmax(size, fabs(z));
             const int head = (h - c.n_heads) % c.n_kv_heads;
-            const size_t row = LAYER * layer + (((size_t)(place[t] / BLOCK_TOKENS) * c.n_kv_heads + head) * BLOCK_TOKENS + place[t] % BLOCK_TOKENS) * c.head_dim;
+            const size_t row =
+                LAYER * layer +
+                (((size_t)(place[t] / BLOCK_TOKENS) * c.n_kv_heads + head) * BLOCK_TOKENS +
+                 place[t] % BLOCK_TOKENS) *
+                    c.head_dim;
             for (int i = 0; i < c.head_dim; i++) {
-                const double got = is_q ? to_f32(y[(size_t)t * stride + h * c.head_dim + i], dev.act)
-                                        : cache_value(is_k ? gk : gv, row + i, c.cache);
+                const double got = is_q
+                                       ? to_f32(y[(size_t)t * stride + h * c.head_dim + i], dev.act)
+                                       : cache_value(is_k ? gk : gv, row + i, c.cache);
                 if (c.cache == DT_F16 && dev.act == DT_BF16 && !is_q) /* finer than act */
                     e.note(got, v[i]);
                 else if (fabs(v[i]) > 1e-3 * size)
@@ -364,7 +395,8 @@ bool check_rope_case(const rope_case &c, double *most)
         const size_t in = i % layer, b = in / ((size_t)c.n_kv_heads * BLOCK_TOKENS * c.head_dim);
         const int p = (int)(b * BLOCK_TOKENS + in / c.head_dim % BLOCK_TOKENS);
         if (i / layer != LAYER || owner[p] < 0)
-            clean &= std::isnan(cache_value(gk, i, c.cache)) && std::isnan(cache_value(gv, i, c.cache));
+            clean &=
+                std::isnan(cache_value(gk, i, c.cache)) && std::isnan(cache_value(gv, i, c.cache));
     }
     *most = fmax(*most, e.most);
     return e.most < 1.1 && clean;
@@ -379,13 +411,23 @@ void check_rope()
             for (int share : {1, 2, 4}) /* of the head that turns */
                 for (int tokens : {1, 3, 257}) {
                     const enum dtype cache = n % 3 == 0 ? DT_BF16 : n % 3 == 1 ? DT_F16 : DT_F32;
-                    const rope_case c = {head_dim, head_dim / share / 2 * 2, 5, 1 + n % 2, tokens, (enum rope_kind)kind, n / 2 % 2 == 1, cache};
+                    const rope_case c = {head_dim,
+                                         head_dim / share / 2 * 2,
+                                         5,
+                                         1 + n % 2,
+                                         tokens,
+                                         (enum rope_kind)kind,
+                                         n / 2 % 2 == 1,
+                                         cache};
                     n++;
                     if (check_rope_case(c, &most))
                         continue;
                     bad++;
                     char text[160];
-                    snprintf(text, sizeof text, "head_dim %d dims %d kind %d tokens %d norm %d cache %d: error to now %.2f", c.head_dim, c.dims, kind, tokens, c.norm, cache, most);
+                    snprintf(
+                        text, sizeof text,
+                        "head_dim %d dims %d kind %d tokens %d norm %d cache %d: error to now %.2f",
+                        c.head_dim, c.dims, kind, tokens, c.norm, cache, most);
                     if (bad < 6)
                         report("rope_kv", false, text);
                 }
@@ -430,18 +472,21 @@ void check_slots()
     buffer<struct cuda_slot> dslot(slot);
     buffer<struct sample_bias> dbias(SLOTS * BIAS), up_bias(bias);
     buffer<uint16_t> dseen(seen);
-    buffer<int32_t> dhistory(history), dids(ids), dpos(positions), dts(token_slot), dout(TOKENS), table(SLOTS * 9);
+    buffer<int32_t> dhistory(history), dids(ids), dpos(positions), dts(token_slot), dout(TOKENS),
+        table(SLOTS * 9);
     buffer<struct cuda_slot_set> dset(vector<struct cuda_slot_set>{set});
     buffer<struct batch_block> dblock(vector<struct batch_block>{{1, 3, 42}, {2, 8, 43}});
     dev.slots = {dslot.at, dbias.at, dseen.at};
     dev.limits.vocab = VOCAB, dev.limits.bias_slot_max = BIAS, dev.limits.table_stride = 9;
-    dev.batch.ids = dout.at, dev.batch.positions = dpos.at, dev.batch.token_slot = dts.at, dev.batch.block_table = table.at;
+    dev.batch.ids = dout.at, dev.batch.positions = dpos.at, dev.batch.token_slot = dts.at,
+    dev.batch.block_table = table.at;
     cuda_slots_set(&dev, dset.at, 1, dhistory.at, up_bias.at);
     cuda_slots_tokens(&dev, dids.at, TOKENS);
     cuda_slots_blocks(&dev, dblock.at, 2);
     const auto b = dbias.get();
     const auto tb = table.get();
-    const bool good = dseen.get() == want && dout.get() == out && b[BIAS].id == 2 && b[BIAS + 1].id == 3 && tb[9 + 3] == 42 && tb[18 + 8] == 43 && tb[0] == -1;
+    const bool good = dseen.get() == want && dout.get() == out && b[BIAS].id == 2 &&
+                      b[BIAS + 1].id == 3 && tb[9 + 3] == 42 && tb[18 + 8] == 43 && tb[0] == -1;
     report("slots", good, "set, tokens, blocks");
 }
 
@@ -465,7 +510,8 @@ struct sampler { /* the device's state for n rows, a slot each */
     buffer<struct sample_out> out;
     buffer<char> *work;
     sampler(int rows, int v)
-        : n(rows), vocab(v), logits((size_t)rows * v), slot(rows), bias((size_t)rows * BIAS), seen((size_t)rows * v), head(rows), out(rows)
+        : n(rows), vocab(v), logits((size_t)rows * v), slot(rows), bias((size_t)rows * BIAS),
+          seen((size_t)rows * v), head(rows), out(rows)
     {
         dev.limits.vocab = v, dev.limits.heads_max = rows, dev.limits.bias_slot_max = BIAS;
         work = new buffer<char>(cuda_sample_work_bytes(&dev.limits) + 16);
@@ -509,7 +555,8 @@ struct choice {
 };
 
 /* The id that the meaning gives, with its borders moved a little (du, dp, dm). */
-int reference_draw(const vector<choice> &sorted, const struct sample_params &p, int n_history, double du, double dp, double dm)
+int reference_draw(const vector<choice> &sorted, const struct sample_params &p, int n_history,
+                   double du, double dp, double dm)
 {
     size_t n = sorted.size();
     if (p.top_k > 0 && (size_t)p.top_k < n)
@@ -525,7 +572,8 @@ int reference_draw(const vector<choice> &sorted, const struct sample_params &p, 
         if (sorted[i].w >= (double)p.min_p * (1 + dm))
             kept.push_back(sorted[i]);
     }
-    std::sort(kept.begin(), kept.end(), [](const choice &a, const choice &b) { return a.id < b.id; });
+    std::sort(kept.begin(), kept.end(),
+              [](const choice &a, const choice &b) { return a.id < b.id; });
     for (auto &c : kept)
         total += c.w;
     const double target = (philox_uniform(p.seed, (uint64_t)n_history) + du) * total;
@@ -546,11 +594,13 @@ struct verdict {
     std::string first;
 };
 
-void judge(verdict &v, const row_case &r, const float *raw, const uint16_t *seen, int vocab, const struct sample_out &got, int row)
+void judge(verdict &v, const row_case &r, const float *raw, const uint16_t *seen, int vocab,
+           const struct sample_out &got, int row)
 {
     auto fail = [&](const char *why) {
         char text[200];
-        snprintf(text, sizeof text, "row %d (T %g k %d p %g m %g): %s, id %d", row, r.p.temperature, r.p.top_k, r.p.top_p, r.p.min_p, why, got.id);
+        snprintf(text, sizeof text, "row %d (T %g k %d p %g m %g): %s, id %d", row, r.p.temperature,
+                 r.p.top_k, r.p.top_p, r.p.min_p, why, got.id);
         v.first = v.wrong++ ? v.first : text;
     };
     if (r.fault || got.fault) {
@@ -566,7 +616,9 @@ void judge(verdict &v, const row_case &r, const float *raw, const uint16_t *seen
         sum += exp(raw[i] - top);
     const double log_sum = top + log(sum);
     if (r.p.n_logprobs >= 0 || r.forced >= 0) {
-        const double want = raw[got.id] - log_sum, e = std::isinf(want) ? (got.logprob == want ? 0 : 1) : fabs(got.logprob - want) / (1 + 0.1 * fabs(want));
+        const double want = raw[got.id] - log_sum,
+                     e = std::isinf(want) ? (got.logprob == want ? 0 : 1)
+                                          : fabs(got.logprob - want) / (1 + 0.1 * fabs(want));
         v.logprob_error = fmax(v.logprob_error, e);
     }
     const int n_top = std::min(std::max(r.p.n_logprobs, 0), vocab);
@@ -575,13 +627,17 @@ void judge(verdict &v, const row_case &r, const float *raw, const uint16_t *seen
     vector<choice> list(vocab);
     for (int i = 0; i < vocab; i++)
         list[i] = {raw[i] + 0.0f, i, 0};
-    auto first_is = [](const choice &a, const choice &b) { return a.x > b.x || (a.x == b.x && a.id < b.id); };
+    auto first_is = [](const choice &a, const choice &b) {
+        return a.x > b.x || (a.x == b.x && a.id < b.id);
+    };
     std::partial_sort(list.begin(), list.begin() + n_top, list.end(), first_is);
     for (int i = 0; i < n_top; i++) {
         if (got.top_id[i] != list[i].id)
             return fail("top id");
         const double want = list[i].x - log_sum;
-        v.logprob_error = fmax(v.logprob_error, std::isinf(want) ? got.top_logprob[i] != want : fabs(got.top_logprob[i] - want) / (1 + 0.1 * fabs(want)));
+        v.logprob_error = fmax(v.logprob_error, std::isinf(want) ? got.top_logprob[i] != want
+                                                                 : fabs(got.top_logprob[i] - want) /
+                                                                       (1 + 0.1 * fabs(want)));
     }
     if (r.forced >= 0) {
         if (got.id != r.forced)
@@ -617,7 +673,8 @@ void judge(verdict &v, const row_case &r, const float *raw, const uint16_t *seen
     v.near++;
     const double moved[] = {0, -2e-7, 2e-7, -2e-6, 2e-6};
     for (int i = 0; i < 125; i++)
-        if (got.id == reference_draw(list, r.p, r.n_history, moved[i % 5], moved[i / 5 % 5], moved[i / 25]))
+        if (got.id ==
+            reference_draw(list, r.p, r.n_history, moved[i % 5], moved[i / 5 % 5], moved[i / 25]))
             return;
     fail("draw");
 }
@@ -640,13 +697,16 @@ void fill_row(float *x, int vocab, int kind)
 
 row_case random_case(int i, int vocab)
 {
-    const float temperatures[] = {0, 0.3f, 0.7f, 1, 1.5f, 5}, ps[] = {1, 0.95f, 0.9f, 0.5f, 0.05f, 0.9999f, 1}, ms[] = {0, 0, 0.05f, 0.4f};
+    const float temperatures[] = {0, 0.3f, 0.7f, 1, 1.5f, 5},
+                ps[] = {1, 0.95f, 0.9f, 0.5f, 0.05f, 0.9999f, 1}, ms[] = {0, 0, 0.05f, 0.4f};
     const int ks[] = {0, 1, 5, 50, 300, 3000, vocab, 0}, logprobs[] = {-1, 0, 5, 20};
     row_case r = {};
     r.p.temperature = temperatures[below(6)], r.p.top_p = ps[below(7)], r.p.min_p = ms[below(4)];
-    r.p.top_k = ks[below(8)], r.p.n_logprobs = logprobs[below(4)], r.p.repetition = 1, r.p.seed = random_bits();
+    r.p.top_k = ks[below(8)], r.p.n_logprobs = logprobs[below(4)], r.p.repetition = 1,
+    r.p.seed = random_bits();
     if (i % 3 == 1) {
-        r.p.presence = below(2) * 0.5f, r.p.frequency = below(2) * 0.25f, r.p.repetition = below(2) ? 1.2f : 1;
+        r.p.presence = below(2) * 0.5f, r.p.frequency = below(2) * 0.25f,
+        r.p.repetition = below(2) ? 1.2f : 1;
     }
     r.n_prompt = 5, r.n_history = 5 + below(100), r.forced = i % 10 == 9 ? below(vocab) : -1;
     for (int k = 0; i % 4 == 2 && k < sampler::BIAS; k++) {
@@ -688,7 +748,11 @@ void check_samples(int vocab, int rows)
     const auto out = s.out.get();
     verdict v;
     for (int i = 0; i < rows; i++)
-        judge(v, cases[i], &logits[(size_t)i * vocab], cases[i].p.presence != 0 || cases[i].p.frequency != 0 || cases[i].p.repetition != 1 ? &seen[(size_t)i * vocab] : vector<uint16_t>(vocab).data(), vocab, out[i], i);
+        judge(v, cases[i], &logits[(size_t)i * vocab],
+              cases[i].p.presence != 0 || cases[i].p.frequency != 0 || cases[i].p.repetition != 1
+                  ? &seen[(size_t)i * vocab]
+                  : vector<uint16_t>(vocab).data(),
+              vocab, out[i], i);
     const auto slots = s.slot.get();
     int kept = 0;
     for (int i = 0; i < rows; i++)
@@ -699,8 +763,13 @@ void check_samples(int vocab, int rows)
     const auto alone = s.out.get();
     const bool same = memcmp(out.data(), alone.data(), rows * sizeof out[0]) == 0;
     char text[400];
-    snprintf(text, sizeof text, "vocab %d, %d rows: wrong %d, decided by rounding %d, logprob error %.1e, alone the same %d, slots %d  %s", vocab, rows, v.wrong, v.near, v.logprob_error, same, kept == rows, v.first.c_str());
-    report("sample", v.wrong == 0 && v.near <= rows / 25 && v.logprob_error < 2e-6 && same && kept == rows, text);
+    snprintf(text, sizeof text,
+             "vocab %d, %d rows: wrong %d, decided by rounding %d, logprob error %.1e, alone the "
+             "same %d, slots %d  %s",
+             vocab, rows, v.wrong, v.near, v.logprob_error, same, kept == rows, v.first.c_str());
+    report("sample",
+           v.wrong == 0 && v.near <= rows / 25 && v.logprob_error < 2e-6 && same && kept == rows,
+           text);
 }
 
 void check_distribution(int vocab, int top_k, float top_p, float min_p, float temperature)
@@ -713,7 +782,8 @@ void check_distribution(int vocab, int top_k, float top_p, float min_p, float te
     vector<row_case> cases(draws);
     for (int i = 0; i < draws; i++) {
         logits.insert(logits.end(), row.begin(), row.end());
-        cases[i] = {{temperature, top_p, min_p, top_k, 0, 0, 1, 1234567, -1}, {}, 1, i + 1, -1, false};
+        cases[i] = {
+            {temperature, top_p, min_p, top_k, 0, 0, 1, 1234567, -1}, {}, 1, i + 1, -1, false};
     }
     s.logits.put(logits), s.put(cases);
     s.run(0, draws);
@@ -753,7 +823,8 @@ void check_distribution(int vocab, int top_k, float top_p, float min_p, float te
     if (rest > 5)
         chi += (rest_count - rest) * (rest_count - rest) / rest, freedom++;
     char text[128];
-    snprintf(text, sizeof text, "vocab %d k %d p %g m %g T %g: chi2 %.1f of %d, outside %d", vocab, top_k, top_p, min_p, temperature, chi, freedom, outside);
+    snprintf(text, sizeof text, "vocab %d k %d p %g m %g T %g: chi2 %.1f of %d, outside %d", vocab,
+             top_k, top_p, min_p, temperature, chi, freedom, outside);
     report("draws", outside == 0 && chi < freedom + 5 * sqrt(2.0 * freedom) && freedom > 3, text);
 }
 
@@ -796,22 +867,33 @@ void time_norm(int rows, int width)
     for (int i = 0; i < SETS; i++)
         OK(cudaMemcpy(in.at + i * n, x.at, n * 2, cudaMemcpyDeviceToDevice));
     const float copy = time_us(2 * SETS, [&](int i) {
-        OK(cudaMemcpyAsync(out.at + i % SETS * n, in.at + i % SETS * n, n * 2, cudaMemcpyDeviceToDevice, dev.stream));
+        OK(cudaMemcpyAsync(out.at + i % SETS * n, in.at + i % SETS * n, n * 2,
+                           cudaMemcpyDeviceToDevice, dev.stream));
     });
     float us[2];
     for (int kind = 0; kind < 2; kind++)
         us[kind] = time_us(2 * SETS, [&](int i) {
-            struct norm_args a = {out.at + i % SETS * n, in.at + i % SETS * n, rows, width, {kind ? NORM_LAYER : NORM_RMS, w.at, kind ? w.at : nullptr, 1e-5f}};
+            struct norm_args a = {
+                out.at + i % SETS * n,
+                in.at + i % SETS * n,
+                rows,
+                width,
+                {kind ? NORM_LAYER : NORM_RMS, w.at, kind ? w.at : nullptr, 1e-5f}};
             cuda_norm(&dev, &a);
         });
-    printf("time norm %d x %d: rms %.2f us (%.1f%% of copy), layer %.2f us (%.1f%%), copy %.2f us = %.0f GB/s\n", rows, width, us[0], 100 * copy / us[0], us[1], 100 * copy / us[1], copy, 4e-3 * (double)n / copy);
+    printf("time norm %d x %d: rms %.2f us (%.1f%% of copy), layer %.2f us (%.1f%%), copy %.2f us "
+           "= %.0f GB/s\n",
+           rows, width, us[0], 100 * copy / us[0], us[1], 100 * copy / us[1], copy,
+           4e-3 * (double)n / copy);
 }
 
 void time_act_embed(int rows)
 {
     const int ffn = 14336, hidden = 4096;
     buffer<uint16_t> gate(random_acts((size_t)rows * 2 * ffn, 1)), y((size_t)rows * ffn);
-    const float act = time_us(8, [&](int) { cuda_act(&dev, y.at, gate.at, gate.at + ffn, rows, ffn, ACT_SILU, 2 * ffn); });
+    const float act = time_us(8, [&](int) {
+        cuda_act(&dev, y.at, gate.at, gate.at + ffn, rows, ffn, ACT_SILU, 2 * ffn);
+    });
     const float copy = time_us(8, [&](int) {
         OK(cudaMemcpyAsync(y.at, gate.at, y.n * 2, cudaMemcpyDeviceToDevice, dev.stream));
     });
@@ -824,12 +906,21 @@ void time_act_embed(int rows)
     struct tensor t = {table.at, dev.act, LAYOUT_PLAIN, 32000, hidden};
     struct embed_args a = {out.at, &t, 1};
     const float embed = time_us(8, [&](int) { cuda_embed(&dev, &a); });
-    printf("time rows %d: act silu*up %d %.2f us (%.0f GB/s; copy of y %.0f GB/s), embed %d %.2f us\n", rows, ffn, act, 6e-3 * (double)y.n / act, 4e-3 * (double)y.n / copy, hidden, embed);
+    printf(
+        "time rows %d: act silu*up %d %.2f us (%.0f GB/s; copy of y %.0f GB/s), embed %d %.2f us\n",
+        rows, ffn, act, 6e-3 * (double)y.n / act, 4e-3 * (double)y.n / copy, hidden, embed);
 }
 
 void time_rope(int tokens, bool norm)
 {
-    enum { HEADS = 32, KV_HEADS = 8, DIM = 128, BLOCK_TOKENS = 16, BLOCKS = 1024, STRIDE = (HEADS + 2 * KV_HEADS) * DIM };
+    enum {
+        HEADS = 32,
+        KV_HEADS = 8,
+        DIM = 128,
+        BLOCK_TOKENS = 16,
+        BLOCKS = 1024,
+        STRIDE = (HEADS + 2 * KV_HEADS) * DIM
+    };
     buffer<uint16_t> x(random_acts((size_t)tokens * STRIDE, 1));
     buffer<uint16_t> k((size_t)BLOCKS * KV_HEADS * BLOCK_TOKENS * DIM), v(k.n);
     vector<int32_t> positions(tokens), slot(tokens, 0), table(BLOCKS);
@@ -839,7 +930,8 @@ void time_rope(int tokens, bool norm)
         table[i] = i * 37 % BLOCKS;
     buffer<int32_t> dpos(positions), dslot(slot), dtable(table);
     buffer<float> freq(random_floats(DIM / 2, 0.01f, 0.001f)), w(random_floats(DIM, 1, 0.1f));
-    dev.batch.n_tokens = tokens, dev.batch.positions = dpos.at, dev.batch.token_slot = dslot.at, dev.batch.block_table = dtable.at;
+    dev.batch.n_tokens = tokens, dev.batch.positions = dpos.at, dev.batch.token_slot = dslot.at,
+    dev.batch.block_table = dtable.at;
     dev.limits.table_stride = BLOCKS;
     struct kv_cache kv = {k.at, v.at, dev.act, 1, BLOCKS, BLOCK_TOKENS, KV_HEADS, DIM};
     struct rope_kv_args a = {};
@@ -847,14 +939,16 @@ void time_rope(int tokens, bool norm)
     a.q_norm = a.k_norm = norm ? w.at : nullptr, a.norm_eps = 1e-6f, a.kv = &kv, a.n_heads = HEADS;
     a.rope = ROPE_NEOX, a.rope_dims = DIM, a.inv_freq = freq.at, a.rope_scale = 1;
     const float us = time_us(16, [&](int) { cuda_rope_kv(&dev, &a); });
-    printf("time rope_kv %d tokens 32/8 heads of 128, norm %d: %.2f us (%.0f GB/s)\n", tokens, norm, us, 4e-3 * tokens * STRIDE / us);
+    printf("time rope_kv %d tokens 32/8 heads of 128, norm %d: %.2f us (%.0f GB/s)\n", tokens, norm,
+           us, 4e-3 * tokens * STRIDE / us);
 }
 
 void time_samples(int rows)
 {
     enum { VOCAB = 128256 };
     sampler s(rows, VOCAB);
-    const char *name[] = {"greedy", "temperature", "top_k 50", "top_p 0.9", "min_p 0.05", "top_k+top_p", "all"};
+    const char *name[] = {"greedy",     "temperature", "top_k 50", "top_p 0.9",
+                          "min_p 0.05", "top_k+top_p", "all"};
     vector<float> logits((size_t)rows * VOCAB);
     vector<uint16_t> seen((size_t)rows * VOCAB, 0);
     for (size_t i = 0; i < seen.size(); i += 97)
@@ -862,14 +956,20 @@ void time_samples(int rows)
     s.seen.put(seen);
     for (int spread : {1, 3}) {
         for (size_t i = 0; i < logits.size(); i++)
-            logits[i] = i < 4 * VOCAB ? (float)spread * normal() : logits[i - 4 * VOCAB + (i / VOCAB % 2)];
+            logits[i] =
+                i < 4 * VOCAB ? (float)spread * normal() : logits[i - 4 * VOCAB + (i / VOCAB % 2)];
         s.logits.put(logits);
         printf("time sample %d x %d, logits N(0, %d), us:", rows, VOCAB, spread);
         for (int kind = 0; kind < 7; kind++) {
             vector<row_case> cases(rows);
             for (int i = 0; i < rows; i++) {
                 row_case &r = cases[i];
-                r = {{kind == 0 ? 0.0f : 0.8f, 1, 0, 0, 0, 0, 1, (uint64_t)i, -1}, {}, 5, 50 + i, -1, false};
+                r = {{kind == 0 ? 0.0f : 0.8f, 1, 0, 0, 0, 0, 1, (uint64_t)i, -1},
+                     {},
+                     5,
+                     50 + i,
+                     -1,
+                     false};
                 if (kind == 2 || kind >= 5)
                     r.p.top_k = 50;
                 if (kind == 3 || kind >= 5)
@@ -877,7 +977,8 @@ void time_samples(int rows)
                 if (kind == 4 || kind == 6)
                     r.p.min_p = 0.05f;
                 if (kind == 6)
-                    r.p.presence = 0.5f, r.p.frequency = 0.1f, r.p.repetition = 1.1f, r.p.n_logprobs = 20, r.bias = {{5, 1, 1 << 30}};
+                    r.p.presence = 0.5f, r.p.frequency = 0.1f, r.p.repetition = 1.1f,
+                    r.p.n_logprobs = 20, r.bias = {{5, 1, 1 << 30}};
             }
             s.put(cases);
             printf("  %s %.1f", name[kind], time_us(16, [&](int) { s.run(0, rows); }));

@@ -9,11 +9,23 @@
 
 enum { ROWS = 64, VOCAB = 49152, HISTORY = 200, BIAS = 8, TABLE = 32, BLOCK_TOKENS = 16 };
 
-static const struct device_limits limits = {
-    .step_tokens_max = ROWS, .seqs_max = ROWS, .heads_max = ROWS, .step_heads_max = ROWS,
-    .context_max = TABLE * BLOCK_TOKENS, .block_tokens = BLOCK_TOKENS, .table_stride = TABLE,
-    .history_max = ROWS * HISTORY, .bias_max = ROWS * BIAS, .bias_slot_max = BIAS, .vocab = VOCAB,
-    .hidden = 512, .ffn = 512, .n_heads = 8, .n_kv_heads = 2, .head_dim = 64, .in_max = 512};
+static const struct device_limits limits = {.step_tokens_max = ROWS,
+                                            .seqs_max = ROWS,
+                                            .heads_max = ROWS,
+                                            .step_heads_max = ROWS,
+                                            .context_max = TABLE * BLOCK_TOKENS,
+                                            .block_tokens = BLOCK_TOKENS,
+                                            .table_stride = TABLE,
+                                            .history_max = ROWS * HISTORY,
+                                            .bias_max = ROWS * BIAS,
+                                            .bias_slot_max = BIAS,
+                                            .vocab = VOCAB,
+                                            .hidden = 512,
+                                            .ffn = 512,
+                                            .n_heads = 8,
+                                            .n_kv_heads = 2,
+                                            .head_dim = 64,
+                                            .in_max = 512};
 
 /* A token for each of ROWS sequences that had HISTORY before. */
 struct sample_batch {
@@ -35,9 +47,12 @@ static void choose_params(struct sample_params *p, int i)
                        min_p[] = {0, 0, 0.1f};
     static const int top_k[] = {0, 1, 40, 900}, n_logprobs[] = {-1, 0, 20};
     *p = (struct sample_params){.temperature = temperature[random_below(4)],
-                                .top_p = top_p[random_below(3)], .min_p = min_p[random_below(3)],
-                                .top_k = top_k[random_below(4)], .repetition = 1,
-                                .seed = random_bits(), .n_logprobs = n_logprobs[random_below(3)]};
+                                .top_p = top_p[random_below(3)],
+                                .min_p = min_p[random_below(3)],
+                                .top_k = top_k[random_below(4)],
+                                .repetition = 1,
+                                .seed = random_bits(),
+                                .n_logprobs = n_logprobs[random_below(3)]};
     if (i % 2 == 0) {
         p->presence = 0.5f;
         p->frequency = 0.25f;
@@ -60,8 +75,8 @@ static void make_row(struct sample_batch *b, int i)
     b->seq_start[i + 1] = i + 1;
     b->kv_len[i] = HISTORY + 1;
     b->n_prompt[i] = n_prompt;
-    b->set[i] = (struct batch_slot){i, n_prompt, HISTORY, b->history[i], &b->params[i], b->bias[i],
-                                    i % 3 == 0 ? BIAS : 0};
+    b->set[i] = (struct batch_slot){
+        i, n_prompt, HISTORY, b->history[i], &b->params[i], b->bias[i], i % 3 == 0 ? BIAS : 0};
     b->head[i] = (struct batch_head){i, i, HISTORY + 1, i % 8 == 7 ? random_below(VOCAB) : -1};
     for (int k = 0; k < VOCAB; k++)
         logits[i][k] = (i % 4 == 1 ? 8 : 2) * random_normal();
@@ -74,11 +89,20 @@ static void make_batch(struct sample_batch *b)
     for (int i = 0; i < ROWS; i++)
         make_row(b, i);
     logits[5][777] = NAN;
-    b->batch = (struct batch){.n_tokens = ROWS, .n_seqs = ROWS, .n_heads = ROWS, .n_slots = ROWS,
-                              .token_ids = b->ids, .positions = b->positions,
-                              .token_seq = b->token_seq, .seq_start = b->seq_start,
-                              .kv_len = b->kv_len, .slot = b->slot, .n_prompt = b->n_prompt,
-                              .block_table = b->table, .set = b->set, .head = b->head};
+    b->batch = (struct batch){.n_tokens = ROWS,
+                              .n_seqs = ROWS,
+                              .n_heads = ROWS,
+                              .n_slots = ROWS,
+                              .token_ids = b->ids,
+                              .positions = b->positions,
+                              .token_seq = b->token_seq,
+                              .seq_start = b->seq_start,
+                              .kv_len = b->kv_len,
+                              .slot = b->slot,
+                              .n_prompt = b->n_prompt,
+                              .block_table = b->table,
+                              .set = b->set,
+                              .head = b->head};
 }
 
 /* All rows in calls of n. */
@@ -89,7 +113,9 @@ static void run_samples(const struct tested_device *t, int n, struct sample_out 
     t->ops->step_begin(t->d, &steps.batch);
     for (int first = 0; first < ROWS; first += n)
         t->ops->sample(t->d, &(struct sample_args){.logits = at + (size_t)first * VOCAB,
-                                                   .first = first, .n = n, .vocab = VOCAB});
+                                                   .first = first,
+                                                   .n = n,
+                                                   .vocab = VOCAB});
     end_step(t, out);
 }
 

@@ -9,11 +9,23 @@
 
 enum { TOKENS_MAX = 300, SLOTS = 3, BLOCK_TOKENS = 16, CONTEXT = 4096, WIDTH_MAX = 5120 };
 
-static const struct device_limits limits = {
-    .step_tokens_max = TOKENS_MAX, .seqs_max = SLOTS, .heads_max = 4, .step_heads_max = 4,
-    .context_max = CONTEXT, .block_tokens = BLOCK_TOKENS, .table_stride = CONTEXT / BLOCK_TOKENS,
-    .history_max = 16, .bias_max = 16, .bias_slot_max = 16, .vocab = 1000, .hidden = WIDTH_MAX,
-    .ffn = WIDTH_MAX, .n_heads = 8, .n_kv_heads = 2, .head_dim = 256, .in_max = WIDTH_MAX};
+static const struct device_limits limits = {.step_tokens_max = TOKENS_MAX,
+                                            .seqs_max = SLOTS,
+                                            .heads_max = 4,
+                                            .step_heads_max = 4,
+                                            .context_max = CONTEXT,
+                                            .block_tokens = BLOCK_TOKENS,
+                                            .table_stride = CONTEXT / BLOCK_TOKENS,
+                                            .history_max = 16,
+                                            .bias_max = 16,
+                                            .bias_slot_max = 16,
+                                            .vocab = 1000,
+                                            .hidden = WIDTH_MAX,
+                                            .ffn = WIDTH_MAX,
+                                            .n_heads = 8,
+                                            .n_kv_heads = 2,
+                                            .head_dim = 256,
+                                            .in_max = WIDTH_MAX};
 
 /* Units: half the last place of the activation type is what rounding may cost. */
 static void assert_close(const float *got, const float *want, size_t n, enum dtype act,
@@ -53,11 +65,20 @@ static void make_sequence(struct one_sequence *s, int n, int kv_len)
         s->table[CONTEXT / BLOCK_TOKENS + i] = id;
         s->block[i] = (struct batch_block){1, i, id};
     }
-    s->batch = (struct batch){.n_tokens = n, .n_seqs = 1, .n_slots = 1, .n_blocks = n_blocks,
-                              .token_ids = s->ids, .positions = s->positions,
-                              .token_seq = s->token_seq, .seq_start = s->seq_start,
-                              .kv_len = s->kv_len, .slot = s->slot, .n_prompt = s->n_prompt,
-                              .block_table = s->table, .block = s->block, .set = s->set};
+    s->batch = (struct batch){.n_tokens = n,
+                              .n_seqs = 1,
+                              .n_slots = 1,
+                              .n_blocks = n_blocks,
+                              .token_ids = s->ids,
+                              .positions = s->positions,
+                              .token_seq = s->token_seq,
+                              .seq_start = s->seq_start,
+                              .kv_len = s->kv_len,
+                              .slot = s->slot,
+                              .n_prompt = s->n_prompt,
+                              .block_table = s->table,
+                              .block = s->block,
+                              .set = s->set};
 }
 
 static struct one_sequence sequence;
@@ -74,7 +95,10 @@ static void compare_norm(struct pair *p, int rows, int width, enum norm_kind kin
         const struct tested_device *t = &p->dev[i];
         float *dw = take_values(t, w, (size_t)width, DT_F32);
         char *dx = take_values(t, x, n, t->act), *dy = pair_take(t, n * sizeof(float));
-        struct norm_args a = {.y = dy, .x = dx, .rows = rows, .width = width,
+        struct norm_args a = {.y = dy,
+                              .x = dx,
+                              .rows = rows,
+                              .width = width,
                               .norm = {kind, dw, kind == NORM_LAYER ? dw : NULL, 1e-5f}};
         make_sequence(&sequence, 1, 1);
         t->ops->step_begin(t->d, &sequence.batch);
@@ -142,12 +166,25 @@ static void run_rope(const struct tested_device *t, const struct rope_case *c, c
         (size_t)LAYERS * (CONTEXT / BLOCK_TOKENS) * KV_HEADS * BLOCK_TOKENS * (size_t)c->head_dim;
     char *dx = take_values(t, x, n, t->act);
     float *dnorm = take_values(t, norm, (size_t)c->head_dim, DT_F32);
-    struct kv_cache kv = {pair_take(t, n_cache * 4), pair_take(t, n_cache * 4), t->act, LAYERS,
-                          CONTEXT / BLOCK_TOKENS, BLOCK_TOKENS, KV_HEADS, c->head_dim};
+    struct kv_cache kv = {pair_take(t, n_cache * 4),
+                          pair_take(t, n_cache * 4),
+                          t->act,
+                          LAYERS,
+                          CONTEXT / BLOCK_TOKENS,
+                          BLOCK_TOKENS,
+                          KV_HEADS,
+                          c->head_dim};
     size_t k_at = HEADS * (size_t)c->head_dim, v_at = k_at + KV_HEADS * (size_t)c->head_dim;
-    struct rope_kv_args a = {.q = dx, .k = dx + k_at * value, .v = dx + v_at * value,
-                             .stride = stride, .norm_eps = 1e-6f, .kv = &kv, .layer = 1,
-                             .n_heads = HEADS, .rope = c->rope, .rope_dims = c->dims,
+    struct rope_kv_args a = {.q = dx,
+                             .k = dx + k_at * value,
+                             .v = dx + v_at * value,
+                             .stride = stride,
+                             .norm_eps = 1e-6f,
+                             .kv = &kv,
+                             .layer = 1,
+                             .n_heads = HEADS,
+                             .rope = c->rope,
+                             .rope_dims = c->dims,
                              .inv_freq = take_values(t, inv_freq, (size_t)c->dims / 2, DT_F32),
                              .rope_scale = 1.1f};
     a.q_norm = a.k_norm = c->norm ? dnorm : NULL;
@@ -190,12 +227,12 @@ static void compare_rope(struct pair *p, const struct rope_case *c)
 static void rope_kv_agrees_with_the_cpu(void **state)
 {
     static const struct rope_case cases[] = {
-        {64, 64, 1, ROPE_NEOX, false},       {64, 64, 257, ROPE_ADJACENT, true},
-        {80, 32, 3, ROPE_NEOX, false},       {80, 20, 257, ROPE_NEOX, true},
-        {96, 96, 3, ROPE_NEOX, true},        {128, 128, 257, ROPE_NEOX, true},
-        {128, 64, 3, ROPE_ADJACENT, false},  {256, 256, 3, ROPE_NEOX, false},
-        {256, 64, 3, ROPE_ADJACENT, true},   {128, 0, 3, ROPE_NONE, true},
-        {20, 20, 3, ROPE_NEOX, true},        {20, 10, 3, ROPE_ADJACENT, false},
+        {64, 64, 1, ROPE_NEOX, false},      {64, 64, 257, ROPE_ADJACENT, true},
+        {80, 32, 3, ROPE_NEOX, false},      {80, 20, 257, ROPE_NEOX, true},
+        {96, 96, 3, ROPE_NEOX, true},       {128, 128, 257, ROPE_NEOX, true},
+        {128, 64, 3, ROPE_ADJACENT, false}, {256, 256, 3, ROPE_NEOX, false},
+        {256, 64, 3, ROPE_ADJACENT, true},  {128, 0, 3, ROPE_NONE, true},
+        {20, 20, 3, ROPE_NEOX, true},       {20, 10, 3, ROPE_ADJACENT, false},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         compare_rope(*state, &cases[i]);
