@@ -94,6 +94,11 @@ struct cuda_gemm {
 };
 void cuda_gemm(struct device *, const struct cuda_gemm *);
 
+/* act.cu: y = act(gate) * up, or act(gate) where up is NULL.  y is [rows, width]; the rows of gate
+ * and up are gate_stride apart.  Width and stride are multiples of 8. */
+void cuda_act(struct device *, void *y, const void *gate, const void *up, int rows, int width,
+              enum act_kind kind, int gate_stride);
+
 /* attention_prefill*.cu, attention_decode.cu: the launchers that cuda_attention calls. */
 void cuda_attention_prefill(struct device *, const struct attention_args *);
 void cuda_attention_decode(struct device *, const struct attention_args *);

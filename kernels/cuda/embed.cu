@@ -1,0 +1,70 @@
+/* embed.cu - rows of the token table, as activations.
+ *
+ * The device keeps every matrix row after row, so PLAIN and PACKED are one.  A row is read and
+ * written once. */
+#include "kernels/cuda/act_type.cuh"
+#include "kernels/cuda/launch.cuh"
+
+namespace
+{
+
+constexpr int THREADS = 256;
+
+template <class PAIR> __device__ inline void load_chunk(float v[CHUNK], const PAIR *row, int chunk)
+{
+    chunk_to_f32<PAIR>(v, __ldg(reinterpret_cast<const uint4 *>(row) + chunk));
+}
+
+__device__ inline void load_chunk(float v[CHUNK], const float *row, int chunk)
+{
+#pragma unroll
+    for (int i = 0; i < CHUNK; i++)
+        v[i] = __ldg(row + chunk * CHUNK + i);
+}
+
+/* grid: [n_tokens, parts of a row]   block: [THREADS]
+ * FROM is the table's type: float, or a pair of activations. */
+template <class PAIR, class FROM>
+__global__ void __launch_bounds__(THREADS)
+    embed_kernel(uint4 *out, const char *table, const int32_t *ids, int width, size_t row_bytes,
+                 float scale)
+{
+    const int n_chunks = width / CHUNK, chunk = (int)(blockIdx.y * THREADS + threadIdx.x);
+    await_previous();
+    if (chunk >= n_chunks)
+        return;
+    float v[CHUNK];
+    load_chunk(v, (const FROM *)(table + (size_t)ids[blockIdx.x] * row_bytes), chunk);
+#pragma unroll
+    for (int i = 0; i < CHUNK; i++)
+        v[i] *= scale;
+    out[(int64_t)blockIdx.x * n_chunks + chunk] = chunk_from_f32<PAIR>(v);
+}
+
+template <class PAIR, class FROM> void launch_embed(struct device *d, const struct embed_args *a)
+{
+    const int width = (int)a->table->cols;
+    const size_t value_bytes = a->table->dtype == DT_F32 ? 4 : 2;
+    const dim3 grid((unsigned)d->batch.n_tokens,
+                    (unsigned)((width / CHUNK + THREADS - 1) / THREADS));
+    launch(d, "embed", {grid, dim3(THREADS), 0, 0}, embed_kernel<PAIR, FROM>, (uint4 *)a->out,
+           (const char *)a->table->data, (const int32_t *)d->batch.ids, width,
+           (size_t)width * value_bytes, a->scale);
+}
+
+} /* namespace */
+
+void cuda_embed(struct device *d, const struct embed_args *a)
+{
+    if (d->batch.n_tokens <= 0)
+        return;
+    with_act_type(d->act, [&](auto pair) {
+        typedef decltype(pair) act;
+        if (a->table->dtype == DT_F32)
+            launch_embed<act, float>(d, a);
+        else if (a->table->dtype == DT_F16)
+            launch_embed<act, __half2>(d, a);
+        else
+            launch_embed<act, __nv_bfloat162>(d, a);
+    });
+}

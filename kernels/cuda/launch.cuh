@@ -1,0 +1,52 @@
+/* launch.cuh - launches that may begin before the kernel in front of them has ended.
+ *
+ * A kernel started by launch() calls await_previous() before it touches what an earlier one wrote
+ * or still reads, and then lets the next be scheduled: that one waits in turn until this grid is
+ * complete and its writes are visible (programmatic dependent launch; CUDA programming guide,
+ * PTX ISA griddepcontrol).  Every kernel of a step must wait, or its successor would not be
+ * ordered behind its predecessor.  Below compute capability 9.0 all of this is an ordinary
+ * launch. */
+#ifndef KERNELS_CUDA_LAUNCH_CUH
+#define KERNELS_CUDA_LAUNCH_CUH
+
+#include "kernels/cuda/cuda_int.h"
+
+__device__ __forceinline__ void await_previous()
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+struct launch_shape {
+    dim3 grid, block;
+    size_t shared_bytes;
+    int cluster; /* blocks of a cluster; 0 = none */
+};
+
+template <class... PARAMS, class... ARGS>
+void launch(struct device *d, const char *what, const struct launch_shape &shape,
+            void (*kernel)(PARAMS...), ARGS... args)
+{
+    cudaLaunchAttribute attribute[2] = {};
+    cudaLaunchConfig_t config = {};
+    config.gridDim = shape.grid;
+    config.blockDim = shape.block;
+    config.dynamicSmemBytes = shape.shared_bytes;
+    config.stream = d->stream;
+    config.attrs = attribute;
+    if (d->cc >= 90) {
+        attribute[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+        attribute[config.numAttrs++].val.programmaticStreamSerializationAllowed = 1;
+    }
+    if (shape.cluster > 0) {
+        attribute[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
+        attribute[config.numAttrs].val.clusterDim.x = (unsigned)shape.cluster;
+        attribute[config.numAttrs].val.clusterDim.y = 1;
+        attribute[config.numAttrs++].val.clusterDim.z = 1;
+    }
+    cuda_check(d, cudaLaunchKernelEx(&config, kernel, static_cast<PARAMS>(args)...), what);
+}
+
+#endif
