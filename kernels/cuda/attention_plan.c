@@ -151,7 +151,8 @@ struct cut {
 };
 
 /* False <=> the token is of the prompt. */
-static bool cut_token(struct cut *c, const struct device_limits *l, const struct batch *b, int token)
+static bool cut_token(struct cut *c, const struct device_limits *l, const struct batch *b,
+                      int token)
 {
     const int seq = b->token_seq[token];
     c->token = token;
@@ -245,7 +246,8 @@ static int32_t add_wave(struct attention_plan *p, const struct device_limits *l,
     return end;
 }
 
-size_t attention_plan_make(struct attention_plan *p, const struct device_limits *l, const struct batch *b)
+size_t attention_plan_make(struct attention_plan *p, const struct device_limits *l,
+                           const struct batch *b)
 {
     struct attention_counts *n = p->counts;
     n->n_tiles = n->n_splits = n->n_waves = 0;

@@ -1,0 +1,227 @@
+/* ptx.cuh - the PTX instructions that CUDA C++ has no word for, one a function.
+ *
+ * Reference: https://docs.nvidia.com/cuda/parallel-thread-execution/ ; each function names its
+ * instruction.  Shared memory is addressed by 32 bits: shared_addr.  What needs sm_90 says so;
+ * the rest runs from sm_80. */
+#ifndef KERNELS_CUDA_PTX_CUH
+#define KERNELS_CUDA_PTX_CUH
+
+#include <cuda.h>
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <stdint.h>
+
+__device__ __forceinline__ uint32_t shared_addr(const void *p)
+{
+    return (uint32_t)__cvta_generic_to_shared(p);
+}
+
+/* ---- programmatic dependent launch (sm_90) ---- */
+
+/* griddepcontrol.wait: until the grids before this one are complete and their writes seen.  A no-op
+ * in a kernel launched without the attribute. */
+__device__ __forceinline__ void depend_wait()
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+/* griddepcontrol.launch_dependents: the next grid may start once every block has said so. */
+__device__ __forceinline__ void depend_launch()
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+/* ---- barriers ---- */
+
+/* bar.sync: a barrier of `n_threads` of the block, which call with the same id in [1, 16). */
+__device__ __forceinline__ void barrier_sync(int id, int n_threads)
+{
+    asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(n_threads) : "memory");
+}
+
+__device__ __forceinline__ void mbarrier_init(uint32_t bar, uint32_t n_arrivals)
+{
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(n_arrivals) : "memory");
+}
+
+/* fence.mbarrier_init (sm_90): makes inits visible to the copy engine and to the cluster. */
+__device__ __forceinline__ void fence_mbarrier_init()
+{
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+/* fence.proxy.async (sm_90): ordinary writes to shared memory before what the copy engine or wgmma
+ * read or write after. */
+__device__ __forceinline__ void fence_proxy_async()
+{
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+__device__ __forceinline__ void mbarrier_arrive(uint32_t bar)
+{
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
+}
+
+/* mbarrier.arrive.expect_tx (sm_90): arrive, and wait for `n_bytes` of copies too. */
+__device__ __forceinline__ void mbarrier_arrive_expect(uint32_t bar, uint32_t n_bytes)
+{
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(n_bytes)
+                 : "memory");
+}
+
+/* mbarrier.try_wait.parity (sm_90), until the phase of that parity is complete. */
+__device__ __forceinline__ void mbarrier_wait(uint32_t bar, uint32_t parity)
+{
+    asm volatile("{\n"
+                 ".reg .pred done;\n"
+                 "again:\n"
+                 "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+                 "@!done bra again;\n"
+                 "}\n" ::"r"(bar),
+                 "r"(parity)
+                 : "memory");
+}
+
+/* ---- copies to shared memory ---- */
+
+/* createpolicy.fractional.L2 (sm_80): for what is read once. */
+__device__ __forceinline__ uint64_t policy_evict_first()
+{
+    uint64_t policy;
+    asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+    return policy;
+}
+
+/* For what every block reads. */
+__device__ __forceinline__ uint64_t policy_evict_last()
+{
+    uint64_t policy;
+    asm volatile("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));
+    return policy;
+}
+
+/* cp.async of 16 bytes, past L1; the bytes from n_bytes (0 .. 16) on become zero. */
+__device__ __forceinline__ void cp_async_16(uint32_t to, const void *from, int n_bytes = 16)
+{
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(n_bytes)
+                 : "memory");
+}
+
+/* The same with an L2 policy. */
+__device__ __forceinline__ void cp_async_16(uint32_t to, const void *from, int n_bytes,
+                                            uint64_t policy)
+{
+    asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, %3;" ::"r"(to),
+                 "l"(from), "r"(n_bytes), "l"(policy)
+                 : "memory");
+}
+
+__device__ __forceinline__ void cp_async_commit()
+{
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+/* cp.async.wait_group: all but the last N committed groups of this thread are there. */
+template <int N> __device__ __forceinline__ void cp_async_wait()
+{
+    asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+}
+
+/* cp.async.bulk (sm_90): n_bytes, a multiple of 16, both ends aligned to 16; counted by `bar`. */
+__device__ __forceinline__ void bulk_load(uint32_t to, const void *from, uint32_t n_bytes,
+                                          uint32_t bar, uint64_t policy)
+{
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+                 "[%0], [%1], %2, [%3], %4;" ::"r"(to),
+                 "l"(from), "r"(n_bytes), "r"(bar), "l"(policy)
+                 : "memory");
+}
+
+/* prefetch.tensormap (sm_90). */
+__device__ __forceinline__ void tensor_map_prefetch(const CUtensorMap *map)
+{
+    asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
+
+/* cp.async.bulk.tensor.2d (sm_90): the map's box at (x, y), x innermost; what lies outside of the
+ * tensor becomes zero, and is counted. */
+__device__ __forceinline__ void tensor_load_2d(uint32_t to, const CUtensorMap *map, int x, int y,
+                                               uint32_t bar, uint64_t policy)
+{
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
+                 ".L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
+                 "l"(map), "r"(x), "r"(y), "r"(bar), "l"(policy)
+                 : "memory");
+}
+
+/* ---- fragments ---- */
+
+/* ldmatrix: 8 rows of 16 bytes a matrix; lane 8i + r gives the address of row r of matrix i. */
+__device__ __forceinline__ void ldmatrix_x2(uint32_t m[2], uint32_t addr)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
+                 : "=r"(m[0]), "=r"(m[1])
+                 : "r"(addr)
+                 : "memory");
+}
+
+__device__ __forceinline__ void ldmatrix_x4(uint32_t m[4], uint32_t addr)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
+                 : "r"(addr)
+                 : "memory");
+}
+
+__device__ __forceinline__ void ldmatrix_x4_trans(uint32_t m[4], uint32_t addr)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
+                 : "r"(addr)
+                 : "memory");
+}
+
+/* stmatrix (sm_90), the reverse of ldmatrix_x4. */
+__device__ __forceinline__ void stmatrix_x4(uint32_t addr, const uint32_t m[4])
+{
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(addr),
+                 "r"(m[0]), "r"(m[1]), "r"(m[2]), "r"(m[3])
+                 : "memory");
+}
+
+/* mma.sync.m16n8k16: d[16, 8] += a[16, 16] b[16, 8], f32 sums.  With g = lane / 4 and t = lane % 4,
+ * a holds rows g, g + 8 at k 2t, 2t + 1 (a0, a1) and k + 8 (a2, a3); b holds column g at k 2t, 2t +
+ * 1 and k + 8; d holds row g (d0, d1) and g + 8 at columns 2t, 2t + 1. */
+__device__ __forceinline__ void mma_16816(float d[4], const uint32_t a[4], const uint32_t b[2],
+                                          __nv_bfloat16)
+{
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+        "{%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+__device__ __forceinline__ void mma_16816(float d[4], const uint32_t a[4], const uint32_t b[2],
+                                          __half)
+{
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+        "{%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+/* ---- arithmetic ---- */
+
+/* ex2.approx: 2^x within 2 units in the last place; 0 for -infinity. */
+__device__ __forceinline__ float exp2_approx(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+#endif
