@@ -1,9 +1,9 @@
 /* attention_plan.h - the work lists of attention, made once a step and used by every layer.
  *
  * Prompt tokens are cut into tiles of consecutive queries of one sequence; each generated token
- * is cut into splits of ATTENTION_SPLIT keys at fixed positions.  Which list a token is in
- * depends on its position alone (below n_prompt or not), and a split's or a key tile's borders
- * are multiples of fixed sizes, so a token's bits never depend on the batch.
+ * is cut into splits of its keys at multiples of a size.  Which list a token is in, and the size
+ * of its splits, depend on its position and the model alone, so a token's bits never depend on
+ * the batch.
  *
  * A token with one split writes its output; one with more writes a partial (running maximum, sum,
  * weighted values) for each, which are merged in order of position.  Partials live in a workspace
@@ -26,9 +26,12 @@ extern "C" {
 
 enum {
     ATTENTION_TILE = 128,  /* queries of a tile */
-    ATTENTION_SPLIT = 512, /* keys of a split */
+    ATTENTION_SPLIT_MIN = 256,  /* keys of a split: enough to hide what its end costs */
+    ATTENTION_SPLIT_MAX = 1024, /* and few enough that the last one to run is short */
+    ATTENTION_ITEMS = 256, /* a token's splits times kv heads stay below, while splits can grow:
+                              one for each place that a GPU runs, and few to merge */
     ATTENTION_PARTIALS_MAX = 16384,
-    ATTENTION_WAVES_MAX = 64,
+    ATTENTION_WAVES_MAX = 256,
 };
 
 struct attention_tile { /* prompt tokens [first_token, first_token + n_tokens) of the batch */
@@ -43,9 +46,11 @@ struct attention_split { /* keys [first_key, end_key) for one token */
     int32_t token; /* of the batch */
     int32_t first_key, end_key;
     int32_t kv_len;   /* = position + 1: keys the token sees in all */
+    int32_t old_keys; /* of the sequence, in the cache before this step */
+    int32_t size;     /* keys of the token's splits, but for the last */
     int32_t partial;  /* where this split's partial goes; -1 <=> the token has one split */
     int32_t first_partial, n_splits; /* of the token */
-    int32_t merge;    /* counter of the token, zero between launches: the last split merges */
+    int32_t merge;    /* counters of the token, zero between launches: the last split merges */
 };
 
 struct attention_wave { /* splits [first_split, end_split): one launch */
@@ -60,14 +65,22 @@ struct attention_counts { /* first in the buffer that goes to the device */
 struct attention_plan { /* views of one buffer, host or device */
     struct attention_counts *counts;
     struct attention_tile *tile;   /* [tiles_max], those with most keys to see first */
-    struct attention_split *split; /* [splits_max], a wave after the other */
+    struct attention_split *split; /* [splits_max], a wave after the other, longest first */
 };
 
-/* Bytes of the buffer; it is copied to the device as it is.  And of the partials' workspace:
- * ATTENTION_PARTIALS_MAX or as many as the limits can need, each n_heads * (head_dim + 2) f32,
- * then the merge counters. */
+/* Keys of the splits of a token that sees kv_len. */
+int32_t attention_split_size(int32_t kv_len, int32_t n_kv_heads);
+int32_t attention_splits_max(const struct device_limits *l);
+
+/* Bytes of the buffer; it is copied to the device as it is. */
 size_t attention_plan_bytes(const struct device_limits *l);
+/* Partials of the workspace, each n_heads * (head_dim + 2) f32: those of seqs_max full sequences
+ * (up to ATTENTION_PARTIALS_MAX), so that a decode step is one wave, and enough that a step of
+ * nothing but generated tokens has ATTENTION_WAVES_MAX at most. */
 int32_t attention_partials_max(const struct device_limits *l);
+/* Counters that are zero between launches: ATTENTION_QUEUE of the work list, then n_heads for each
+ * token that can merge in a wave. */
+enum { ATTENTION_QUEUE = 2 };
 int32_t attention_merges_max(const struct device_limits *l);
 /* Lay the views over a buffer. */
 void attention_plan_view(struct attention_plan *p, const struct device_limits *l, void *at);

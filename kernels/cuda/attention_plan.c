@@ -1,0 +1,260 @@
+/* attention_plan.c - cuts a batch into the work lists of attention.
+ *
+ * One pass over the batch's tokens for the tiles, one for each wave's counts and one for its
+ * splits, which a counting sort puts longest first.  No allocation. */
+#include "kernels/cuda/attention_plan.h"
+
+#include <assert.h>
+#include <string.h>
+
+enum {
+    SORT_KEYS = 64, /* lengths of splits are sorted by this many keys */
+    SORT_CLASSES = ATTENTION_SPLIT_MAX / SORT_KEYS,
+    ALIGNMENT = 16,
+};
+
+static_assert(ATTENTION_SPLIT_MIN % SORT_KEYS == 0, "a full split is whole classes");
+
+static int32_t smaller(int64_t a, int64_t b)
+{
+    return (int32_t)(a < b ? a : b);
+}
+
+static int32_t larger(int64_t a, int64_t b)
+{
+    return (int32_t)(a > b ? a : b);
+}
+
+static int32_t divide_up(int64_t a, int64_t b)
+{
+    return (int32_t)((a + b - 1) / b);
+}
+
+static size_t align_up(size_t n)
+{
+    return (n + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+}
+
+int32_t attention_split_size(int32_t kv_len, int32_t n_kv_heads)
+{
+    int32_t size = ATTENTION_SPLIT_MIN;
+    while (size < ATTENTION_SPLIT_MAX &&
+           (int64_t)kv_len * n_kv_heads > (int64_t)size * ATTENTION_ITEMS)
+        size *= 2;
+    return size;
+}
+
+/* Most splits that a token can have: the longest context of each size of split is looked at. */
+static int32_t token_splits_max(const struct device_limits *l)
+{
+    int32_t most = 1;
+    for (int32_t size = ATTENTION_SPLIT_MIN; size <= ATTENTION_SPLIT_MAX; size *= 2) {
+        int32_t kv_len = l->context_max;
+        if (size < ATTENTION_SPLIT_MAX)
+            kv_len = smaller(kv_len, (int64_t)size * ATTENTION_ITEMS / l->n_kv_heads);
+        most = larger(most, divide_up(kv_len, size));
+    }
+    return most;
+}
+
+int32_t attention_splits_max(const struct device_limits *l)
+{
+    return l->step_tokens_max * token_splits_max(l);
+}
+
+static int32_t tiles_max(const struct device_limits *l)
+{
+    return l->step_tokens_max / ATTENTION_TILE + l->seqs_max;
+}
+
+int32_t attention_partials_max(const struct device_limits *l)
+{
+    /* A wave that is closed uses more than partials - splits of one token; with the second term
+     * that leaves no more than ATTENTION_WAVES_MAX - 1 of them, and the last. */
+    const int64_t splits = token_splits_max(l), all = splits * l->step_tokens_max;
+    const int64_t decode = smaller(splits * l->seqs_max, ATTENTION_PARTIALS_MAX);
+    return larger(decode, all / (ATTENTION_WAVES_MAX - 1) + splits);
+}
+
+/* Tokens that can merge in one wave: each has two partials or more. */
+static int32_t wave_merges_max(const struct device_limits *l)
+{
+    return smaller(l->step_tokens_max, attention_partials_max(l) / 2);
+}
+
+int32_t attention_merges_max(const struct device_limits *l)
+{
+    return ATTENTION_QUEUE + wave_merges_max(l) * l->n_heads;
+}
+
+static size_t tiles_at(void)
+{
+    return align_up(sizeof(struct attention_counts));
+}
+
+static size_t splits_at(const struct device_limits *l)
+{
+    return tiles_at() + align_up((size_t)tiles_max(l) * sizeof(struct attention_tile));
+}
+
+size_t attention_plan_bytes(const struct device_limits *l)
+{
+    return splits_at(l) + (size_t)attention_splits_max(l) * sizeof(struct attention_split);
+}
+
+void attention_plan_view(struct attention_plan *p, const struct device_limits *l, void *at)
+{
+    char *bytes = (char *)at;
+    p->counts = (struct attention_counts *)at;
+    p->tile = (struct attention_tile *)(bytes + tiles_at());
+    p->split = (struct attention_split *)(bytes + splits_at(l));
+}
+
+static void add_tiles(struct attention_plan *p, const struct batch *b, int seq)
+{
+    const int32_t first = b->seq_start[seq], end = b->seq_start[seq + 1];
+    const int32_t position = b->kv_len[seq] - (end - first);
+    const int32_t n_prompt = larger(0, smaller(end - first, b->n_prompt[seq] - position));
+
+    for (int32_t at = 0; at < n_prompt; at += ATTENTION_TILE) {
+        struct attention_tile *t = &p->tile[p->counts->n_tiles++];
+        t->slot = b->slot[seq];
+        t->first_token = first + at;
+        t->n_tokens = smaller(ATTENTION_TILE, n_prompt - at);
+        t->position = position + at;
+        t->kv_len = b->kv_len[seq];
+    }
+}
+
+/* Shell's sort: those with most keys to see first, then by token. */
+static void sort_tiles(struct attention_tile *tile, int32_t n)
+{
+    for (int32_t gap = n / 2; gap > 0; gap /= 2) {
+        for (int32_t i = gap; i < n; i++) {
+            const struct attention_tile t = tile[i];
+            int32_t at = i;
+            for (; at >= gap; at -= gap) {
+                const struct attention_tile *before = &tile[at - gap];
+                const int32_t more = t.position + t.n_tokens - before->position - before->n_tokens;
+                if (more < 0 || (more == 0 && t.first_token > before->first_token))
+                    break;
+                tile[at] = *before;
+            }
+            tile[at] = t;
+        }
+    }
+}
+
+/* A token's keys as splits. */
+struct cut {
+    int32_t token, kv_len, size, n_splits;
+};
+
+/* False <=> the token is of the prompt. */
+static bool cut_token(struct cut *c, const struct device_limits *l, const struct batch *b,
+                      int token)
+{
+    const int seq = b->token_seq[token];
+    c->token = token;
+    c->kv_len = b->kv_len[seq] - (b->seq_start[seq + 1] - token) + 1;
+    c->size = attention_split_size(c->kv_len, l->n_kv_heads);
+    c->n_splits = divide_up(c->kv_len, c->size);
+    return c->kv_len > b->n_prompt[seq];
+}
+
+static int32_t end_of_split(const struct cut *c, int32_t i)
+{
+    return smaller(c->kv_len, (int64_t)(i + 1) * c->size);
+}
+
+/* The longest are class 0. */
+static int32_t class_of_split(const struct cut *c, int32_t i)
+{
+    return SORT_CLASSES - divide_up(end_of_split(c, i) - i * c->size, SORT_KEYS);
+}
+
+/* The first token after `first` that does not fit into its wave; counts the splits by class. */
+static int32_t count_wave(int32_t count[SORT_CLASSES], const struct device_limits *l,
+                          const struct batch *b, int32_t first)
+{
+    const int32_t partials_max = attention_partials_max(l);
+    int32_t n_partials = 0, token = first;
+
+    memset(count, 0, SORT_CLASSES * sizeof count[0]);
+    for (; token < b->n_tokens; token++) {
+        struct cut c;
+        if (!cut_token(&c, l, b, token))
+            continue;
+        if (c.n_splits > 1 && n_partials + c.n_splits > partials_max)
+            break;
+        n_partials += c.n_splits > 1 ? c.n_splits : 0;
+        for (int32_t i = 0; i < c.n_splits; i++)
+            count[class_of_split(&c, i)]++;
+    }
+    return token;
+}
+
+static void place_wave(struct attention_plan *p, int32_t at[SORT_CLASSES],
+                       const struct device_limits *l, const struct batch *b, int32_t first,
+                       int32_t end)
+{
+    int32_t n_partials = 0, n_merges = 0;
+    for (int32_t token = first; token < end; token++) {
+        struct cut c;
+        if (!cut_token(&c, l, b, token))
+            continue;
+        const int seq = b->token_seq[token];
+        const bool merges = c.n_splits > 1;
+        for (int32_t i = 0; i < c.n_splits; i++) {
+            struct attention_split *s = &p->split[at[class_of_split(&c, i)]++];
+            s->slot = b->slot[seq];
+            s->token = token;
+            s->first_key = i * c.size;
+            s->end_key = end_of_split(&c, i);
+            s->kv_len = c.kv_len;
+            s->old_keys = b->kv_len[seq] - (b->seq_start[seq + 1] - b->seq_start[seq]);
+            s->size = c.size;
+            s->partial = merges ? n_partials + i : -1;
+            s->first_partial = n_partials;
+            s->n_splits = c.n_splits;
+            s->merge = n_merges;
+        }
+        n_partials += merges ? c.n_splits : 0;
+        n_merges += merges;
+    }
+}
+
+/* Returns the first token of the next wave. */
+static int32_t add_wave(struct attention_plan *p, const struct device_limits *l,
+                        const struct batch *b, int32_t first)
+{
+    int32_t count[SORT_CLASSES], at[SORT_CLASSES];
+    const int32_t end = count_wave(count, l, b, first);
+    struct attention_counts *n = p->counts;
+    const int32_t first_split = n->n_splits;
+
+    for (int i = 0; i < SORT_CLASSES; i++) {
+        at[i] = n->n_splits;
+        n->n_splits += count[i];
+    }
+    if (n->n_splits == first_split)
+        return end;
+    place_wave(p, at, l, b, first, end);
+    assert(n->n_waves < ATTENTION_WAVES_MAX);
+    n->wave[n->n_waves].first_split = first_split;
+    n->wave[n->n_waves++].end_split = n->n_splits;
+    return end;
+}
+
+size_t attention_plan_make(struct attention_plan *p, const struct device_limits *l,
+                           const struct batch *b)
+{
+    struct attention_counts *n = p->counts;
+    n->n_tiles = n->n_splits = n->n_waves = 0;
+    for (int seq = 0; seq < b->n_seqs; seq++)
+        add_tiles(p, b, seq);
+    sort_tiles(p->tile, n->n_tiles);
+    for (int32_t token = 0; token < b->n_tokens;)
+        token = add_wave(p, l, b, token);
+    return splits_at(l) + (size_t)n->n_splits * sizeof(struct attention_split);
+}
