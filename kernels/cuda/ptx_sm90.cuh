@@ -9,9 +9,6 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <stdint.h>
-#ifdef MBARRIER_SPINS_MAX
-#include <stdio.h>
-#endif
 
 namespace sm90 {
 
@@ -63,11 +60,8 @@ __device__ __forceinline__ void mbarrier_wait(uint32_t bar, uint32_t parity)
 {
 #ifdef MBARRIER_SPINS_MAX
     for (int spin = 0; !mbarrier_try_wait(bar, parity); spin++)
-        if (spin > MBARRIER_SPINS_MAX) {
-            printf("mbarrier %u parity %u: block %d thread %d waits\n", bar, parity,
-                   (int)blockIdx.x, (int)threadIdx.x);
+        if (spin > MBARRIER_SPINS_MAX)
             __trap();
-        }
 #else
     while (!mbarrier_try_wait(bar, parity)) {
     }

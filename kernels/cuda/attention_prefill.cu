@@ -1,0 +1,222 @@
+/* attention_prefill.cu - attention of prompts: chooses the kernel, and has the portable one.
+ *
+ * The portable kernel runs from compute capability 8.0 on, for all head widths.  A block does one
+ * work item: 8 warps of 16 queries each.  Keys and values come by cp.async, row by row through
+ * the block table; the values of a key tile are under way during its scores, the keys of the next
+ * during its softmax.  Rows in shared memory are 16 bytes longer than a head, so that
+ * ldmatrix meets no bank twice.
+ *
+ * Read once an item: 128 queries, all keys and values they see.  Written once: 128 outputs. */
+#include "kernels/cuda/attention_prefill.cuh"
+
+#include "kernels/cuda/ptx_sm80.cuh"
+
+namespace
+{
+
+constexpr int QUERIES = ATTENTION_TILE;
+constexpr int THREADS = 256;
+
+static_assert(QUERIES == THREADS / 32 * 16, "a warp has 16 queries");
+
+template <int D> struct tiles {
+    static constexpr int KEYS = D == 256 ? 32 : 64;
+    static constexpr int ROW = D + 8; /* values of a row in shared memory */
+    static constexpr int BYTES = (QUERIES + 2 * KEYS) * ROW * 2;
+    static_assert(D % 16 == 0 && ROW / 8 % 2 == 1, "rows of 8 fall on different banks");
+};
+
+/* Rows [0, n_rows) of head_dim values; row r comes from at(r), or is zeros when that is NULL. */
+template <int D, int N_ROWS, typename AT>
+__device__ __forceinline__ void copy_rows(uint32_t to, const void *any, AT at)
+{
+    constexpr int PIECES = D / 8;
+    for (int i = threadIdx.x; i < N_ROWS * PIECES; i += THREADS) {
+        int row = i / PIECES, piece = i % PIECES;
+        const char *from = (const char *)at(row);
+        sm80::copy16(to + (row * tiles<D>::ROW + piece * 8) * 2,
+                     from ? from + piece * 16 : (const char *)any, from != nullptr);
+    }
+}
+
+template <typename T, int D>
+__device__ __forceinline__ void copy_queries(const struct prefill_params &p,
+                                             const struct prefill_work &w, uint32_t to)
+{
+    const T *q = (const T *)p.q + (size_t)w.tile.first_token * (size_t)p.q_stride + w.head * D;
+    copy_rows<D, QUERIES>(to, p.q, [&](int row) -> const T * {
+        return row < w.tile.n_tokens ? q + (size_t)row * (size_t)p.q_stride : nullptr;
+    });
+}
+
+template <typename T, int D>
+__device__ __forceinline__ void copy_keys(const struct prefill_params &p,
+                                          const struct prefill_work &w, uint32_t to,
+                                          const void *cache, int tile)
+{
+    constexpr int KEYS = tiles<D>::KEYS;
+    const int32_t *table = p.block_table + (size_t)w.tile.slot * (size_t)p.table_stride;
+    copy_rows<D, KEYS>(to, cache, [&](int row) -> const T * {
+        int key = tile * KEYS + row;
+        if (key >= w.key_end)
+            return nullptr;
+        size_t block = (size_t)(p.first_block + table[key >> p.block_shift]);
+        size_t head = block * (size_t)p.n_kv_heads + (size_t)w.kv_head;
+        size_t in_block = (size_t)(key & ((1 << p.block_shift) - 1));
+        return (const T *)cache + ((head << p.block_shift) + in_block) * D;
+    });
+}
+
+/* s = queries . keys for this warp's 16 queries. */
+template <typename T, int D, int N>
+__device__ __forceinline__ void make_scores(float (&s)[N], uint32_t queries, uint32_t keys)
+{
+    constexpr int ROW_BYTES = tiles<D>::ROW * 2;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const uint32_t a_at = queries + (warp * 16 + lane % 16) * ROW_BYTES + lane / 16 * 16;
+    const uint32_t b_at = keys + (lane / 16 * 8 + lane % 8) * ROW_BYTES + lane / 8 % 2 * 16;
+#pragma unroll
+    for (int i = 0; i < N; i++)
+        s[i] = 0;
+#pragma unroll
+    for (int k = 0; k < D / 16; k++) {
+        uint32_t a[4];
+        sm80::load_matrices(a, a_at + k * 32);
+#pragma unroll
+        for (int n = 0; n < N / 8; n++) {
+            uint32_t b[4];
+            sm80::load_matrices(b, b_at + n * 16 * ROW_BYTES + k * 32);
+            sm80::multiply_add(T(), s + 8 * n, a, b[0], b[1]);
+            sm80::multiply_add(T(), s + 8 * n + 4, a, b[2], b[3]);
+        }
+    }
+}
+
+/* o += weights . values */
+template <typename T, int D, int N, int M>
+__device__ __forceinline__ void add_values(float (&o)[N], const uint32_t (&weights)[M],
+                                           uint32_t values)
+{
+    constexpr int ROW_BYTES = tiles<D>::ROW * 2;
+    const int lane = threadIdx.x % 32;
+    const uint32_t at = values + lane % 16 * ROW_BYTES + lane / 16 * 16;
+#pragma unroll
+    for (int k = 0; k < M / 4; k++) {
+#pragma unroll
+        for (int n = 0; n < D / 16; n++) {
+            uint32_t b[4];
+            sm80::load_matrices_transposed(b, at + k * 16 * ROW_BYTES + n * 32);
+            sm80::multiply_add(T(), o + 8 * n, weights + 4 * k, b[0], b[1]);
+            sm80::multiply_add(T(), o + 8 * n + 4, weights + 4 * k, b[2], b[3]);
+        }
+    }
+}
+
+/* grid: [n_tiles * n_heads], the longest first   block: [THREADS], warp i has queries 16i.. */
+template <typename T, int D, bool SHAPED>
+__global__ void __launch_bounds__(THREADS, D == 64 ? 2 : 1)
+    attention_prefill_kernel(const __grid_constant__ struct prefill_params p)
+{
+    constexpr int KEYS = tiles<D>::KEYS, ROW_BYTES = tiles<D>::ROW * 2;
+    extern __shared__ __align__(16) unsigned char dynamic[];
+    const uint32_t queries = sm80::shared_address(dynamic);
+    const uint32_t keys = queries + QUERIES * ROW_BYTES, values = keys + KEYS * ROW_BYTES;
+    const int first_row = threadIdx.x / 32 * 16, row = first_row + threadIdx.x % 32 / 4;
+    const struct prefill_work w = prefill_work_of(p, blockIdx.x, KEYS);
+    if (w.n_key_tiles == 0)
+        return;
+    float s[KEYS / 2], o[D / 2], keep[2];
+    uint32_t weights[KEYS / 4];
+    struct row_state state[2] = {{-INFINITY, 0}, {-INFINITY, 0}};
+#pragma unroll
+    for (int i = 0; i < D / 2; i++)
+        o[i] = 0;
+
+    int tile = w.first_key_tile + w.n_key_tiles - 1;
+    copy_queries<T, D>(p, w, queries);
+    copy_keys<T, D>(p, w, keys, p.k, tile);
+    sm80::copy_commit();
+    for (; tile >= w.first_key_tile; tile--) {
+        const int first_key = tile * KEYS;
+        copy_keys<T, D>(p, w, values, p.v, tile);
+        sm80::copy_commit();
+        sm80::copy_wait<1>();
+        __syncthreads();
+        make_scores<T, D>(s, queries, keys);
+        __syncthreads();
+        if (tile > w.first_key_tile)
+            copy_keys<T, D>(p, w, keys, p.k, tile - 1);
+        sm80::copy_commit();
+        if (SHAPED)
+            shape_scores(p, s, p.alibi ? p.alibi[w.head] : 0.0f, first_key - w.tile.position - row);
+        if (key_tile_is_border(p, w, first_row, first_row + 15, first_key, KEYS))
+            hide_scores(s, keys_of_row(p, w, row, first_key),
+                        keys_of_row(p, w, row + 8, first_key));
+        weigh_scores(s, state, keep, p.exponent);
+        scale_rows(o, keep);
+        pack_weights<T>(weights, s);
+        sm80::copy_wait<1>();
+        __syncthreads();
+        add_values<T, D>(o, weights, values);
+        __syncthreads();
+    }
+    sm80::copy_wait<0>();
+    write_rows<T, D>(p, w, o, state, row);
+}
+
+template <typename T, int D, bool SHAPED>
+void launch(struct device *d, const struct prefill_params *p)
+{
+    static bool is_set;
+    auto kernel = attention_prefill_kernel<T, D, SHAPED>;
+    if (!is_set) {
+        cuda_check(d,
+                   cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                        tiles<D>::BYTES),
+                   "attention_prefill shared memory");
+        is_set = true;
+    }
+    kernel<<<p->n_tiles * p->n_heads, THREADS, tiles<D>::BYTES, d->stream>>>(*p);
+    CUDA_LAUNCHED(d, "attention_prefill");
+}
+
+template <typename T, int D>
+void launch_shape(struct device *d, const struct attention_args *a, const struct prefill_params *p)
+{
+    if (prefill_is_shaped(a))
+        launch<T, D, true>(d, p);
+    else
+        launch<T, D, false>(d, p);
+}
+
+template <typename T>
+void launch_width(struct device *d, const struct attention_args *a, const struct prefill_params *p)
+{
+    switch (a->kv->head_dim) {
+    case 64:
+        return launch_shape<T, 64>(d, a, p);
+    case 80:
+        return launch_shape<T, 80>(d, a, p);
+    case 96:
+        return launch_shape<T, 96>(d, a, p);
+    case 128:
+        return launch_shape<T, 128>(d, a, p);
+    case 256:
+        return launch_shape<T, 256>(d, a, p);
+    default:
+        cuda_check(d, cudaErrorInvalidValue, "attention_prefill: head width");
+    }
+}
+
+} /* namespace */
+
+void cuda_attention_prefill(struct device *d, const struct attention_args *a)
+{
+    const struct prefill_params p = prefill_params_of(d, a);
+    if (p.n_tiles == 0 || cuda_attention_prefill_sm90(d, a, &p))
+        return;
+    if (a->kv->dtype == DT_BF16)
+        launch_width<__nv_bfloat16>(d, a, &p);
+    else
+        launch_width<__half>(d, a, &p);
+}
