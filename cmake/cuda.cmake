@@ -45,5 +45,11 @@ foreach(arch ${INFERD_CUDA_ARCHS})
     "$<$<COMPILE_LANGUAGE:CUDA>:-gencode=arch=compute_${arch},code=sm_${arch}>")
 endforeach()
 target_link_libraries(inferd_cuda PRIVATE inferd_kernels inferd_base ${INFERD_CUBLAS_LIBRARY})
-set_target_properties(inferd_cuda PROPERTIES INSTALL_RPATH_USE_LINK_PATH ON)
+# The toolkit's folder too: the loader does not know it on every machine.
+get_filename_component(cublas_folder ${INFERD_CUBLAS_LIBRARY} DIRECTORY)
+set(cuda_folders ${CMAKE_CUDA_HOST_IMPLICIT_LINK_DIRECTORIES} ${CMAKE_CUDA_IMPLICIT_LINK_DIRECTORIES})
+list(FILTER cuda_folders INCLUDE REGEX "cuda")
+list(REMOVE_DUPLICATES cuda_folders)
+set_target_properties(inferd_cuda PROPERTIES BUILD_RPATH "${cuda_folders}"
+                      INSTALL_RPATH "${cublas_folder};${cuda_folders}")
 install(TARGETS inferd_cuda LIBRARY DESTINATION lib/inferd)
