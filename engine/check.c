@@ -4,6 +4,7 @@
 #include "base/memory.h"
 #include "engine/gguf.h"
 #include "engine/model.h"
+#include "engine/model_text.h"
 #include "engine/plan.h"
 #include "kernels/backend.h"
 
@@ -20,35 +21,39 @@ static void print_config(const struct model_file *f, struct buf *out)
     buf_printf(out, "  context      %d tokens\n", c->context);
     buf_printf(out, "  rotary       base %g over %d of %d dimensions", (double)c->rope_theta,
                c->rope_dims, c->head_dim);
-    if (c->rope_scaling > 1)
+    if (c->rope_context > 0)
+        buf_printf(out, ", slow ones divided by %g beyond %g tokens", (double)c->rope_scaling,
+                   (double)c->rope_context);
+    else if (c->rope_scaling > 1)
         buf_printf(out, ", positions divided by %g", (double)c->rope_scaling);
     buf_printf(out, "\n  norm epsilon %g\n", (double)c->norm_eps);
 }
 
-static void print_tensors(const struct gguf *g, struct buf *out)
+static void print_tensors(const struct model_file *f, struct buf *out)
 {
+    const size_t n_all = model_file_n_weights(f);
     uint64_t n[DT_N] = {0}, n_bytes[DT_N] = {0}, total = 0;
-    for (size_t i = 0; i < gguf_n_tensors(g); i++) {
-        const struct gguf_tensor *t = gguf_tensor_at(g, i);
-        n[t->dtype]++;
-        n_bytes[t->dtype] += t->n_bytes;
-        total += t->n_bytes;
+    for (size_t i = 0; i < n_all; i++) {
+        const struct weight *w = model_file_weight(f, i);
+        n[w->dtype]++;
+        n_bytes[w->dtype] += w->n_bytes;
+        total += w->n_bytes;
     }
     buf_put_str(out, "tensors\n");
     for (int i = 0; i < DT_N; i++)
         if (n[i])
             buf_printf(out, "  %-6s %5llu %10.1f MiB\n", dtype_traits[i].name,
                        (unsigned long long)n[i], (double)n_bytes[i] / (1 << 20));
-    buf_printf(out, "  %-6s %5zu %10.1f MiB of a file of %.1f MiB\n", "all", gguf_n_tensors(g),
-               (double)total / (1 << 20), (double)gguf_file_bytes(g) / (1 << 20));
-    if (gguf_trailing_bytes(g))
+    buf_printf(out, "  %-6s %5zu %10.1f MiB in files of %.1f MiB\n", "all", n_all,
+               (double)total / (1 << 20), (double)model_file_bytes(f) / (1 << 20));
+    if (f->gguf && gguf_trailing_bytes(f->gguf))
         buf_printf(out, "  warning: %zu bytes behind the last tensor are not part of the model\n",
-                   gguf_trailing_bytes(g));
+                   gguf_trailing_bytes(f->gguf));
 }
 
 static void print_string(const struct gguf *g, const char *label, const char *key, struct buf *out)
 {
-    struct gguf_str s;
+    struct str s;
     struct status st = {0};
     buf_printf(out, "  %-12s ", label);
     if (!gguf_string(g, key, &s, &st)) {
@@ -63,7 +68,7 @@ static void print_string(const struct gguf *g, const char *label, const char *ke
 static void print_tokenizer(const struct gguf *g, struct buf *out)
 {
     struct gguf_array tokens;
-    struct gguf_str template;
+    struct str template;
     struct status st = {0};
     buf_put_str(out, "tokenizer\n");
     print_string(g, "kind", "tokenizer.ggml.model", out);
@@ -77,6 +82,25 @@ static void print_tokenizer(const struct gguf *g, struct buf *out)
         buf_printf(out, "  template     %zu bytes\n", template.n);
     else
         buf_put_str(out, "  template     none: no chat can be served\n");
+}
+
+/* A folder's tokenizer is read whole, and is what the daemon would have. */
+static void print_folder_text(const char *path, struct buf *out)
+{
+    struct model_text text;
+    struct status st = {0};
+    buf_put_str(out, "tokenizer\n");
+    if (!model_text_open(&text, path, &st)) {
+        buf_printf(out, "  none: no text can be served: %s\n", st.msg);
+        return;
+    }
+    buf_printf(out, "  split        %s\n  tokens       %d\n", tokenizer_split(text.tok),
+               tokenizer_vocab(text.tok));
+    if (text.template)
+        buf_printf(out, "  template     %zu bytes\n", text.n_template);
+    else
+        buf_put_str(out, "  template     none: no chat can be served\n");
+    model_text_close(&text);
 }
 
 static void print_device(const struct backend *b, const struct device *dev,
@@ -116,8 +140,11 @@ bool check_model(const struct engine_options *o, struct buf *out, struct status 
     if (!model_file_open(&f, o->model_path, st))
         return false;
     print_config(&f, out);
-    print_tensors(f.gguf, out);
-    print_tokenizer(f.gguf, out);
+    print_tensors(&f, out);
+    if (f.gguf)
+        print_tokenizer(f.gguf, out);
+    else
+        print_folder_text(o->model_path, out);
     const bool fits = print_plan(&f, o, out, st);
     model_file_close(&f);
     return fits;
