@@ -84,21 +84,30 @@ __device__ uint32_t piece_at(uint32_t chunk, int row, int piece)
     return chunk + (uint32_t)(row * ROW_BYTES + ((piece ^ (row & 7)) << 4));
 }
 
-__device__ uint4 *x_piece(uint8_t *x, const skinny_args &a, int row, int piece)
+/* Where piece `piece` of a whole row lies in x. */
+__device__ uint32_t x_piece_at(uint32_t x, const skinny_args &a, int row, int piece)
 {
-    uint32_t chunk = (uint32_t)(piece / 8 * a.p.rows * ROW_BYTES);
-    return (uint4 *)(x + piece_at(chunk, row, piece % 8));
+    return piece_at(x + (uint32_t)(piece / 8 * a.p.rows * ROW_BYTES), row, piece % 8);
 }
 
-/* Each thread brings the pieces that norm_row.cuh gives it. */
-__device__ void x_load(uint8_t *x, const skinny_args &a)
+__device__ uint4 *x_piece(uint8_t *x, const skinny_args &a, int row, int piece)
+{
+    return (uint4 *)(x + x_piece_at(0, a, row, piece));
+}
+
+/* Each thread brings the pieces that norm_row.cuh gives it; past the last k they are zero. */
+__device__ void x_load(uint32_t x, const skinny_args &a)
 {
     for (int row = 0; row < a.p.rows; row++) {
         int from_row = a.p.gather ? a.p.gather[row].row : row;
         const uint4 *from = (const uint4 *)((const uint16_t *)a.p.x + (size_t)from_row * a.p.in);
-        for (int i = threadIdx.x; i < a.chunks * 8; i += WORKERS)
-            *x_piece(x, a, row, i) = i * 8 < a.p.in ? from[i] : make_uint4(0, 0, 0, 0);
+        for (int i = threadIdx.x; i < a.chunks * 8; i += WORKERS) {
+            bool inside = i * 8 < a.p.in;
+            cp_async_16(x_piece_at(x, a, row, i), inside ? from + i : from, inside ? 16 : 0);
+        }
     }
+    cp_async_commit();
+    cp_async_wait<0>();
 }
 
 /* Sum of x, or of (x - mean)^2, of all rows by all workers. */
@@ -153,57 +162,70 @@ __device__ void x_norm(uint8_t *x, const skinny_args &a, float (*warp_sum)[NORM_
 
 /* ---- the feeding warp ---- */
 
+struct feed_at { /* a step: where in the ring, which chunk of which units */
+    ring_at ring;
+    int chunk, unit;
+
+    __device__ void next(const skinny_args &a)
+    {
+        ring.next(a.stages);
+        if (++chunk == a.chunks) {
+            chunk = 0;
+            unit += a.warps;
+        }
+    }
+};
+
 template <int ROWS, int TILES, bool RESIDENT> struct feeder {
     const skinny_maps &maps;
     const skinny_args &a;
     const share &s;
-    uint64_t once;
+    uint64_t once, often;
     int lane;
 
     /* Lane i loads tile i of the pass. */
-    __device__ void weights(int step, ring_at at)
+    __device__ void weights(const feed_at &at)
     {
-        int pass = step / a.chunks, chunk = step % a.chunks;
-        int unit = s.first_unit + pass * a.warps;
-        int tiles = min(a.warps, s.end_unit - unit) * TILES;
-        uint32_t bar = s.full + 8 * at.stage;
-        uint32_t to = s.ring + (uint32_t)(at.stage * a.stage_bytes);
+        int tiles = min(a.warps, s.end_unit - at.unit) * TILES;
+        int unit = at.unit + lane / TILES, tile = lane % TILES;
+        bool gated = TILES == 2 && a.p.w_up;
+        uint32_t bar = s.full + 8 * at.ring.stage;
+        uint32_t to = s.ring + (uint32_t)(at.ring.stage * a.stage_bytes);
         if (lane == 0)
             mbarrier_arrive_expect(
                 bar, (uint32_t)(tiles * SKINNY_TILE_BYTES + (RESIDENT ? 0 : ROWS * ROW_BYTES)));
         __syncwarp();
-        unit += lane / TILES;
-        int tile = lane % TILES;
         if (lane < tiles)
-            tensor_load_2d(to + lane * SKINNY_TILE_BYTES, a.p.w_up ? &maps.w[tile] : &maps.w[0],
-                           chunk * SKINNY_CHUNK, 8 * (a.p.w_up ? unit : TILES * unit + tile), bar,
+            tensor_load_2d(to + lane * SKINNY_TILE_BYTES, &maps.w[gated ? tile : 0],
+                           at.chunk * SKINNY_CHUNK, 8 * (gated ? unit : TILES * unit + tile), bar,
                            once);
     }
 
     /* The chunk of x lies behind the tiles. */
-    __device__ void rows(int step, ring_at at)
+    __device__ void rows(const feed_at &at)
     {
-        uint32_t to =
-            s.ring + (uint32_t)(at.stage * a.stage_bytes + a.warps * TILES * SKINNY_TILE_BYTES);
+        uint32_t to = s.ring + (uint32_t)(at.ring.stage * a.stage_bytes +
+                                          a.warps * TILES * SKINNY_TILE_BYTES);
         if (!RESIDENT && lane == 0)
-            tensor_load_2d(to, &maps.x, step % a.chunks * SKINNY_CHUNK, 0, s.full + 8 * at.stage,
-                           policy_evict_last());
+            tensor_load_2d(to, &maps.x, at.chunk * SKINNY_CHUNK, 0, s.full + 8 * at.ring.stage,
+                           often);
     }
 
     __device__ void run()
     {
         int steps = s.passes * a.chunks, ahead = min(steps, a.stages);
-        ring_at at = {0, 0};
-        for (int step = 0; step < ahead; step++)
-            weights(step, {step, 0});
+        feed_at first = {{0, 0}, 0, s.first_unit}, at = first;
+        for (int step = 0; step < ahead; step++, at.next(a))
+            weights(at);
         depend_wait();
-        for (int step = 0; step < ahead; step++)
-            rows(step, {step, 0});
-        for (int step = ahead; step < steps; step++) {
-            mbarrier_wait(s.empty + 8 * at.stage, at.parity);
-            weights(step, at);
-            rows(step, at);
-            at.next(a.stages);
+        at = first;
+        for (int step = 0; step < ahead; step++, at.next(a))
+            rows(at);
+        at.ring = {0, 0}; /* parity of the first use of each stage */
+        for (int step = ahead; step < steps; step++, at.next(a)) {
+            mbarrier_wait(s.empty + 8 * at.ring.stage, at.ring.parity);
+            weights(at);
+            rows(at);
         }
     }
 };
@@ -357,12 +379,13 @@ __global__ void __launch_bounds__(THREADS, 2)
     }
     __syncthreads();
     if (warp == SKINNY_WARPS_MAX) {
-        feeder<ROWS, TILES, RESIDENT>{maps, a, s, policy_evict_first(), lane}.run();
+        feeder<ROWS, TILES, RESIDENT>{maps, a, s, policy_evict_first(), policy_evict_last(), lane}
+            .run();
         return;
     }
     depend_wait();
     if (RESIDENT) {
-        x_load(base + 1024, a);
+        x_load(s.x, a);
         if (a.p.norm)
             x_norm<typename pair_of<T>::type>(base + 1024, a,
                                               (float(*)[NORM_WARPS])(base + SUMS_AT));

@@ -1,0 +1,121 @@
+/* matmul_bench.cuh - what the probe and the benchmark of products share: a device without a model,
+ * random matrices, timing in a graph. */
+#ifndef TESTS_GPU_MATMUL_BENCH_CUH
+#define TESTS_GPU_MATMUL_BENCH_CUH
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#include "kernels/cuda/matmul_int.h"
+#include "kernels/cuda/matmul_sm90.h"
+
+#define OK(call)                                                                                   \
+    do {                                                                                           \
+        cudaError_t e_ = (call);                                                                   \
+        if (e_ != cudaSuccess) {                                                                   \
+            printf("%s:%d: %s: %s\n", __FILE__, __LINE__, #call, cudaGetErrorString(e_));          \
+            exit(1);                                                                               \
+        }                                                                                          \
+    } while (0)
+
+void cuda_check(struct device *, cudaError_t e, const char *at)
+{
+    if (e != cudaSuccess) {
+        printf("%s: %s\n", at, cudaGetErrorString(e));
+        exit(1);
+    }
+}
+
+/* Products here come without a norm, or with one that the skinny kernel makes. */
+void cuda_norm(struct device *, const struct norm_args *)
+{
+    printf("a norm was asked for apart\n");
+    exit(1);
+}
+
+static struct device device_bare(enum dtype act)
+{
+    struct device d = {};
+    cudaDeviceProp prop;
+    OK(cudaGetDeviceProperties(&prop, 0));
+    d.sm_count = prop.multiProcessorCount;
+    d.cc = prop.major * 10 + prop.minor;
+    d.act = act;
+    OK(cudaStreamCreateWithFlags(&d.stream, cudaStreamNonBlocking));
+    return d;
+}
+
+__device__ inline uint32_t mix(uint64_t v)
+{
+    v ^= v >> 33;
+    v *= 0xff51afd7ed558ccdull;
+    v ^= v >> 33;
+    v *= 0xc4ceb9fe1a85ec53ull;
+    v ^= v >> 33;
+    return (uint32_t)v;
+}
+
+template <class T> __global__ void fill_kernel(T *to, size_t n, float scale, uint64_t seed)
+{
+    for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n;
+         i += (size_t)gridDim.x * blockDim.x) {
+        float u = (mix(seed * 0x9e3779b97f4a7c15ull + 2 * i) + 1.0f) * 2.3283064e-10f;
+        float v = mix(seed * 0x9e3779b97f4a7c15ull + 2 * i + 1) * 2.3283064e-10f;
+        to[i] = (T)(scale * sqrtf(-2.0f * logf(fminf(u, 1.0f))) * cospif(2.0f * v));
+    }
+}
+
+template <class T> static T *take(size_t n)
+{
+    T *p;
+    OK(cudaMalloc(&p, n * sizeof(T)));
+    return p;
+}
+
+template <class T> static T *random_matrix(size_t n, float scale)
+{
+    static uint64_t seed = 1;
+    T *p = take<T>(n);
+    fill_kernel<T><<<1024, 256>>>(p, n, scale, seed++);
+    OK(cudaGetLastError());
+    OK(cudaDeviceSynchronize());
+    return p;
+}
+
+/* Microseconds of one of `n` launches recorded into a graph: the best of five runs. */
+template <class F> static double graph_us(cudaStream_t stream, int n, F launch)
+{
+    cudaGraph_t graph;
+    cudaGraphExec_t run;
+    cudaEvent_t from, to;
+    OK(cudaEventCreate(&from));
+    OK(cudaEventCreate(&to));
+    OK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+    for (int i = 0; i < n; i++)
+        launch(i);
+    OK(cudaStreamEndCapture(stream, &graph));
+    OK(cudaGraphInstantiate(&run, graph, 0));
+    float best = 1e30f;
+    for (int i = 0; i < 6; i++) {
+        float ms;
+        OK(cudaEventRecord(from, stream));
+        OK(cudaGraphLaunch(run, stream));
+        OK(cudaEventRecord(to, stream));
+        OK(cudaEventSynchronize(to));
+        OK(cudaEventElapsedTime(&ms, from, to));
+        if (i > 0)
+            best = fminf(best, ms);
+    }
+    OK(cudaGraphExecDestroy(run));
+    OK(cudaGraphDestroy(graph));
+    OK(cudaEventDestroy(from));
+    OK(cudaEventDestroy(to));
+    return 1e3 * best / n;
+}
+
+#endif
