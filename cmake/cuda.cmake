@@ -49,6 +49,7 @@ target_link_libraries(inferd_cuda PRIVATE inferd_kernels inferd_base ${INFERD_CU
 get_filename_component(cublas_folder ${INFERD_CUBLAS_LIBRARY} DIRECTORY)
 set(cuda_folders ${CMAKE_CUDA_HOST_IMPLICIT_LINK_DIRECTORIES} ${CMAKE_CUDA_IMPLICIT_LINK_DIRECTORIES})
 list(FILTER cuda_folders INCLUDE REGEX "cuda")
+list(FILTER cuda_folders EXCLUDE REGEX "stubs")
 list(REMOVE_DUPLICATES cuda_folders)
 set_target_properties(inferd_cuda PROPERTIES BUILD_RPATH "${cuda_folders}"
                       INSTALL_RPATH "${cublas_folder};${cuda_folders}")
