@@ -28,6 +28,7 @@ struct key {
 struct level {
     bool is_object;
     uint32_t n_keys;
+    uint32_t n_kept; /* of them in the table: all, but for large objects */
     uint32_t serial; /* tells the keys of one object from those of another */
 };
 
@@ -290,6 +291,10 @@ static bool add_key(struct scan *s, uint32_t first, uint32_t n)
     struct level *l = &s->level[s->depth - 1];
     if (l->n_keys == s->limits->keys_max)
         return refuse_limit(s, JSON_TOO_MANY_KEYS, "keys in one object", s->limits->keys_max);
+    if (s->n_keys == KEYS_OPEN_MAX && s->limits->large_objects) {
+        l->n_keys++;
+        return true;
+    }
     if (s->n_keys == KEYS_OPEN_MAX)
         return refuse_limit(s, JSON_TOO_MANY_KEYS, "keys in open objects", KEYS_OPEN_MAX);
     struct key *k = &s->key[s->n_keys];
@@ -298,12 +303,13 @@ static bool add_key(struct scan *s, uint32_t first, uint32_t n)
     uint32_t at = (uint32_t)k->hash & (TABLE_SLOTS - 1);
     for (; s->table[at] != TABLE_EMPTY; at = (at + 1) & (TABLE_SLOTS - 1)) {
         const struct key *other = &s->key[s->table[at]];
-        if (other->hash == k->hash && s->table[at] >= s->n_keys - l->n_keys &&
+        if (other->hash == k->hash && s->table[at] >= s->n_keys - l->n_kept &&
             keys_equal(s, other, k))
             return refuse(s, JSON_DUPLICATE_KEY, "key appears twice in one object");
     }
     s->table[at] = (uint16_t)s->n_keys++;
     l->n_keys++;
+    l->n_kept++;
     return true;
 }
 
@@ -381,7 +387,7 @@ static bool open_level(struct scan *s, bool is_object)
 
 static void close_level(struct scan *s)
 {
-    drop_keys(s, s->level[--s->depth].n_keys);
+    drop_keys(s, s->level[--s->depth].n_kept);
     s->at++;
 }
 

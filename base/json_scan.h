@@ -9,6 +9,10 @@
  *
  * The message names the byte offset and the limit that was passed.
  *
+ * An object with more keys than fit its fixed table (4096 in all that are open) is refused;
+ * with `large_objects` it is taken, and keys beyond the table are not compared: for files
+ * whose reader looks for duplicates itself.
+ *
  * Thread: any; no state. */
 #ifndef BASE_JSON_SCAN_H
 #define BASE_JSON_SCAN_H
@@ -24,6 +28,7 @@ struct json_limits {
     uint32_t values_max; /* values of any kind, keys not counted */
     uint32_t keys_max;   /* keys in one object */
     uint32_t number_max; /* bytes of one number */
+    bool large_objects;  /* keys beyond the table are counted and not compared */
 };
 
 enum { JSON_DEPTH_LIMIT = 64 };
