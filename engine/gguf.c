@@ -7,17 +7,13 @@
 #include "engine/gguf.h"
 
 #include <assert.h>
-#include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "base/checked.h"
 #include "base/hash.h"
+#include "engine/file_map.h"
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "GGUF values are read as they lie");
 
@@ -65,7 +61,7 @@ static const struct {
 };
 
 struct pair { /* one key and where its value lies */
-    struct gguf_str key;
+    struct str key;
     enum value_type type;
     enum value_type elem; /* T_ARRAY: of its elements */
     uint64_t n;           /* T_ARRAY: elements; T_STRING: bytes */
@@ -80,12 +76,12 @@ struct table { /* open addressing; cell = index + 1, 0 <=> empty */
 struct gguf {
     const char *bytes;
     size_t n_bytes;
-    bool mapped; /* ours to unmap */
+    struct file_map file; /* what is ours to close; none when opened over memory */
     uint64_t seed;
     size_t align;
     struct pair *pair;
     size_t n_pairs;
-    struct gguf_tensor *tensor;
+    struct weight *tensor;
     size_t n_tensors;
     size_t end; /* of the last tensor */
     struct table by_key, by_name;
@@ -102,7 +98,7 @@ struct shown {
     char text[72];
 };
 
-static struct shown show(struct gguf_str s)
+static struct shown show(struct str s)
 {
     struct shown out;
     const size_t n = s.n < sizeof out.text - 4 ? s.n : sizeof out.text - 4;
@@ -142,7 +138,7 @@ static bool read_u64(struct reader *r, const char *what, uint64_t *out)
     return read_bytes(r, what, out, sizeof *out);
 }
 
-static bool read_str(struct reader *r, const char *what, size_t n_max, struct gguf_str *out)
+static bool read_str(struct reader *r, const char *what, size_t n_max, struct str *out)
 {
     uint64_t n;
     if (!read_u64(r, what, &n))
@@ -153,14 +149,14 @@ static bool read_str(struct reader *r, const char *what, size_t n_max, struct gg
         return status_fail(r->st, STATUS_CORRUPT,
                            "offset %zu: want %s of at most %zu bytes, found %llu", r->at - 8, what,
                            n_max, (unsigned long long)n);
-    *out = (struct gguf_str){r->bytes + r->at, (size_t)n};
+    *out = (struct str){r->bytes + r->at, (size_t)n};
     r->at += (size_t)n;
     return true;
 }
 
 /* A key or a tensor name: a string that is neither empty nor holds a NUL, so that it can be
  * looked up by a C string. */
-static bool read_name(struct reader *r, const char *what, size_t n_max, struct gguf_str *out)
+static bool read_name(struct reader *r, const char *what, size_t n_max, struct str *out)
 {
     const size_t at = r->at;
     if (!read_str(r, what, n_max, out))
@@ -187,21 +183,16 @@ static bool open_table(struct table *t, size_t n)
     return t->cell != NULL;
 }
 
-static bool equal(struct gguf_str a, struct gguf_str b)
-{
-    return a.n == b.n && memcmp(a.at, b.at, a.n) == 0;
-}
-
-static struct gguf_str key_of(const struct gguf *g, const struct table *t, size_t i)
+static struct str key_of(const struct gguf *g, const struct table *t, size_t i)
 {
     return t == &g->by_key ? g->pair[i].key : g->tensor[i].name;
 }
 
 /* The cell of `key`, or the empty one where it would go.  The table is at most half full. */
-static uint32_t *find_cell(const struct gguf *g, const struct table *t, struct gguf_str key)
+static uint32_t *find_cell(const struct gguf *g, const struct table *t, struct str key)
 {
     size_t i = (size_t)hash64(key.at, key.n, g->seed) & t->mask;
-    while (t->cell[i] && !equal(key_of(g, t, t->cell[i] - 1), key))
+    while (t->cell[i] && !str_equal(key_of(g, t, t->cell[i] - 1), key))
         i = (i + 1) & t->mask;
     return &t->cell[i];
 }
@@ -209,7 +200,7 @@ static uint32_t *find_cell(const struct gguf *g, const struct table *t, struct g
 static bool insert_unique(const struct gguf *g, const struct table *t, size_t index, size_t at,
                           const char *what, struct status *st)
 {
-    const struct gguf_str key = key_of(g, t, index);
+    const struct str key = key_of(g, t, index);
     uint32_t *cell = find_cell(g, t, key);
     if (*cell)
         return status_fail(st, STATUS_CORRUPT, "offset %zu: want each %s once, found \"%s\" again",
@@ -274,7 +265,7 @@ static bool read_array(struct reader *r, struct pair *p)
     p->at = r->at;
     if (p->elem != T_STRING)
         return skip_fixed(r, p, p->elem, p->n);
-    struct gguf_str s;
+    struct str s;
     for (uint64_t i = 0; i < p->n; i++)
         if (!read_str(r, "a string", STRING_BYTES_MAX, &s))
             return status_wrap(r->st, "key %s: element %llu", show(p->key).text,
@@ -284,7 +275,7 @@ static bool read_array(struct reader *r, struct pair *p)
 
 static bool read_value(struct reader *r, struct pair *p)
 {
-    struct gguf_str s;
+    struct str s;
     if (!read_type(r, p, "a value type", &p->type))
         return false;
     p->at = r->at;
@@ -323,7 +314,7 @@ static bool is_power_of_two(uint64_t n)
 static bool read_alignment(struct gguf *g, struct status *st)
 {
     static const char key[] = "general.alignment";
-    const uint32_t *cell = find_cell(g, &g->by_key, (struct gguf_str){key, sizeof key - 1});
+    const uint32_t *cell = find_cell(g, &g->by_key, (struct str){key, sizeof key - 1});
     g->align = ALIGN_DEFAULT;
     if (!*cell)
         return true;
@@ -342,7 +333,7 @@ static bool read_alignment(struct gguf *g, struct status *st)
 }
 
 /* Dimensions come innermost first; those beyond the second are folded into the rows. */
-static bool read_shape(struct reader *r, struct gguf_tensor *t)
+static bool read_shape(struct reader *r, struct weight *t)
 {
     const size_t at = r->at;
     uint32_t n_dims;
@@ -376,7 +367,7 @@ static bool read_shape(struct reader *r, struct gguf_tensor *t)
     return true;
 }
 
-static bool read_size(struct reader *r, struct gguf_tensor *t)
+static bool read_size(struct reader *r, struct weight *t)
 {
     const size_t at = r->at;
     uint32_t id;
@@ -399,7 +390,7 @@ static bool read_size(struct reader *r, struct gguf_tensor *t)
 /* *next is the only offset the tensor may have: where the ones before it end, padded. */
 static bool read_tensor(struct gguf *g, struct reader *r, size_t i, size_t *next)
 {
-    struct gguf_tensor *t = &g->tensor[i];
+    struct weight *t = &g->tensor[i];
     const size_t at = r->at;
     uint64_t offset;
     if (!read_name(r, "a tensor name", NAME_BYTES_MAX, &t->name) ||
@@ -425,7 +416,7 @@ static bool place_tensors(struct gguf *g, size_t header_end, struct status *st)
     if (!size_align(header_end, g->align, &first))
         return status_fail(st, STATUS_CORRUPT, "offset %zu: the header is too long", header_end);
     for (size_t i = 0; i < g->n_tensors; i++) {
-        struct gguf_tensor *t = &g->tensor[i];
+        struct weight *t = &g->tensor[i];
         size_t begin, end;
         if (!size_align(at, g->align, &at) || !size_add(first, at, &begin) ||
             !size_add(begin, t->n_bytes, &end) || end > g->n_bytes)
@@ -434,7 +425,7 @@ static bool place_tensors(struct gguf *g, size_t header_end, struct status *st)
                 "offset %zu: tensor %s: want %zu bytes of data at %zu, found the end "
                 "of the file at %zu",
                 header_end, show(t->name).text, t->n_bytes, first + at, g->n_bytes);
-        t->data = g->bytes + begin;
+        t->source = (struct weight_source){g->bytes + begin, -1, begin};
         at += t->n_bytes;
         g->end = end;
     }
@@ -527,6 +518,7 @@ struct gguf *gguf_open_memory(const void *bytes, size_t n, struct status *st)
         status_fail(st, STATUS_BUSY, "no memory to open a model file");
         return NULL;
     }
+    g->file.fd = -1;
     g->bytes = bytes;
     g->n_bytes = n;
     if (parse(g, st))
@@ -535,53 +527,28 @@ struct gguf *gguf_open_memory(const void *bytes, size_t n, struct status *st)
     return NULL;
 }
 
-/* O_NONBLOCK: opening a FIFO must not wait for its writer. */
-static void *map_file(const char *path, size_t *n_bytes, struct status *st)
-{
-    void *map = MAP_FAILED;
-    struct stat info;
-    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0 || fstat(fd, &info) != 0)
-        status_fail(st, STATUS_IO, "%s", strerror(errno));
-    else if (!S_ISREG(info.st_mode))
-        status_fail(st, STATUS_BAD_INPUT, "not a regular file");
-    else if (info.st_size <= 0)
-        status_fail(st, STATUS_CORRUPT, "offset 0: want the magic GGUF, found an empty file");
-    else {
-        *n_bytes = (size_t)info.st_size;
-        map = mmap(NULL, *n_bytes, PROT_READ, MAP_PRIVATE, fd, 0);
-        if (map == MAP_FAILED)
-            status_fail(st, STATUS_IO, "map %zu bytes: %s", *n_bytes, strerror(errno));
-    }
-    if (fd >= 0)
-        close(fd);
-    return map == MAP_FAILED ? NULL : map;
-}
-
 struct gguf *gguf_open(const char *path, struct status *st)
 {
-    size_t n_bytes = 0;
-    void *map = map_file(path, &n_bytes, st);
-    if (!map)
-        goto fail;
-    struct gguf *g = gguf_open_memory(map, n_bytes, st);
-    if (g) {
-        g->mapped = true;
-        return g;
+    struct file_map file;
+    struct gguf *g = NULL;
+    if (file_map_open(&file, path, st))
+        g = gguf_open_memory(file.bytes, file.n, st);
+    if (!g) {
+        file_map_close(&file);
+        status_wrap(st, "%s", path);
+        return NULL;
     }
-    munmap(map, n_bytes);
-
-fail:
-    status_wrap(st, "%s", path);
-    return NULL;
+    g->file = file;
+    for (size_t i = 0; i < g->n_tensors; i++)
+        g->tensor[i].source.fd = file.fd;
+    return g;
 }
 
 void gguf_close(struct gguf *g)
 {
     if (!g)
         return;
-    if (g->mapped)
-        munmap((void *)(uintptr_t)g->bytes, g->n_bytes);
+    file_map_close(&g->file);
     free(g->by_key.cell);
     free(g->by_name.cell);
     free(g->pair);
@@ -605,15 +572,14 @@ size_t gguf_trailing_bytes(const struct gguf *g)
 
 void gguf_release_pages(const struct gguf *g)
 {
-    if (g->mapped)
-        madvise((void *)(uintptr_t)g->bytes, g->n_bytes, MADV_DONTNEED);
+    file_map_release(&g->file);
 }
 
 /* Metadata by key. */
 
 static const struct pair *find_pair(const struct gguf *g, const char *key)
 {
-    const uint32_t *cell = find_cell(g, &g->by_key, (struct gguf_str){key, strlen(key)});
+    const uint32_t *cell = find_cell(g, &g->by_key, (struct str){key, strlen(key)});
     return *cell ? &g->pair[*cell - 1] : NULL;
 }
 
@@ -697,14 +663,14 @@ bool gguf_bool(const struct gguf *g, const char *key, bool *out, struct status *
     return true;
 }
 
-bool gguf_string(const struct gguf *g, const char *key, struct gguf_str *out, struct status *st)
+bool gguf_string(const struct gguf *g, const char *key, struct str *out, struct status *st)
 {
     const struct pair *p = find_pair(g, key);
     if (!p)
         return false;
     if (p->type != T_STRING)
         return refuse_type(p, "a string", st);
-    *out = (struct gguf_str){g->bytes + p->at, (size_t)p->n};
+    *out = (struct str){g->bytes + p->at, (size_t)p->n};
     return true;
 }
 
@@ -760,14 +726,14 @@ float gguf_array_f32(const struct gguf_array *a, size_t i)
     return v;
 }
 
-struct gguf_str gguf_array_next(const struct gguf_array *a, const void **cursor)
+struct str gguf_array_next(const struct gguf_array *a, const void **cursor)
 {
     assert(a->elem == GGUF_STRINGS);
     const char *at = *cursor ? *cursor : a->at;
     uint64_t n;
     memcpy(&n, at, sizeof n);
     *cursor = at + 8 + n;
-    return (struct gguf_str){at + 8, (size_t)n};
+    return (struct str){at + 8, (size_t)n};
 }
 
 /* Tensors by name. */
@@ -777,14 +743,14 @@ size_t gguf_n_tensors(const struct gguf *g)
     return g->n_tensors;
 }
 
-const struct gguf_tensor *gguf_tensor_at(const struct gguf *g, size_t i)
+const struct weight *gguf_tensor_at(const struct gguf *g, size_t i)
 {
     assert(i < g->n_tensors);
     return &g->tensor[i];
 }
 
-const struct gguf_tensor *gguf_tensor_find(const struct gguf *g, const char *name)
+const struct weight *gguf_tensor_find(const struct gguf *g, const char *name)
 {
-    const uint32_t *cell = find_cell(g, &g->by_name, (struct gguf_str){name, strlen(name)});
+    const uint32_t *cell = find_cell(g, &g->by_name, (struct str){name, strlen(name)});
     return *cell ? &g->tensor[*cell - 1] : NULL;
 }

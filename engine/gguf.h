@@ -19,22 +19,10 @@
 #include <stdint.h>
 
 #include "base/status.h"
-#include "kernels/tensor.h"
+#include "base/str.h"
+#include "engine/weight.h"
 
 struct gguf;
-
-struct gguf_str { /* not terminated; lives as long as the file */
-    const char *at;
-    size_t n;
-};
-
-struct gguf_tensor {
-    struct gguf_str name;
-    enum dtype dtype;
-    int64_t rows, cols; /* a vector has rows = 1 */
-    const void *data;   /* in the mapping; may be unaligned for its type */
-    size_t n_bytes;
-};
 
 struct gguf *gguf_open(const char *path, struct status *st) MUST_CHECK;
 /* The same over bytes the caller keeps alive: for tests and fuzzing. */
@@ -49,7 +37,7 @@ void gguf_release_pages(const struct gguf *g); /* madvise: the weights were copi
 bool gguf_u64(const struct gguf *g, const char *key, uint64_t *out, struct status *st);
 bool gguf_f64(const struct gguf *g, const char *key, double *out, struct status *st);
 bool gguf_bool(const struct gguf *g, const char *key, bool *out, struct status *st);
-bool gguf_string(const struct gguf *g, const char *key, struct gguf_str *out, struct status *st);
+bool gguf_string(const struct gguf *g, const char *key, struct str *out, struct status *st);
 
 enum gguf_elem { GGUF_STRINGS, GGUF_I32, GGUF_F32 }; /* I32 also reads U32 arrays below 2^31 */
 struct gguf_array {
@@ -62,10 +50,10 @@ bool gguf_array(const struct gguf *g, const char *key, enum gguf_elem want,
 int32_t gguf_array_i32(const struct gguf_array *a, size_t i);
 float gguf_array_f32(const struct gguf_array *a, size_t i);
 /* Strings have no index; walk them: *cursor starts NULL, n calls give the n strings in order. */
-struct gguf_str gguf_array_next(const struct gguf_array *a, const void **cursor);
+struct str gguf_array_next(const struct gguf_array *a, const void **cursor);
 
 size_t gguf_n_tensors(const struct gguf *g);
-const struct gguf_tensor *gguf_tensor_at(const struct gguf *g, size_t i);
-const struct gguf_tensor *gguf_tensor_find(const struct gguf *g, const char *name); /* or NULL */
+const struct weight *gguf_tensor_at(const struct gguf *g, size_t i);
+const struct weight *gguf_tensor_find(const struct gguf *g, const char *name); /* or NULL */
 
 #endif

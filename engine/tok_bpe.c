@@ -46,7 +46,7 @@ static void insert_pair(struct tok_bpe *b, int32_t left, int32_t right, size_t r
 }
 
 /* The token that a merge means by `text`: as bytes if it is of the alphabet, else literally. */
-static int32_t find_part(const struct tok_vocab *v, struct gguf_str text, char *bytes)
+static int32_t find_part(const struct tok_vocab *v, struct str text, char *bytes)
 {
     size_t n_bytes;
     int32_t id = -1;
@@ -56,16 +56,16 @@ static int32_t find_part(const struct tok_vocab *v, struct gguf_str text, char *
 }
 
 struct parts {
-    struct gguf_str left, right;
+    struct str left, right;
 };
 
-static bool cut_merge(const struct gguf_str *merge, struct parts *p)
+static bool cut_merge(const struct str *merge, struct parts *p)
 {
     const char *space = merge->n > 1 ? memchr(merge->at + 1, ' ', merge->n - 1) : NULL;
     if (!space)
         return false;
-    p->left = (struct gguf_str){merge->at, (size_t)(space - merge->at)};
-    p->right = (struct gguf_str){space + 1, merge->n - p->left.n - 1};
+    p->left = (struct str){merge->at, (size_t)(space - merge->at)};
+    p->right = (struct str){space + 1, merge->n - p->left.n - 1};
     return p->right.n > 0 && !memchr(p->right.at, ' ', p->right.n);
 }
 
@@ -77,7 +77,7 @@ static bool add_merge(struct tok_bpe *b, const struct tok_source *src, size_t ra
                       struct scratch *s, struct status *st)
 {
     static const char *const names[] = {"left part", "right part", "result"};
-    const struct gguf_str *merge = &src->merges[rank];
+    const struct str *merge = &src->merges[rank];
     const int n_shown = merge->n > 60 ? 60 : (int)merge->n;
     struct parts p;
     if (merge->n > 2 * TOK_BYTES_MAX || !cut_merge(merge, &p))
@@ -85,7 +85,7 @@ static bool add_merge(struct tok_bpe *b, const struct tok_source *src, size_t ra
                            rank, n_shown, merge->at);
     memcpy(s->joined, p.left.at, p.left.n);
     memcpy(s->joined + p.left.n, p.right.at, p.right.n);
-    const struct gguf_str joined = {s->joined, p.left.n + p.right.n};
+    const struct str joined = {s->joined, p.left.n + p.right.n};
     const int32_t id[3] = {find_part(b->vocab, p.left, s->bytes),
                            find_part(b->vocab, p.right, s->bytes),
                            find_part(b->vocab, joined, s->bytes)};

@@ -20,7 +20,7 @@ static void fill_alphabet(int16_t byte_of[TOK_ALPHABET_END])
         byte_of[stands_for_itself(c) ? c : next++] = (int16_t)c;
 }
 
-bool tok_vocab_decode(const struct tok_vocab *v, const struct gguf_str *text, char *out,
+bool tok_vocab_decode(const struct tok_vocab *v, const struct str *text, char *out,
                       size_t *n_out)
 {
     size_t n = 0;
@@ -112,7 +112,7 @@ static int hex_digit(char c)
     return c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
 }
 
-static bool decode_byte(const struct gguf_str *text, char *out)
+static bool decode_byte(const struct str *text, char *out)
 {
     if (text->n != 6 || memcmp(text->at, "<0x", 3) != 0 || text->at[5] != '>')
         return false;
@@ -164,12 +164,12 @@ static bool decode_token(const struct tok_source *src, size_t i, struct tok_voca
  * the same text. */
 static bool insert(struct tok_vocab *v, const struct tok_source *src, int32_t id, struct status *st)
 {
-    const struct gguf_str *text = &src->tokens[id];
+    const struct str *text = &src->tokens[id];
     const uint32_t first = v->first[id], n = v->first[id + 1] - first;
     const uint64_t h = hash_bytes(v->bytes + first, n);
     uint32_t at = (uint32_t)h & v->mask;
     for (; v->cell[at].id >= 0; at = (at + 1) & v->mask) {
-        const struct gguf_str *other = &src->tokens[v->cell[at].id];
+        const struct str *other = &src->tokens[v->cell[at].id];
         if (other->n == text->n && memcmp(other->at, text->at, text->n) == 0)
             return status_fail(st, STATUS_CORRUPT, "tokens %d and %d are both '%.*s'",
                                v->cell[at].id, id, text->n > 60 ? 60 : (int)text->n, text->at);

@@ -12,7 +12,7 @@
 #define ENGINE_TOK_VOCAB_H
 
 #include "base/status.h"
-#include "engine/gguf.h"
+#include "base/str.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -35,11 +35,11 @@ enum token_type { /* as in tokenizer.ggml.token_type */
 };
 
 struct tok_source {
-    const struct gguf_str *tokens; /* [n_tokens] */
+    const struct str *tokens; /* [n_tokens] */
     const int32_t *types;          /* [n_tokens], or NULL: all are normal */
-    const struct gguf_str *merges; /* [n_merges] "LEFT RIGHT", the first is the strongest */
+    const struct str *merges; /* [n_merges] "LEFT RIGHT", the first is the strongest */
     size_t n_tokens, n_merges;
-    struct gguf_str pre;        /* name of the pre-tokenizer */
+    struct str pre;        /* name of the pre-tokenizer */
     int64_t bos, eos, eot, eom; /* -1 = the file has none */
     int add_bos, add_eos;       /* 0, 1; -1 = the file does not say */
 };
@@ -79,7 +79,7 @@ int32_t tok_vocab_find(const struct tok_vocab *v, const char *bytes, size_t n,
                        unsigned kinds); /* or -1 */
 
 /* Undoes the byte alphabet.  False when a character is outside it; out has room for text->n. */
-bool tok_vocab_decode(const struct tok_vocab *v, const struct gguf_str *text, char *out,
+bool tok_vocab_decode(const struct tok_vocab *v, const struct str *text, char *out,
                       size_t *n_out);
 
 #endif

@@ -1,6 +1,7 @@
 /* tokenizer.c - puts the parts together: cut out added tokens, split, merge. */
 #include "engine/tokenizer.h"
 
+#include "engine/gguf.h"
 #include "engine/tok_added.h"
 #include "engine/tok_bpe.h"
 #include "engine/tok_source.h"
@@ -108,7 +109,7 @@ void tokenizer_close(struct tokenizer *t)
 /* --- what a GGUF file says --- */
 
 struct arrays { /* taken while opening; source points into them */
-    struct gguf_str *tokens, *merges;
+    struct str *tokens, *merges;
     int32_t *types;
 };
 
@@ -130,7 +131,7 @@ static bool read_flag(const struct gguf *g, const char *key, int *flag, struct s
 
 static bool read_model(const struct gguf *g, struct tok_source *src, struct status *st)
 {
-    struct gguf_str model;
+    struct str model;
     if (!gguf_string(g, "tokenizer.ggml.model", &model, st))
         return st->code == STATUS_OK
                    ? status_fail(st, STATUS_CORRUPT, "no key tokenizer.ggml.model")
@@ -139,7 +140,7 @@ static bool read_model(const struct gguf *g, struct tok_source *src, struct stat
         return status_fail(st, STATUS_UNSUPPORTED, "tokenizer model '%.*s' is not known, want gpt2",
                            model.n > 60 ? 60 : (int)model.n, model.at);
     if (!gguf_string(g, "tokenizer.ggml.pre", &src->pre, st))
-        src->pre = (struct gguf_str){"default", 7};
+        src->pre = (struct str){"default", 7};
     int add_space;
     if (st->code != STATUS_OK || !read_flag(g, "tokenizer.ggml.add_space_prefix", &add_space, st))
         return false;
@@ -154,13 +155,13 @@ static bool read_model(const struct gguf *g, struct tok_source *src, struct stat
            read_flag(g, "tokenizer.ggml.add_eos_token", &src->add_eos, st);
 }
 
-static bool read_strings(const struct gguf *g, const char *key, struct gguf_str **out, size_t *n,
+static bool read_strings(const struct gguf *g, const char *key, struct str **out, size_t *n,
                          struct status *st)
 {
     struct gguf_array a;
     if (!gguf_array(g, key, GGUF_STRINGS, &a, st))
         return st->code == STATUS_OK ? status_fail(st, STATUS_CORRUPT, "no key %s", key) : false;
-    struct gguf_str *s = calloc(a.n + 1, sizeof *s); /* + 1: an empty array is not out of memory */
+    struct str *s = calloc(a.n + 1, sizeof *s); /* + 1: an empty array is not out of memory */
     if (!s)
         return status_fail(st, STATUS_BUSY, "no memory for %zu strings of %s", a.n, key);
     const void *cursor = NULL;

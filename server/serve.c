@@ -150,7 +150,7 @@ static void copy_token(const struct tokenizer *t, int32_t id, char *out, size_t 
 
 static bool open_model_text(struct front *f, struct status *st)
 {
-    struct gguf_str source;
+    struct str source;
     f->gguf = gguf_open(f->cfg.model, st);
     if (!f->gguf)
         return status_wrap(st, "model \"%.100s\"", f->cfg.model);

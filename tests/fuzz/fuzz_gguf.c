@@ -18,7 +18,7 @@ static uint64_t read_array(const struct gguf_array *a)
         } else if (a->elem == GGUF_F32) {
             sum += gguf_array_f32(a, i) > 0;
         } else {
-            const struct gguf_str s = gguf_array_next(a, &cursor);
+            const struct str s = gguf_array_next(a, &cursor);
             for (size_t j = 0; j < s.n; j++)
                 sum += (uint8_t)s.at[j];
         }
@@ -31,7 +31,7 @@ static uint64_t read_key(const struct gguf *g, const char *key)
     uint64_t u = 0;
     double f = 0;
     bool b = false;
-    struct gguf_str s = {0};
+    struct str s = {0};
     struct gguf_array a;
     uint64_t sum = gguf_u64(g, key, &u, &(struct status){0});
     sum += u + (gguf_f64(g, key, &f, &(struct status){0}) && f > 0);
@@ -49,7 +49,7 @@ static uint64_t read_tensors(const struct gguf *g)
 {
     uint64_t sum = gguf_file_bytes(g) + gguf_trailing_bytes(g);
     for (size_t i = 0; i < gguf_n_tensors(g); i++) {
-        const struct gguf_tensor *t = gguf_tensor_at(g, i);
+        const struct weight *t = gguf_tensor_at(g, i);
         char name[64];
         if (t->name.n >= sizeof name)
             abort();
@@ -58,7 +58,7 @@ static uint64_t read_tensors(const struct gguf *g)
         if (gguf_tensor_find(g, name) != t)
             abort();
         for (size_t j = 0; j < t->n_bytes; j++)
-            sum += ((const uint8_t *)t->data)[j];
+            sum += ((const uint8_t *)t->source.at)[j];
     }
     return sum;
 }

@@ -49,7 +49,7 @@ static void fuzz_text(uint8_t choice, const char *text, size_t n)
         struct small_vocab v;
         struct status st = {0};
         small_vocab_init(&v);
-        v.src.pre = (struct gguf_str){names[which], strlen(names[which])};
+        v.src.pre = (struct str){names[which], strlen(names[which])};
         t[which] = tokenizer_open_source(&v.src, &st);
         require(t[which] != NULL);
     }
@@ -59,7 +59,7 @@ static void fuzz_text(uint8_t choice, const char *text, size_t n)
 /* A line: its first byte chooses merge or token and the type, the rest is the text. */
 static void fuzz_vocabulary(const char *at, size_t n)
 {
-    struct gguf_str tokens[LINES_MAX], merges[LINES_MAX];
+    struct str tokens[LINES_MAX], merges[LINES_MAX];
     int32_t types[LINES_MAX];
     struct tok_source src = {.tokens = tokens,
                              .merges = merges,
@@ -76,7 +76,7 @@ static void fuzz_vocabulary(const char *at, size_t n)
     for (size_t lines = 0; at < end && lines < LINES_MAX; lines++) {
         const char *stop = memchr(at, '\n', (size_t)(end - at));
         stop = stop ? stop : end;
-        struct gguf_str rest = {at + 1, stop > at ? (size_t)(stop - at - 1) : 0};
+        struct str rest = {at + 1, stop > at ? (size_t)(stop - at - 1) : 0};
         if (*at == 'm') {
             merges[src.n_merges++] = rest;
         } else {

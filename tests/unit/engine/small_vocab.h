@@ -26,7 +26,7 @@ enum {
 
 struct small_vocab {
     struct tok_source src;
-    struct gguf_str token[SMALL_N], merge[SMALL_MERGES];
+    struct str token[SMALL_N], merge[SMALL_MERGES];
     int32_t type[SMALL_N];
     char text[SMALL_N][16];
 };
@@ -34,7 +34,7 @@ struct small_vocab {
 static void small_put(struct small_vocab *v, int id, int type, const char *text)
 {
     snprintf(v->text[id], sizeof v->text[id], "%s", text);
-    v->token[id] = (struct gguf_str){v->text[id], strlen(v->text[id])};
+    v->token[id] = (struct str){v->text[id], strlen(v->text[id])};
     v->type[id] = type;
 }
 
@@ -58,7 +58,7 @@ static void small_vocab_init(struct small_vocab *v)
         snprintf(joined, sizeof joined, "%.*s%s", (int)(space - small_merges[i]), small_merges[i],
                  space + 1);
         small_put(v, 256 + i, TOKEN_NORMAL, joined);
-        v->merge[i] = (struct gguf_str){small_merges[i], strlen(small_merges[i])};
+        v->merge[i] = (struct str){small_merges[i], strlen(small_merges[i])};
     }
     small_put(v, SMALL_CONTROL, TOKEN_CONTROL, "<|im_end|>");
     small_put(v, SMALL_CONTROL_LONG, TOKEN_CONTROL, "<|im_end|>!");

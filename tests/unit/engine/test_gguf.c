@@ -82,7 +82,7 @@ static void use_everything(const struct gguf *g)
         uint64_t u;
         double f;
         bool b;
-        struct gguf_str s;
+        struct str s;
         struct gguf_array a;
         sum += gguf_u64(g, keys[i], &u, &(struct status){0});
         sum += gguf_f64(g, keys[i], &f, &(struct status){0});
@@ -108,9 +108,9 @@ static void use_everything(const struct gguf *g)
         }
     }
     for (size_t i = 0; i < gguf_n_tensors(g); i++) {
-        const struct gguf_tensor *t = gguf_tensor_at(g, i);
+        const struct weight *t = gguf_tensor_at(g, i);
         for (size_t j = 0; j < t->n_bytes; j++)
-            sum += ((const uint8_t *)t->data)[j];
+            sum += ((const uint8_t *)t->source.at)[j];
     }
     gguf_release_pages(g);
     volatile uint64_t sink = sum;
@@ -141,7 +141,7 @@ static void every_value_reads_back(void **state)
     assert_true(gguf_f64(g, "f64", &f, &st) && f == 1e300);
     assert_true(gguf_bool(g, "yes", &b, &st) && b);
     assert_true(gguf_bool(g, "no", &b, &st) && !b);
-    struct gguf_str s;
+    struct str s;
     assert_true(gguf_string(g, "general.architecture", &s, &st));
     assert_int_equal(s.n, 5);
     assert_memory_equal(s.at, "llama", 5);
@@ -172,7 +172,7 @@ static void arrays_read_back_element_by_element(void **state)
     const char *const want[] = {"one", "", "three"};
     const void *cursor = NULL;
     for (int i = 0; i < 3; i++) {
-        const struct gguf_str s = gguf_array_next(&a, &cursor);
+        const struct str s = gguf_array_next(&a, &cursor);
         assert_int_equal(s.n, strlen(want[i]));
         assert_memory_equal(s.at, want[i], s.n);
     }
@@ -189,14 +189,14 @@ static void tensors_are_found_by_name_with_their_bytes(void **state)
     struct gguf *g = gguf_open_memory(m.at, m.n, &st);
     assert_non_null(g);
     assert_int_equal(gguf_n_tensors(g), 3);
-    const struct gguf_tensor *t = gguf_tensor_find(g, "b.weight");
+    const struct weight *t = gguf_tensor_find(g, "b.weight");
     assert_non_null(t);
     assert_ptr_equal(t, gguf_tensor_at(g, 1));
     assert_int_equal(t->rows, 2);
     assert_int_equal(t->cols, 64);
     assert_int_equal(t->dtype, DT_Q8_0);
     assert_int_equal(t->n_bytes, 4 * 34);
-    assert_int_equal(((uintptr_t)t->data - (uintptr_t)m.at) % 32, 0);
+    assert_int_equal(((uintptr_t)t->source.at - (uintptr_t)m.at) % 32, 0);
     t = gguf_tensor_find(g, "c.bias");
     assert_true(t->rows == 1 && t->cols == 7 && t->n_bytes == 14);
     assert_null(gguf_tensor_find(g, "c.bia"));
@@ -215,7 +215,7 @@ static void a_key_of_another_type_is_named_with_both_types(void **state)
     uint64_t u = 1;
     double f;
     bool b;
-    struct gguf_str s;
+    struct str s;
     struct gguf_array a;
     struct status st = {0};
     assert_false(gguf_u64(g, "missing", &u, &st));
@@ -756,10 +756,10 @@ static void a_file_on_disk_reads_as_the_same_bytes_do(void **state)
     assert_int_equal(gguf_file_bytes(g), m.n);
     use_everything(g);
     use_everything(g); /* also after its pages were let go */
-    assert_memory_equal(gguf_tensor_at(g, 1)->data,
+    assert_memory_equal(gguf_tensor_at(g, 1)->source.at,
                         m.at +
-                            ((const uint8_t *)gguf_tensor_at(g, 1)->data -
-                             (const uint8_t *)gguf_tensor_at(g, 0)->data) +
+                            ((const uint8_t *)gguf_tensor_at(g, 1)->source.at -
+                             (const uint8_t *)gguf_tensor_at(g, 0)->source.at) +
                             (m.n - m.n_data),
                         gguf_tensor_at(g, 1)->n_bytes);
     gguf_close(g);

@@ -66,7 +66,7 @@ static double *weights(const struct reference *r, const char *fmt, int il, bool 
 {
     char name[64];
     snprintf(name, sizeof name, fmt, il);
-    const struct gguf_tensor *t = gguf_tensor_find(r->f.gguf, name);
+    const struct weight *t = gguf_tensor_find(r->f.gguf, name);
     if (found)
         *found = t != NULL;
     if (!t)
@@ -75,7 +75,7 @@ static double *weights(const struct reference *r, const char *fmt, int il, bool 
     float *row = calloc((size_t)t->cols, sizeof *row);
     const size_t row_bytes = t->n_bytes / (size_t)t->rows;
     for (int64_t i = 0; i < t->rows; i++) {
-        dequantize_row(t->dtype, (const char *)t->data + (size_t)i * row_bytes, row, t->cols);
+        dequantize_row(t->dtype, (const char *)t->source.at + (size_t)i * row_bytes, row, t->cols);
         for (int64_t j = 0; j < t->cols; j++)
             w[i * t->cols + j] = row[j];
     }
@@ -523,7 +523,7 @@ static void a_row_with_a_nan_fails_alone(void **state)
     write_model(&x, &t);
     struct gguf *g = gguf_open_memory(x.m.at, x.m.n, &(struct status){0});
     const size_t embed =
-        (size_t)((const uint8_t *)gguf_tensor_find(g, "token_embd.weight")->data - x.m.at);
+        (size_t)((const uint8_t *)gguf_tensor_find(g, "token_embd.weight")->source.at - x.m.at);
     gguf_close(g);
     const float nan = NAN;
     memcpy(x.m.at + embed + (SICK * 64 + 9) * sizeof nan, &nan, sizeof nan);

@@ -44,7 +44,7 @@ static size_t merge_by_definition(const struct tokenizer *t, int32_t *id, size_t
         int32_t part[2];
         for (int side = 0; side < 2; side++) {
             const char *at = side ? space + 1 : small_merges[rank];
-            struct gguf_str text = {at, side ? strlen(at) : (size_t)(space - at)};
+            struct str text = {at, side ? strlen(at) : (size_t)(space - at)};
             char bytes[16];
             size_t n_bytes = 0;
             for (size_t i = 0; i < text.n; i++) { /* only Ġ and two of Latin-1 are not ASCII */
@@ -239,7 +239,7 @@ static void bos_and_eos_are_added_as_the_file_asks(void **state)
         struct status st = {0};
         int32_t ids[8];
         small_vocab_init(&v);
-        v.src.pre = (struct gguf_str){rows[i].pre, strlen(rows[i].pre)};
+        v.src.pre = (struct str){rows[i].pre, strlen(rows[i].pre)};
         v.src.bos = rows[i].bos;
         v.src.add_bos = rows[i].add_bos;
         v.src.add_eos = rows[i].add_eos;
@@ -273,7 +273,7 @@ static void break_vocab(struct small_vocab *v, int how)
         v->type[260] = TOKEN_CONTROL;
         break;
     case 4:
-        v->token[SMALL_USER] = (struct gguf_str){long_token, sizeof long_token};
+        v->token[SMALL_USER] = (struct str){long_token, sizeof long_token};
         break;
     case 5:
         v->type[3] = 0;
@@ -294,13 +294,13 @@ static void break_vocab(struct small_vocab *v, int how)
         v->src.add_bos = 1;
         break;
     case 11:
-        v->src.pre = (struct gguf_str){"viking", 6};
+        v->src.pre = (struct str){"viking", 6};
         break;
     case 12:
         v->src.n_merges = (size_t)TOK_MERGES_MAX + 1;
         break;
     default:
-        v->merge[5] = (struct gguf_str){bad_merges[how - 13], strlen(bad_merges[how - 13])};
+        v->merge[5] = (struct str){bad_merges[how - 13], strlen(bad_merges[how - 13])};
     }
 }
 
