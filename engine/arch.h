@@ -28,7 +28,7 @@ enum need { REQUIRED, OPTIONAL };
 enum slot { /* where the decoder looks for a weight */
     W_EMBED, W_FINAL_NORM, W_LM_HEAD, W_ROPE_FACTORS, /* once per model; the rest once per layer */
     W_ATTN_NORM, W_Q, W_K, W_V, W_O, W_Q_BIAS, W_K_BIAS, W_V_BIAS, W_O_BIAS, W_Q_NORM, W_K_NORM,
-    W_FFN_NORM, W_GATE, W_UP, W_DOWN, W_N
+    W_FFN_NORM, W_GATE, W_UP, W_DOWN, W_GATE_BIAS, W_UP_BIAS, W_DOWN_BIAS, W_N
 };
 #define W_FIRST_OF_LAYER W_ATTN_NORM
 

@@ -25,30 +25,31 @@ static void print_config(const struct model_file *f, struct buf *out)
     buf_printf(out, "\n  norm epsilon %g\n", (double)c->norm_eps);
 }
 
-static void print_tensors(const struct gguf *g, struct buf *out)
+static void print_tensors(const struct model_file *f, struct buf *out)
 {
+    const size_t n_all = model_file_n_weights(f);
     uint64_t n[DT_N] = {0}, n_bytes[DT_N] = {0}, total = 0;
-    for (size_t i = 0; i < gguf_n_tensors(g); i++) {
-        const struct gguf_tensor *t = gguf_tensor_at(g, i);
-        n[t->dtype]++;
-        n_bytes[t->dtype] += t->n_bytes;
-        total += t->n_bytes;
+    for (size_t i = 0; i < n_all; i++) {
+        const struct weight *w = model_file_weight(f, i);
+        n[w->dtype]++;
+        n_bytes[w->dtype] += w->n_bytes;
+        total += w->n_bytes;
     }
     buf_put_str(out, "tensors\n");
     for (int i = 0; i < DT_N; i++)
         if (n[i])
             buf_printf(out, "  %-6s %5llu %10.1f MiB\n", dtype_traits[i].name,
                        (unsigned long long)n[i], (double)n_bytes[i] / (1 << 20));
-    buf_printf(out, "  %-6s %5zu %10.1f MiB of a file of %.1f MiB\n", "all", gguf_n_tensors(g),
-               (double)total / (1 << 20), (double)gguf_file_bytes(g) / (1 << 20));
-    if (gguf_trailing_bytes(g))
+    buf_printf(out, "  %-6s %5zu %10.1f MiB of a file of %.1f MiB\n", "all", n_all,
+               (double)total / (1 << 20), (double)model_file_bytes(f) / (1 << 20));
+    if (f->gguf && gguf_trailing_bytes(f->gguf))
         buf_printf(out, "  warning: %zu bytes behind the last tensor are not part of the model\n",
-                   gguf_trailing_bytes(g));
+                   gguf_trailing_bytes(f->gguf));
 }
 
 static void print_string(const struct gguf *g, const char *label, const char *key, struct buf *out)
 {
-    struct gguf_str s;
+    struct str s;
     struct status st = {0};
     buf_printf(out, "  %-12s ", label);
     if (!gguf_string(g, key, &s, &st)) {
@@ -63,7 +64,7 @@ static void print_string(const struct gguf *g, const char *label, const char *ke
 static void print_tokenizer(const struct gguf *g, struct buf *out)
 {
     struct gguf_array tokens;
-    struct gguf_str template;
+    struct str template;
     struct status st = {0};
     buf_put_str(out, "tokenizer\n");
     print_string(g, "kind", "tokenizer.ggml.model", out);
@@ -116,7 +117,7 @@ bool check_model(const struct engine_options *o, struct buf *out, struct status 
     if (!model_file_open(&f, o->model_path, st))
         return false;
     print_config(&f, out);
-    print_tensors(f.gguf, out);
+    print_tensors(&f, out);
     print_tokenizer(f.gguf, out);
     const bool fits = print_plan(&f, o, out, st);
     model_file_close(&f);

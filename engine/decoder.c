@@ -141,10 +141,11 @@ static void feed_forward(struct decoder *d, int il, int n)
 
     d->ops->matmul(d->dev, &(struct matmul_args){
         .x = d->x, .rows = n, .norm = &norm, .act = d->model->cfg.act, .n_outs = 2,
-        .out = {{.y = d->gate, .w = w[W_GATE]}, {.w = w[W_UP]}}});
+        .out = {{.y = d->gate, .w = w[W_GATE], .bias = vector(w[W_GATE_BIAS])},
+                {.w = w[W_UP], .bias = vector(w[W_UP_BIAS])}}});
     d->ops->matmul(d->dev, &(struct matmul_args){
         .x = d->gate, .rows = n, .n_outs = 1,
-        .out = {{.y = d->x, .w = w[W_DOWN], .add = d->x}}});
+        .out = {{.y = d->x, .w = w[W_DOWN], .bias = vector(w[W_DOWN_BIAS]), .add = d->x}}});
 }
 
 void decoder_forward(struct decoder *d, int n_tokens)

@@ -1,6 +1,7 @@
 /* model.h - one model, bound: its configuration as numbers and its weights by slot.
  *
- * model_file_open() reads the header only (config checked, every tensor found and its
+ * A checkpoint is a GGUF file, or a Hugging Face folder: config.json and safetensors files.
+ * model_file_open() reads headers only (config checked, every tensor found and its
  * shape compared with the family's rules): enough for `inferd check` and for the plan.
  * A tensor that no rule of the family names is refused, because a model that ignored it
  * would compute something else.  model_load() brings the weights to the device.
@@ -14,9 +15,12 @@
 
 #include "base/status.h"
 #include "engine/arch.h"
+#include "engine/weight.h"
 #include "kernels/ops.h"
 
+struct cJSON;
 struct gguf;
+struct safetensors;
 
 struct model_config {
     int32_t hidden;     /* width of the residual stream */
@@ -33,6 +37,8 @@ struct model_config {
     float norm_eps;
     float rope_theta;
     float rope_scaling; /* positions are divided by it; 1 = none */
+    float rope_context; /* 0 <=> for all pairs; else see rope_freq.h, as for the next two */
+    float rope_low_factor, rope_high_factor;
     float embed_scale;  /* 1 = none */
     float attn_scale;   /* of q.k; 0 in the tables = 1/sqrt(head_dim) */
     enum rope_kind rope;
@@ -45,17 +51,18 @@ struct layer {
     const struct tensor *w[W_N]; /* NULL = the family or the file has none */
 };
 
-struct bound { /* one weight: the rule that names it and the tensor that fits */
+struct bound { /* one weight: the rule that names it and what the checkpoint has for it */
     const struct tensor_rule *rule;
-    const struct gguf_tensor *src;
+    const struct weight *src;
     int32_t il; /* layer, or -1 for a once-per-model slot */
 };
 
 struct model_file { /* a checkpoint on disk, checked, not loaded */
-    struct gguf *gguf;
+    struct gguf *gguf;          /* one of these two is NULL */
+    struct safetensors *folder;
     const struct arch *arch;
     struct model_config cfg;
-    struct bound *bound; /* [n_bound] every tensor of the file */
+    struct bound *bound; /* [n_bound] every weight that the model reads */
     size_t n_bound;
 };
 
@@ -67,10 +74,18 @@ struct model {
     struct tensor *tensor;       /* [n_bound] what the slots point to */
 };
 
+bool model_path_is_folder(const char *path);
 bool model_file_open(struct model_file *f, const char *path, struct status *st) MUST_CHECK;
 /* The same over an open file; f owns g from here on, also on failure. */
 bool model_file_bind(struct model_file *f, struct gguf *g, struct status *st) MUST_CHECK;
+bool model_file_bind_folder(struct model_file *f, struct safetensors *s, const struct cJSON *config,
+                            struct status *st) MUST_CHECK;
 void model_file_close(struct model_file *f); /* accepts a zeroed or half-open one */
+
+size_t model_file_n_weights(const struct model_file *f); /* in the checkpoint, bound or not */
+const struct weight *model_file_weight(const struct model_file *f, size_t i);
+size_t model_file_bytes(const struct model_file *f); /* of all files */
+void model_file_release(const struct model_file *f); /* their pages may go: weights were copied */
 
 /* Device bytes model_load takes.  False when they do not fit size_t. */
 bool model_weight_bytes(const struct model_file *f, const struct ops *ops,

@@ -1,10 +1,11 @@
 /* llama.c - Llama and what copies it: pre-norm blocks with RMS norm, rotary positions, grouped
- * query heads, a gated SiLU feed-forward and, in some checkpoints, biases on q, k and v. */
+ * query heads, a gated SiLU feed-forward and, in some checkpoints, biases. */
+#include "engine/arch/llama.h"
 #include "engine/model.h"
 
 #define FIELD(name) offsetof(struct model_config, name)
 
-static const struct config_rule config[] = {
+const struct config_rule llama_config[] = {
     {"hidden_size", "embedding_length", F_INT, FIELD(hidden), REQUIRED, 0, 8, 65536},
     {"num_hidden_layers", "block_count", F_INT, FIELD(n_layers), REQUIRED, 0, 1, 1024},
     {"num_attention_heads", "attention.head_count", F_INT, FIELD(n_heads), REQUIRED, 0, 1, 1024},
@@ -25,7 +26,7 @@ static const struct config_rule config[] = {
 
 #define LAYER "model.layers.%d."
 
-static const struct tensor_rule tensors[] = {
+const struct tensor_rule llama_tensors[] = {
     {"model.embed_tokens.weight", "token_embd.weight", W_EMBED, DIM_VOCAB, DIM_HIDDEN, SHARD_OUT,
      REQUIRED},
     {"model.norm.weight", "output_norm.weight", W_FINAL_NORM, DIM_ONE, DIM_HIDDEN, SHARD_NONE,
@@ -60,14 +61,20 @@ static const struct tensor_rule tensors[] = {
      REQUIRED},
     {LAYER "mlp.down_proj.weight", "blk.%d.ffn_down.weight", W_DOWN, DIM_HIDDEN, DIM_FFN, SHARD_IN,
      REQUIRED},
+    {LAYER "mlp.gate_proj.bias", "blk.%d.ffn_gate.bias", W_GATE_BIAS, DIM_ONE, DIM_FFN, SHARD_OUT,
+     OPTIONAL},
+    {LAYER "mlp.up_proj.bias", "blk.%d.ffn_up.bias", W_UP_BIAS, DIM_ONE, DIM_FFN, SHARD_OUT,
+     OPTIONAL},
+    {LAYER "mlp.down_proj.bias", "blk.%d.ffn_down.bias", W_DOWN_BIAS, DIM_ONE, DIM_HIDDEN,
+     SHARD_NONE, OPTIONAL},
     {0},
 };
 
 const struct arch arch_llama = {
     .hf_name = "LlamaForCausalLM",
     .gguf_name = "llama",
-    .config = config,
-    .tensors = {tensors},
+    .config = llama_config,
+    .tensors = {llama_tensors},
     .gguf_rope = ROPE_ADJACENT,
     .hf_rope = ROPE_NEOX,
     .act = ACT_SILU,

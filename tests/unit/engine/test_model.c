@@ -291,7 +291,7 @@ static void a_tensor_of_another_shape_or_name_is_refused(void **state)
         make_begin(&m);
         tiny_keys(&m, &tiny_default);
         for (size_t j = 0; j < gguf_n_tensors(g); j++) {
-            const struct gguf_tensor *t = gguf_tensor_at(g, j);
+            const struct weight *t = gguf_tensor_at(g, j);
             char name[64];
             snprintf(name, sizeof name, "%.*s", (int)t->name.n, t->name.at);
             if (strcmp(name, rows[i].instead) == 0)
@@ -376,10 +376,11 @@ static void loading_takes_the_bytes_counted_and_fills_every_slot(void **state)
     for (int il = 0; il < 2; il++)
         for (int slot = W_FIRST_OF_LAYER; slot < W_N; slot++)
             assert_int_equal(model.layer[il].w[slot] == NULL,
-                             slot == W_O_BIAS || slot == W_Q_NORM || slot == W_K_NORM);
+                             slot == W_O_BIAS || slot == W_Q_NORM || slot == W_K_NORM ||
+                                 slot >= W_GATE_BIAS);
     const struct tensor *norm = model.layer[1].w[W_FFN_NORM];
     assert_int_equal(norm->dtype, DT_F32);
-    assert_memory_equal(norm->data, gguf_tensor_find(f.gguf, "blk.1.ffn_norm.weight")->data,
+    assert_memory_equal(norm->data, gguf_tensor_find(f.gguf, "blk.1.ffn_norm.weight")->source.at,
                         64 * sizeof(float));
     const float *factor = model.w[W_ROPE_FACTORS]->data;
     for (int i = 0; i < 8; i++) {

@@ -1,0 +1,171 @@
+/* config_hf.c - the numbers of a model from the config.json of a Hugging Face folder.
+ *
+ * A key that would change what the model computes and that nothing here honours is refused. */
+#include "engine/config_read.h"
+
+#include <cjson/cJSON.h>
+
+#include "engine/json_file.h"
+
+static bool find_arch(const struct cJSON *config, const struct arch **arch, struct status *st)
+{
+    const struct cJSON *list = json_value(config, "architectures");
+    const struct cJSON *name = cJSON_IsArray(list) ? list->child : NULL;
+    if (!cJSON_IsString(name))
+        return status_fail(st, STATUS_CORRUPT, "key architectures: want a list of names");
+    for (size_t i = 0; arch_all[i]; i++) {
+        if (arch_all[i]->hf_name && str_is(str_of(name->valuestring), arch_all[i]->hf_name)) {
+            *arch = arch_all[i];
+            return true;
+        }
+    }
+    return status_fail(st, STATUS_UNSUPPORTED, "model family \"%.60s\" is not supported",
+                       name->valuestring);
+}
+
+/* A number, or true and false as 1 and 0; *found is false when there is none. */
+static bool read_number(const struct cJSON *object, const char *key, enum field_type type,
+                        double *v, bool *found, struct status *st)
+{
+    const struct cJSON *at = json_value(object, key);
+    uint64_t whole;
+    *found = at != NULL;
+    if (!at)
+        return true;
+    *v = cJSON_IsBool(at) ? cJSON_IsTrue(at) : at->valuedouble;
+    if (cJSON_IsBool(at) || (cJSON_IsNumber(at) && (type == F_FLOAT || json_is_count(at, &whole))))
+        return true;
+    return status_fail(st, STATUS_CORRUPT, "key %s: want %s, found another value", key,
+                       type == F_INT ? "a whole number of at least 0" : "a number");
+}
+
+static bool read_field(const struct cJSON *config, const struct config_rule *rule,
+                       struct model_config *cfg, struct status *st)
+{
+    double v;
+    bool found;
+    if (!read_number(config, rule->hf, rule->type, &v, &found, st))
+        return false;
+    if (found)
+        return config_store(cfg, rule, rule->hf, v, st);
+    return rule->need == OPTIONAL ||
+           status_fail(st, STATUS_CORRUPT, "key %s is missing", rule->hf);
+}
+
+/* Positions. */
+
+static bool read_float(const struct cJSON *rope, const char *key, double min, double max,
+                       float *out, struct status *st)
+{
+    double v;
+    bool found;
+    if (!read_number(rope, key, F_FLOAT, &v, &found, st))
+        return false;
+    if (!found)
+        return status_fail(st, STATUS_CORRUPT, "key %s is missing", key);
+    if (!(v >= min && v <= max))
+        return status_fail(st, STATUS_CORRUPT, "key %s: want a value from %.9g to %.9g, found %.9g",
+                           key, min, max, v);
+    *out = (float)v;
+    return true;
+}
+
+static bool read_bands(const struct cJSON *rope, struct model_config *cfg, struct status *st)
+{
+    if (!read_float(rope, "low_freq_factor", 1e-3, 1024, &cfg->rope_low_factor, st) ||
+        !read_float(rope, "high_freq_factor", 1e-3, 1024, &cfg->rope_high_factor, st) ||
+        !read_float(rope, "original_max_position_embeddings", 1, 1 << 24, &cfg->rope_context, st))
+        return false;
+    return cfg->rope_low_factor < cfg->rope_high_factor ||
+           status_fail(st, STATUS_CORRUPT, "want low_freq_factor below high_freq_factor");
+}
+
+static bool read_scaling(const struct cJSON *rope, struct model_config *cfg, struct status *st)
+{
+    struct str type = str_of("default");
+    if (!json_text(rope, "rope_type", &type, st) && st->code == STATUS_OK)
+        json_text(rope, "type", &type, st); /* as older files have it */
+    if (st->code != STATUS_OK)
+        return false;
+    if (str_is(type, "default") || str_is(type, "none"))
+        return true;
+    const bool has_bands = str_is(type, "llama3"); /* the name of the method, in any family */
+    if (!has_bands && !str_is(type, "linear"))
+        return status_fail(st, STATUS_UNSUPPORTED,
+                           "want rope_type default, linear or llama3, found %.40s", type.at);
+    return read_float(rope, "factor", 1, 1024, &cfg->rope_scaling, st) &&
+           (!has_bands || read_bands(rope, cfg, st));
+}
+
+/* rope_parameters as transformers 5 writes it holds the base too; before, rope_scaling did not. */
+static bool read_rope(const struct cJSON *config, struct model_config *cfg, struct status *st)
+{
+    static const char *const keys[] = {"rope_parameters", "rope_scaling"};
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
+        const struct cJSON *rope = json_value(config, keys[i]);
+        if (!rope)
+            continue;
+        if (!cJSON_IsObject(rope) || cJSON_IsObject(rope->child))
+            return status_fail(st, STATUS_UNSUPPORTED, "key %s: want one object for all layers",
+                               keys[i]);
+        if ((json_value(rope, "rope_theta") &&
+             !read_float(rope, "rope_theta", 1, 1e12, &cfg->rope_theta, st)) ||
+            !read_scaling(rope, cfg, st))
+            return status_wrap(st, "key %s", keys[i]);
+        return true;
+    }
+    return true;
+}
+
+/* What would change the model. */
+
+static bool check_act(const struct cJSON *config, const struct arch *arch, struct status *st)
+{
+    static const char *const names[] = {[ACT_SILU] = "silu",
+                                        [ACT_GELU] = "gelu",
+                                        [ACT_GELU_TANH] = "gelu_pytorch_tanh",
+                                        [ACT_RELU] = "relu"};
+    struct str act = str_of(names[arch->act]);
+    if (!json_text(config, "hidden_act", &act, st) && st->code != STATUS_OK)
+        return false;
+    return str_is(act, names[arch->act]) ||
+           status_fail(st, STATUS_UNSUPPORTED, "key hidden_act: want %s, found %.40s",
+                       names[arch->act], act.at);
+}
+
+static bool check_keys(const struct cJSON *config, struct status *st)
+{
+    const struct cJSON *quant = json_value(config, "quantization_config");
+    bool window;
+    double part = 1;
+    bool found;
+    if (quant) {
+        const struct cJSON *method = json_value(quant, "quant_method");
+        return status_fail(st, STATUS_UNSUPPORTED,
+                           "key quantization_config: weights quantized by %.40s are not supported",
+                           cJSON_IsString(method) ? method->valuestring : "an unnamed method");
+    }
+    if (!json_flag(config, "use_sliding_window", false, &window, st) ||
+        !read_number(config, "partial_rotary_factor", F_FLOAT, &part, &found, st))
+        return false;
+    if (window)
+        return status_fail(st, STATUS_UNSUPPORTED, "key use_sliding_window: want false, found true");
+    return part == 1 ||
+           status_fail(st, STATUS_UNSUPPORTED, "key partial_rotary_factor: want 1, found %.9g",
+                       part);
+}
+
+bool config_read_hf(const struct cJSON *config, const struct arch **arch, struct model_config *cfg,
+                    struct status *st)
+{
+    if (!find_arch(config, arch, st))
+        return false;
+    config_init(cfg, *arch);
+    for (const struct config_rule *rule = (*arch)->config; rule->hf || rule->gguf; rule++)
+        if (rule->hf && !read_field(config, rule, cfg, st))
+            return false;
+    cfg->rope = (*arch)->hf_rope;
+    return check_act(config, *arch, st) && check_keys(config, st) &&
+           json_flag(config, "tie_word_embeddings", false, &cfg->tied, st) &&
+           read_rope(config, cfg, st) && config_finish(cfg, *arch, st);
+}
