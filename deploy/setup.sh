@@ -4,8 +4,8 @@
 #   deploy/setup.sh [build|test]    `test` adds compilers, linters and clients for the test suites
 set -euo pipefail
 
-build=(gcc cmake ninja-build pkg-config libmicrohttpd-dev libuv1-dev libcjson-dev 
-       nettle-dev libcmocka-dev python3 python3-pip python3-venv ca-certificates curl)
+build=(gcc cmake ninja-build pkg-config libmicrohttpd-dev libuv1-dev libcjson-dev
+       libutf8proc-dev nettle-dev libcmocka-dev python3 python3-pip python3-venv ca-certificates curl)
 tests=(prometheus procps)
 want=("${build[@]}")
 [ "${1:-build}" = test ] && want+=("${tests[@]}")

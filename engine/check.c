@@ -4,6 +4,7 @@
 #include "base/memory.h"
 #include "engine/gguf.h"
 #include "engine/model.h"
+#include "engine/model_text.h"
 #include "engine/plan.h"
 #include "kernels/backend.h"
 
@@ -20,7 +21,10 @@ static void print_config(const struct model_file *f, struct buf *out)
     buf_printf(out, "  context      %d tokens\n", c->context);
     buf_printf(out, "  rotary       base %g over %d of %d dimensions", (double)c->rope_theta,
                c->rope_dims, c->head_dim);
-    if (c->rope_scaling > 1)
+    if (c->rope_context > 0)
+        buf_printf(out, ", slow ones divided by %g beyond %g tokens", (double)c->rope_scaling,
+                   (double)c->rope_context);
+    else if (c->rope_scaling > 1)
         buf_printf(out, ", positions divided by %g", (double)c->rope_scaling);
     buf_printf(out, "\n  norm epsilon %g\n", (double)c->norm_eps);
 }
@@ -40,7 +44,7 @@ static void print_tensors(const struct model_file *f, struct buf *out)
         if (n[i])
             buf_printf(out, "  %-6s %5llu %10.1f MiB\n", dtype_traits[i].name,
                        (unsigned long long)n[i], (double)n_bytes[i] / (1 << 20));
-    buf_printf(out, "  %-6s %5zu %10.1f MiB of a file of %.1f MiB\n", "all", n_all,
+    buf_printf(out, "  %-6s %5zu %10.1f MiB in files of %.1f MiB\n", "all", n_all,
                (double)total / (1 << 20), (double)model_file_bytes(f) / (1 << 20));
     if (f->gguf && gguf_trailing_bytes(f->gguf))
         buf_printf(out, "  warning: %zu bytes behind the last tensor are not part of the model\n",
@@ -78,6 +82,25 @@ static void print_tokenizer(const struct gguf *g, struct buf *out)
         buf_printf(out, "  template     %zu bytes\n", template.n);
     else
         buf_put_str(out, "  template     none: no chat can be served\n");
+}
+
+/* A folder's tokenizer is read whole, and is what the daemon would have. */
+static void print_folder_text(const char *path, struct buf *out)
+{
+    struct model_text text;
+    struct status st = {0};
+    buf_put_str(out, "tokenizer\n");
+    if (!model_text_open(&text, path, &st)) {
+        buf_printf(out, "  none: no text can be served: %s\n", st.msg);
+        return;
+    }
+    buf_printf(out, "  split        %s\n  tokens       %d\n", tokenizer_split(text.tok),
+               tokenizer_vocab(text.tok));
+    if (text.template)
+        buf_printf(out, "  template     %zu bytes\n", text.n_template);
+    else
+        buf_put_str(out, "  template     none: no chat can be served\n");
+    model_text_close(&text);
 }
 
 static void print_device(const struct backend *b, const struct device *dev,
@@ -118,7 +141,10 @@ bool check_model(const struct engine_options *o, struct buf *out, struct status 
         return false;
     print_config(&f, out);
     print_tensors(&f, out);
-    print_tokenizer(f.gguf, out);
+    if (f.gguf)
+        print_tokenizer(f.gguf, out);
+    else
+        print_folder_text(o->model_path, out);
     const bool fits = print_plan(&f, o, out, st);
     model_file_close(&f);
     return fits;

@@ -48,8 +48,7 @@ static bool read_field(const struct cJSON *config, const struct config_rule *rul
         return false;
     if (found)
         return config_store(cfg, rule, rule->hf, v, st);
-    return rule->need == OPTIONAL ||
-           status_fail(st, STATUS_CORRUPT, "key %s is missing", rule->hf);
+    return rule->need == OPTIONAL || status_fail(st, STATUS_CORRUPT, "key %s is missing", rule->hf);
 }
 
 /* Positions. */
@@ -149,10 +148,10 @@ static bool check_keys(const struct cJSON *config, struct status *st)
         !read_number(config, "partial_rotary_factor", F_FLOAT, &part, &found, st))
         return false;
     if (window)
-        return status_fail(st, STATUS_UNSUPPORTED, "key use_sliding_window: want false, found true");
-    return part == 1 ||
-           status_fail(st, STATUS_UNSUPPORTED, "key partial_rotary_factor: want 1, found %.9g",
-                       part);
+        return status_fail(st, STATUS_UNSUPPORTED,
+                           "key use_sliding_window: want false, found true");
+    return part == 1 || status_fail(st, STATUS_UNSUPPORTED,
+                                    "key partial_rotary_factor: want 1, found %.9g", part);
 }
 
 bool config_read_hf(const struct cJSON *config, const struct arch **arch, struct model_config *cfg,

@@ -330,9 +330,9 @@ static bool open_index(struct safetensors *s, const char *folder, struct status 
 {
     s->index = json_file_read(folder, index_name, INDEX_BYTES_MAX, st);
     if (!s->index)
-        return st->code == STATUS_OK ? status_fail(st, STATUS_IO, "no %s and no %s in the folder",
-                                                   single, index_name)
-                                     : false;
+        return st->code == STATUS_OK
+                   ? status_fail(st, STATUS_IO, "no %s and no %s in the folder", single, index_name)
+                   : false;
     const struct cJSON *map = json_value(s->index, "weight_map");
     if (!cJSON_IsObject(map))
         return status_fail(st, STATUS_CORRUPT, "%s: want an object weight_map, found none",
@@ -348,7 +348,8 @@ static bool open_index(struct safetensors *s, const char *folder, struct status 
 static bool open_single(struct safetensors *s, const char *folder, struct status *st)
 {
     s->shard[s->n_shards++] = (struct shard){.name = single, .file.fd = -1};
-    return (open_shard(s, folder, s->shard, st) && make_table(s, st)) || status_wrap(st, "%s", single);
+    return (open_shard(s, folder, s->shard, st) && make_table(s, st)) ||
+           status_wrap(st, "%s", single);
 }
 
 static struct safetensors *make(size_t n_shards, struct status *st)

@@ -2,10 +2,17 @@
 #include "engine/tok_added.h"
 
 #include <stdlib.h>
+#include <string.h>
 
-static bool is_added(const struct tok_vocab *v, const int32_t *types, int32_t id)
+#include "engine/tok_split.h"
+#include "engine/tok_unicode.h"
+
+static bool is_added(const struct tok_vocab *v, const struct tok_source *src, int32_t id,
+                     bool normalized)
 {
-    return v->kind[id] == TOK_USER || (v->kind[id] == TOK_SPECIAL && types[id] != TOKEN_UNUSED);
+    const bool is_late = src->rules && src->rules[id] & TOK_NORMALIZED;
+    return is_late == normalized && (v->kind[id] == TOK_USER || (v->kind[id] == TOK_SPECIAL &&
+                                                                 src->types[id] != TOKEN_UNUSED));
 }
 
 static int32_t take_node(struct tok_added *a, char byte)
@@ -29,23 +36,36 @@ static void insert(struct tok_added *a, const char *bytes, size_t n, int32_t id)
     a->node[*link].id = id;
 }
 
-bool tok_added_open(struct tok_added *a, const struct tok_vocab *v, const int32_t *types,
-                    struct status *st)
+static bool copy_rules(struct tok_added *a, const struct tok_source *src, struct status *st)
+{
+    if (!src->rules)
+        return true;
+    a->rules = malloc(src->n_tokens);
+    if (!a->rules)
+        return status_fail(st, STATUS_BUSY, "no memory for the rules of special tokens");
+    memcpy(a->rules, src->rules, src->n_tokens);
+    return true;
+}
+
+bool tok_added_open(struct tok_added *a, const struct tok_vocab *v, const struct tok_source *src,
+                    bool normalized, struct status *st)
 {
     *a = (struct tok_added){0};
     for (int c = 0; c < 256; c++)
         a->root[c] = -1;
     size_t n_nodes = 0; /* at most TOK_TEXT_MAX */
     for (int32_t id = 0; id < v->n; id++)
-        if (is_added(v, types, id))
+        if (is_added(v, src, id, normalized))
             n_nodes += v->first[id + 1] - v->first[id];
     if (n_nodes == 0)
         return true;
+    if (!copy_rules(a, src, st))
+        return false;
     a->node = malloc(n_nodes * sizeof *a->node);
     if (!a->node)
         return status_fail(st, STATUS_BUSY, "no memory for %zu bytes of special tokens", n_nodes);
     for (int32_t id = 0; id < v->n; id++) {
-        if (!is_added(v, types, id))
+        if (!is_added(v, src, id, normalized))
             continue;
         a->has_user |= v->kind[id] == TOK_USER;
         insert(a, v->bytes + v->first[id], v->first[id + 1] - v->first[id], id);
@@ -56,6 +76,7 @@ bool tok_added_open(struct tok_added *a, const struct tok_vocab *v, const int32_
 void tok_added_close(struct tok_added *a)
 {
     free(a->node);
+    free(a->rules);
     *a = (struct tok_added){0};
 }
 
@@ -91,6 +112,41 @@ static bool match_at(const struct tok_scan *s, size_t at, size_t trusted_end, st
     return found;
 }
 
+/* --- rules --- */
+
+static unsigned class_before(const struct tok_scan *s, size_t at, size_t *width)
+{
+    size_t first = at - 1;
+    while (first > s->begin && at - first < 4 && ((unsigned char)s->text[first] & 0xC0) == 0x80)
+        first--;
+    *width = at - first;
+    size_t n;
+    return tok_class_at(s->text, at, first, &n);
+}
+
+static bool is_in_word(const struct tok_scan *s, const struct tok_match *m)
+{
+    size_t width;
+    return (m->first > s->begin && class_before(s, m->first, &width) & UNICODE_WORDS) ||
+           (m->end < s->n && tok_class_at(s->text, s->n, m->end, &width) & UNICODE_WORDS);
+}
+
+/* Applies the rules of m's token; what lies before `from` is another token's.  False = no match. */
+static bool follow_rules(const struct tok_scan *s, size_t from, struct tok_match *m)
+{
+    const unsigned rules = s->added->rules ? s->added->rules[m->id] : 0;
+    size_t width;
+    if (rules & TOK_SINGLE_WORD && is_in_word(s, m))
+        return false;
+    if (rules & TOK_LSTRIP)
+        while (m->first > from && class_before(s, m->first, &width) & UNICODE_SPACE)
+            m->first -= width;
+    if (rules & TOK_RSTRIP)
+        while (m->end < s->n && tok_class_at(s->text, s->n, m->end, &width) & UNICODE_SPACE)
+            m->end += width;
+    return true;
+}
+
 bool tok_scan_next(struct tok_scan *s, size_t from, struct tok_match *m)
 {
     for (size_t at = from; at < s->n; at++) {
@@ -106,8 +162,11 @@ bool tok_scan_next(struct tok_scan *s, size_t from, struct tok_match *m)
             }
             trusted_end = inside ? s->end : 0;
         }
-        if (s->added->root[(unsigned char)s->text[at]] >= 0 && match_at(s, at, trusted_end, m))
+        if (s->added->root[(unsigned char)s->text[at]] < 0 || !match_at(s, at, trusted_end, m))
+            continue;
+        if (follow_rules(s, from, m))
             return true;
+        at = m->end - 1;
     }
     return false;
 }

@@ -210,6 +210,34 @@ static const struct tok_split splits[] = {
     {"deepseek-r1-qwen", next_qwen2, false, false},
 };
 
+#define WORD_SUFFIX  "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|"
+#define SIGNS_SPACES "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+#define GPT2_TAIL    "| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
+
+static const struct {
+    const char *regex, *name;
+} regexes[] = {
+    {"'s|'t|'re|'ve|'m|'ll|'d" GPT2_TAIL, "gpt-2"},
+    {"'(?:[sdmt]|ll|ve|re)" GPT2_TAIL, "gpt-2"},
+    {WORD_SUFFIX "\\p{N}{1,3}" SIGNS_SPACES, "llama-bpe"},
+    {WORD_SUFFIX "\\p{N}" SIGNS_SPACES, "qwen2"},
+};
+
+const struct tok_split *tok_split_find_regex(const char *regex)
+{
+    for (size_t i = 0; i < sizeof regexes / sizeof regexes[0]; i++)
+        if (strcmp(regexes[i].regex, regex) == 0)
+            return tok_split_find(regexes[i].name, strlen(regexes[i].name));
+    return NULL;
+}
+
+unsigned tok_class_at(const char *text, size_t n, size_t at, size_t *width)
+{
+    const struct chr c = read_at(text, n, at);
+    *width = c.width;
+    return c.classes;
+}
+
 const struct tok_split *tok_split_find(const char *name, size_t n)
 {
     for (size_t i = 0; i < sizeof splits / sizeof splits[0]; i++)

@@ -28,5 +28,11 @@ struct tok_split {
 };
 
 const struct tok_split *tok_split_find(const char *name, size_t n); /* or NULL */
+/* The splitter that does what this regular expression says: one of those that published
+ * tokenizers have, letter for letter.  Or NULL. */
+const struct tok_split *tok_split_find_regex(const char *regex);
+
+/* Classes (tok_unicode.h) and width in bytes of the character at `at` < n. */
+unsigned tok_class_at(const char *text, size_t n, size_t at, size_t *width);
 
 #endif

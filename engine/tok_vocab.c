@@ -20,8 +20,7 @@ static void fill_alphabet(int16_t byte_of[TOK_ALPHABET_END])
         byte_of[stands_for_itself(c) ? c : next++] = (int16_t)c;
 }
 
-bool tok_vocab_decode(const struct tok_vocab *v, const struct str *text, char *out,
-                      size_t *n_out)
+bool tok_vocab_decode(const struct tok_vocab *v, const struct str *text, char *out, size_t *n_out)
 {
     size_t n = 0;
     for (size_t i = 0; i < text->n;) {

@@ -23,6 +23,7 @@ enum {
     TOK_MERGES_MAX = (1 << 22) - 1,
     TOK_BYTES_MAX = 65535,
     TOK_TEXT_MAX = 256 << 20,
+    TOK_ENDS_MAX = 16,
 };
 
 enum token_type { /* as in tokenizer.ggml.token_type */
@@ -34,14 +35,32 @@ enum token_type { /* as in tokenizer.ggml.token_type */
                   TOKEN_BYTE, /* written <0xNN> */
 };
 
+enum tok_rule { /* how an added token is looked for; a set */
+                TOK_SINGLE_WORD = 1, /* only where no letter of a word touches it */
+                TOK_LSTRIP = 2,      /* the spaces before it belong to it */
+                TOK_RSTRIP = 4,      /* the spaces behind it too */
+                TOK_NORMALIZED = 8,  /* after the others, in what normalization made of the text */
+};
+
+enum tok_whole { /* is a piece that is a token that token, whatever the merges say? */
+                 TOK_WHOLE_BY_PRE, /* as the models with this pre-tokenizer do */
+                 TOK_WHOLE_YES,
+                 TOK_WHOLE_NO,
+};
+
 struct tok_source {
     const struct str *tokens; /* [n_tokens] */
     const int32_t *types;          /* [n_tokens], or NULL: all are normal */
+    const uint8_t *rules;     /* [n_tokens] enum tok_rule, or NULL: none */
     const struct str *merges; /* [n_merges] "LEFT RIGHT", the first is the strongest */
     size_t n_tokens, n_merges;
     struct str pre;        /* name of the pre-tokenizer */
     int64_t bos, eos, eot, eom; /* -1 = the file has none */
     int add_bos, add_eos;       /* 0, 1; -1 = the file does not say */
+    const int64_t *ends;        /* [n_ends] what ends a generation; with none, known texts do */
+    size_t n_ends;
+    enum tok_whole whole;
+    bool nfc; /* text is brought to normalization form C first */
 };
 
 enum {                  /* how a token got its bytes; also a set to look in */

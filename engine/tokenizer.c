@@ -4,6 +4,7 @@
 #include "engine/gguf.h"
 #include "engine/tok_added.h"
 #include "engine/tok_bpe.h"
+#include "engine/tok_nfc.h"
 #include "engine/tok_source.h"
 #include "engine/tok_split.h"
 
@@ -17,15 +18,15 @@ static const char *const end_texts[] = {
     "<|end_of_text|>", "<end_of_turn>", "<EOT>",      "<｜end▁of▁sentence｜>",
 };
 
-enum { ENDS_MAX = sizeof end_texts / sizeof end_texts[0] + 3 /* eos, eot, eom */ };
+enum { ENDS_MAX = sizeof end_texts / sizeof end_texts[0] + 3 + TOK_ENDS_MAX /* eos, eot, eom */ };
 
 struct tokenizer {
     struct tok_vocab vocab;
     struct tok_bpe bpe;
-    struct tok_added added;
+    struct tok_added added, late; /* looked for before and after normalization */
     const struct tok_split *split;
     int32_t bos, eos;
-    bool add_bos, add_eos;
+    bool add_bos, add_eos, nfc;
     int32_t end[ENDS_MAX]; /* ascending */
     int32_t n_ends;
 };
@@ -47,8 +48,7 @@ static bool check_id(const struct tokenizer *t, const char *name, int64_t id, st
 {
     if (id >= -1 && id < t->vocab.n)
         return true;
-    return status_fail(st, STATUS_CORRUPT, "tokenizer.ggml.%s is %" PRId64 " of %d tokens", name,
-                       id, t->vocab.n);
+    return status_fail(st, STATUS_CORRUPT, "%s is %" PRId64 " of %d tokens", name, id, t->vocab.n);
 }
 
 static bool set_special(struct tokenizer *t, const struct tok_source *src, struct status *st)
@@ -56,20 +56,32 @@ static bool set_special(struct tokenizer *t, const struct tok_source *src, struc
     if (!check_id(t, "bos_token_id", src->bos, st) || !check_id(t, "eos_token_id", src->eos, st) ||
         !check_id(t, "eot_token_id", src->eot, st) || !check_id(t, "eom_token_id", src->eom, st))
         return false;
+    if (src->n_ends > TOK_ENDS_MAX)
+        return status_fail(st, STATUS_UNSUPPORTED, "%zu tokens end a generation, limit %d",
+                           src->n_ends, TOK_ENDS_MAX);
+    for (size_t i = 0; i < src->n_ends; i++)
+        if (!check_id(t, "eos_token_id", src->ends[i], st))
+            return false;
     t->bos = (int32_t)src->bos;
     t->eos = (int32_t)src->eos;
     if ((src->add_bos == 1 && t->bos < 0) || (src->add_eos == 1 && t->eos < 0))
-        return status_fail(st, STATUS_CORRUPT,
-                           "tokenizer.ggml.add_%s_token is true but there is no such token",
+        return status_fail(st, STATUS_CORRUPT, "add_%s_token is true but there is no such token",
                            src->add_bos == 1 && t->bos < 0 ? "bos" : "eos");
     t->add_bos = t->bos >= 0 && (src->add_bos < 0 ? t->split->add_bos : src->add_bos == 1);
     t->add_eos = src->add_eos == 1;
     add_end(t, t->eos);
     add_end(t, (int32_t)src->eot);
     add_end(t, (int32_t)src->eom);
-    for (size_t i = 0; i < sizeof end_texts / sizeof end_texts[0]; i++)
+    for (size_t i = 0; i < src->n_ends; i++)
+        add_end(t, (int32_t)src->ends[i]);
+    for (size_t i = 0; src->n_ends == 0 && i < sizeof end_texts / sizeof end_texts[0]; i++)
         add_end(t, tok_vocab_find(&t->vocab, end_texts[i], strlen(end_texts[i]), TOK_SPECIAL));
     return true;
+}
+
+static bool takes_whole(const struct tok_source *src, const struct tok_split *split)
+{
+    return src->whole == TOK_WHOLE_BY_PRE ? split->whole_words : src->whole == TOK_WHOLE_YES;
 }
 
 struct tokenizer *tokenizer_open_source(const struct tok_source *src, struct status *st)
@@ -86,9 +98,11 @@ struct tokenizer *tokenizer_open_source(const struct tok_source *src, struct sta
         goto fail;
     }
     if (!tok_vocab_open(&t->vocab, src, st) ||
-        !tok_bpe_open(&t->bpe, src, &t->vocab, t->split->whole_words, st) ||
-        !tok_added_open(&t->added, &t->vocab, src->types, st) || !set_special(t, src, st))
+        !tok_bpe_open(&t->bpe, src, &t->vocab, takes_whole(src, t->split), st) ||
+        !tok_added_open(&t->added, &t->vocab, src, false, st) ||
+        !tok_added_open(&t->late, &t->vocab, src, true, st) || !set_special(t, src, st))
         goto fail;
+    t->nfc = src->nfc;
     return t;
 
 fail:
@@ -101,6 +115,7 @@ void tokenizer_close(struct tokenizer *t)
     if (!t)
         return;
     tok_added_close(&t->added);
+    tok_added_close(&t->late);
     tok_bpe_close(&t->bpe);
     tok_vocab_close(&t->vocab);
     free(t);
@@ -231,29 +246,77 @@ static bool encode_plain(const struct tokenizer *t, const char *text, size_t n, 
     return true;
 }
 
+struct encoding { /* one call */
+    const struct tokenizer *t;
+    const struct encode_options *opts;
+    struct tok_ids ids;
+    struct status *st;
+};
+
+/* `spans`: text is the caller's, so that its trusted spans mean something. */
+static struct tok_scan scan_for(const struct encoding *e, const struct tok_added *added,
+                                const char *text, struct text_span part, bool spans)
+{
+    return (struct tok_scan){.added = added,
+                             .kind = e->t->vocab.kind,
+                             .text = text,
+                             .begin = part.first,
+                             .n = part.end,
+                             .trust_all = e->opts->parse_special,
+                             .span = spans ? e->opts->trusted : NULL,
+                             .n_spans = spans ? e->opts->n_trusted : 0};
+}
+
+static bool encode_late(struct encoding *e, const char *text, struct text_span part, bool spans)
+{
+    struct tok_scan scan = scan_for(e, &e->t->late, text, part, spans);
+    size_t at = part.first;
+    if (e->t->late.n_nodes)
+        for (struct tok_match m; tok_scan_next(&scan, at, &m); at = m.end)
+            if (!encode_plain(e->t, text + at, m.first - at, &e->ids, e->st) ||
+                !put_id(&e->ids, m.id, e->st))
+                return false;
+    return encode_plain(e->t, text + at, part.end - at, &e->ids, e->st);
+}
+
+/* What lies between the tokens that were cut out first. */
+static bool encode_between(struct encoding *e, const char *text, struct text_span part)
+{
+    struct str normal;
+    char *owned = NULL;
+    if (part.first == part.end)
+        return true;
+    if (e->t->nfc &&
+        !tok_nfc((struct str){text + part.first, part.end - part.first}, &normal, &owned, e->st))
+        return false;
+    if (!owned)
+        return encode_late(e, text, part, true);
+    const bool ok = encode_late(e, normal.at, (struct text_span){0, normal.n}, false);
+    free(owned);
+    return ok;
+}
+
+static bool encode(struct encoding *e, const char *text, size_t n)
+{
+    const struct tokenizer *t = e->t;
+    struct tok_scan scan = scan_for(e, &t->added, text, (struct text_span){0, n}, true);
+    size_t at = 0;
+    if (e->opts->add_special && t->add_bos && !put_id(&e->ids, t->bos, e->st))
+        return false;
+    for (struct tok_match m; tok_scan_next(&scan, at, &m); at = m.end)
+        if (!encode_between(e, text, (struct text_span){at, m.first}) ||
+            !put_id(&e->ids, m.id, e->st))
+            return false;
+    return encode_between(e, text, (struct text_span){at, n}) &&
+           (!e->opts->add_special || !t->add_eos || put_id(&e->ids, t->eos, e->st));
+}
+
 int64_t tokenizer_encode(const struct tokenizer *t, const char *text, size_t n,
                          const struct encode_options *opts, int32_t *ids, size_t ids_max,
                          struct status *st)
 {
-    struct tok_ids out = {ids, 0, ids_max};
-    struct tok_scan scan = {.added = &t->added,
-                            .kind = t->vocab.kind,
-                            .text = text,
-                            .n = n,
-                            .trust_all = opts->parse_special,
-                            .span = opts->trusted,
-                            .n_spans = opts->n_trusted};
-    if (opts->add_special && t->add_bos && !put_id(&out, t->bos, st))
-        return -1;
-    size_t at = 0;
-    for (struct tok_match m; tok_scan_next(&scan, at, &m); at = m.end)
-        if (!encode_plain(t, text + at, m.first - at, &out, st) || !put_id(&out, m.id, st))
-            return -1;
-    if (!encode_plain(t, text + at, n - at, &out, st))
-        return -1;
-    if (opts->add_special && t->add_eos && !put_id(&out, t->eos, st))
-        return -1;
-    return (int64_t)out.n;
+    struct encoding e = {.t = t, .opts = opts, .ids = {ids, 0, ids_max}, .st = st};
+    return encode(&e, text, n) ? (int64_t)e.ids.n : -1;
 }
 
 /* --- the vocabulary --- */
@@ -261,6 +324,11 @@ int64_t tokenizer_encode(const struct tokenizer *t, const char *text, size_t n,
 int32_t tokenizer_vocab(const struct tokenizer *t)
 {
     return t->vocab.n;
+}
+
+const char *tokenizer_split(const struct tokenizer *t)
+{
+    return t->split->name;
 }
 
 int32_t tokenizer_bos(const struct tokenizer *t)

@@ -1,8 +1,8 @@
 /* tokenizer.h - text to token ids and back, exactly as the model was trained.
  *
- * Built from GGUF metadata (tokenizer.ggml.*): byte-level BPE ("gpt2") with the
- * pre-tokenizer the file names (tokenizer.ggml.pre), added and special tokens, BOS
- * and EOS rules.  Ids equal those of Hugging Face tokenizers on the same vocabulary.
+ * Built from GGUF metadata (tokenizer.ggml.*) or from the tokenizer.json of a Hugging Face
+ * folder: byte-level BPE with one of the pre-tokenizers of tok_split.h, added and special
+ * tokens, BOS and EOS rules.  Ids equal those of Hugging Face tokenizers on the same vocabulary.
  *
  * User text never becomes a control token: tokenizer_encode() maps the text of a
  * special token to its id only in the spans its caller marked as trusted (what the
@@ -25,6 +25,9 @@ struct gguf;
 struct tokenizer;
 
 struct tokenizer *tokenizer_open(const struct gguf *g, struct status *st) MUST_CHECK;
+/* From folder/tokenizer.json, with what tokenizer_config.json, generation_config.json and
+ * config.json say about its special tokens. */
+struct tokenizer *tokenizer_open_folder(const char *folder, struct status *st) MUST_CHECK;
 void tokenizer_close(struct tokenizer *t);
 
 struct text_span { /* bytes [first, end) of the text */
@@ -45,6 +48,7 @@ int64_t tokenizer_encode(const struct tokenizer *t, const char *text, size_t n,
                          struct status *st) MUST_CHECK;
 
 int32_t tokenizer_vocab(const struct tokenizer *t);
+const char *tokenizer_split(const struct tokenizer *t); /* name of the pre-tokenizer */
 int32_t tokenizer_bos(const struct tokenizer *t); /* -1 = none */
 int32_t tokenizer_eos(const struct tokenizer *t); /* -1 = none */
 bool tokenizer_is_end(const struct tokenizer *t, int32_t id);  /* ends a generation: EOS, EOT */

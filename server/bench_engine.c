@@ -90,7 +90,8 @@ static bool read_options(struct bench *b, int argc, char **argv, struct status *
     if (!take_own_flags(b, &argc, argv, st) || !config_read(&b->cfg, argc, argv, st))
         return false;
     if (!b->cfg.model[0])
-        return status_fail(st, STATUS_BAD_INPUT, "which model?  inferd bench engine FILE.gguf");
+        return status_fail(st, STATUS_BAD_INPUT,
+                           "which model?  inferd bench engine FILE.gguf or FOLDER");
     if (b->cfg.max_seqs && b->cfg.max_seqs < REQUESTS_MAX)
         return status_fail(st, STATUS_BAD_INPUT, "max-seqs is %lld; this benchmark runs %d",
                            (long long)b->cfg.max_seqs, REQUESTS_MAX);

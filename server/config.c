@@ -31,9 +31,9 @@ struct option {
 #define AT(field) offsetof(struct config, field)
 
 static const struct option options[] = {
-    {"Model", "model", TEXT, AT(model), "", 0, 4096, 0, "GGUF file to serve"},
+    {"Model", "model", TEXT, AT(model), "", 0, 4096, 0, "GGUF file or Hugging Face folder to serve"},
     {"Model", "served-model-name", TEXT, AT(served_model_name), "", 0, 200, 0,
-     "name in /v1/models and in answers; default: the file's name without .gguf"},
+     "name in /v1/models and in answers; default: that of the file or folder"},
     {"Model", "engine", CHOICE, AT(engine), "process", 0, 0, "process|local|fake",
      "where the model runs: a child process, a thread (debugging), or nothing real (benchmarks of "
      "the front)"},

@@ -27,7 +27,7 @@ static int run_check(int argc, char **argv)
     if (!config_read(&c, argc, argv, &st)) {
         code = 2;
     } else if (!c.model[0]) {
-        status_fail(&st, STATUS_BAD_INPUT, "which model?  inferd check FILE.gguf");
+        status_fail(&st, STATUS_BAD_INPUT, "which model?  inferd check FILE.gguf or FOLDER");
         code = 2;
     } else {
         config_engine(&c, &o);

@@ -13,7 +13,7 @@
 
 #include "base/log.h"
 #include "engine/chat.h"
-#include "engine/gguf.h"
+#include "engine/model_text.h"
 #include "engine/tokenizer.h"
 #include "server/api.h"
 #include "server/auth.h"
@@ -35,8 +35,7 @@ struct front { /* everything serve opens, in order */
     struct config cfg;
     struct server sv;
     struct auth *auth;
-    struct gguf *gguf;
-    struct tokenizer *tok;
+    struct model_text text;
     struct chat_template *chat;
     char model_name[256], bos[64], eos[64];
     struct http *http;
@@ -125,17 +124,25 @@ static bool raise_descriptors(struct front *f, struct status *st)
     return true;
 }
 
+/* The name of the file without its ending, or of the folder. */
 static void name_model(struct front *f)
 {
-    const char *name = f->cfg.served_model_name;
-    if (!name[0]) {
-        const char *slash = strrchr(f->cfg.model, '/');
-        name = slash ? slash + 1 : f->cfg.model;
+    const char *at = f->cfg.model;
+    size_t n = strlen(at);
+    if (f->cfg.served_model_name[0]) {
+        snprintf(f->model_name, sizeof f->model_name, "%.200s", f->cfg.served_model_name);
+        return;
     }
-    snprintf(f->model_name, sizeof f->model_name, "%.200s", name);
-    size_t n = strlen(f->model_name);
-    if (!f->cfg.served_model_name[0] && n > 5 && strcmp(f->model_name + n - 5, ".gguf") == 0)
-        f->model_name[n - 5] = '\0';
+    while (n > 1 && at[n - 1] == '/')
+        n--;
+    const char *slash = memrchr(at, '/', n - 1);
+    if (slash) {
+        n -= (size_t)(slash + 1 - at);
+        at = slash + 1;
+    }
+    if (n > 5 && memcmp(at + n - 5, ".gguf", 5) == 0)
+        n -= 5;
+    snprintf(f->model_name, sizeof f->model_name, "%.*s", n > 200 ? 200 : (int)n, at);
 }
 
 static void copy_token(const struct tokenizer *t, int32_t id, char *out, size_t max)
@@ -150,23 +157,19 @@ static void copy_token(const struct tokenizer *t, int32_t id, char *out, size_t 
 
 static bool open_model_text(struct front *f, struct status *st)
 {
-    struct str source;
-    f->gguf = gguf_open(f->cfg.model, st);
-    if (!f->gguf)
-        return status_wrap(st, "model \"%.100s\"", f->cfg.model);
-    f->tok = tokenizer_open(f->gguf, st);
-    if (!f->tok)
-        return status_wrap(st, "tokenizer of \"%.100s\"", f->cfg.model);
-    copy_token(f->tok, tokenizer_bos(f->tok), f->bos, sizeof f->bos);
-    copy_token(f->tok, tokenizer_eos(f->tok), f->eos, sizeof f->eos);
-    if (gguf_string(f->gguf, "tokenizer.chat_template", &source, st)) {
-        struct status why = {0};
-        f->chat = chat_template_open(source.at, source.n, &why);
-        if (!f->chat)
-            log_event(LOG_WARN, "the model's chat template cannot be used; chat is off",
-                      LOG_S("why", why.msg));
-    }
-    return st->code == STATUS_OK;
+    struct status why = {0};
+    if (!model_text_open(&f->text, f->cfg.model, st))
+        return false;
+    const struct tokenizer *tok = f->text.tok;
+    copy_token(tok, tokenizer_bos(tok), f->bos, sizeof f->bos);
+    copy_token(tok, tokenizer_eos(tok), f->eos, sizeof f->eos);
+    if (!f->text.template)
+        return true;
+    f->chat = chat_template_open(f->text.template, f->text.n_template, &why);
+    if (!f->chat)
+        log_event(LOG_WARN, "the model's chat template cannot be used; chat is off",
+                  LOG_S("why", why.msg));
+    return true;
 }
 
 enum { FAKE_SEQS = 64, FAKE_STEP_TOKENS = 512, SEQS_MOST = 256 /* that an engine chooses */ };
@@ -175,7 +178,7 @@ static struct engine *open_fake(const struct front *f, struct status *st)
 {
     const struct config *c = &f->cfg;
     struct engine_fake_options o = {.end_id = -1, .step_ns = (uint64_t)c->fake_step_us * 1000};
-    o.limits.vocab = tokenizer_vocab(f->tok);
+    o.limits.vocab = tokenizer_vocab(f->text.tok);
     o.limits.seqs_max = c->max_seqs ? (int32_t)c->max_seqs : FAKE_SEQS;
     o.limits.step_tokens_max = c->max_step_tokens ? (int32_t)c->max_step_tokens : FAKE_STEP_TOKENS;
     o.limits.context_max = c->max_context ? (int32_t)c->max_context : 8192;
@@ -209,7 +212,7 @@ static bool open_scheduler(struct front *f, struct status *st)
         e->vt->close(e);
         return status_fail(st, STATUS_IO, "no random bytes for hash keys");
     }
-    f->sv.sched = scheduler_open(&so, e, f->tok, &clock_real, st);
+    f->sv.sched = scheduler_open(&so, e, f->text.tok, &clock_real, st);
     return f->sv.sched && scheduler_start(f->sv.sched, st);
 }
 
@@ -371,7 +374,8 @@ static bool open_http(struct front *f, struct status *st)
 static bool front_open(struct front *f, struct status *st)
 {
     if (!f->cfg.model[0])
-        return status_fail(st, STATUS_BAD_INPUT, "which model?  inferd serve --model FILE.gguf");
+        return status_fail(st, STATUS_BAD_INPUT,
+                           "which model?  inferd serve --model FILE.gguf or FOLDER");
     f->auth = auth_open(f->cfg.api_key_file, st);
     if (!f->auth || !check_exposure(f, st) || !raise_descriptors(f, st))
         return false;
@@ -385,7 +389,7 @@ static bool front_open(struct front *f, struct status *st)
         return status_fail(st, STATUS_BUSY, "no memory for metrics");
     if (!open_model_text(f, st))
         return false;
-    f->sv.tok = f->tok;
+    f->sv.tok = f->text.tok;
     f->sv.chat = f->chat;
     f->sv.bos_text = f->bos;
     f->sv.eos_text = f->eos;
@@ -428,8 +432,7 @@ static void front_close(struct front *f)
         scheduler_close(f->sv.sched);
     }
     chat_template_close(f->chat);
-    tokenizer_close(f->tok);
-    gguf_close(f->gguf);
+    model_text_close(&f->text);
     metrics_close(f->sv.metrics);
     auth_close(f->auth);
     config_close(&f->cfg);

@@ -1,11 +1,12 @@
-/* bench_tokenizer.c - encodes a file with the tokenizer of a GGUF model: ids or speed.
+/* bench_tokenizer.c - encodes a file with the tokenizer of a model, GGUF file or folder: ids or
+ * speed.
  *
- *     bench_tokenizer MODEL.gguf TEXT            MiB/s, the best of several passes
- *     bench_tokenizer --ids MODEL.gguf TEXT      one id a line
- *     bench_tokenizer --special MODEL.gguf TEXT  the same, special tokens of the text included
- *     bench_tokenizer --split PRE TEXT           where the pre-tokenizer PRE cuts, one end a line
+ *     bench_tokenizer MODEL TEXT            MiB/s, the best of several passes
+ *     bench_tokenizer --ids MODEL TEXT      one id a line
+ *     bench_tokenizer --special MODEL TEXT  the same, special tokens of the text included
+ *     bench_tokenizer --split PRE TEXT      where the pre-tokenizer PRE cuts, one end a line
  */
-#include "engine/gguf.h"
+#include "engine/model_text.h"
 #include "engine/tok_split.h"
 #include "engine/tokenizer.h"
 
@@ -93,18 +94,16 @@ int main(int argc, char **argv)
     if (strcmp(mode, "--split") == 0)
         return print_split(argv[2], text);
     struct status st = {0};
-    struct gguf *g = gguf_open(argv[argc - 2], &st);
+    struct model_text m;
     const double start = cpu_now();
-    struct tokenizer *t = g ? tokenizer_open(g, &st) : NULL;
-    if (!t) {
+    if (!model_text_open(&m, argv[argc - 2], &st)) {
         fprintf(stderr, "%s\n", st.msg);
         return 1;
     }
     if (!mode[0])
         printf("open %.1f ms\n", (cpu_now() - start) * 1e3);
-    int rc = encode(t, text, mode[0] != 0, strcmp(mode, "--special") == 0);
-    tokenizer_close(t);
-    gguf_close(g);
+    int rc = encode(m.tok, text, mode[0] != 0, strcmp(mode, "--special") == 0);
+    model_text_close(&m);
     free(text.at);
     return rc;
 }

@@ -1,12 +1,15 @@
 """Compares tokens and cuts with the live reference, on more text than is worth keeping.
 
-    python3 tests/golden/check_tokens.py BENCH_TOKENIZER MODEL.gguf [TOKENIZER.json ...]
+    python3 tests/golden/check_tokens.py BENCH_TOKENIZER [MODEL.gguf | FOLDER ...]
 
-A tokenizer.json is turned into a GGUF file of its vocabulary first (pre-tokenizer llama-bpe).
+A folder has a tokenizer.json (fetch_tokenizers.sh brings some); from each, others are made that
+have added tokens with every rule, normal form C, and each known pattern.
 """
 
+import copy
 import json
 import pathlib
+import random
 import subprocess
 import sys
 import tempfile
@@ -31,52 +34,93 @@ def compare(what, text, mine, theirs):
     return False
 
 
-def write_gguf(tokenizer_json, path):
-    import gguf
+ADDED = [  # content, special, rules
+    ("<s1>", True, {}), ("<s2>", True, {"lstrip": True}), ("<s3>", True, {"rstrip": True}),
+    ("<u1>", False, {}), ("<u1><u", False, {}), ("<w>", False, {"single_word": True}),
+    ("qwörd", False, {"single_word": True, "lstrip": True}), ("<n1>", False, {"normalized": True}),
+    ("n1><u", False, {"normalized": True}), ("<n2>", True, {"normalized": True, "rstrip": True}),
+    ("\u00e9t\u00e9", False, {"normalized": True, "lstrip": True, "rstrip": True}),
+    ("\u4eba\u5de5\u4e8c", False, {"single_word": True}), ("\u96d5\u523b\u4eba", False, {}),
+]
+MARKS = [chr(c) for c in (0x300, 0x301, 0x307, 0x323, 0x327, 0x345, 0x5b0, 0x3099, 0x1161, 0x11a8)]
+PATTERNS = [reference.CL100K % "{1,3}", reference.CL100K % "",
+            r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+            r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"]
 
-    model = json.loads(pathlib.Path(tokenizer_json).read_text())
-    vocab = dict(model["model"]["vocab"])
-    types = [gguf.TokenType.NORMAL] * (max(max(vocab.values()), 0) + 1)
-    for t in model["added_tokens"]:
-        vocab[t["content"]] = t["id"]
-        types += [gguf.TokenType.UNUSED] * (t["id"] + 1 - len(types))
-        types[t["id"]] = gguf.TokenType.CONTROL if t["special"] else gguf.TokenType.USER_DEFINED
-    tokens = [f"[hole {i}]" for i in range(len(types))]
-    for text, i in vocab.items():
-        tokens[i] = text
-    merges = [m if isinstance(m, str) else " ".join(m) for m in model["model"]["merges"]]
-    w = gguf.GGUFWriter(path, "llama")
-    w.add_tokenizer_model("gpt2")
-    w.add_tokenizer_pre("llama-bpe")
-    w.add_token_list(tokens)
-    w.add_token_types(types)
-    w.add_token_merges(merges)
-    w.write_header_to_file()
-    w.write_kv_data_to_file()
-    w.write_tensors_to_file()
-    w.close()
+
+def variants(model):
+    """Tokenizers that the reference reads and that no file at hand is."""
+    top = max([*model["model"]["vocab"].values(), *(t["id"] for t in model["added_tokens"])])
+    for i, pattern in enumerate(PATTERNS):
+        m = copy.deepcopy(model)
+        m["pre_tokenizer"]["pretokenizers"][0]["pattern"] = {"Regex": pattern}
+        m["model"]["ignore_merges"] = i % 2 == 1
+        m["model"]["merges"] = [
+            x.split(" ") if isinstance(x, str) and i < 2 else x for x in m["model"]["merges"]]
+        m["normalizer"] = {"type": "NFC"} if i % 3 == 0 else None
+        for k, (text, special, rules) in enumerate(ADDED):
+            m["added_tokens"].append({
+                "id": top + 1 + k, "content": text, "special": special, "single_word": False,
+                "lstrip": False, "rstrip": False, "normalized": False, **rules})
+        yield f"variant {i}", m
+    for name, pre in (("gpt-2", None), ("digits", {"type": "Digits", "individual_digits": True})):
+        m = copy.deepcopy(model)
+        byte = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True,
+                "use_regex": True}
+        m["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [pre, byte]} if pre else byte
+        m["post_processor"] = {"type": "Sequence", "processors": [
+            {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False,
+             "use_regex": True}]}
+        yield name, m
+
+
+def salt(text):
+    """The text with added tokens, spaces and marks strewn in."""
+    r = random.Random(SEED)
+    words, out = [t for t, _, _ in ADDED], []
+    for i in range(0, len(text), 23):
+        out += [text[i:i + 23], r.choice([" ", "", "", "  ", "\n", "_", "e"]), r.choice(words),
+                r.choice([" ", "", "", "\t ", "x", "\u00b2", "\u200d"])]
+        out += [r.choice(MARKS) for _ in range(r.choice([0, 0, 1, 2, 3, 40]))]
+    return "".join(out)
+
+
+def check_folder(folder, texts, scratch):
+    ok = True
+    model = json.loads((pathlib.Path(folder) / "tokenizer.json").read_text())
+    for name, m in [("as it is", model), *variants(model)]:
+        made = scratch / "made"
+        made.mkdir(exist_ok=True)
+        (made / "tokenizer.json").write_text(json.dumps(m, ensure_ascii=False))
+        tok = reference.Tokenizer.from_file(str(made / "tokenizer.json"))
+        for what, text in texts:
+            (scratch / "text").write_bytes(text.encode())
+            ok &= compare(f"{folder}, {name}, {what}", text,
+                          ours("--special", made, scratch / "text"),
+                          tok.encode(text, add_special_tokens=False).ids)
+    return ok
 
 
 def main():
     ok = True
+    everything = "".join(chr(c) + "a " for c in range(0x110000) if not 0xD800 <= c < 0xE000)
+    mixed = token_text.make(SEED, N_BYTES)
+    texts = [("mixed", mixed), ("all code points", everything), ("added tokens", salt(mixed))]
     with tempfile.TemporaryDirectory() as folder:
         sample = pathlib.Path(folder) / "text"
-        everything = "".join(chr(c) + "a " for c in range(0x110000) if not 0xD800 <= c < 0xE000)
-        for what, text in (("mixed", token_text.make(SEED, N_BYTES)), ("all code points", everything)):
+        for what, text in texts[:2]:
             sample.write_bytes(text.encode())
             for name in reference.SPLITS:
                 ok &= compare(f"{what}, split {name}", text, ours("--split", name, sample),
                               reference.splits(name, text))
-            for mode, special in (("--ids", False), ("--special", True)):
-                tok = reference.from_gguf(sys.argv[2], special)
-                ok &= compare(f"{what}, {mode}", text, ours(mode, sys.argv[2], sample),
-                              tok.encode(text).ids)
-            for path in sys.argv[3:]:
-                vocab = pathlib.Path(folder) / "vocab.gguf"
-                write_gguf(path, vocab)
-                tok = reference.Tokenizer.from_file(path)
-                ok &= compare(f"{what}, {path}", text, ours("--special", vocab, sample),
-                              tok.encode(text, add_special_tokens=False).ids)
+            for path in sys.argv[2:]:
+                for mode, special in (("--ids", False), ("--special", True)):
+                    if path.endswith(".gguf"):
+                        ok &= compare(f"{what}, {mode}", text, ours(mode, path, sample),
+                                      reference.from_gguf(path, special).encode(text).ids)
+        for path in sys.argv[2:]:
+            if not path.endswith(".gguf"):
+                ok &= check_folder(path, texts, pathlib.Path(folder))
     sys.exit(not ok)
 
 

@@ -22,6 +22,11 @@ SOURCES = [
     (16, "General_Category/Symbol"),
     (32, "Binary_Property/White_Space"),
     (64, "General_Category/Number"),
+    (128, "Binary_Property/Alphabetic"),
+    (128, "General_Category/Mark"),
+    (128, "General_Category/Decimal_Number"),
+    (128, "General_Category/Connector_Punctuation"),
+    (128, "Binary_Property/Join_Control"),
 ]
 
 # The reference library's digit splitter asks its standard library, which knows the numbers that

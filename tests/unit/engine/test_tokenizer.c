@@ -1,5 +1,6 @@
 /* What the tokenizer promises: the ids of the reference, control tokens only where the caller
  * trusts the text, no more ids than there is room for, and no vocabulary that would break it. */
+#include "engine/gguf.h"
 #include "engine/tokenizer.h"
 #include "tests/unit/engine/small_vocab.h"
 #include "tests/unit/engine/token_golden.h"
@@ -316,9 +317,9 @@ static void broken_vocabularies_are_refused_by_name(void **state)
         "token 3 has type 0, want 1 to 6",
         "token 3 has type 7, want 1 to 6",
         "token 3 is of type byte but is not <0xNN>",
-        "tokenizer.ggml.bos_token_id is 274 of 274 tokens",
-        "tokenizer.ggml.eos_token_id is 9223372036854775807 of 274 tokens",
-        "tokenizer.ggml.add_bos_token is true but there is no such token",
+        "bos_token_id is 274 of 274 tokens",
+        "eos_token_id is 9223372036854775807 of 274 tokens",
+        "add_bos_token is true but there is no such token",
         "pre-tokenizer 'viking' is not known",
         "4194304 merges, limit 4194303",
         "merge 5 'zz a': its left part is not a token",
