@@ -1,5 +1,8 @@
 /* tok_nfc.h - text in Unicode normalization form C, for tokenizers that want it.
  *
+ * The reference library normalizes by Unicode 13 or so: marks that came later stay where they are
+ * there, and are put in order here.
+ *
  * Decomposition, classes and composition are utf8proc's; the reordering of marks is done here,
  * because a long run of them takes its square there.  Text without a character from U+0300 on
  * is in form C already and costs one look at its bytes.

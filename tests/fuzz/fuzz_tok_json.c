@@ -12,7 +12,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n);
 
 static void encode(const struct tokenizer *t)
 {
-    static const char text[] = "a e\xCC\x81<s> ab  <u>\xE4\xBA\xBA" "12\n it's";
+    static const char text[] = "a e\xCC\x81<s> ab  <u>\xE4\xBA\xBA"
+                               "12\n it's";
     const struct encode_options opts = {.add_special = true, .parse_special = true};
     int32_t ids[64];
     struct status st = {0};

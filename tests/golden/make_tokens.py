@@ -41,4 +41,5 @@ def main():
         write(f"split-{name}", pieces, lambda s: reference.splits(name, s))
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,9 @@
-"""The reference: Hugging Face tokenizers over the vocabulary of a GGUF file."""
+"""The reference: Hugging Face tokenizers, over the vocabulary of a GGUF file or a tokenizer.json."""
 
-from tokenizers import AddedToken, Regex, Tokenizer, models
+import random
+import unicodedata
+
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers
 from tokenizers import pre_tokenizers as pre
 
 CL100K = (
@@ -46,3 +49,47 @@ def from_gguf(path, special):
         tok.add_special_tokens(
             [AddedToken(t, normalized=False) for t, kind in zip(tokens, types) if kind == 3])
     return tok
+
+
+# --- tokenizer.json ---
+
+PATTERNS = [CL100K % "{1,3}", CL100K % "",
+            r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+            r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"]
+
+ADDED = [  # content, special, rules
+    ("<s1>", True, {}), ("<s2>", True, {"lstrip": True}), ("<s3>", True, {"rstrip": True}),
+    ("<u1>", False, {}), ("<u1><u", False, {}), ("<w>", False, {"single_word": True}),
+    ("qwörd", False, {"single_word": True, "lstrip": True}), ("<n1>", False, {"normalized": True}),
+    ("n1><u", False, {"normalized": True}), ("<n2>", True, {"normalized": True, "rstrip": True}),
+    ("\u00e9t\u00e9", False, {"normalized": True, "lstrip": True, "rstrip": True}),
+    ("\u4eba\u5de5\u4e8c", False, {"single_word": True}), ("\u96d5\u523b\u4eba", False, {}),
+]
+MARKS = [chr(c) for c in (0x300, 0x301, 0x307, 0x323, 0x327, 0x345, 0x5b0, 0x3099, 0x1161, 0x11a8)]
+
+
+def added_tokens(first_id):
+    """The entries of ADDED as a tokenizer.json has them."""
+    rules = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    return [{"id": first_id + i, "content": text, "special": special, **rules, **given}
+            for i, (text, special, given) in enumerate(ADDED)]
+
+
+def without_new_marks(text):
+    """The reference normalizes by an older Unicode, whose marks are fewer."""
+    nfc = normalizers.NFC().normalize_str
+    new = {c for c in set(text) if 0 < unicodedata.combining(c) < 240
+           and nfc("\u0345" + c) != unicodedata.normalize("NFC", "\u0345" + c)}
+    return "".join(c for c in text if c not in new)
+
+
+def salted(text, seed):
+    """The text with added tokens, spaces and marks strewn in."""
+    r = random.Random(seed)
+    text = without_new_marks(text)
+    words, out = [t for t, _, _ in ADDED], []
+    for i in range(0, len(text), 23):
+        out += [text[i:i + 23], r.choice([" ", "", "", "  ", "\n", "_", "e"]), r.choice(words),
+                r.choice([" ", "", "", "\t ", "x", "\u00b2", "\u200d"])]
+        out += [r.choice(MARKS) for _ in range(r.choice([0, 0, 1, 2, 3, 40]))]
+    return "".join(out)

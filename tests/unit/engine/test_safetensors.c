@@ -154,7 +154,7 @@ static void drop(const char *folder, const char *name)
 }
 
 #define MAP(list) "{\"metadata\":{\"total_size\":34},\"weight_map\":{" list "}}"
-#define C "\"c\":{\"dtype\":\"BF16\",\"shape\":[5],\"data_offsets\":[0,10]}"
+#define C         "\"c\":{\"dtype\":\"BF16\",\"shape\":[5],\"data_offsets\":[0,10]}"
 
 static const struct {
     const char *name, *index, *message; /* NULL = taken */
