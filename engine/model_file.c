@@ -180,10 +180,14 @@ static bool bind_rule(struct model_file *f, const struct tensor_rule *rule, stru
         return true;
     if (rule->slot < W_FIRST_OF_LAYER)
         return bind_one(f, rule, -1, st);
+    const size_t first = f->n_bound;
     for (int32_t il = 0; il < f->cfg.n_layers; il++)
         if (!bind_one(f, rule, il, st))
             return false;
-    return true;
+    const size_t n = f->n_bound - first;
+    return n == 0 || n == (size_t)f->cfg.n_layers ||
+           status_fail(st, STATUS_CORRUPT, "tensor %s: want it in all %d layers or none, found %zu",
+                       name_of(f, rule), f->cfg.n_layers, n);
 }
 
 /* Buffers that old folders carry and that follow from the configuration, and a tied output. */
@@ -216,10 +220,10 @@ static bool refuse_unknown(const struct model_file *f, struct status *st)
                        (int)first[i].name.n, first[i].name.at);
 }
 
-static bool has_output(const struct model_file *f)
+static bool has_slot(const struct model_file *f, enum slot slot)
 {
     for (size_t i = 0; i < f->n_bound; i++)
-        if (f->bound[i].rule->slot == W_LM_HEAD)
+        if (f->bound[i].rule->slot == slot)
             return true;
     return false;
 }
@@ -236,7 +240,7 @@ static bool bind_tensors(struct model_file *f, struct status *st)
             if (!bind_rule(f, rule, st))
                 return false;
     if (f->gguf)
-        f->cfg.tied = !has_output(f);
+        f->cfg.tied = !has_slot(f, W_LM_HEAD);
     return f->n_bound == n || refuse_unknown(f, st);
 }
 
@@ -250,13 +254,33 @@ bool model_file_bind(struct model_file *f, struct gguf *g, struct status *st)
     return false;
 }
 
+/* Where config.json says whether there are biases, the files must have them or not. */
+static bool check_biases(const struct model_file *f, const struct cJSON *config, struct status *st)
+{
+    static const struct {
+        const char *key;
+        enum slot slot;
+    } keys[] = {{"attention_bias", W_Q_BIAS}, {"mlp_bias", W_GATE_BIAS}};
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
+        const bool has = has_slot(f, keys[i].slot);
+        bool want;
+        if (!json_flag(config, keys[i].key, has, &want, st))
+            return false;
+        if (want != has)
+            return status_fail(st, STATUS_CORRUPT, "key %s is %s, and tensors %s %s", keys[i].key,
+                               want ? "true" : "false", rule_of(f, keys[i].slot)->hf,
+                               has ? "are there" : "are not there");
+    }
+    return true;
+}
+
 bool model_file_bind_folder(struct model_file *f, struct safetensors *s, const struct cJSON *config,
                             struct status *st)
 {
     *f = (struct model_file){.folder = s};
     if (!config_read_hf(config, &f->arch, &f->cfg, st))
         status_wrap(st, "config.json");
-    else if (derive_vocab(f, st) && bind_tensors(f, st))
+    else if (derive_vocab(f, st) && bind_tensors(f, st) && check_biases(f, config, st))
         return true;
     model_file_close(f);
     return false;

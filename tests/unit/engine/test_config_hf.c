@@ -16,6 +16,7 @@
 #include "engine/json_file.h"
 #include "engine/model.h"
 #include "engine/rope_freq.h"
+#include "engine/safetensors.h"
 
 static const char base[] =
     "{\"architectures\":[\"LlamaForCausalLM\"],\"hidden_size\":64,\"num_hidden_layers\":2,"
@@ -28,7 +29,7 @@ static const char base[] =
 
 static const struct {
     const char *key, *value, *message; /* NULL = taken */
-} rows[] = {
+} keys[] = {
     {"hidden_act", "\"silu\"", NULL},
     {"hidden_act", "\"gelu\"", "key hidden_act: want silu, found gelu"},
     {"architectures", "[\"MambaForCausalLM\"]",
@@ -80,14 +81,14 @@ static struct cJSON *config_with(const char *key, const char *value)
 static void a_key_that_is_not_honoured_is_refused(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
         struct model_config cfg;
         const struct arch *arch;
         struct status st = {0};
-        struct cJSON *config = config_with(rows[i].key, rows[i].value);
+        struct cJSON *config = config_with(keys[i].key, keys[i].value);
         const bool ok = config_read_hf(config, &arch, &cfg, &st);
-        if (ok != !rows[i].message || (!ok && !strstr(st.msg, rows[i].message)))
-            fail_msg("%s = %s: %s", rows[i].key, rows[i].value, st.msg);
+        if (ok != !keys[i].message || (!ok && !strstr(st.msg, keys[i].message)))
+            fail_msg("%s = %s: %s", keys[i].key, keys[i].value, st.msg);
         cJSON_Delete(config);
     }
 }
@@ -141,6 +142,116 @@ static void slow_pairs_alone_are_slowed(void **state)
     assert_true(n_slow > 10 && n_full > 20 && n_slow + n_full < 64);
 }
 
+/* --- binding --- */
+
+struct checkpoint { /* a safetensors file of one layer, made of names and shapes */
+    char header[8192], at[1 << 16];
+    size_t n, n_data;
+};
+
+static void add_tensor(struct checkpoint *c, const char *name, int rows, int cols)
+{
+    const size_t n = strlen(c->header), n_bytes = (size_t)rows * (size_t)cols * 2;
+    char shape[32];
+    if (rows == 1)
+        snprintf(shape, sizeof shape, "[%d]", cols);
+    else
+        snprintf(shape, sizeof shape, "[%d,%d]", rows, cols);
+    snprintf(c->header + n, sizeof c->header - n,
+             "%s\"%s\":{\"dtype\":\"BF16\",\"shape\":%s,\"data_offsets\":[%zu,%zu]}", n ? "," : "",
+             name, shape, c->n_data, c->n_data + n_bytes);
+    c->n_data += n_bytes;
+}
+
+static void make_checkpoint(struct checkpoint *c, const char *without, const char *more)
+{
+    static const struct {
+        const char *name;
+        int rows, cols;
+    } list[] = {{"model.embed_tokens.weight", 16, 8},
+                {"model.norm.weight", 1, 8},
+                {"lm_head.weight", 16, 8},
+                {"model.layers.0.input_layernorm.weight", 1, 8},
+                {"model.layers.0.self_attn.q_proj.weight", 8, 8},
+                {"model.layers.0.self_attn.k_proj.weight", 8, 8},
+                {"model.layers.0.self_attn.v_proj.weight", 8, 8},
+                {"model.layers.0.self_attn.o_proj.weight", 8, 8},
+                {"model.layers.0.post_attention_layernorm.weight", 1, 8},
+                {"model.layers.0.mlp.gate_proj.weight", 12, 8},
+                {"model.layers.0.mlp.up_proj.weight", 12, 8},
+                {"model.layers.0.mlp.down_proj.weight", 8, 12}};
+    *c = (struct checkpoint){0};
+    for (size_t i = 0; i < sizeof list / sizeof list[0]; i++)
+        if (strcmp(list[i].name, without) != 0)
+            add_tensor(c, list[i].name, list[i].rows, list[i].cols);
+    if (more)
+        add_tensor(c, more, 1, 8);
+    const uint64_t n_header = strlen(c->header) + 2;
+    memcpy(c->at, &n_header, 8);
+    snprintf(c->at + 8, sizeof c->at - 8, "{%s}", c->header);
+    c->n = 8 + n_header + c->n_data;
+    assert_true(c->n <= sizeof c->at);
+}
+
+#define Q_BIAS "model.layers.0.self_attn.q_proj.bias"
+
+static const struct {
+    const char *name, *key, *value, *without, *more, *message; /* NULL = bound */
+} bindings[] = {
+    {"output of its own", "tie_word_embeddings", "false", "", NULL, NULL},
+    {"tied", "tie_word_embeddings", "true", "lm_head.weight", NULL, NULL},
+    {"tied, and there all the same", "tie_word_embeddings", "true", "", NULL, NULL},
+    {"not tied, and missing", "tie_word_embeddings", "false", "lm_head.weight", NULL,
+     "tensor lm_head.weight is missing"},
+    {"a buffer of old", "x", "1", "", "model.layers.0.self_attn.rotary_emb.inv_freq", NULL},
+    {"unknown", "x", "1", "", "model.layers.0.self_attn.q_norm.weight",
+     "tensor model.layers.0.self_attn.q_norm.weight: no weight of this family"},
+    {"a layer more", "x", "1", "", "model.layers.1.input_layernorm.weight",
+     "no weight of this family"},
+    {"missing", "x", "1", "model.layers.0.mlp.up_proj.weight", NULL,
+     "tensor model.layers.0.mlp.up_proj.weight is missing"},
+    {"biases not promised", "x", "1", "", Q_BIAS, NULL},
+    {"biases promised", "attention_bias", "true", "", Q_BIAS, NULL},
+    {"biases promised, and missing", "attention_bias", "true", "", NULL,
+     "key attention_bias is true, and tensors"},
+    {"biases denied", "attention_bias", "false", "", Q_BIAS,
+     "key attention_bias is false, and tensors"},
+    {"another shape", "intermediate_size", "16", "", NULL,
+     "tensor model.layers.0.mlp.gate_proj.weight: want [ffn, hidden] = [16, 8], found [12, 8]"},
+    {"another vocabulary", "vocab_size", "17", "", NULL,
+     "tensor model.embed_tokens.weight: want [vocab] = [17] rows, found 16"},
+};
+
+static void a_folder_is_bound_only_when_files_and_config_agree(void **state)
+{
+    (void)state;
+    static struct checkpoint c;
+    for (size_t i = 0; i < sizeof bindings / sizeof bindings[0]; i++) {
+        struct model_file f;
+        struct status st = {0};
+        struct cJSON *config = cJSON_Parse(
+            "{\"architectures\":[\"LlamaForCausalLM\"],\"hidden_size\":8,\"num_hidden_layers\":1,"
+            "\"num_attention_heads\":1,\"intermediate_size\":12,\"max_position_embeddings\":64,"
+            "\"rms_norm_eps\":1e-5}");
+        cJSON_DeleteItemFromObjectCaseSensitive(config, bindings[i].key);
+        cJSON_AddItemToObject(config, bindings[i].key, cJSON_Parse(bindings[i].value));
+        make_checkpoint(&c, bindings[i].without, bindings[i].more);
+        struct safetensors *s = safetensors_open_memory(c.at, c.n, &st);
+        if (!s)
+            fail_msg("%s: %s", bindings[i].name, st.msg);
+        const bool ok = model_file_bind_folder(&f, s, config, &st); /* takes s */
+        if (ok != !bindings[i].message || (!ok && !strstr(st.msg, bindings[i].message)))
+            fail_msg("%s: %s", bindings[i].name, st.msg);
+        if (ok)
+            assert_int_equal(
+                f.n_bound,
+                (f.cfg.tied ? 11 : 12) +
+                    (bindings[i].more == NULL ? 0 : strstr(bindings[i].more, "bias") != NULL));
+        model_file_close(&f);
+        cJSON_Delete(config);
+    }
+}
+
 static void a_folder_without_its_parts_says_so(void **state)
 {
     (void)state;
@@ -157,6 +268,7 @@ int main(void)
         cmocka_unit_test(a_key_that_is_not_honoured_is_refused),
         cmocka_unit_test(numbers_come_out_as_they_went_in),
         cmocka_unit_test(slow_pairs_alone_are_slowed),
+        cmocka_unit_test(a_folder_is_bound_only_when_files_and_config_agree),
         cmocka_unit_test(a_folder_without_its_parts_says_so),
     };
     return cmocka_run_group_tests_name("config_hf", tests, NULL, NULL);
