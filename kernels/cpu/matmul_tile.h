@@ -28,15 +28,15 @@
 #define UNROLL
 #else
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
-#define UNROLL        _Pragma("GCC unroll 8")
+#define UNROLL        _Pragma("GCC unroll 16")
 #endif
 
 enum {
     STEPS = QUANT_BLOCK / 4,
     VI_BYTES = LANES * 4,
     TILES_TOGETHER = MATMUL_TILES_MAX,
-    ROWS_TOGETHER = 3, /* 6 narrow sums and 6 float sums: 16 registers */
-    SUMS_MAX = 6,
+    ROWS_TOGETHER = LANES == 16 ? 6 : 3, /* for 2 tiles 6 sums, narrow and float: 16 registers */
+    SUMS_MAX = TILES_TOGETHER * ROWS_TOGETHER,
     DECODED_COLS = 768, /* two decoded tiles and their scales: 18 KiB, in the first-level cache */
     FLOAT_COLS = 256,
     PREFETCH_BYTES = 2048, /* the processor's own prefetching stops at each page and tile */
@@ -259,23 +259,18 @@ ALWAYS_INLINE void decoded_rows(struct quant_traits f, const struct decoded *fro
 }
 
 ALWAYS_INLINE void all_decoded_rows(struct quant_traits f, const struct decoded *from,
-                                    size_t n_blocks, const struct matmul_tile *t,
+                                    size_t n_blocks, int tiles, const struct matmul_tile *t,
                                     const struct act_block *x, VF (*acc)[TILES_TOGETHER])
 {
+    const size_t stride = t->x_stride;
     int i = 0;
-    if (t->n_tiles == 2) {
-        for (; i + ROWS_TOGETHER <= t->n_rows; i += ROWS_TOGETHER)
-            decoded_rows(f, from, n_blocks, 2, ROWS_TOGETHER, row_of(x, i, t->x_stride),
-                         t->x_stride, acc + i);
-        for (; i < t->n_rows; i++)
-            decoded_rows(f, from, n_blocks, 2, 1, row_of(x, i, t->x_stride), t->x_stride, acc + i);
-        return;
-    }
     for (; i + ROWS_TOGETHER <= t->n_rows; i += ROWS_TOGETHER)
-        decoded_rows(f, from, n_blocks, 1, ROWS_TOGETHER, row_of(x, i, t->x_stride), t->x_stride,
+        decoded_rows(f, from, n_blocks, tiles, ROWS_TOGETHER, row_of(x, i, stride), stride,
                      acc + i);
-    for (; i < t->n_rows; i++)
-        decoded_rows(f, from, n_blocks, 1, 1, row_of(x, i, t->x_stride), t->x_stride, acc + i);
+    for (; i + 2 <= t->n_rows; i += 2)
+        decoded_rows(f, from, n_blocks, tiles, 2, row_of(x, i, stride), stride, acc + i);
+    if (i < t->n_rows)
+        decoded_rows(f, from, n_blocks, tiles, 1, row_of(x, i, stride), stride, acc + i);
 }
 
 /* Once decoded, a format is its bits, its group and whether it needs the sum of x. */
@@ -284,7 +279,10 @@ ALWAYS_INLINE void all_decoded_rows(struct quant_traits f, const struct decoded 
                             const struct matmul_tile *t, const struct act_block *x,                \
                             VF(*acc)[TILES_TOGETHER])                                              \
     {                                                                                              \
-        all_decoded_rows(quant_traits[dtype], from, n_blocks, t, x, acc);                          \
+        if (t->n_tiles == 2)                                                                       \
+            all_decoded_rows(quant_traits[dtype], from, n_blocks, 2, t, x, acc);                   \
+        else                                                                                       \
+            all_decoded_rows(quant_traits[dtype], from, n_blocks, 1, t, x, acc);                   \
     }
 
 DEFINE_DECODED(low4, DT_Q4_1)
@@ -432,25 +430,33 @@ ALWAYS_INLINE void float_rows(VF (*w)[TILES_TOGETHER], size_t n_cols, int tiles,
     }
 }
 
+ALWAYS_INLINE void all_float_rows(VF (*w)[TILES_TOGETHER], size_t n_cols, int tiles,
+                                  const struct matmul_tile *t, const float *x,
+                                  VF (*acc)[TILES_TOGETHER])
+{
+    const size_t stride = t->x_stride;
+    int i = 0;
+    for (; i + ROWS_TOGETHER <= t->n_rows; i += ROWS_TOGETHER)
+        float_rows(w, n_cols, tiles, ROWS_TOGETHER, row_of(x, i, stride), stride, acc + i);
+    for (; i + 2 <= t->n_rows; i += 2)
+        float_rows(w, n_cols, tiles, 2, row_of(x, i, stride), stride, acc + i);
+    if (i < t->n_rows)
+        float_rows(w, n_cols, tiles, 1, row_of(x, i, stride), stride, acc + i);
+}
+
 static void float_tiles(const struct matmul_tile *t, VF (*acc)[TILES_TOGETHER])
 {
     VF w[FLOAT_COLS][TILES_TOGETHER];
-    const size_t cols = (size_t)t->cols, stride = t->x_stride;
+    const size_t cols = (size_t)t->cols;
     for (size_t first = 0; first < cols; first += FLOAT_COLS) {
         const float *x = (const float *)t->x + first;
         size_t n = cols - first < FLOAT_COLS ? cols - first : FLOAT_COLS;
         for (int tile = 0; tile < t->n_tiles; tile++)
             tile_types[t->dtype].widen(t, tile, first, n, w);
-        int i = 0;
         if (t->n_tiles == 2)
-            for (; i + ROWS_TOGETHER <= t->n_rows; i += ROWS_TOGETHER)
-                float_rows(w, n, 2, ROWS_TOGETHER, row_of(x, i, stride), stride, acc + i);
-        for (; i < t->n_rows; i++) {
-            if (t->n_tiles == 2)
-                float_rows(w, n, 2, 1, row_of(x, i, stride), stride, acc + i);
-            else
-                float_rows(w, n, 1, 1, row_of(x, i, stride), stride, acc + i);
-        }
+            all_float_rows(w, n, 2, t, x, acc);
+        else
+            all_float_rows(w, n, 1, t, x, acc);
     }
 }
 
