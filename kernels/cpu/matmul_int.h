@@ -42,6 +42,7 @@ struct act_block {
     float d;
     float sum;     /* d * (sum of q) */
     float half[2]; /* the same of values 0..15 and 16..31 */
+    int32_t q_sum; /* sum of q */
     int8_t q[QUANT_BLOCK];
 };
 

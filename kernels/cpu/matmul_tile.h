@@ -8,7 +8,8 @@
  *     dot_u(sum, w, x)          sum + w * x, unsigned times signed bytes; `sum` is narrow: it may
  *                               be 16 bits wide, and holds DOT_SPAN(bits of w) calls of it
  *     dot_widen(sum)            a narrow sum as 32-bit numbers, one for each lane
- *     dot_s(sum, w, x)          the same for signed bytes, on 32-bit sums; x is never -128
+ *     dot_s(sum, w, x)          the same for signed bytes, on 32-bit sums; x is never -128.  w went
+ *                               through dot_s_weights, and sum begins as dot_s_start(sum of all x)
  *
  * Order of summation.  Blocks follow each other in order of columns; within a block the
  * integer sum is exact, and each group then adds d_w d_x (sum of q_w q_x) and, if there is a
@@ -100,6 +101,14 @@ ALWAYS_INLINE void read_quants(int bits, const uint8_t *p, VI *w)
     }
 }
 
+/* The same, as dot_u or dot_s takes them. */
+ALWAYS_INLINE void read_weights(int bits, const uint8_t *p, VI *w)
+{
+    read_quants(bits, p, w);
+    if (bits == 8)
+        UNROLL for (int s = 0; s < STEPS; s++) w[s] = dot_s_weights(w[s]);
+}
+
 /* What the sums of each group of block b are multiplied by. */
 ALWAYS_INLINE void read_scales(enum dtype dtype, struct tile_at at, size_t b, VF *ds, VF *ms)
 {
@@ -153,7 +162,7 @@ ALWAYS_INLINE void dot_group(struct quant_traits f, int g, int tiles, const VI *
             VI ws = w[(size_t)(k % tiles) * w_step + (size_t)at];
             VI xs = vi_bcast4(x[k / tiles]->q + 4 * at);
             if (f.bits == 8) {
-                sum[k] = dot_s(s == 0 ? vi_set1(0) : sum[k], ws, xs);
+                sum[k] = dot_s(s == 0 ? dot_s_start(x[k / tiles]->q_sum) : sum[k], ws, xs);
                 continue;
             }
             part[k] = dot_u(s % span == 0 ? vi_set1(0) : part[k], ws, xs);
@@ -207,7 +216,7 @@ ALWAYS_INLINE void direct_rows(enum dtype dtype, const struct matmul_tile *t, in
         VI w[STEPS];
         VF ds[2], ms[2];
         prefetch(at.quants + b * quants_bytes + PREFETCH_BYTES, quants_bytes);
-        read_quants(f.bits, at.quants + b * quants_bytes, w);
+        read_weights(f.bits, at.quants + b * quants_bytes, w);
         read_scales(dtype, at, b, ds, ms);
         dot_block(f, 1, &(struct block_at){.q = w, .ds = ds, .ms = ms}, n, x, acc);
         UNROLL for (int i = 0; i < n; i++) x[i]++;
@@ -299,8 +308,8 @@ ALWAYS_INLINE void decode_cols(enum dtype dtype, const struct matmul_tile *t, si
     for (int tile = 0; tile < t->n_tiles; tile++) {
         const struct tile_at at = tile_arrays(t, dtype, tile);
         for (size_t b = 0; b < n; b++) {
-            read_quants(f.bits, at.quants + (first + b) * pack_quants_bytes(dtype, LANES),
-                        to->q[tile] + b * STEPS);
+            read_weights(f.bits, at.quants + (first + b) * pack_quants_bytes(dtype, LANES),
+                         to->q[tile] + b * STEPS);
             read_scales(dtype, at, first + b, to->ds[tile] + b * groups, to->ms[tile] + b * groups);
         }
     }
