@@ -66,6 +66,7 @@ struct embed_args { /* out[t] = table[ids[t]] * scale */
 struct matmul_args { /* out[i].y = x @ out[i].w^T (+ bias) (+ add): several weights share one x */
     const float *x; /* [rows, in] */
     int rows;
+    bool fine; /* where x would be rounded to 8 bits, it is rounded to twice 8 */
     int n_outs;
     struct matmul_out {
         float *y;               /* [rows, w->rows] */

@@ -506,9 +506,11 @@ void MATMUL_TILE(const struct matmul_tile *t)
         else
             decoded_tiles(t, acc);
     }
-    for (int i = 0; i < t->n_rows; i++)
-        for (int tile = 0; tile < t->n_tiles; tile++)
-            store_lanes(t, i, tile, acc[i][tile]);
+    for (int i = 0; i < t->n_rows; i += t->n_planes)
+        for (int tile = 0; tile < t->n_tiles; tile++) {
+            VF sum = t->n_planes == 2 ? vf_add(acc[i][tile], acc[i + 1][tile]) : acc[i][tile];
+            store_lanes(t, i / t->n_planes, tile, sum);
+        }
 }
 
 #endif
