@@ -343,10 +343,12 @@ ALWAYS_INLINE void widen_plain(enum dtype dtype, const struct matmul_tile *t, in
 {
     const size_t bytes = LANES * (size_t)(dtype == DT_F32 ? 4 : 2);
     const uint8_t *from = t->w + (size_t)tile * t->tile_bytes + first * bytes;
-    for (size_t c = 0; c < n; c++, from += bytes)
+    for (size_t c = 0; c < n; c++, from += bytes) {
+        prefetch(from + PREFETCH_BYTES, bytes);
         to[c][tile] = dtype == DT_F32   ? vf_load(from)
                       : dtype == DT_F16 ? vf_from_f16(from)
                                         : vf_from_bf16(from);
+    }
 }
 
 #define DEFINE_WIDEN(name, dtype, how)                                                             \
