@@ -18,7 +18,6 @@ struct thread_pool;
 
 struct device {
     enum isa isa;
-    bool has_bf16; /* AVX512_BF16 beside the level above */
     enum precision precision;
     int n_threads;
     struct thread_pool *pool;
