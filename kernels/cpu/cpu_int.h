@@ -23,7 +23,7 @@ struct device {
     struct thread_pool *pool;
     void *scratch; /* scratch_set: planned at start, shared by ops, valid within one op */
     size_t scratch_bytes;
-    void *mem;     /* list of mem_take allocations */
+    void *mem; /* list of mem_take allocations */
 };
 
 /* Run fn(ctx, part, thread) for each part in [0, n_parts), on all threads of the device; returns
