@@ -166,6 +166,7 @@ struct matmul_args {
     int rows;
     const struct norm *norm; /* of x, before the product; or NULL */
     enum act_kind act;
+    bool fine; /* where x would be rounded to 8 bits, it is rounded to twice 8 */
     int n_outs;
     struct matmul_out {
         void *y;                /* [rows, w->rows], rows y_stride apart */

@@ -43,32 +43,29 @@ static uint64_t read_xcr0(void)
 }
 
 /* The best level that both the processor and the operating system support. */
-static enum isa detect_isa(bool *has_bf16)
+static enum isa detect_isa(void)
 {
     enum { XCR0_AVX = 0x06, XCR0_AVX512 = 0xe6 };
     const unsigned need1 = bit_OSXSAVE | bit_AVX | bit_FMA | bit_F16C;
     const unsigned need7_avx2 = bit_AVX2 | bit_BMI2;
     const unsigned need7_avx512 = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
-    unsigned a, b, c, d, sub_max, b7, c7;
+    unsigned a, b, c, d, b7, c7;
 
-    *has_bf16 = false;
     if (!__get_cpuid(1, &a, &b, &c, &d) || (c & need1) != need1)
         return ISA_SCALAR;
-    if (!__get_cpuid_count(7, 0, &sub_max, &b7, &c7, &d) || (b7 & need7_avx2) != need7_avx2)
+    if (!__get_cpuid_count(7, 0, &a, &b7, &c7, &d) || (b7 & need7_avx2) != need7_avx2)
         return ISA_SCALAR;
     uint64_t saved = read_xcr0();
     if ((saved & XCR0_AVX) != XCR0_AVX)
         return ISA_SCALAR;
     if ((b7 & need7_avx512) != need7_avx512 || (saved & XCR0_AVX512) != XCR0_AVX512)
         return ISA_AVX2;
-    if (sub_max >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d))
-        *has_bf16 = (a & bit_AVX512BF16) != 0;
     return c7 & bit_AVX512VNNI ? ISA_AVX512VNNI : ISA_AVX512;
 }
 
 static bool choose_isa(struct device *d, const char *isa_max, struct status *st)
 {
-    d->isa = detect_isa(&d->has_bf16);
+    d->isa = detect_isa();
     if (!isa_max)
         return true;
     for (int i = 0; i < ISA_N; i++) {
@@ -76,8 +73,6 @@ static bool choose_isa(struct device *d, const char *isa_max, struct status *st)
             continue;
         if (d->isa > (enum isa)i)
             d->isa = (enum isa)i;
-        if (d->isa < ISA_AVX512)
-            d->has_bf16 = false;
         return true;
     }
     return status_fail(st, STATUS_BAD_INPUT,

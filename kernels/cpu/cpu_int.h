@@ -27,7 +27,6 @@ struct cpu_slot { /* the sequence in a slot, as sampling needs it */
 
 struct device {
     enum isa isa;
-    bool has_bf16; /* AVX512_BF16 beside the level above */
     enum precision precision;
     int n_threads;
     struct thread_pool *pool;

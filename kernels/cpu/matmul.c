@@ -11,13 +11,15 @@ enum {
     PART_MULTIPLIES = 2 << 20,     /* with many rows: some 30 us */
     ROWS_CACHE_BYTES = 320 * 1024, /* of activations that many rows keep in the cache */
     QUANTIZE_PART_VALUES = 16384,  /* fewer than this are not worth waking a thread for */
+    PLANES_MAX = 2,
 };
 
 struct matmul {
     const struct matmul_args *args;
     void (*tile)(const struct matmul_tile *t);
     void (*quantize)(const float *x, int cols, struct act_block *out);
-    struct act_block *blocks; /* [rows, cols / 32] */
+    struct act_block *blocks; /* [rows, n_planes, cols / 32] */
+    int n_planes;             /* 2: the second has what the rounding of the first left */
     int cols, lanes;
     int rows_per_part, n_row_parts;
     int rows_per_quantize;
@@ -52,7 +54,8 @@ static int clamp(size_t n, int low, int high)
 size_t cpu_matmul_scratch_bytes(const struct device *d, int rows_max, int in_max)
 {
     (void)d;
-    return (size_t)rows_max * (size_t)ceil_div(in_max, QUANT_BLOCK) * sizeof(struct act_block);
+    return (size_t)rows_max * PLANES_MAX * (size_t)ceil_div(in_max, QUANT_BLOCK) *
+           sizeof(struct act_block);
 }
 
 static bool is_float(const struct matmul *m, const struct tensor *w)
@@ -60,14 +63,31 @@ static bool is_float(const struct matmul *m, const struct tensor *w)
     return m->exact || quant_traits[w->dtype].bits == 0;
 }
 
+/* What is left of x after rounding is at most half a step, and takes steps 1/254 as large. */
+static void quantize_rest(const struct matmul *m, const float *x, const struct act_block *high,
+                          struct act_block *low)
+{
+    for (int b = 0; b < m->cols / QUANT_BLOCK; b++, x += QUANT_BLOCK) {
+        float rest[QUANT_BLOCK];
+        for (int i = 0; i < QUANT_BLOCK; i++)
+            rest[i] = x[i] - high[b].d * (float)high[b].q[i];
+        m->quantize(rest, QUANT_BLOCK, low + b);
+    }
+}
+
 static void quantize_part(void *ctx, int part, int thread)
 {
     const struct matmul *m = ctx;
     (void)thread;
+    const size_t n_blocks = (size_t)(m->cols / QUANT_BLOCK);
     int row = part * m->rows_per_quantize, end = row + m->rows_per_quantize;
-    for (; row < end && row < m->args->rows; row++)
-        m->quantize((const float *)m->args->x + (size_t)row * (size_t)m->cols, m->cols,
-                    m->blocks + (size_t)row * (size_t)(m->cols / QUANT_BLOCK));
+    for (; row < end && row < m->args->rows; row++) {
+        const float *x = (const float *)m->args->x + (size_t)row * (size_t)m->cols;
+        struct act_block *high = m->blocks + (size_t)(row * m->n_planes) * n_blocks;
+        m->quantize(x, m->cols, high);
+        if (m->n_planes == 2)
+            quantize_rest(m, x, high, high + n_blocks);
+    }
 }
 
 static void multiply_part(void *ctx, int part, int thread)
@@ -85,14 +105,16 @@ static void multiply_part(void *ctx, int part, int thread)
     struct matmul_tile t = {.dtype = out->w->dtype,
                             .cols = m->cols,
                             .y_stride = out->y_stride ? out->y_stride : out->w->rows};
+    t.is_float = is_float(m, out->w);
+    t.n_planes = t.is_float ? 1 : m->n_planes;
     t.n_rows = m->args->rows - first_row;
     if (t.n_rows > m->rows_per_part)
         t.n_rows = m->rows_per_part;
-    t.is_float = is_float(m, out->w);
+    t.n_rows *= t.n_planes;
     t.x_stride = t.is_float ? (size_t)m->cols * sizeof(float)
                             : (size_t)(m->cols / QUANT_BLOCK) * sizeof(struct act_block);
     t.x = (t.is_float ? (const char *)m->args->x : (const char *)m->blocks) +
-          (size_t)first_row * t.x_stride;
+          (size_t)(first_row * t.n_planes) * t.x_stride;
     t.tile_bytes = slice->tile_bytes;
     end = end < slice->n_tiles ? end : slice->n_tiles;
     for (; tile < end; tile += t.n_tiles) {
@@ -111,14 +133,15 @@ static void multiply_part(void *ctx, int part, int thread)
 static int cut_parts(struct matmul *m)
 {
     int rows = m->args->rows, n_parts = 0;
-    size_t row_bytes = (size_t)m->cols * 3 / 2; /* of act_blocks */
-    m->rows_per_part = clamp(ROWS_CACHE_BYTES / row_bytes / 4 * 4, 16, MATMUL_ROWS_MAX);
+    size_t row_bytes = (size_t)(m->cols * m->n_planes) * 3 / 2; /* of act_blocks */
+    m->rows_per_part =
+        clamp(ROWS_CACHE_BYTES / row_bytes / 4 * 4, 16, MATMUL_ROWS_MAX / m->n_planes);
     m->n_row_parts = ceil_div(rows, m->rows_per_part);
     for (int o = 0; o < m->args->n_outs; o++) {
         const struct tensor *w = m->args->out[o].w;
         struct matmul_slice *slice = &m->slice[o];
         int part_rows = rows < m->rows_per_part ? rows : m->rows_per_part;
-        size_t tile_work = (size_t)part_rows * (size_t)m->cols * (size_t)m->lanes;
+        size_t tile_work = (size_t)(part_rows * m->n_planes) * (size_t)m->cols * (size_t)m->lanes;
         slice->tile_bytes = pack_tile_bytes(w->dtype, w->cols, m->lanes);
         slice->n_tiles = ceil_div(w->rows, m->lanes);
         size_t by_bytes = PART_BYTES / slice->tile_bytes, by_work = PART_MULTIPLIES / tile_work;
@@ -136,6 +159,7 @@ void cpu_matmul(struct device *d, const struct matmul_args *a)
     m.tile = isa_functions[d->isa].tile;
     m.quantize = isa_functions[d->isa].quantize;
     m.exact = d->precision == PRECISION_EXACT;
+    m.n_planes = a->fine && !m.exact ? 2 : 1;
     m.cols = (int)a->out[0].w->cols;
     for (int o = 0; o < a->n_outs; o++)
         quantized |= !is_float(&m, a->out[o].w);

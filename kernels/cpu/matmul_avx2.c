@@ -63,6 +63,17 @@ static inline VI dot_widen(VI sum)
     return _mm256_madd_epi16(sum, _mm256_set1_epi16(1));
 }
 
+static inline VI dot_s_weights(VI w)
+{
+    return w;
+}
+
+static inline VI dot_s_start(int32_t x_sum)
+{
+    (void)x_sum;
+    return vi_set1(0);
+}
+
 static inline VI dot_s(VI sum, VI w, VI x)
 {
     VI pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));

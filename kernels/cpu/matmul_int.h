@@ -42,6 +42,7 @@ struct act_block {
     float d;
     float sum;     /* d * (sum of q) */
     float half[2]; /* the same of values 0..15 and 16..31 */
+    int32_t q_sum; /* sum of q */
     int8_t q[QUANT_BLOCK];
 };
 
@@ -55,8 +56,9 @@ struct matmul_tile {
     const void *x; /* [n_rows] rows of x_stride bytes: act_blocks, or floats when is_float */
     size_t x_stride;
     int n_rows;              /* <= MATMUL_ROWS_MAX */
+    int n_planes;            /* 2: each pair of rows of x adds up to one row of activations */
     bool is_float;           /* plain types, and every type under PRECISION_EXACT */
-    float *y;                /* first output; rows are y_stride values apart */
+    float *y;                /* first output of [n_rows / n_planes] rows, y_stride values apart */
     const float *bias, *add; /* as y; NULL if absent */
     int64_t y_stride;
     int n_lanes; /* outputs of each row that exist, in all tiles */

@@ -61,6 +61,22 @@ static inline VI dot_widen(VI sum)
 {
     return sum;
 }
+
+/* Signed weights are made unsigned by adding 128, which the start of the sum takes back. */
+static inline VI dot_s_weights(VI w)
+{
+    return _mm512_xor_si512(w, vi_set1((char)0x80));
+}
+
+static inline VI dot_s_start(int32_t x_sum)
+{
+    return _mm512_set1_epi32(-128 * x_sum);
+}
+
+static inline VI dot_s(VI sum, VI w, VI x)
+{
+    return dot_u(sum, w, x);
+}
 #else
 #define DOT_SPAN(bits) ((bits) <= 4 ? 8 : (bits) == 5 ? 4 : 2)
 
@@ -75,7 +91,17 @@ static inline VI dot_widen(VI sum)
 {
     return _mm512_madd_epi16(sum, _mm512_set1_epi16(1));
 }
-#endif
+
+static inline VI dot_s_weights(VI w)
+{
+    return w;
+}
+
+static inline VI dot_s_start(int32_t x_sum)
+{
+    (void)x_sum;
+    return vi_set1(0);
+}
 
 static inline VI dot_s(VI sum, VI w, VI x)
 {
@@ -83,6 +109,7 @@ static inline VI dot_s(VI sum, VI w, VI x)
     return _mm512_add_epi32(sum,
                             dot_widen(dot_u(_mm512_setzero_si512(), _mm512_abs_epi8(w), negated)));
 }
+#endif
 
 static inline VF vf_load(const void *p)
 {

@@ -84,6 +84,17 @@ static inline VI dot_widen(VI sum)
     return sum;
 }
 
+static inline VI dot_s_weights(VI w)
+{
+    return w;
+}
+
+static inline VI dot_s_start(int32_t x_sum)
+{
+    (void)x_sum;
+    return vi_set1(0);
+}
+
 static inline VI dot_s(VI sum, VI w, VI x)
 {
     FOR_LANES for (int i = 4 * r; i < 4 * r + 4; i++) sum.s32[r] += w.s8[i] * x.s8[i];

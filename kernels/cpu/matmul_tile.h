@@ -8,7 +8,8 @@
  *     dot_u(sum, w, x)          sum + w * x, unsigned times signed bytes; `sum` is narrow: it may
  *                               be 16 bits wide, and holds DOT_SPAN(bits of w) calls of it
  *     dot_widen(sum)            a narrow sum as 32-bit numbers, one for each lane
- *     dot_s(sum, w, x)          the same for signed bytes, on 32-bit sums; x is never -128
+ *     dot_s(sum, w, x)          the same for signed bytes, on 32-bit sums; x is never -128.  w went
+ *                               through dot_s_weights, and sum begins as dot_s_start(sum of all x)
  *
  * Order of summation.  Blocks follow each other in order of columns; within a block the
  * integer sum is exact, and each group then adds d_w d_x (sum of q_w q_x) and, if there is a
@@ -28,15 +29,15 @@
 #define UNROLL
 #else
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
-#define UNROLL        _Pragma("GCC unroll 8")
+#define UNROLL        _Pragma("GCC unroll 16")
 #endif
 
 enum {
     STEPS = QUANT_BLOCK / 4,
     VI_BYTES = LANES * 4,
     TILES_TOGETHER = MATMUL_TILES_MAX,
-    ROWS_TOGETHER = 3, /* 6 narrow sums and 6 float sums: 16 registers */
-    SUMS_MAX = 6,
+    ROWS_TOGETHER = LANES == 16 ? 6 : 3, /* for 2 tiles 6 sums, narrow and float: 16 registers */
+    SUMS_MAX = TILES_TOGETHER * ROWS_TOGETHER,
     DECODED_COLS = 768, /* two decoded tiles and their scales: 18 KiB, in the first-level cache */
     FLOAT_COLS = 256,
     PREFETCH_BYTES = 2048, /* the processor's own prefetching stops at each page and tile */
@@ -100,6 +101,14 @@ ALWAYS_INLINE void read_quants(int bits, const uint8_t *p, VI *w)
     }
 }
 
+/* The same, as dot_u or dot_s takes them. */
+ALWAYS_INLINE void read_weights(int bits, const uint8_t *p, VI *w)
+{
+    read_quants(bits, p, w);
+    if (bits == 8)
+        UNROLL for (int s = 0; s < STEPS; s++) w[s] = dot_s_weights(w[s]);
+}
+
 /* What the sums of each group of block b are multiplied by. */
 ALWAYS_INLINE void read_scales(enum dtype dtype, struct tile_at at, size_t b, VF *ds, VF *ms)
 {
@@ -153,7 +162,7 @@ ALWAYS_INLINE void dot_group(struct quant_traits f, int g, int tiles, const VI *
             VI ws = w[(size_t)(k % tiles) * w_step + (size_t)at];
             VI xs = vi_bcast4(x[k / tiles]->q + 4 * at);
             if (f.bits == 8) {
-                sum[k] = dot_s(s == 0 ? vi_set1(0) : sum[k], ws, xs);
+                sum[k] = dot_s(s == 0 ? dot_s_start(x[k / tiles]->q_sum) : sum[k], ws, xs);
                 continue;
             }
             part[k] = dot_u(s % span == 0 ? vi_set1(0) : part[k], ws, xs);
@@ -207,7 +216,7 @@ ALWAYS_INLINE void direct_rows(enum dtype dtype, const struct matmul_tile *t, in
         VI w[STEPS];
         VF ds[2], ms[2];
         prefetch(at.quants + b * quants_bytes + PREFETCH_BYTES, quants_bytes);
-        read_quants(f.bits, at.quants + b * quants_bytes, w);
+        read_weights(f.bits, at.quants + b * quants_bytes, w);
         read_scales(dtype, at, b, ds, ms);
         dot_block(f, 1, &(struct block_at){.q = w, .ds = ds, .ms = ms}, n, x, acc);
         UNROLL for (int i = 0; i < n; i++) x[i]++;
@@ -259,23 +268,18 @@ ALWAYS_INLINE void decoded_rows(struct quant_traits f, const struct decoded *fro
 }
 
 ALWAYS_INLINE void all_decoded_rows(struct quant_traits f, const struct decoded *from,
-                                    size_t n_blocks, const struct matmul_tile *t,
+                                    size_t n_blocks, int tiles, const struct matmul_tile *t,
                                     const struct act_block *x, VF (*acc)[TILES_TOGETHER])
 {
+    const size_t stride = t->x_stride;
     int i = 0;
-    if (t->n_tiles == 2) {
-        for (; i + ROWS_TOGETHER <= t->n_rows; i += ROWS_TOGETHER)
-            decoded_rows(f, from, n_blocks, 2, ROWS_TOGETHER, row_of(x, i, t->x_stride),
-                         t->x_stride, acc + i);
-        for (; i < t->n_rows; i++)
-            decoded_rows(f, from, n_blocks, 2, 1, row_of(x, i, t->x_stride), t->x_stride, acc + i);
-        return;
-    }
     for (; i + ROWS_TOGETHER <= t->n_rows; i += ROWS_TOGETHER)
-        decoded_rows(f, from, n_blocks, 1, ROWS_TOGETHER, row_of(x, i, t->x_stride), t->x_stride,
+        decoded_rows(f, from, n_blocks, tiles, ROWS_TOGETHER, row_of(x, i, stride), stride,
                      acc + i);
-    for (; i < t->n_rows; i++)
-        decoded_rows(f, from, n_blocks, 1, 1, row_of(x, i, t->x_stride), t->x_stride, acc + i);
+    for (; i + 2 <= t->n_rows; i += 2)
+        decoded_rows(f, from, n_blocks, tiles, 2, row_of(x, i, stride), stride, acc + i);
+    if (i < t->n_rows)
+        decoded_rows(f, from, n_blocks, tiles, 1, row_of(x, i, stride), stride, acc + i);
 }
 
 /* Once decoded, a format is its bits, its group and whether it needs the sum of x. */
@@ -284,7 +288,10 @@ ALWAYS_INLINE void all_decoded_rows(struct quant_traits f, const struct decoded 
                             const struct matmul_tile *t, const struct act_block *x,                \
                             VF(*acc)[TILES_TOGETHER])                                              \
     {                                                                                              \
-        all_decoded_rows(quant_traits[dtype], from, n_blocks, t, x, acc);                          \
+        if (t->n_tiles == 2)                                                                       \
+            all_decoded_rows(quant_traits[dtype], from, n_blocks, 2, t, x, acc);                   \
+        else                                                                                       \
+            all_decoded_rows(quant_traits[dtype], from, n_blocks, 1, t, x, acc);                   \
     }
 
 DEFINE_DECODED(low4, DT_Q4_1)
@@ -301,8 +308,8 @@ ALWAYS_INLINE void decode_cols(enum dtype dtype, const struct matmul_tile *t, si
     for (int tile = 0; tile < t->n_tiles; tile++) {
         const struct tile_at at = tile_arrays(t, dtype, tile);
         for (size_t b = 0; b < n; b++) {
-            read_quants(f.bits, at.quants + (first + b) * pack_quants_bytes(dtype, LANES),
-                        to->q[tile] + b * STEPS);
+            read_weights(f.bits, at.quants + (first + b) * pack_quants_bytes(dtype, LANES),
+                         to->q[tile] + b * STEPS);
             read_scales(dtype, at, first + b, to->ds[tile] + b * groups, to->ms[tile] + b * groups);
         }
     }
@@ -336,10 +343,12 @@ ALWAYS_INLINE void widen_plain(enum dtype dtype, const struct matmul_tile *t, in
 {
     const size_t bytes = LANES * (size_t)(dtype == DT_F32 ? 4 : 2);
     const uint8_t *from = t->w + (size_t)tile * t->tile_bytes + first * bytes;
-    for (size_t c = 0; c < n; c++, from += bytes)
+    for (size_t c = 0; c < n; c++, from += bytes) {
+        prefetch(from + PREFETCH_BYTES, bytes);
         to[c][tile] = dtype == DT_F32   ? vf_load(from)
                       : dtype == DT_F16 ? vf_from_f16(from)
                                         : vf_from_bf16(from);
+    }
 }
 
 #define DEFINE_WIDEN(name, dtype, how)                                                             \
@@ -432,25 +441,33 @@ ALWAYS_INLINE void float_rows(VF (*w)[TILES_TOGETHER], size_t n_cols, int tiles,
     }
 }
 
+ALWAYS_INLINE void all_float_rows(VF (*w)[TILES_TOGETHER], size_t n_cols, int tiles,
+                                  const struct matmul_tile *t, const float *x,
+                                  VF (*acc)[TILES_TOGETHER])
+{
+    const size_t stride = t->x_stride;
+    int i = 0;
+    for (; i + ROWS_TOGETHER <= t->n_rows; i += ROWS_TOGETHER)
+        float_rows(w, n_cols, tiles, ROWS_TOGETHER, row_of(x, i, stride), stride, acc + i);
+    for (; i + 2 <= t->n_rows; i += 2)
+        float_rows(w, n_cols, tiles, 2, row_of(x, i, stride), stride, acc + i);
+    if (i < t->n_rows)
+        float_rows(w, n_cols, tiles, 1, row_of(x, i, stride), stride, acc + i);
+}
+
 static void float_tiles(const struct matmul_tile *t, VF (*acc)[TILES_TOGETHER])
 {
     VF w[FLOAT_COLS][TILES_TOGETHER];
-    const size_t cols = (size_t)t->cols, stride = t->x_stride;
+    const size_t cols = (size_t)t->cols;
     for (size_t first = 0; first < cols; first += FLOAT_COLS) {
         const float *x = (const float *)t->x + first;
         size_t n = cols - first < FLOAT_COLS ? cols - first : FLOAT_COLS;
         for (int tile = 0; tile < t->n_tiles; tile++)
             tile_types[t->dtype].widen(t, tile, first, n, w);
-        int i = 0;
         if (t->n_tiles == 2)
-            for (; i + ROWS_TOGETHER <= t->n_rows; i += ROWS_TOGETHER)
-                float_rows(w, n, 2, ROWS_TOGETHER, row_of(x, i, stride), stride, acc + i);
-        for (; i < t->n_rows; i++) {
-            if (t->n_tiles == 2)
-                float_rows(w, n, 2, 1, row_of(x, i, stride), stride, acc + i);
-            else
-                float_rows(w, n, 1, 1, row_of(x, i, stride), stride, acc + i);
-        }
+            all_float_rows(w, n, 2, t, x, acc);
+        else
+            all_float_rows(w, n, 1, t, x, acc);
     }
 }
 
@@ -491,9 +508,11 @@ void MATMUL_TILE(const struct matmul_tile *t)
         else
             decoded_tiles(t, acc);
     }
-    for (int i = 0; i < t->n_rows; i++)
-        for (int tile = 0; tile < t->n_tiles; tile++)
-            store_lanes(t, i, tile, acc[i][tile]);
+    for (int i = 0; i < t->n_rows; i += t->n_planes)
+        for (int tile = 0; tile < t->n_tiles; tile++) {
+            VF sum = t->n_planes == 2 ? vf_add(acc[i][tile], acc[i + 1][tile]) : acc[i][tile];
+            store_lanes(t, i / t->n_planes, tile, sum);
+        }
 }
 
 #endif

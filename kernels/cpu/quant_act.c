@@ -19,7 +19,8 @@ static void quantize_block(const float *x, float d, struct act_block *out)
         sum[i / 16] += q;
     }
     out->d = d;
-    out->sum = d * (float)(sum[0] + sum[1]);
+    out->q_sum = sum[0] + sum[1];
+    out->sum = d * (float)out->q_sum;
     out->half[0] = d * (float)sum[0];
     out->half[1] = d * (float)sum[1];
 }

@@ -53,7 +53,8 @@ void act_quantize_avx2(const float *x, int cols, struct act_block *out)
         int first = sum_4(_mm256_castsi256_si128(sums));
         int second = sum_4(_mm256_extracti128_si256(sums, 1));
         out->d = d;
-        out->sum = d * (float)(first + second);
+        out->q_sum = first + second;
+        out->sum = d * (float)out->q_sum;
         out->half[0] = d * (float)first;
         out->half[1] = d * (float)second;
         _mm256_storeu_si256((void *)out->q, q);

@@ -17,6 +17,13 @@ def client(c, **more):
                          **{"api_key": KEY, "timeout": 120, **more})
 
 
+def end_of_turn(c):
+    """The id with which the model ends its answers."""
+    rendered = c.server.post("/tokenize", {"messages": CHAT})[1]["tokens"]
+    return next(i for i in rendered
+                if c.server.post("/detokenize", {"tokens": [i]})[1]["prompt"] == "<|im_end|>")
+
+
 def refused(kind, call, code=None, param=None):
     try:
         call()
@@ -58,15 +65,20 @@ def test_completion_defaults_to_16_tokens(c):
 def test_chat_completion(c):
     r = client(c).chat.completions.create(model=MODEL, messages=CHAT, max_tokens=24, temperature=0)
     equal((r.object, r.choices[0].message.role), ("chat.completion", "assistant"))
-    check("Paris" in r.choices[0].message.content, r.choices[0].message.content)
+    rendered = c.server.post("/tokenize", {"messages": CHAT})[1]["tokens"]
+    raw = client(c).completions.create(model=MODEL, prompt=rendered, max_tokens=24, temperature=0)
+    equal(r.choices[0].message.content, raw.choices[0].text, "the template's prompt, by hand")
+    check(r.choices[0].message.content.strip(), "an empty answer")
     check(r.id.startswith("chatcmpl-"), r.id)
     check(r.choices[0].finish_reason in ("stop", "length"), r)
     check(r.usage.prompt_tokens > 8 and r.usage.completion_tokens > 0, r.usage)
 
 
 def test_chat_ends_by_itself_with_stop(c):
-    r = client(c).chat.completions.create(model=MODEL, messages=CHAT, temperature=0)
-    equal(r.choices[0].finish_reason, "stop")
+    r = client(c).chat.completions.create(model=MODEL, messages=CHAT, temperature=0,
+                                          logit_bias={str(end_of_turn(c)): 100},
+                                          extra_body={"min_tokens": 5})
+    equal((r.choices[0].finish_reason, r.usage.completion_tokens), ("stop", 5))
     check("<|im_end|>" not in r.choices[0].message.content, r)
 
 
@@ -153,7 +165,8 @@ def test_seed_takes_all_64_bits(c):
 
 
 def test_stop_strings_cut_before_themselves(c):
-    ask = dict(model=MODEL, prompt="Count: 1, 2, 3, 4,", max_tokens=40, temperature=0)
+    ask = dict(model=MODEL, prompt="Count: 1, 2, 3, 4,", max_tokens=40, temperature=0,
+               extra_body={"ignore_eos": True})
     full = client(c).completions.create(**ask).choices[0].text
     for stop in (full[5:8], full[3:4], [full[9:13], "zzzz"]):
         first = stop if isinstance(stop, str) else stop[0]
@@ -165,20 +178,20 @@ def test_stop_strings_cut_before_themselves(c):
 
 
 def test_stop_token_ids_and_ignore_eos_and_min_tokens(c):
-    ask = dict(model=MODEL, messages=CHAT, temperature=0)
-    full = client(c).chat.completions.create(**ask)
-    n = full.usage.completion_tokens
-    check(n > 2 and full.choices[0].finish_reason == "stop", full)
-    longer = client(c).chat.completions.create(max_tokens=n + 6, extra_body={"ignore_eos": True},
-                                               **ask)
-    equal((longer.usage.completion_tokens, longer.choices[0].finish_reason), (n + 6, "length"))
-    longer = client(c).chat.completions.create(max_tokens=n + 30, extra_body={"min_tokens": n + 4},
-                                               **ask)
-    check(longer.usage.completion_tokens >= n + 4, longer.usage)
-    ids = c.server.post("/tokenize", {"prompt": full.choices[0].message.content})[1]["tokens"]
-    cut = client(c).chat.completions.create(extra_body={"stop_token_ids": ids[1:2]}, **ask)
-    equal(cut.choices[0].finish_reason, "stop")
-    check(cut.usage.completion_tokens < n, cut.usage)
+    end = end_of_turn(c)
+    cat = c.server.post("/tokenize", {"prompt": " cat"})[1]["tokens"][0]
+
+    def n_made(id, **more):  # of an answer that wants to be this token over and over
+        r = client(c).chat.completions.create(model=MODEL, messages=CHAT, temperature=0,
+                                              max_tokens=9, logit_bias={str(id): 100},
+                                              extra_body=more)
+        return r.choices[0].finish_reason, r.usage.completion_tokens
+
+    equal(n_made(end), ("stop", 0))
+    equal(n_made(end, ignore_eos=True), ("length", 9))
+    equal(n_made(end, min_tokens=5), ("stop", 5))
+    equal(n_made(cat), ("length", 9))
+    equal(n_made(cat, stop_token_ids=[cat]), ("stop", 0))
 
 
 def test_logit_bias_forces_and_bans(c):

@@ -396,7 +396,9 @@ static void the_fast_path_stays_close_to_the_exact_one(void **state)
     print_message("%d tokens: KL of fast from exact: mean %.5f, largest %.4f; same top token %.1f "
                   "%%\n",
                   n, sum / n, worst, 100.0 * n_same / n);
-    assert_true(sum / n < 0.02);
+    /* llama.cpp's own over these tokens is 0.00276 with AVX2 and 0.00290 with AVX-512
+     * (tests/golden/peer_kl.py). */
+    assert_true(sum / n < (n == KL_TOKENS ? 0.00276 : 0.01));
     close_bare(&exact);
     close_bare(&fast);
 }

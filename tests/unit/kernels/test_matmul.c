@@ -140,22 +140,45 @@ struct shape {
     bool bias, add;
 };
 
+static const struct mode {
+    const char *name;
+    enum precision precision;
+    bool fine;
+    double limit; /* of what rounding activations changes, when it does, in units of `size` */
+} modes[] = {
+    {"fast", PRECISION_FAST, false, 2e-2},
+    {"fine", PRECISION_FAST, true, 1e-4},
+    {"exact", PRECISION_EXACT, false, 1e-6},
+};
+
 struct product { /* operands in floats, and float64 results */
     float *w, *x, *bias, *add;
     double *want, *size; /* size: sum of magnitudes, the unit of rounding errors */
 };
 
-/* The activations that fast precision multiplies, from the rounded blocks. */
-static void round_activations(float *x, int rows, int cols)
+static float rounded(const struct act_block *blocks, int i)
 {
-    struct act_block *blocks = malloc((size_t)(cols / 32) * sizeof *blocks);
+    return blocks[i / 32].d * (float)blocks[i / 32].q[i % 32];
+}
+
+/* The activations that fast precision multiplies, from the rounded blocks. */
+static void round_activations(float *x, int rows, int cols, bool fine)
+{
+    struct act_block *high = malloc((size_t)(cols / 32) * sizeof *high);
+    struct act_block *low = malloc((size_t)(cols / 32) * sizeof *low);
+    float *rest = malloc((size_t)cols * sizeof *rest);
     for (int r = 0; r < rows; r++) {
         float *row = x + (size_t)r * (size_t)cols;
-        act_quantize_scalar(row, cols, blocks);
+        act_quantize_scalar(row, cols, high);
         for (int i = 0; i < cols; i++)
-            row[i] = blocks[i / 32].d * (float)blocks[i / 32].q[i % 32];
+            rest[i] = row[i] - rounded(high, i);
+        act_quantize_scalar(rest, cols, low);
+        for (int i = 0; i < cols; i++)
+            row[i] = rounded(high, i) + (fine ? rounded(low, i) : 0);
     }
-    free(blocks);
+    free(high);
+    free(low);
+    free(rest);
 }
 
 static void reference(const struct shape *s, const struct product *p)
@@ -192,12 +215,13 @@ static void check_error(const struct shape *s, const struct product *p, const fl
 }
 
 static void multiply(struct rig *r, const struct shape *s, const struct product *p,
-                     const struct tensor *w, int first, int rows, float *y)
+                     const struct tensor *w, bool fine, int first, int rows, float *y)
 {
     const float *add = s->add ? p->add + (size_t)first * (size_t)s->out : NULL;
     cpu_matmul(r->dev, &(struct matmul_args){
                            .x = p->x + (size_t)first * (size_t)s->in,
                            .rows = rows,
+                           .fine = fine,
                            .n_outs = 1,
                            .out = {{.y = y, .w = w, .bias = s->bias ? p->bias : NULL, .add = add}},
                        });
@@ -205,7 +229,7 @@ static void multiply(struct rig *r, const struct shape *s, const struct product 
 
 /* The rows in batches of other sizes give the same bits. */
 static void check_batches(struct rig *r, const struct shape *s, const struct product *p,
-                          const struct tensor *w, const float *y)
+                          const struct tensor *w, bool fine, const float *y)
 {
     static const int sizes[] = {1, 2, 3, 4, 5, 7, 33};
     size_t width = (size_t)s->out;
@@ -217,7 +241,7 @@ static void check_batches(struct rig *r, const struct shape *s, const struct pro
             int n = s->rows - first < sizes[k] ? s->rows - first : sizes[k];
             if (first > 12 && sizes[k] < 5 && s->rows - first > 8)
                 continue; /* the first rows, the last ones, and all of the larger batches */
-            multiply(r, s, p, w, first, n, part);
+            multiply(r, s, p, w, fine, first, n, part);
             assert_memory_equal(part, y + (size_t)first * width, (size_t)n * width * sizeof *y);
         }
     }
@@ -253,7 +277,7 @@ static void free_product(struct product *p)
     free(p->size);
 }
 
-/* One shape of one type: both precisions, one thread and two. */
+/* One shape of one type: every mode, one thread and two. */
 static void check_shape(const char *isa, enum dtype dtype, const struct shape *s)
 {
     char what[64];
@@ -262,27 +286,27 @@ static void check_shape(const char *isa, enum dtype dtype, const struct shape *s
     size_t n = (size_t)s->rows * (size_t)s->out;
     float *exact_x = malloc((size_t)s->rows * (size_t)s->in * sizeof *exact_x);
     memcpy(exact_x, p.x, (size_t)s->rows * (size_t)s->in * sizeof *exact_x);
-    for (int precision = PRECISION_FAST; precision <= PRECISION_EXACT; precision++) {
+    for (size_t k = 0; k < sizeof modes / sizeof *modes; k++) {
+        const struct mode *mode = &modes[k];
         float *y[2] = {make_output(n), make_output(n)};
-        bool rounded = precision == PRECISION_FAST && dtype_traits[dtype].block > 1;
+        bool rounded = mode->precision == PRECISION_FAST && dtype_traits[dtype].block > 1;
         for (int threads = 1; threads <= 2; threads++) {
             struct rig r;
             struct tensor w;
-            assert_true(rig_open(&r, isa, (enum precision)precision, threads));
+            assert_true(rig_open(&r, isa, mode->precision, threads));
             put_weight(&r, &w, dtype, s->out, s->in, src);
-            multiply(&r, s, &p, &w, 0, s->rows, y[threads - 1]);
+            multiply(&r, s, &p, &w, mode->fine, 0, s->rows, y[threads - 1]);
             check_guard(y[threads - 1], n);
-            check_batches(&r, s, &p, &w, y[0]);
+            check_batches(&r, s, &p, &w, mode->fine, y[0]);
             free(w.data);
             rig_close(&r);
         }
         assert_memory_equal(y[0], y[1], n * sizeof(float));
-        snprintf(what, sizeof what, "%s %s %s", isa, dtype_traits[dtype].name,
-                 precision == PRECISION_FAST ? "fast" : "exact");
+        snprintf(what, sizeof what, "%s %s %s", isa, dtype_traits[dtype].name, mode->name);
         reference(s, &p);
-        check_error(s, &p, y[0], rounded ? 2e-2 : 1e-6, what);
+        check_error(s, &p, y[0], rounded ? mode->limit : 1e-6, what);
         if (rounded) {
-            round_activations(p.x, s->rows, s->in);
+            round_activations(p.x, s->rows, s->in, mode->fine);
             reference(s, &p);
             check_error(s, &p, y[0], 1e-6, what);
             memcpy(p.x, exact_x, (size_t)s->rows * (size_t)s->in * sizeof *exact_x);
@@ -382,7 +406,7 @@ static void check_extremes(const char *isa, enum dtype dtype, uint8_t fill, bool
         assert_true(rig_open(&r, isa, PRECISION_FAST, 1));
         put_weight(&r, &w, dtype, s.out, s.in, src);
         for (int first = 0; first < s.rows; first += rows)
-            multiply(&r, &s, &p, &w, first, rows, y + first * s.out);
+            multiply(&r, &s, &p, &w, false, first, rows, y + first * s.out);
         snprintf(what, sizeof what, "%s %s fill %02x", isa, dtype_traits[dtype].name, fill);
         check_error(&s, &p, y, 1e-6, what);
         free(w.data);
@@ -413,18 +437,19 @@ static void a_bad_activation_spoils_its_row_and_no_other(void **state)
     (void)state;
     static const float bad[] = {NAN, -NAN, INFINITY, -INFINITY};
     const struct shape s = {"bad", 6, 20, 256, false, false};
-    for (int k = 0; k < 4 * 4 * DT_N * 2; k++) {
+    for (int k = 0; k < 4 * 4 * DT_N * 3; k++) {
+        const struct mode *mode = &modes[k / 16 / DT_N];
         struct rig r;
         struct tensor w;
         enum dtype dtype = (enum dtype)(k / 16 % DT_N);
-        if (!rig_open(&r, isa_words[k % 4], (enum precision)(k / 16 / DT_N), 1))
+        if (!rig_open(&r, isa_words[k % 4], mode->precision, 1))
             continue;
         uint8_t *src = make_weights(dtype, s.out, s.in);
         struct product p = make_product(dtype, &s, src);
         put_weight(&r, &w, dtype, s.out, s.in, src);
         p.x[2 * s.in + 77] = bad[k / 4 % 4];
         float *y = make_output((size_t)(s.rows * s.out));
-        multiply(&r, &s, &p, &w, 0, s.rows, y);
+        multiply(&r, &s, &p, &w, mode->fine, 0, s.rows, y);
         for (int i = 0; i < s.rows * s.out; i++)
             assert_int_equal(isfinite(y[i]) != 0, i / s.out != 2);
         free(y);
