@@ -119,11 +119,12 @@ class Server:
         finally:
             c.close()
 
-    def stream_text(self, path, body, timeout=300):
+    def stream_text(self, path, body, timeout=300, on_event=lambda data: None):
         """(text of choice 0, finish reason) of a stream that must end in [DONE]."""
         text, finish, done = "", None, False
         for data in self.stream(path, body, timeout):
             check(not done, "an event after [DONE]:", data)
+            on_event(data)
             if data == "[DONE]":
                 done = True
                 continue
@@ -213,15 +214,9 @@ def start(options, suite_options):
 class Context:
     """What a test gets: the daemon, the options of the run, and a place to say figures."""
 
-    def __init__(self, server, options, suite_options):
+    def __init__(self, server, options):
         self.server = server
         self.options = options
-        self.suite_options = suite_options
-
-    def restart(self):
-        """A fresh daemon with the options of the suite."""
-        self.server.stop()
-        self.server = start(self.options, self.suite_options)
 
     def say(self, *words):
         print("     ", *words, flush=True)

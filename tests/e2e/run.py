@@ -93,7 +93,7 @@ def main():
         module = importlib.import_module("suite_" + suite)
         suite_options = getattr(module, "OPTIONS", ())
         try:
-            context = harness.Context(harness.start(options, suite_options), options, suite_options)
+            context = harness.Context(harness.start(options, suite_options), options)
         except harness.Failure as e:
             sys.exit(f"e2e: {e}")
         n_failed = len(tally.failed)
