@@ -88,6 +88,7 @@ static bool print_plan(const struct model_file *f, const struct engine_options *
     if (!dev)
         return false;
     const bool fits = plan_make(&plan, f, o, cpu_ops(), dev, plan_available_bytes(""), st);
+    buf_printf(out, "processor\n  instructions %s\n", cpu_isa(dev));
     if (fits)
         plan_print(&plan, out);
     cpu_ops()->close(dev);

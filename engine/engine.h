@@ -61,6 +61,7 @@ struct engine_facts { /* known once READY; constant over epochs, or the restart 
     char arch[32];
     char isa[32];
     char kv_dtype[8];
+    char plan[2048]; /* the table of plan.h; "" when nothing was planned */
 };
 
 struct engine_progress { /* while STARTING */
