@@ -34,6 +34,10 @@ def wait_baseline(c, fds):
         check(time.monotonic() < end, "open files", c.server.open_fds(), "before", fds)
         time.sleep(0.1)
     equal(c.server.metric("inferd_invariant_faults_total"), 0, "invariant faults")
+    before = c.server.metric("process_cpu_seconds_total")
+    time.sleep(2) # longer than any socket lingers; a timer or handle left behind would show
+    spent = c.server.metric("process_cpu_seconds_total") - before
+    check(spent < 0.02, "the front is idle, and took", spent, "s of CPU in 2 s")
 
 
 def storm(c, first, n, seed):
