@@ -166,6 +166,13 @@ class Server:
     def open_fds(self):
         return len(os.listdir(f"/proc/{self.pid}/fd"))
 
+    def wait_fds(self, most, seconds=20):
+        """Until no more files are open than `most`, counted at rest before."""
+        end = time.monotonic() + seconds
+        while self.open_fds() > most:
+            check(time.monotonic() < end, "open files", self.open_fds(), "before", most)
+            time.sleep(0.1)
+
     def rss_kib(self):
         with open(f"/proc/{self.pid}/status") as f:
             return int(next(line for line in f if line.startswith("VmRSS")).split()[1])
