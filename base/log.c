@@ -133,3 +133,17 @@ void log_write(enum log_level level, const char *msg, const struct log_field *fi
     }
     buf_close(&line);
 }
+
+void log_text(enum log_level level, const char *msg, const char *text)
+{
+    if (state.format == LOG_JSON) {
+        log_event(level, msg, LOG_S("text", text));
+        return;
+    }
+    char line[256];
+    for (size_t n; *text; text += n + (text[n] == '\n')) {
+        n = strcspn(text, "\n");
+        snprintf(line, sizeof line, "%.*s", (int)n, text);
+        log_write(level, line, NULL, 0);
+    }
+}

@@ -43,6 +43,8 @@ struct log_field {
 
 void log_init(enum log_level min, enum log_format format); /* before threads start */
 void log_write(enum log_level level, const char *msg, const struct log_field *fields, int n);
+/* A text of several lines: in text each is a line of its own, in JSON all are the "text" of one. */
+void log_text(enum log_level level, const char *msg, const char *text);
 uint64_t log_dropped(void);
 
 /* log_event(LOG_INFO, "engine ready", LOG_S("model", name), LOG_I("load_ms", ms)); */

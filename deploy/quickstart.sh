@@ -11,7 +11,7 @@ step() { printf '\033[1m==> %s\033[0m\n' "$*" >&2; }
 step "packages"
 deploy/setup.sh build
 step "build"
-cmake --preset release -DBUILD_TESTING=OFF >build-quickstart.log 2>&1 &&
+cmake --preset release >build-quickstart.log 2>&1 &&
     cmake --build --preset release --target inferd -j "$(nproc)" >>build-quickstart.log 2>&1 ||
     { tail -30 build-quickstart.log >&2; exit 1; }
 rm -f build-quickstart.log

@@ -11,7 +11,7 @@ want=("${build[@]}")
 [ "${1:-build}" = test ] && want+=("${tests[@]}")
 
 # A machine may have these from elsewhere than Debian's packages.
-if python3 -m pip --version >/dev/null 2>&1 && python3 -m venv --help >/dev/null 2>&1; then
+if python3 -m pip --version >/dev/null 2>&1 && python3 -c 'import ensurepip, venv' 2>/dev/null; then
     want=("${want[@]/python3-pip/}"); want=("${want[@]/python3-venv/}")
 fi
 if [ "${1:-build}" = test ] && ! command -v npm >/dev/null; then

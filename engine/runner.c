@@ -138,6 +138,16 @@ static bool take_slots(struct runner *r, struct status *st)
     return ok || status_fail(st, STATUS_TOO_LARGE, "slots need more than was planned");
 }
 
+static void print_plan(struct runner *r)
+{
+    struct buf table;
+    buf_init(&table, sizeof r->facts.plan - 1);
+    plan_print(&r->plan, &table);
+    if (!table.failed)
+        memcpy(r->facts.plan, table.at, table.n);
+    buf_close(&table);
+}
+
 static void fill_facts(struct runner *r, const struct model_file *f, uint64_t load_ms)
 {
     struct engine_facts *facts = &r->facts;
@@ -152,6 +162,7 @@ static void fill_facts(struct runner *r, const struct model_file *f, uint64_t lo
     snprintf(facts->device, sizeof facts->device, "%s", r->ops->name);
     snprintf(facts->isa, sizeof facts->isa, "%s", r->backend->variant(r->dev));
     snprintf(facts->kv_dtype, sizeof facts->kv_dtype, "%s", dtype_traits[r->plan.kv_dtype].name);
+    print_plan(r);
 }
 
 struct runner *runner_open(const struct engine_options *o,

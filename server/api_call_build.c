@@ -164,7 +164,9 @@ static bool make_choice(struct call *c, struct choice *ch, int32_t prompt, int32
     for (int32_t i = 0; i < p->n_stops; i++)
         r->stop[i] = (struct stop_string){.at = p->stop[i], .n = p->stop_bytes[i]};
     r->n_stops = p->n_stops;
-    r->score_prompt = p->echo && p->wants_logprobs;
+    if (p->echo && p->wants_logprobs)
+        ch->scores = &(ch - nth)->request;
+    r->score_prompt = ch->scores == r;
     api_text_init(&ch->text, c->job.sv->tok, r->n_min, r->stop, r->n_stops);
     if (!take_arrays(c, r))
         return false;

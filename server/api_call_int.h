@@ -19,6 +19,8 @@ struct choice {
     struct request request;
     int32_t prompt; /* index in call.prompt */
     int32_t index;  /* in the answer */
+    const struct request *scores; /* the first of its prompt, whose log-probabilities of the prompt
+                                     it echoes; NULL = none */
 
     /* What was read of the request. */
     int32_t n_noted;   /* tokens at its last news */

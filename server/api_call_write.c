@@ -37,7 +37,7 @@ static void take_run(struct choice *ch, bool last, struct api_run *run)
 /* Tokens [first, end) of the prompt. */
 static struct api_run prompt_run(const struct choice *ch, int32_t first, int32_t end)
 {
-    const struct request *r = &ch->request;
+    const struct request *r = ch->scores;
     const int32_t n_top = r->score_top ? r->sample.n_logprobs : 0;
     return (struct api_run){.token = r->score + first,
                             .top = n_top ? r->score_top + (size_t)first * (size_t)n_top : NULL,
@@ -54,17 +54,17 @@ static void write_echo(struct choice *ch, struct buf *out)
     const struct api_prompt *prompt = &c->prompt[ch->prompt];
     const bool first = ch->n_echoed == 0;
     struct api_run run = {0};
-    if (ch->request.score_prompt) {
+    if (ch->scores) {
         const int32_t rest = prompt->n - ch->n_echoed;
         run = prompt_run(ch, ch->n_echoed, ch->n_echoed + (rest < ECHO_RUN ? rest : ECHO_RUN));
     }
-    ch->n_echoed += ch->request.score_prompt ? run.n : prompt->n;
+    ch->n_echoed += ch->scores ? run.n : prompt->n;
     api_put_piece(&c->format, out,
                   &(struct api_piece){.index = ch->index,
                                       .text = first ? prompt->text : "",
                                       .n = first ? prompt->n_text : 0,
                                       .run = &run,
-                                      .n_runs = ch->request.score_prompt,
+                                      .n_runs = ch->scores != NULL,
                                       .offset = &ch->offset});
 }
 
@@ -115,6 +115,16 @@ static void write_ending(struct choice *ch, struct buf *out)
     api_put_last(&ch->call->format, out, ch->index, how_finished(ch));
 }
 
+/* Is every log-probability of the prompt known that it echoes?  The first choice of a prompt, which
+ * computes them, may have ended in an error, or be behind the others. */
+static bool has_scores(const struct choice *ch)
+{
+    if (!ch->scores || atomic_load_explicit(&ch->scores->n_out, memory_order_acquire) > 0)
+        return true;
+    const int f = atomic_load_explicit(&ch->scores->finish, memory_order_acquire);
+    return f == FINISH_STOP || f == FINISH_LENGTH;
+}
+
 /* Writes what is ready while out->n < end.  True once the choice has nothing more to say. */
 static bool write_choice(struct choice *ch, struct buf *out, size_t end)
 {
@@ -124,7 +134,7 @@ static bool write_choice(struct choice *ch, struct buf *out, size_t end)
         return true;
     if (n == 0 && !finished)
         return false;
-    if (!ch->opened && out->n < end)
+    if (!ch->opened && out->n < end && has_scores(ch))
         write_opening(ch, out, end);
     while (ch->opened && ch->text.n_tokens < n && out->n < end)
         write_token(ch, out);
@@ -198,7 +208,7 @@ static void write_whole_choice(struct choice *ch, struct buf *out)
 
     struct api_run run[2] = {0};
     int n_runs = 0;
-    if (ch->request.score_prompt)
+    if (ch->scores)
         run[n_runs++] = prompt_run(ch, 0, ch->request.n_prompt);
     if (c->params.wants_logprobs)
         take_run(ch, true, &run[n_runs++]);

@@ -234,9 +234,21 @@ static void on_news(uv_poll_t *p, int status, int events)
     api_news(&f->sv);
 }
 
+/* Once: a restart takes what the start took. */
+static void tell_plan(const struct front *f, const struct engine_facts *e)
+{
+    const char *asked = f->cfg.cpu_isa;
+    log_text(LOG_INFO, "memory plan", e->plan);
+    if (asked[0] && strcmp(asked, e->isa) != 0)
+        log_event(LOG_WARN, "this CPU has less than cpu-isa allows", LOG_S("cpu_isa", asked),
+                  LOG_S("isa", e->isa));
+}
+
 static void tell_ready(struct front *f, const struct scheduler_view *v)
 {
     const struct engine_facts *e = &v->facts;
+    if (!f->told_ready && e->plan[0])
+        tell_plan(f, e);
     log_event(LOG_INFO, "engine ready", LOG_S("model", f->model_name), LOG_S("arch", e->arch),
               LOG_S("device", e->device), LOG_S("isa", e->isa), LOG_S("kv_dtype", e->kv_dtype),
               LOG_I("load_ms", e->load_ms), LOG_I("weight_bytes", e->weight_bytes),

@@ -119,11 +119,12 @@ class Server:
         finally:
             c.close()
 
-    def stream_text(self, path, body, timeout=300):
+    def stream_text(self, path, body, timeout=300, on_event=lambda data: None):
         """(text of choice 0, finish reason) of a stream that must end in [DONE]."""
         text, finish, done = "", None, False
         for data in self.stream(path, body, timeout):
             check(not done, "an event after [DONE]:", data)
+            on_event(data)
             if data == "[DONE]":
                 done = True
                 continue
@@ -164,6 +165,13 @@ class Server:
 
     def open_fds(self):
         return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    def wait_fds(self, most, seconds=20):
+        """Until no more files are open than `most`, counted at rest before."""
+        end = time.monotonic() + seconds
+        while self.open_fds() > most:
+            check(time.monotonic() < end, "open files", self.open_fds(), "before", most)
+            time.sleep(0.1)
 
     def rss_kib(self):
         with open(f"/proc/{self.pid}/status") as f:
@@ -213,15 +221,9 @@ def start(options, suite_options):
 class Context:
     """What a test gets: the daemon, the options of the run, and a place to say figures."""
 
-    def __init__(self, server, options, suite_options):
+    def __init__(self, server, options):
         self.server = server
         self.options = options
-        self.suite_options = suite_options
-
-    def restart(self):
-        """A fresh daemon with the options of the suite."""
-        self.server.stop()
-        self.server = start(self.options, self.suite_options)
 
     def say(self, *words):
         print("     ", *words, flush=True)

@@ -18,7 +18,7 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import harness  # noqa: E402
 
-SUITES = ("openai_python", "openai_node", "metrics", "bad_inputs", "batching", "aborts", "kills")
+SUITES = ("start", "openai_python", "openai_node", "metrics", "bad_inputs", "batching", "aborts", "kills")
 
 
 def use_python_with_openai():
@@ -93,7 +93,7 @@ def main():
         module = importlib.import_module("suite_" + suite)
         suite_options = getattr(module, "OPTIONS", ())
         try:
-            context = harness.Context(harness.start(options, suite_options), options, suite_options)
+            context = harness.Context(harness.start(options, suite_options), options)
         except harness.Failure as e:
             sys.exit(f"e2e: {e}")
         n_failed = len(tally.failed)

@@ -9,7 +9,8 @@ import openai
 from harness import KEY, check, equal
 
 MODEL = "test-model"
-CHAT = [{"role": "user", "content": "What is the capital of France?"}]
+# Every next token of the answer leads by far: rounding, which differs by instruction set, changes none.
+CHAT = [{"role": "user", "content": "Name the capital of France."}]
 
 
 def client(c, **more):

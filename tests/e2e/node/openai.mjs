@@ -12,7 +12,7 @@ const client = (more = {}) =>
   new OpenAI({ baseURL: process.env.INFERD_URL + "/v1", apiKey: process.env.INFERD_KEY, maxRetries: 0,
                timeout: 120000, ...more });
 const openai = client();
-const messages = [{ role: "user", content: "What is the capital of France?" }];
+const messages = [{ role: "user", content: "Name the capital of France." }];
 
 async function refused(kind, promise, code, param) {
   const error = await promise.then(() => null, (e) => e);

@@ -71,6 +71,36 @@ static void a_json_line_is_json(void **state)
     assert_non_null(strstr(text, "\"level\":\"error\""));
 }
 
+static void lines_stay_lines_in_text_and_are_one_event_in_json(void **state)
+{
+    (void)state;
+    static const char table[] = "memory\n  weights   92.1 MiB  \"fast\"\n  total\n";
+    char text[4096];
+    log_init(LOG_INFO, LOG_TEXT);
+    log_text(LOG_INFO, "plan", table);
+    log_text(LOG_DEBUG, "plan", table);
+    read_lines(text, sizeof text);
+    const char *at = text;
+    static const char *const want[] = {"memory", "  weights   92.1 MiB  \\\"fast\\\"", "  total"};
+    for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
+        at = strchr(at, 'Z'); /* the end of its time */
+        assert_non_null(at);
+        assert_memory_equal(at, "Z info  ", 8);
+        assert_memory_equal(at + 8, want[i], strlen(want[i]));
+        at += 8 + strlen(want[i]);
+        assert_int_equal(*at, '\n');
+    }
+    assert_string_equal(at, "\n");
+
+    log_init(LOG_INFO, LOG_JSON);
+    log_text(LOG_INFO, "plan", table);
+    const size_t n = read_lines(text, sizeof text);
+    struct status st = {0};
+    enum json_fault fault;
+    assert_true(json_scan(text, n, &json_limits_default, &fault, &st));
+    assert_non_null(strstr(text, "\"msg\":\"plan\",\"text\":\"memory\\n  weights"));
+}
+
 static void a_full_pipe_loses_lines_and_no_time(void **state)
 {
     (void)state;
@@ -89,6 +119,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         T(a_value_can_not_forge_a_line),
         T(a_json_line_is_json),
+        T(lines_stay_lines_in_text_and_are_one_event_in_json),
         T(a_full_pipe_loses_lines_and_no_time),
     };
     return cmocka_run_group_tests_name("log", tests, NULL, NULL);

@@ -206,12 +206,14 @@ static void a_check_prints_the_file_and_the_plan(void **state)
     buf_init(&out, 1 << 16);
     close(mkstemp(path));
     make_write(&x->m, path);
-    const struct engine_options o = {.model_path = path, .n_threads = 1, .device = "cpu"};
+    const struct engine_options o = {
+        .model_path = path, .n_threads = 1, .device = "cpu", .cpu_isa = "scalar"};
     assert_true(check_model(&o, &out, &st));
     static const char *const words[] = {
         "family       llama",    "layers       2", "width        64",
         "4 query, 2 key, of 16", "output tied",    "f32       20",
-        "template     none",     "KV cache",       "total"};
+        "template     none",     "KV cache",       "total",
+        "instructions scalar"};
     for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
         if (!strstr(out.at, words[i]))
             fail_msg("no \"%s\" in:\n%s", words[i], out.at);

@@ -681,6 +681,8 @@ static void facts_say_what_was_loaded(void **state)
     assert_string_equal(facts->kv_dtype, "f32");
     assert_int_equal(facts->limits.vocab, VOCAB);
     assert_true(facts->total_bytes > facts->weight_bytes + facts->kv_bytes);
+    assert_memory_equal(facts->plan, "memory\n  weights", 16);
+    assert_string_equal(strstr(facts->plan, "  step"), "  step         256 tokens\n");
     drive_close(&d);
     o.model_path = "/nowhere.gguf";
     assert_null(runner_open(&o, NULL, NULL, &st));

@@ -627,6 +627,45 @@ static void echo_scores_the_prompt(void **state)
     close_server(&fx);
 }
 
+static void choices_of_one_prompt_score_it_once(void **state)
+{
+    (void)state;
+    static const char text[] = "a prompt of fifty bytes, that is of twelve blocks.";
+    struct fixture fx;
+    struct exchange x;
+    struct scheduler_view v;
+    char body[256];
+    int32_t ids[sizeof text] = {FAKE_BOS};
+    for (size_t i = 1; i < sizeof text; i++)
+        ids[i] = text[i - 1];
+    open_server(&fx, &fake_default, 64);
+    snprintf(body, sizeof body,
+             "{\"model\":\"m\",\"prompt\":\"%s\",\"n\":3,\"max_tokens\":4,\"echo\":true,"
+             "\"logprobs\":2,\"ignore_eos\":true}",
+             text);
+    run_whole(&fx, api_completions, body, &x);
+    assert_int_equal(x.status, 200);
+    cJSON *o = cJSON_Parse(x.answer.at);
+    assert_int_equal(cJSON_GetArraySize(get(o, "choices")), 3);
+    const cJSON *c;
+    cJSON_ArrayForEach(c, get(o, "choices"))
+    {
+        const cJSON *l = get(c, "logprobs");
+        assert_int_equal(cJSON_GetArraySize(get(l, "tokens")), (int)sizeof text + 4);
+        for (int i = 1; i < (int)sizeof text; i++) {
+            const double got = cJSON_GetArrayItem(get(l, "token_logprobs"), i)->valuedouble;
+            assert_true(fabs(got - (double)engine_fake_logprob(ids, i, ids[i])) < 1e-5);
+            assert_int_equal(cJSON_GetArraySize(cJSON_GetArrayItem(get(l, "top_logprobs"), i)), 2);
+        }
+    }
+    scheduler_view(fx.sv.sched, &v);
+    assert_int_equal(v.n_prompt_tokens, 3 * sizeof text);
+    assert_int_equal(v.n_cached_tokens, 2 * 48); /* all but what one choice computed */
+    cJSON_Delete(o);
+    close_exchange(&x);
+    close_server(&fx);
+}
+
 /* A client that leaves after `when` of the events of its call; every event has its turn. */
 static void whoever_leaves_whenever_gives_everything_back(void **state)
 {
@@ -687,6 +726,52 @@ static void a_client_that_leaves_during_prep_is_never_submitted(void **state)
     assert_int_equal(n_metrics, 0);
     assert_int_equal(x.status, 0);
     close_exchange(&x);
+    close_server(&fx);
+}
+
+/* Number of log-probabilities in a stream.  One that nobody computed is 0; the fake engine's are
+ * below, or -0. */
+static int count_scores(const char *at)
+{
+    int n = 0;
+    for (const char *end; (end = strstr(at, "\n\n")); at = end + 2) {
+        cJSON *o = cJSON_ParseWithLength(at + 6, (size_t)(end - at - 6));
+        const cJSON *one, *choices = o ? get(o, "choices") : NULL;
+        const cJSON *l = choices && choices->child ? get(choices->child, "logprobs") : NULL;
+        const cJSON *scores = l ? get(l, "token_logprobs") : NULL;
+        cJSON_ArrayForEach(one, scores)
+        {
+            if (!cJSON_IsNull(one))
+                assert_true(signbit(one->valuedouble));
+            n++;
+        }
+        cJSON_Delete(o);
+    }
+    return n;
+}
+
+static void a_prompt_that_was_not_scored_is_not_echoed(void **state)
+{
+    (void)state;
+    struct engine_fake_options fake = fake_default;
+    struct fixture fx;
+    int n_cut = 0;
+    fake.nan_every = 20;
+    fake.end_every = 0;
+    open_server(&fx, &fake, 64);
+    for (int seed = 0; seed < 100; seed++) {
+        struct exchange x;
+        char body[256];
+        snprintf(body, sizeof body,
+                 "{\"model\":\"m\",\"prompt\":[\"a\",\"a prompt in more than one chunk\"],"
+                 "\"seed\":%d,\"max_tokens\":30,\"stream\":true,\"echo\":true,\"logprobs\":0}",
+                 seed);
+        run_whole(&fx, api_completions, body, &x);
+        if (x.streaming && strstr(x.answer.at, "\"error\""))
+            n_cut += count_scores(x.answer.at) > 0;
+        close_exchange(&x);
+    }
+    assert_true(n_cut > 0);
     close_server(&fx);
 }
 
@@ -936,8 +1021,10 @@ int main(void)
         cmocka_unit_test(a_stream_says_what_the_whole_answer_says),
         cmocka_unit_test(the_answer_is_the_text_of_the_engines_tokens),
         cmocka_unit_test(echo_scores_the_prompt),
+        cmocka_unit_test(choices_of_one_prompt_score_it_once),
         cmocka_unit_test(whoever_leaves_whenever_gives_everything_back),
         cmocka_unit_test(a_client_that_leaves_during_prep_is_never_submitted),
+        cmocka_unit_test(a_prompt_that_was_not_scored_is_not_echoed),
         cmocka_unit_test(a_failed_sample_ends_its_call_with_one_error),
         cmocka_unit_test(a_full_queue_refuses_the_whole_call_and_says_when_to_come_back),
         cmocka_unit_test(a_call_of_one_finishes_while_the_engine_dies_under_it),

@@ -1,0 +1,52 @@
+"""What the daemon says when it starts: the memory plan, and which instructions it uses."""
+import json
+import subprocess
+import time
+
+from harness import Server, check, equal
+
+OPTIONS = ("--kv-memory", "256MiB", "--cpu-isa", "scalar", "--log-requests", "off")
+
+
+def rows(table):
+    """The table without the memory that was free, which changes from run to run."""
+    return [line for line in table.splitlines() if not line.startswith("  total")]
+
+
+def table_of_check(c):
+    said = subprocess.run([c.options.binary, "check", c.options.model, *OPTIONS[:4]], check=True,
+                          capture_output=True, text=True).stdout
+    return said[said.index("memory\n"):]
+
+
+def log_of(server):
+    """The lines of its start; the last of them may come a moment after it answers."""
+    end = time.monotonic() + 5
+    while "engine ready" not in server.tail():
+        check(time.monotonic() < end, "never ready:", server.tail())
+        time.sleep(0.02)
+    with open(server.log_path) as f:
+        return f.read().splitlines()
+
+
+def test_the_log_shows_the_memory_plan_in_lines(c):
+    messages = [line.split(" ", 1)[1].removeprefix("info  ") for line in log_of(c.server)]
+    first = messages.index("memory")
+    want = rows(table_of_check(c))
+    equal(rows("\n".join(messages[first:first + len(want) + 1])), want, "table in the log")
+    equal(messages.count("memory"), 1, "tables")
+
+
+def test_the_log_shows_the_memory_plan_as_one_event(c):
+    server = Server(c.options.binary, c.options.model, *OPTIONS, "--log-format", "json",
+                    "--engine", c.options.engine)
+    events = [json.loads(line) for line in log_of(server)]
+    server.stop()
+    plans = [e for e in events if e["msg"] == "memory plan"]
+    equal(len(plans), 1, "plans")
+    equal(rows(plans[0]["text"]), rows(table_of_check(c)), "table in the log")
+
+
+def test_the_log_says_which_instructions_are_used(c):
+    check(any(" isa=scalar " in line for line in log_of(c.server)), c.server.tail())
+    check(not any("cpu-isa" in line for line in log_of(c.server)), c.server.tail())
