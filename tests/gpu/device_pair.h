@@ -40,14 +40,26 @@ static inline void *pair_take(const struct tested_device *t, size_t n_bytes)
     return at;
 }
 
-/* False <=> no CUDA device here. */
+enum { PAIR_SKIP = 77 }; /* what a test program returns where there is no CUDA device */
+
+/* False <=> no CUDA device here: the program says so and is skipped. */
+static inline bool pair_device(void)
+{
+    struct status st = {0};
+    const struct backend *cuda = backend_find("cuda", &st);
+    if (cuda && cuda->probe(&st))
+        return true;
+    fprintf(stderr, "skipped: %s\n", st.msg);
+    return false;
+}
+
 static inline bool pair_open(struct pair *p, enum dtype act, const struct device_limits *limits)
 {
     static const char *const name[2] = {"cpu", "cuda"};
     for (int i = 0; i < 2; i++) {
-        struct status st = {0}, why = {0};
+        struct status st = {0};
         struct tested_device *t = &p->dev[i];
-        const struct backend *backend = backend_find(name[i], &why, &st);
+        const struct backend *backend = backend_find(name[i], &st);
         const struct device_options options = {
             .precision = PRECISION_EXACT, .act = act, .memory_share = 0.5};
         if (!backend || !(t->d = backend->open(&options, &st))) {

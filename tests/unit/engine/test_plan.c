@@ -213,7 +213,7 @@ static void a_check_prints_the_file_and_the_plan(void **state)
         "family       llama",    "layers       2", "width        64",
         "4 query, 2 key, of 16", "output tied",    "f32       20",
         "template     none",     "KV cache",       "total",
-        "instructions scalar"};
+        "cpu          scalar"};
     for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
         if (!strstr(out.at, words[i]))
             fail_msg("no \"%s\" in:\n%s", words[i], out.at);
