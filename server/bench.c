@@ -18,7 +18,8 @@ int bench_main(int argc, char **argv)
                     "[options of serve]\n"
                     "  inferd bench http --url http://127.0.0.1:PORT [--concurrency N] "
                     "[--requests N]\n"
-                    "        [--rate PER_SECOND] [--max-tokens N] [--prompt-tokens N] [--seed N]\n"
-                    "        [--stalled N] [--time-s N] [--model NAME] [--json]\n");
+                    "        [--rate PER_SECOND|inf] [--max-tokens N] [--prompt-tokens N]\n"
+                    "        [--lengths fixed|sharegpt] [--seed N] [--stalled N] [--time-s N]\n"
+                    "        [--model NAME] [--json]\n");
     return 2;
 }
