@@ -40,6 +40,7 @@ enum engine_state { ENGINE_STARTING, ENGINE_READY, ENGINE_DOWN };
 /* What a model and its options need; declared here, filled by server/config.c. */
 struct engine_options {
     const char *model_path;
+    bool random_weights;       /* model_path has a config.json alone: for benchmarks */
     const char *cpu_precision; /* "fast", "exact" */
     const char *cpu_isa;       /* NULL = best */
     const char *kv_dtype;      /* "auto", "f32", "f16", "bf16"; auto = f16, f32 when exact; on other
