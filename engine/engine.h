@@ -63,6 +63,7 @@ struct engine_options {
 struct engine_facts { /* known once READY; constant over epochs, or the restart fails */
     struct step_limits limits;
     uint64_t weight_bytes, kv_bytes, total_bytes;
+    uint64_t step_weight_bytes; /* that each step reads: all but a table for embedding alone */
     uint64_t load_ms;
     char arch[32];
     char device[8]; /* "cpu", "cuda" */

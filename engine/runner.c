@@ -154,6 +154,15 @@ static void print_plan(struct runner *r)
     buf_close(&table);
 }
 
+static uint64_t step_weight_bytes(const struct runner *r)
+{
+    const struct tensor *embed = r->model.w[W_EMBED];
+    if (embed == r->model.w[W_LM_HEAD])
+        return r->plan.weight_bytes;
+    return r->plan.weight_bytes -
+           r->ops->weight_bytes(r->dev, embed->dtype, embed->rows, embed->cols);
+}
+
 static void fill_facts(struct runner *r, const struct model_file *f, uint64_t load_ms)
 {
     struct engine_facts *facts = &r->facts;
@@ -162,6 +171,7 @@ static void fill_facts(struct runner *r, const struct model_file *f, uint64_t lo
         .weight_bytes = r->plan.weight_bytes,
         .kv_bytes = r->plan.kv_bytes,
         .total_bytes = r->plan.total_bytes,
+        .step_weight_bytes = step_weight_bytes(r),
         .load_ms = load_ms,
     };
     snprintf(facts->arch, sizeof facts->arch, "%s", f->arch->gguf_name);

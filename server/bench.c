@@ -14,8 +14,8 @@ int bench_main(int argc, char **argv)
     if (argc > 0 && strcmp(argv[0], "http") == 0)
         return bench_http_main(argc - 1, argv + 1);
     fprintf(stderr, "inferd: bench what?\n"
-                    "  inferd bench engine MODEL [--repeats N] [--parallel-max N] [--json] "
-                    "[options of serve]\n"
+                    "  inferd bench engine MODEL [--random] [--repeats N] [--parallel-max N]\n"
+                    "        [--tables auto|full|few|none] [--json] [options of serve]\n"
                     "  inferd bench http --url http://127.0.0.1:PORT [--concurrency N] "
                     "[--requests N]\n"
                     "        [--rate PER_SECOND|inf] [--max-tokens N] [--prompt-tokens N]\n"
