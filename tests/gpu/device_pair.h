@@ -40,20 +40,22 @@ static inline void *pair_take(const struct tested_device *t, size_t n_bytes)
     return at;
 }
 
-/* False <=> no CUDA device here. */
+/* Ends the test as skipped where no CUDA device is. */
 static inline bool pair_open(struct pair *p, enum dtype act, const struct device_limits *limits)
 {
     static const char *const name[2] = {"cpu", "cuda"};
     for (int i = 0; i < 2; i++) {
-        struct status st = {0}, why = {0};
+        struct status st = {0};
         struct tested_device *t = &p->dev[i];
-        const struct backend *backend = backend_find(name[i], &why, &st);
+        const struct backend *backend = backend_find(name[i], &st);
         const struct device_options options = {
             .precision = PRECISION_EXACT, .act = act, .memory_share = 0.5};
-        if (!backend || !(t->d = backend->open(&options, &st))) {
-            fprintf(stderr, "%s: %s\n", name[i], st.msg);
-            return false;
+        if (!backend || !backend->probe(&st)) {
+            printf("skipped: %s: %s\n", name[i], st.msg);
+            exit(77);
         }
+        if (!(t->d = backend->open(&options, &st)))
+            pair_die(name[i], &st);
         t->ops = backend->ops;
         t->act = t->ops->act_dtype(t->d);
         void *work = pair_take(t, t->ops->work_bytes(t->d, limits));
