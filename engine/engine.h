@@ -40,6 +40,7 @@ enum engine_state { ENGINE_STARTING, ENGINE_READY, ENGINE_DOWN };
 /* What a model and its options need; declared here, filled by server/config.c. */
 struct engine_options {
     const char *model_path;
+    bool random_weights;       /* model_path has a config.json alone: for benchmarks */
     const char *cpu_precision; /* "fast", "exact" */
     const char *cpu_isa;       /* NULL = best */
     const char *kv_dtype;      /* "auto", "f32", "f16", "bf16"; auto = f16, f32 when exact; on other
@@ -62,6 +63,7 @@ struct engine_options {
 struct engine_facts { /* known once READY; constant over epochs, or the restart fails */
     struct step_limits limits;
     uint64_t weight_bytes, kv_bytes, total_bytes;
+    uint64_t step_weight_bytes; /* that each step reads: all but a table for embedding alone */
     uint64_t load_ms;
     char arch[32];
     char device[8]; /* "cpu", "cuda" */

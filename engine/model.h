@@ -21,6 +21,7 @@
 struct cJSON;
 struct gguf;
 struct safetensors;
+struct weights_random;
 
 struct model_config {
     int32_t hidden;     /* width of the residual stream */
@@ -58,8 +59,9 @@ struct bound { /* one weight: the rule that names it and what the checkpoint has
 };
 
 struct model_file { /* a checkpoint on disk, checked, not loaded */
-    struct gguf *gguf;          /* one of these two is NULL */
+    struct gguf *gguf;          /* two of these three are NULL */
     struct safetensors *folder;
+    struct weights_random *random;
     const struct arch *arch;
     struct model_config cfg;
     struct bound *bound; /* [n_bound] every weight that the model reads */
@@ -80,12 +82,17 @@ bool model_file_open(struct model_file *f, const char *path, struct status *st) 
 bool model_file_bind(struct model_file *f, struct gguf *g, struct status *st) MUST_CHECK;
 bool model_file_bind_folder(struct model_file *f, struct safetensors *s, const struct cJSON *config,
                             struct status *st) MUST_CHECK;
+/* The shape of a config.json, given by itself or by its folder, with random weights; what is
+ * optional in the family, as biases, is left out.  For benchmarks. */
+bool model_file_open_random(struct model_file *f, const char *path, struct status *st) MUST_CHECK;
 void model_file_close(struct model_file *f); /* accepts a zeroed or half-open one */
 
 size_t model_file_n_weights(const struct model_file *f); /* in the checkpoint, bound or not */
 const struct weight *model_file_weight(const struct model_file *f, size_t i);
 size_t model_file_bytes(const struct model_file *f); /* of all files */
 void model_file_release(const struct model_file *f); /* their pages may go: weights were copied */
+
+int64_t model_dim(const struct model_config *cfg, enum dim dim);
 
 /* Device bytes model_load takes.  False when they do not fit size_t. */
 bool model_weight_bytes(const struct model_file *f, const struct ops *ops,

@@ -14,6 +14,7 @@
 #include "engine/gguf.h"
 #include "engine/json_file.h"
 #include "engine/safetensors.h"
+#include "engine/weights_random.h"
 
 enum { NAME_MAX_BYTES = 96, CONFIG_BYTES_MAX = 1 << 20, VOCAB_MAX = 1 << 24 };
 
@@ -24,20 +25,26 @@ static const char *const dim_names[DIM_N] = {
     [DIM_HEAD] = "head_dim", [DIM_ROPE_HALF] = "rope_dims / 2",
 };
 
-/* The two kinds of file. */
+/* The kinds of file. */
 
 size_t model_file_n_weights(const struct model_file *f)
 {
+    if (f->random)
+        return weights_random_n(f->random);
     return f->gguf ? gguf_n_tensors(f->gguf) : safetensors_n(f->folder);
 }
 
 const struct weight *model_file_weight(const struct model_file *f, size_t i)
 {
+    if (f->random)
+        return weights_random_at(f->random, i);
     return f->gguf ? gguf_tensor_at(f->gguf, i) : safetensors_at(f->folder, i);
 }
 
 size_t model_file_bytes(const struct model_file *f)
 {
+    if (f->random)
+        return weights_random_bytes(f->random);
     return f->gguf ? gguf_file_bytes(f->gguf) : safetensors_file_bytes(f->folder);
 }
 
@@ -45,7 +52,7 @@ void model_file_release(const struct model_file *f)
 {
     if (f->gguf)
         gguf_release_pages(f->gguf);
-    else
+    else if (f->folder)
         safetensors_release_pages(f->folder);
 }
 
@@ -99,7 +106,7 @@ static bool check_tokens(const struct model_file *f, struct status *st)
 
 /* The tensors. */
 
-static int64_t dim_size(const struct model_config *cfg, enum dim dim)
+int64_t model_dim(const struct model_config *cfg, enum dim dim)
 {
     switch (dim) {
     case DIM_VOCAB:
@@ -124,7 +131,7 @@ static int64_t dim_size(const struct model_config *cfg, enum dim dim)
 static bool check_shape(const struct model_config *cfg, const struct tensor_rule *rule,
                         const char *name, const struct weight *t, struct status *st)
 {
-    const long long rows = dim_size(cfg, rule->rows), cols = dim_size(cfg, rule->cols);
+    const long long rows = model_dim(cfg, rule->rows), cols = model_dim(cfg, rule->cols);
     if (t->rows == rows && t->cols == cols)
         return true;
     if (rule->rows == DIM_ONE)
@@ -319,6 +326,7 @@ void model_file_close(struct model_file *f)
 {
     gguf_close(f->gguf);
     safetensors_close(f->folder);
+    weights_random_close(f->random);
     free(f->bound);
     *f = (struct model_file){0};
 }

@@ -64,6 +64,12 @@ bool runner_host_bytes(const struct step_limits *limits, size_t *n_bytes)
            size_add(*n_bytes, ENGINE_DEPTH * flight_bytes(limits), n_bytes);
 }
 
+static bool open_file(struct model_file *f, const struct engine_options *o, struct status *st)
+{
+    return o->random_weights ? model_file_open_random(f, o->model_path, st)
+                             : model_file_open(f, o->model_path, st);
+}
+
 static bool open_device(struct runner *r, const struct model_file *f,
                         const struct engine_options *o, struct status *st)
 {
@@ -148,6 +154,15 @@ static void print_plan(struct runner *r)
     buf_close(&table);
 }
 
+static uint64_t step_weight_bytes(const struct runner *r)
+{
+    const struct tensor *embed = r->model.w[W_EMBED];
+    if (embed == r->model.w[W_LM_HEAD])
+        return r->plan.weight_bytes;
+    return r->plan.weight_bytes -
+           r->ops->weight_bytes(r->dev, embed->dtype, embed->rows, embed->cols);
+}
+
 static void fill_facts(struct runner *r, const struct model_file *f, uint64_t load_ms)
 {
     struct engine_facts *facts = &r->facts;
@@ -156,6 +171,7 @@ static void fill_facts(struct runner *r, const struct model_file *f, uint64_t lo
         .weight_bytes = r->plan.weight_bytes,
         .kv_bytes = r->plan.kv_bytes,
         .total_bytes = r->plan.total_bytes,
+        .step_weight_bytes = step_weight_bytes(r),
         .load_ms = load_ms,
     };
     snprintf(facts->arch, sizeof facts->arch, "%s", f->arch->gguf_name);
@@ -176,7 +192,7 @@ struct runner *runner_open(const struct engine_options *o,
         status_fail(st, STATUS_BUSY, "no memory for a runner");
         return NULL;
     }
-    if (!model_file_open(&file, o->model_path, st) || !open_device(r, &file, o, st) ||
+    if (!open_file(&file, o, st) || !open_device(r, &file, o, st) ||
         !make_plan(r, &file, o, st) ||
         !model_load(&r->model, &file, r->ops, r->dev, &(struct load_progress){progress, ctx}, st) ||
         !take_cache(r, st) || !take_activations(r, st) || !take_slots(r, st))

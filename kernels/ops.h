@@ -298,6 +298,10 @@ struct backend {
     bool (*probe)(struct status *why); /* is there such a device? */
     struct device *(*open)(const struct device_options *, struct status *st);
     const char *(*variant)(const struct device *); /* for people: "avx512vnni", "sm_90a NVIDIA H100" */
+    /* What the device can do at best, measured in some hundred milliseconds with memory of its own:
+     * bytes that a copy reads and writes, and 2 * m * n * k of the device's own product of large
+     * random matrices, a second.  NULL = it cannot say. */
+    bool (*rates)(struct device *, double *copy_bytes_s, double *matmul_flops, struct status *st);
 };
 
 enum { OPS_ABI = 1 };

@@ -1,4 +1,4 @@
-/* bench.h - `inferd bench engine` and `inferd bench http`: the figures behind docs/performance.md.
+/* bench.h - `inferd bench engine`, `kernels` and `http`: the figures behind docs/performance.md.
  *
  * Thread: main's. */
 #ifndef SERVER_BENCH_H

@@ -1,6 +1,5 @@
 #include "server/bench_engine.h"
 
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,6 +8,9 @@
 #include "base/buf.h"
 #include "engine/engine.h"
 #include "scheduler/scheduler.h"
+#include "server/bench_rates.h"
+#include "server/bench_requests.h"
+#include "server/bench_table.h"
 #include "server/config.h"
 
 enum {
@@ -18,7 +20,7 @@ enum {
     REQUESTS_MAX = 32,
     REPEATS_MAX = 1000,
     READY_POLL_US = 500,
-    STUCK_MS = 300000, /* a measure without any news for so long has failed */
+    REPORT_BYTES_MAX = 1 << 20,
 };
 
 enum measure { MEASURE_PROMPT, MEASURE_ONE, MEASURE_16, MEASURE_32, N_MEASURES };
@@ -34,20 +36,22 @@ static const struct {
     {"32 requests x 128 tokens", "generate_32x128", 32, SHORT_PROMPT, GENERATE},
 };
 
+/* Which rows of bench_table.h; AUTO = FULL on a device that is not the CPU, else FEW. */
+enum tables { TABLES_AUTO, TABLES_FULL, TABLES_FEW, TABLES_NONE, N_TABLES };
+
+static const char *const tables_names[N_TABLES] = {"auto", "full", "few", "none"};
+
 struct bench {
     struct config cfg;
     int32_t n_repeats;
     int32_t parallel_max; /* measures of more requests are left out */
     bool json;
-    struct scheduler *sched;
-    struct engine_facts facts;
-    uint64_t ready_ns;
-    uint64_t random;          /* state of the generator of prompts */
+    bool random_weights;
+    enum tables tables;
+    struct bench_source source;
+    struct bench_rates rates;
+    uint64_t start_ns, ready_ns;
     double *rate[N_MEASURES]; /* [n_repeats] tokens per second */
-
-    struct request request[REQUESTS_MAX];
-    int32_t prompt[REQUESTS_MAX][PROMPT];
-    struct sample_out_slim out[REQUESTS_MAX][GENERATE + 1];
 };
 
 /* ---- options ---- */
@@ -63,6 +67,16 @@ static bool set_number(const char *name, const char *text, int32_t max, int32_t 
     return true;
 }
 
+static bool set_tables(struct bench *b, const char *text, struct status *st)
+{
+    for (int i = 0; text && i < N_TABLES; i++)
+        if (strcmp(text, tables_names[i]) == 0) {
+            b->tables = (enum tables)i;
+            return true;
+        }
+    return status_fail(st, STATUS_BAD_INPUT, "tables: want auto, full, few or none");
+}
+
 /* Takes this benchmark's own flags out of argv; what is left is for config_read. */
 static bool take_own_flags(struct bench *b, int *argc, char **argv, struct status *st)
 {
@@ -76,6 +90,10 @@ static bool take_own_flags(struct bench *b, int *argc, char **argv, struct statu
             ok = set_number("repeats", next, REPEATS_MAX, &b->n_repeats, st);
         else if (strcmp(argv[i], "--parallel-max") == 0 && ++i)
             ok = set_number("parallel-max", next, REQUESTS_MAX, &b->parallel_max, st);
+        else if (strcmp(argv[i], "--tables") == 0 && ++i)
+            ok = set_tables(b, next, st);
+        else if (strcmp(argv[i], "--random") == 0)
+            b->random_weights = true; /* its value stays: the model */
         else
             argv[n++] = argv[i];
     }
@@ -100,78 +118,31 @@ static bool read_options(struct bench *b, int argc, char **argv, struct status *
     return true;
 }
 
-/* ---- one request after another, or many at once ---- */
+/* ---- the measures ---- */
 
-static uint64_t next_random(uint64_t *state) /* splitmix64 */
+static double rate_of(const struct bench_requests *r, enum measure m)
 {
-    uint64_t z = *state += 0x9e3779b97f4a7c15ull;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
-    return z ^ (z >> 31);
-}
-
-static void make_request(struct bench *b, int i, enum measure m)
-{
-    const uint64_t vocab = (uint64_t)b->facts.limits.vocab;
-    for (int j = 0; j < measures[m].n_prompt; j++)
-        b->prompt[i][j] = (int32_t)(next_random(&b->random) % vocab);
-    b->request[i] = (struct request){
-        .id = (uint64_t)i + 1,
-        .prompt = b->prompt[i],
-        .n_prompt = measures[m].n_prompt,
-        .n_max = measures[m].n_max,
-        .sample = {.top_p = 1, .repetition = 1, .n_logprobs = -1},
-        .arrived_ns = clock_now(&clock_real),
-        .out = b->out[i],
-    };
-}
-
-/* Hears the scheduler until n requests have finished. */
-static bool wait_finished(struct bench *b, int n, struct status *st)
-{
-    struct pollfd news = {.fd = scheduler_news_fd(b->sched), .events = POLLIN};
-    bool ok = true;
-    for (int n_finished = 0; n_finished < n;) {
-        for (struct request *r; (r = scheduler_news(b->sched));) {
-            if (!request_finished(r))
-                continue;
-            n_finished++;
-            if (ok && atomic_load(&r->finish) != FINISH_LENGTH)
-                ok = status_fail(st, STATUS_DEVICE, "a request ended early: %s", r->why.msg);
-        }
-        scheduler_news_done(b->sched);
-        if (n_finished < n && poll(&news, 1, STUCK_MS) == 0)
-            return status_fail(st, STATUS_DEVICE, "no token in %d s", STUCK_MS / 1000);
-    }
-    return ok;
+    const struct request *first = &r->at[0];
+    uint64_t end_ns = r->start_ns;
+    for (int i = 0; i < r->n; i++)
+        if (r->at[i].finished_ns > end_ns)
+            end_ns = r->at[i].finished_ns;
+    if (m == MEASURE_PROMPT)
+        return PROMPT * 1e9 / (double)(first->first_token_ns - r->start_ns);
+    if (m == MEASURE_ONE)
+        return GENERATE * 1e9 / (double)(first->finished_ns - first->first_token_ns);
+    return (double)r->n * GENERATE * 1e9 / (double)(end_ns - r->start_ns);
 }
 
 static bool measure(struct bench *b, enum measure m, double *rate, struct status *st)
 {
-    const int n = measures[m].n_requests;
-    for (int i = 0; i < n; i++)
-        make_request(b, i, m);
-    const uint64_t start_ns = clock_now(&clock_real);
-    for (int i = 0; i < n; i++) {
-        if (scheduler_submit(b->sched, &b->request[i], st))
-            continue;
-        for (int j = 0; j < i; j++)
-            scheduler_cancel(b->sched, &b->request[j]);
-        return status_wrap(st, "submit request %d of %d", i + 1, n);
-    }
-    if (!wait_finished(b, n, st))
+    struct bench_requests r;
+    if (!bench_requests_make(&r, &b->source, measures[m].n_requests, measures[m].n_prompt,
+                             measures[m].n_max, st) ||
+        !bench_requests_run(&r, &b->source, NULL, st))
         return false;
-    const struct request *r = &b->request[0];
-    uint64_t end_ns = start_ns;
-    for (int i = 0; i < n; i++)
-        if (b->request[i].finished_ns > end_ns)
-            end_ns = b->request[i].finished_ns;
-    if (m == MEASURE_PROMPT)
-        *rate = PROMPT * 1e9 / (double)(r->first_token_ns - start_ns);
-    else if (m == MEASURE_ONE)
-        *rate = GENERATE * 1e9 / (double)(r->finished_ns - r->first_token_ns);
-    else
-        *rate = (double)n * GENERATE * 1e9 / (double)(end_ns - start_ns);
+    *rate = rate_of(&r, m);
+    bench_requests_close(&r);
     return true;
 }
 
@@ -181,6 +152,10 @@ static bool open_scheduler(struct bench *b, struct status *st)
 {
     struct engine_options eo;
     config_engine(&b->cfg, &eo);
+    eo.random_weights = b->random_weights;
+    if (b->tables != TABLES_NONE)
+        bench_rates_measure(&b->rates, &eo);
+    b->start_ns = clock_now(&clock_real);
     struct engine *e = b->cfg.engine[0] == 'l' ? engine_local_open(&eo, &clock_real, st)
                                                : engine_proc_open(&eo, &clock_real, st);
     if (!e)
@@ -190,23 +165,23 @@ static bool open_scheduler(struct bench *b, struct status *st)
         .prefill_chunk_max = (int32_t)b->cfg.prefill_chunk,
         .prefix_cache = false,
     };
-    b->sched = scheduler_open(&so, e, NULL, &clock_real, st);
-    return b->sched && scheduler_start(b->sched, st);
+    b->source.sched = scheduler_open(&so, e, NULL, &clock_real, st);
+    return b->source.sched && scheduler_start(b->source.sched, st);
 }
 
-static bool wait_ready(struct bench *b, uint64_t start_ns, struct status *st)
+static bool wait_ready(struct bench *b, struct status *st)
 {
     struct scheduler_view v;
     for (;;) {
-        scheduler_view(b->sched, &v);
+        scheduler_view(b->source.sched, &v);
         if (v.engine_state == ENGINE_READY)
             break;
         if (v.engine_deaths > 0)
             return status_fail(st, STATUS_DEVICE, "the engine did not start: %s", v.engine_why);
         usleep(READY_POLL_US);
     }
-    b->ready_ns = clock_now(&clock_real) - start_ns;
-    b->facts = v.facts;
+    b->ready_ns = clock_now(&clock_real) - b->start_ns;
+    b->source.facts = v.facts;
     return true;
 }
 
@@ -217,9 +192,8 @@ static bool is_wanted(const struct bench *b, int m)
 
 static bool run(struct bench *b, struct status *st)
 {
-    const uint64_t start_ns = clock_now(&clock_real);
-    b->random = start_ns;
-    if (!open_scheduler(b, st) || !wait_ready(b, start_ns, st))
+    b->source.random = clock_now(&clock_real);
+    if (!open_scheduler(b, st) || !wait_ready(b, st))
         return false;
     for (int m = 0; m < N_MEASURES; m++)
         if (!(b->rate[m] = calloc((size_t)b->n_repeats, sizeof *b->rate[m])))
@@ -237,17 +211,23 @@ static int compare(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static void report(struct bench *b)
+static void report_head(const struct bench *b, struct buf *out)
 {
-    const double ready_ms = (double)b->ready_ns / 1e6;
-    if (b->json)
-        printf("{\"device\":\"%s\",\"isa\":\"%s\",\"precision\":\"%s\",\"kv_dtype\":\"%s\",\"threads\":%lld,"
-               "\"repeats\":%d,\"ready_ms\":%.1f",
-               b->facts.device, b->facts.isa, b->cfg.cpu_precision, b->facts.kv_dtype, (long long)b->cfg.threads,
-               b->n_repeats, ready_ms);
-    else
-        printf("%s, %s, kv %s, median (least, most) of %d\n%-26s %10.1f ms\n", b->facts.isa,
-               b->cfg.cpu_precision, b->facts.kv_dtype, b->n_repeats, "ready after", ready_ms);
+    const struct engine_facts *f = &b->source.facts;
+    const double ready_ms = (double)b->ready_ns / 1e6, gb = (double)f->weight_bytes / 1e9;
+    buf_printf(out,
+               b->json ? "{\"device\":\"%s\",\"isa\":\"%s\",\"precision\":\"%s\",\"kv_dtype\":\"%s\","
+                         "\"threads\":%lld,\"repeats\":%d,\"weight_gb\":%.3f,\"ready_ms\":%.1f,"
+                         "\"copy_gb_per_s\":%.1f,\"matmul_tflops\":%.2f"
+                       : "%s, %s, %s, kv %s, %lld threads, median (least, most) of %d\n"
+                         "%.3f GB of weights, ready after %.1f ms; copy %.1f GB/s, product %.2f "
+                         "TFLOP/s\n",
+               f->device, f->isa, b->cfg.cpu_precision, f->kv_dtype, (long long)b->cfg.threads,
+               b->n_repeats, gb, ready_ms, b->rates.copy_bytes_s / 1e9, b->rates.matmul_flops / 1e12);
+}
+
+static void report_measures(struct bench *b, struct buf *out)
+{
     for (int m = 0; m < N_MEASURES; m++) {
         double *rate = b->rate[m];
         if (!is_wanted(b, m))
@@ -255,19 +235,49 @@ static void report(struct bench *b)
         qsort(rate, (size_t)b->n_repeats, sizeof *rate, compare);
         const double median = rate[b->n_repeats / 2];
         if (b->json)
-            printf(",\"%s\":%.1f", measures[m].key, median);
+            buf_printf(out, ",\"%s\":%.1f", measures[m].key, median);
         else
-            printf("%-26s %10.1f tokens/s (%.1f, %.1f)\n", measures[m].name, median, rate[0],
-                   rate[b->n_repeats - 1]);
+            buf_printf(out, "%-26s %10.1f tokens/s (%.1f, %.1f)\n", measures[m].name, median,
+                       rate[0], rate[b->n_repeats - 1]);
     }
-    puts(b->json ? "}" : "");
+}
+
+static bool run_table(struct bench *b, struct buf *out, struct status *st)
+{
+    const bool on_cpu = strcmp(b->source.facts.device, "cpu") == 0;
+    struct bench_table t = {
+        .full = b->tables == TABLES_FULL || (b->tables == TABLES_AUTO && !on_cpu),
+        .copy_bytes_s = b->rates.copy_bytes_s,
+        .json = b->json,
+        .out = out};
+    return b->tables == TABLES_NONE || bench_table_run(&t, &b->source, st);
+}
+
+static bool run_and_report(struct bench *b, struct status *st)
+{
+    struct buf out;
+    buf_init(&out, REPORT_BYTES_MAX);
+    bool ok = run(b, st);
+    if (ok) {
+        report_head(b, &out);
+        report_measures(b, &out);
+        if (!b->json) { /* rows of the table follow as they are measured */
+            fwrite(out.at, 1, out.n, stdout);
+            buf_clear(&out);
+        }
+        ok = run_table(b, &out, st);
+        if (ok && b->json && buf_put_str(&out, "}\n"))
+            fwrite(out.at, 1, out.n, stdout);
+    }
+    buf_close(&out);
+    return ok;
 }
 
 static void bench_close(struct bench *b)
 {
-    if (b->sched) {
-        scheduler_stop(b->sched);
-        scheduler_close(b->sched);
+    if (b->source.sched) {
+        scheduler_stop(b->source.sched);
+        scheduler_close(b->source.sched);
     }
     for (int m = 0; m < N_MEASURES; m++)
         free(b->rate[m]);
@@ -286,10 +296,7 @@ int bench_engine_main(int argc, char **argv)
         code = 2;
     } else {
         log_init(LOG_WARN, config_log_format(&b->cfg));
-        if (run(b, &st))
-            report(b);
-        else
-            code = 1;
+        code = !run_and_report(b, &st);
     }
     if (code)
         fprintf(stderr, "inferd: bench engine: %s\n", st.msg);

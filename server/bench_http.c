@@ -2,6 +2,7 @@
 
 #include <arpa/inet.h>
 #include <getopt.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,11 +11,11 @@
 #include "base/buf.h"
 #include "server/bench_load.h"
 
-enum { SPARE_FDS = 16, REPORT_BYTES_MAX = 1 << 20 };
+enum { SPARE_FDS = 16, REPORT_BYTES_MAX = 1 << 20, OPEN_CLIENTS_MAX = 10000 };
 
 struct bench {
     struct load_options load;
-    bool json, has_url;
+    bool json, has_url, has_concurrency;
     char model[256];
 };
 
@@ -48,9 +49,17 @@ static bool set_rate(struct load_options *o, const char *text, struct status *st
 {
     char *end;
     o->rate = strtod(text, &end);
-    if (end != text && !*end && o->rate > 0 && o->rate <= 1e6)
+    if (end != text && !*end && o->rate > 0 && (o->rate <= 1e6 || isinf(o->rate)))
         return true;
-    return status_fail(st, STATUS_BAD_INPUT, "rate: \"%.60s\" is not above 0 and up to 1000000",
+    return status_fail(st, STATUS_BAD_INPUT,
+                       "rate: \"%.60s\" is neither inf nor above 0 and up to 1000000", text);
+}
+
+static bool set_lengths(struct load_options *o, const char *text, struct status *st)
+{
+    o->sharegpt = strcmp(text, "sharegpt") == 0;
+    return o->sharegpt || strcmp(text, "fixed") == 0 ||
+           status_fail(st, STATUS_BAD_INPUT, "lengths: \"%.60s\" is neither fixed nor sharegpt",
                        text);
 }
 
@@ -89,6 +98,7 @@ static bool read_options(struct bench *b, int argc, char **argv, struct status *
         {"time-s", required_argument, NULL, TIME_S},
         {"url", required_argument, NULL, 'u'},
         {"rate", required_argument, NULL, 'r'},
+        {"lengths", required_argument, NULL, 'l'},
         {"seed", required_argument, NULL, 's'},
         {"model", required_argument, NULL, 'm'},
         {"json", no_argument, NULL, 'j'},
@@ -97,12 +107,15 @@ static bool read_options(struct bench *b, int argc, char **argv, struct status *
     bool ok = true;
     optind = 1;
     for (int c; ok && (c = getopt_long(argc, argv, "", names, NULL)) != -1;) {
+        b->has_concurrency |= c == CONCURRENCY;
         if (c < N_NUMBERS)
             ok = set_number(&b->load, (enum number)c, optarg, st);
         else if (c == 'u')
             ok = set_url(b, optarg, st);
         else if (c == 'r')
             ok = set_rate(&b->load, optarg, st);
+        else if (c == 'l')
+            ok = set_lengths(&b->load, optarg, st);
         else if (c == 's')
             b->load.seed = strtoull(optarg, NULL, 10);
         else if (c == 'm')
@@ -117,6 +130,14 @@ static bool read_options(struct bench *b, int argc, char **argv, struct status *
                            argv[optind]);
     return ok && (b->has_url ||
                   status_fail(st, STATUS_BAD_INPUT, "which server?  --url http://127.0.0.1:PORT"));
+}
+
+/* In an open loop nothing should wait for a client. */
+static void choose_concurrency(struct bench *b)
+{
+    struct load_options *o = &b->load;
+    if (o->rate > 0 && !b->has_concurrency)
+        o->concurrency = o->n_requests < OPEN_CLIENTS_MAX ? o->n_requests : OPEN_CLIENTS_MAX;
 }
 
 static bool raise_descriptors(const struct load_options *o, struct status *st)
@@ -157,6 +178,22 @@ static void put_times(const char *name, const struct hist *h, bool json, struct 
         buf_printf(out, "%-12s %10.3f %10.3f %10.3f %10.3f\n", name, p50, p90, p99, max);
 }
 
+static void put_tokens(const struct load_result *res, double wall_s, bool json, struct buf *out)
+{
+    const double per_s = wall_s > 0 ? 1 / wall_s : 0;
+    buf_printf(out,
+               json ? ",\"prompt_tokens\":%llu,\"output_tokens\":%llu,\"output_tokens_wanted\":%llu,"
+                      "\"short\":%d,\"uncounted\":%d,\"requests_per_s\":%.3f,"
+                      "\"output_tokens_per_s\":%.1f,\"tokens_per_s\":%.1f"
+                    : "tokens       %llu in, %llu out of %llu asked for; %d answers of another length, "
+                      "%d without usage\nthroughput   %.3f requests/s, %.1f output tokens/s, %.1f "
+                      "tokens/s in and out\n",
+               (unsigned long long)res->n_prompt_tokens, (unsigned long long)res->n_tokens,
+               (unsigned long long)res->n_tokens_wanted, res->n_short, res->n_uncounted,
+               res->n_ok * per_s, (double)res->n_tokens * per_s,
+               (double)(res->n_prompt_tokens + res->n_tokens) * per_s);
+}
+
 static void put_report(const struct load_result *res, bool json, struct buf *out)
 {
     const double wall_s = (double)res->wall_ns / 1e9, cpu_s = (double)res->cpu_ns / 1e9;
@@ -173,10 +210,12 @@ static void put_report(const struct load_result *res, bool json, struct buf *out
                       "%.3f s of CPU\n",
                (unsigned long long)res->n_events, (unsigned long long)res->n_bytes, wall_s, per_s,
                cpu_s);
+    put_tokens(res, wall_s, json, out);
     if (!json)
         buf_printf(out, "%-12s %10s %10s %10s %10s\n", "ms", "p50", "p90", "p99", "max");
     put_times("first_event", &res->first, json, out);
     put_times("between", &res->gap, json, out);
+    put_times("token", &res->token, json, out);
     put_times("whole", &res->whole, json, out);
     if (json)
         buf_put_str(out, "}\n");
@@ -186,6 +225,7 @@ static bool run(struct bench *b, struct load_result *res, struct status *st)
 {
     struct buf out;
     b->load.model = b->model;
+    choose_concurrency(b);
     if (!raise_descriptors(&b->load, st) ||
         (!b->model[0] && !load_model_name(&b->load, b->model, sizeof b->model, st)) ||
         !load_run(&b->load, res, st))
@@ -194,7 +234,7 @@ static bool run(struct bench *b, struct load_result *res, struct status *st)
     put_report(res, b->json, &out);
     fputs(out.at ? out.at : "", stdout);
     buf_close(&out);
-    return res->n_failed == 0 && res->n_late == 0;
+    return res->n_failed == 0 && res->n_late == 0 && res->n_short == 0;
 }
 
 int bench_http_main(int argc, char **argv)

@@ -15,6 +15,8 @@
 
 #include "base/buf.h"
 #include "base/clock.h"
+#include "server/bench_lengths.h"
+#include "server/bench_random.h"
 #include "server/bench_response.h"
 
 enum {
@@ -34,7 +36,8 @@ struct client {
     bool stalled; /* never reads */
     struct buf request;
     size_t n_sent;
-    uint64_t due_ns, last_event_ns;
+    struct lengths lengths; /* of the request */
+    uint64_t due_ns, first_event_ns, last_event_ns;
     struct response answer;
     int32_t next_idle; /* list of idle clients */
 };
@@ -52,26 +55,37 @@ struct load {
     char *received;       /* [RECEIVE_BYTES] */
 };
 
-static uint64_t next_random(uint64_t *state) /* splitmix64 */
-{
-    uint64_t z = *state += 0x9e3779b97f4a7c15ull;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
-    return z ^ (z >> 31);
-}
-
 /* ---- one request ---- */
 
-static bool write_request(struct load *l, struct client *c)
+static struct lengths choose_lengths(const struct load *l, const struct client *c, int32_t request)
+{
+    if (c->stalled)
+        return (struct lengths){l->o->prompt_tokens, STALLED_TOKENS};
+    if (l->o->sharegpt)
+        return lengths_sharegpt(l->o->seed, request);
+    return (struct lengths){l->o->prompt_tokens, l->o->max_tokens};
+}
+
+/* A prompt depends on the seed and on the request's number, which no other has. */
+static void put_prompt(struct buf *body, uint64_t seed, int32_t request, int32_t n)
+{
+    uint64_t random = random_of(~seed, (uint64_t)request);
+    for (int32_t i = 0; i < n; i++)
+        buf_printf(body, "%s%d", i ? "," : "", (int)(FIRST_ID + random_next(&random) % N_IDS));
+}
+
+static bool write_request(struct load *l, struct client *c, int32_t request)
 {
     struct buf body;
     buf_init(&body, REQUEST_BYTES_MAX);
+    c->lengths = choose_lengths(l, c, request);
     buf_put_str(&body, "{\"model\":\"");
     buf_put_json(&body, l->o->model, strlen(l->o->model));
-    buf_printf(&body, "\",\"stream\":true,\"ignore_eos\":true,\"max_tokens\":%d,\"prompt\":[",
-               c->stalled ? STALLED_TOKENS : l->o->max_tokens);
-    for (int32_t i = 0; i < l->o->prompt_tokens; i++)
-        buf_printf(&body, "%s%d", i ? "," : "", (int)(FIRST_ID + next_random(&l->random) % N_IDS));
+    buf_printf(&body,
+               "\",\"stream\":true,\"stream_options\":{\"include_usage\":true},"
+               "\"ignore_eos\":true,\"temperature\":0,\"max_tokens\":%d,\"prompt\":[",
+               c->lengths.answer);
+    put_prompt(&body, l->o->seed, request, c->lengths.prompt);
     buf_put_str(&body, "]}");
     buf_clear(&c->request);
     buf_printf(&c->request,
@@ -115,6 +129,23 @@ static bool connect_client(struct load *l, struct client *c)
     return true;
 }
 
+/* Counts a request that came to a good end. */
+static void count_answer(struct load *l, const struct client *c)
+{
+    struct load_result *res = l->res;
+    const struct response *a = &c->answer;
+    const int32_t n = a->n_tokens >= 0 ? a->n_tokens : (int32_t)a->n_events;
+    res->n_ok++;
+    res->n_uncounted += a->n_tokens < 0;
+    res->n_short += n != c->lengths.answer;
+    res->n_prompt_tokens += (uint64_t)c->lengths.prompt;
+    res->n_tokens += (uint64_t)n;
+    res->n_tokens_wanted += (uint64_t)c->lengths.answer;
+    hist_add(&res->whole, l->now_ns - c->due_ns);
+    if (n > 1)
+        hist_add(&res->token, (c->last_event_ns - c->first_event_ns) / (uint64_t)(n - 1));
+}
+
 static void end_request(struct load *l, struct client *c)
 {
     struct load_result *res = l->res;
@@ -126,8 +157,7 @@ static void end_request(struct load *l, struct client *c)
     if (c->stalled)
         return;
     if (whole && a->status == 200 && a->done && !a->has_error) {
-        res->n_ok++;
-        hist_add(&res->whole, l->now_ns - c->due_ns);
+        count_answer(l, c);
     } else {
         res->n_failed++;
         res->n_broken += !whole;
@@ -163,12 +193,12 @@ static void begin_request(struct load *l, struct client *c, uint64_t due_ns)
 {
     c->busy = true;
     c->due_ns = due_ns;
-    c->last_event_ns = 0;
+    c->first_event_ns = c->last_event_ns = 0;
     c->n_sent = 0;
     response_init(&c->answer);
-    l->n_begun += !c->stalled;
+    const int32_t request = c->stalled ? -1 - (int32_t)(c - l->client) : l->n_begun++;
     const bool connected = c->fd >= 0;
-    if (!write_request(l, c) || (!connected && !connect_client(l, c)))
+    if (!write_request(l, c, request) || (!connected && !connect_client(l, c)))
         end_request(l, c);
     else if (connected)
         send_request(l, c); /* else when the connection is made */
@@ -183,10 +213,12 @@ static void count_events(struct load *l, struct client *c, uint32_t n)
     struct load_result *res = l->res;
     res->n_events += n;
     for (; n > 0; n--) {
-        if (c->last_event_ns == 0)
+        if (c->last_event_ns == 0) {
+            c->first_event_ns = l->now_ns;
             hist_add(&res->first, l->now_ns - c->due_ns);
-        else
+        } else {
             hist_add(&res->gap, l->now_ns - c->last_event_ns);
+        }
         c->last_event_ns = l->now_ns;
     }
 }
@@ -235,11 +267,10 @@ static bool has_more(const struct load *l)
     return l->n_begun < l->o->n_requests;
 }
 
-/* Gaps of a Poisson process: -log(1 - u) / rate. */
+/* Gaps of a Poisson process: -log(1 - u) / rate; none at an infinite rate. */
 static uint64_t draw_gap(struct load *l)
 {
-    const double u = (double)(next_random(&l->random) >> 11) * 0x1p-53;
-    return (uint64_t)(-log1p(-u) / l->o->rate * 1e9);
+    return (uint64_t)(-log1p(-random_unit(&l->random)) / l->o->rate * 1e9);
 }
 
 static void arm_timer(struct load *l)

@@ -20,8 +20,9 @@ struct load_options {
     const char *model;
     int32_t concurrency, n_requests;
     int32_t n_stalled; /* more clients, which ask and then never read; not counted */
-    double rate;       /* requests a second; 0 = closed loop */
+    double rate; /* requests a second; 0 = closed loop, infinite = all at the start */
     int32_t max_tokens, prompt_tokens, time_s;
+    bool sharegpt; /* lengths of bench_lengths.h instead of those two */
     uint64_t seed;
 };
 
@@ -30,9 +31,13 @@ struct load_result {
     int32_t n_status[600]; /* answers by status; 200 with an error event is failed too */
     int32_t n_broken;      /* closed early, refused, or not HTTP */
     int32_t n_late;        /* not finished, or not begun, when time_s was over */
+    int32_t n_short;       /* ok, but with fewer tokens than were asked for, or more */
+    int32_t n_uncounted;   /* ok, but without usage: their events count as tokens */
     uint64_t n_events, n_bytes;
+    uint64_t n_prompt_tokens, n_tokens, n_tokens_wanted; /* of those that are ok */
     uint64_t wall_ns, cpu_ns;      /* of this process */
     struct hist first, gap, whole; /* from the due time; between events; from the due time */
+    struct hist token;             /* a request's mean time of a token after its first event */
 };
 
 bool load_run(const struct load_options *o, struct load_result *res, struct status *st) MUST_CHECK;

@@ -6,15 +6,16 @@
 
 void response_init(struct response *r)
 {
-    *r = (struct response){0};
+    *r = (struct response){.n_tokens = -1};
 }
 
 /* Keeps the first bytes of a line that is cut anywhere.  True at its end; *n_read is moved on. */
-static bool read_line(char *line, uint32_t *n_line, const char *bytes, size_t n, size_t *n_read)
+static bool read_line(char *line, uint32_t n_max, uint32_t *n_line, const char *bytes, size_t n,
+                      size_t *n_read)
 {
     const char *end = memchr(bytes, '\n', n);
     const size_t len = end ? (size_t)(end - bytes) : n;
-    size_t room = RESPONSE_LINE_MAX - 1 - *n_line;
+    size_t room = n_max - 1 - *n_line;
     if (room > len)
         room = len;
     memcpy(line + *n_line, bytes, room);
@@ -72,6 +73,31 @@ static void take_head_line(struct response *r)
 
 /* ---- body ---- */
 
+/* What follows `"key":`, or NULL. */
+static const char *find_value(const struct response *r, const char *key, size_t n)
+{
+    const char *at = memmem(r->event, r->n_event, key, n);
+    return at ? at + n + strspn(at + n, " ") : NULL;
+}
+#define VALUE(r, key) find_value(r, "\"" key "\":", sizeof key + 2)
+
+static bool begins(const char *value, const char *with)
+{
+    return value && strncmp(value, with, strlen(with)) == 0;
+}
+
+static void take_event(struct response *r)
+{
+    const char *tokens = VALUE(r, "completion_tokens");
+    if (tokens)
+        r->n_tokens = (int32_t)strtol(tokens, NULL, 10);
+    if (begins(VALUE(r, "choices"), "[]"))
+        return;
+    if (begins(VALUE(r, "finish_reason"), "\"") && begins(VALUE(r, "text"), "\"\""))
+        return;
+    r->n_events++;
+}
+
 static void take_event_line(struct response *r)
 {
     static const char data[] = "data:", error[] = "{\"error\"";
@@ -83,7 +109,7 @@ static void take_event_line(struct response *r)
         else if (strncmp(text, error, sizeof error - 1) == 0)
             r->has_error = true;
         else
-            r->n_events++;
+            take_event(r);
     }
     r->n_event = 0;
 }
@@ -91,7 +117,7 @@ static void take_event_line(struct response *r)
 static void take_body(struct response *r, const char *bytes, size_t n)
 {
     for (size_t i = 0; i < n;)
-        if (read_line(r->event, &r->n_event, bytes + i, n - i, &i))
+        if (read_line(r->event, sizeof r->event, &r->n_event, bytes + i, n - i, &i))
             take_event_line(r);
 }
 
@@ -135,7 +161,7 @@ size_t response_feed(struct response *r, const char *bytes, size_t n)
         case RESPONSE_BROKEN:
             return i;
         default:
-            if (!read_line(r->line, &r->n_line, bytes + i, n - i, &i))
+            if (!read_line(r->line, sizeof r->line, &r->n_line, bytes + i, n - i, &i))
                 break;
             if (r->state == RESPONSE_HEAD) {
                 take_head_line(r);

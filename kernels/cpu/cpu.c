@@ -262,4 +262,10 @@ static bool probe(struct status *why)
 }
 
 const struct backend cpu_backend = {
-    .abi = OPS_ABI, .ops = &ops, .probe = probe, .open = open_device, .variant = variant};
+    .abi = OPS_ABI,
+    .ops = &ops,
+    .probe = probe,
+    .open = open_device,
+    .variant = variant,
+    .rates = cpu_rates,
+};

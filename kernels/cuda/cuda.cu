@@ -392,4 +392,5 @@ extern "C" __attribute__((visibility("default"))) const backend inferd_backend =
     .probe = probe,
     .open = open_device,
     .variant = variant,
+    .rates = cuda_rates,
 };

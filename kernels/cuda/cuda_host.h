@@ -36,4 +36,7 @@ void cuda_weight_put(struct device *, struct tensor *, const struct weight_sourc
 bool cuda_weights_done(struct device *, struct status *st);
 void cuda_loader_close(struct loader *);
 
+/* rates.cu */
+bool cuda_rates(struct device *, double *copy_bytes_s, double *matmul_flops, struct status *st);
+
 #endif

@@ -40,19 +40,7 @@ static inline void *pair_take(const struct tested_device *t, size_t n_bytes)
     return at;
 }
 
-enum { PAIR_SKIP = 77 }; /* what a test program returns where there is no CUDA device */
-
-/* False <=> no CUDA device here: the program says so and is skipped. */
-static inline bool pair_device(void)
-{
-    struct status st = {0};
-    const struct backend *cuda = backend_find("cuda", &st);
-    if (cuda && cuda->probe(&st))
-        return true;
-    fprintf(stderr, "skipped: %s\n", st.msg);
-    return false;
-}
-
+/* Ends the test as skipped where no CUDA device is. */
 static inline bool pair_open(struct pair *p, enum dtype act, const struct device_limits *limits)
 {
     static const char *const name[2] = {"cpu", "cuda"};
@@ -62,10 +50,12 @@ static inline bool pair_open(struct pair *p, enum dtype act, const struct device
         const struct backend *backend = backend_find(name[i], &st);
         const struct device_options options = {
             .precision = PRECISION_EXACT, .act = act, .memory_share = 0.5};
-        if (!backend || !(t->d = backend->open(&options, &st))) {
-            fprintf(stderr, "%s: %s\n", name[i], st.msg);
-            return false;
+        if (!backend || !backend->probe(&st)) {
+            printf("skipped: %s: %s\n", name[i], st.msg);
+            exit(77);
         }
+        if (!(t->d = backend->open(&options, &st)))
+            pair_die(name[i], &st);
         t->ops = backend->ops;
         t->act = t->ops->act_dtype(t->d);
         void *work = pair_take(t, t->ops->work_bytes(t->d, limits));

@@ -25,30 +25,38 @@ static const struct answer {
     int status;
     uint32_t n_events;
     bool done, has_error, closes;
+    int32_t n_tokens; /* that usage says, or 0 for none */
 } answers[] = {
     {"an event a chunk",
      CHUNKED "a\r\ndata: {1}\n\r\n1\r\n\n\r\ne\r\ndata: [DONE]\n\n\r\n0\r\n\r\n", RESPONSE_END,
-     false, 200, 1, true, false, false},
+     false, 200, 1, true, false, false, 0},
     {"events across chunks",
      CHUNKED "3\r\ndat\r\n9\r\na: {1}\n\nd\r\nB\r\nata: {2}\n\n:\r\n0\r\n\r\n", RESPONSE_END, false,
-     200, 2, false, false, false},
+     200, 2, false, false, false, 0},
     {"a trailer and an extension", CHUNKED "a;x=y\r\ndata: {1}\n\r\n0\r\nDigest: none\r\n\r\n",
-     RESPONSE_END, false, 200, 1, false, false, false},
+     RESPONSE_END, false, 200, 1, false, false, false, 0},
+    {"how it ended and usage are no text",
+     HEAD "Connection: close\r\n\r\n"
+          "data: {\"choices\":[{\"text\":\"\",\"finish_reason\":null}],\"usage\":null}\n\n"
+          "data: {\"choices\": [{\"text\": \"b\", \"finish_reason\": \"length\"}]}\n\n"
+          "data: {\"choices\":[{\"text\":\"\",\"finish_reason\":\"length\"}],\"usage\":null}\n\n"
+          "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":7,\"completion_tokens\":31}}\n\n",
+     RESPONSE_STREAM, true, 200, 2, false, false, true, 31},
     {"an error event", HEAD "Content-Length: 26\r\n\r\ndata: {\"error\":{\"a\":\"b\"}}\n",
-     RESPONSE_END, false, 200, 0, false, true, false},
+     RESPONSE_END, false, 200, 0, false, true, false, 0},
     {"an answer with a length",
      "HTTP/1.1 503 Busy\r\ncontent-length: 2\r\nConnection: close\r\n\r\n{}", RESPONSE_END, false,
-     503, 0, false, false, true},
+     503, 0, false, false, true, 0},
     {"an answer without a body", "HTTP/1.1 429 Later\r\nContent-Length: 0\r\n\r\n", RESPONSE_END,
-     false, 429, 0, false, false, false},
+     false, 429, 0, false, false, false, 0},
     {"a body until the close", "HTTP/1.0 200 OK\r\n\r\ndata: {1}\n\ndata: {2}\n\n", RESPONSE_STREAM,
-     true, 200, 2, false, false, true},
+     true, 200, 2, false, false, true, 0},
     {"100 before 200", "HTTP/1.1 100 Continue\r\n\r\n" HEAD "Content-Length: 0\r\n\r\n",
-     RESPONSE_END, false, 200, 0, false, false, false},
-    {"no HTTP", "SSH-2.0-OpenSSH\r\n", RESPONSE_BROKEN, false, 0, 0, false, false, false},
-    {"a chunk without a size", CHUNKED "\r\n", RESPONSE_BROKEN, false, 200, 0, false, false, false},
+     RESPONSE_END, false, 200, 0, false, false, false, 0},
+    {"no HTTP", "SSH-2.0-OpenSSH\r\n", RESPONSE_BROKEN, false, 0, 0, false, false, false, 0},
+    {"a chunk without a size", CHUNKED "\r\n", RESPONSE_BROKEN, false, 200, 0, false, false, false, 0},
     {"an answer cut short", CHUNKED "a\r\ndata:", RESPONSE_CHUNK, false, 200, 0, false, false,
-     false},
+     false, 0},
 };
 enum { N_ANSWERS = sizeof answers / sizeof *answers };
 
@@ -56,7 +64,8 @@ static void check(const struct answer *a, struct response *r)
 {
     const bool as_told = r->state == a->state && r->status == a->status &&
                          r->n_events == a->n_events && r->done == a->done &&
-                         r->has_error == a->has_error && r->closes == a->closes;
+                         r->has_error == a->has_error && r->closes == a->closes &&
+                         r->n_tokens == (a->n_tokens ? a->n_tokens : -1);
     if (!as_told)
         fail_msg("%s: state %d, status %d, %u events", a->name, (int)r->state, r->status,
                  r->n_events);

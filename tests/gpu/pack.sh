@@ -1,0 +1,77 @@
+#!/usr/bin/env bash
+# pack.sh - builds what a GPU machine needs, and packs it into one folder for tests/gpu/run.sh.
+#
+#   tests/gpu/pack.sh FOLDER       then, there: FOLDER/run.sh
+#
+# The machine needs a driver and the C and C++ libraries, no compiler and no network.  Wants nvcc here;
+# probes that need a library of the toolkit which is missing here are left out.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+out=${1:?usage: tests/gpu/pack.sh FOLDER}
+build=build/release
+nvcc=$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)
+arch=${INFERD_CUDA_ARCHS:-90a}
+limit_mib=60
+
+make_all() {
+    cmake --preset release >/dev/null
+    cmake --build --preset release -j "${JOBS:-$(nproc)}" --target inferd inferd_cuda gpu_tests
+}
+
+probe() { # probe NAME SOURCES [OPTIONS]: built when a source is newer than it
+    local name=$1 target=$build/gpu/$1; shift
+    mkdir -p "$build/gpu"
+    if [ -x "$target" ] && [ -z "$(find kernels tests/gpu -newer "$target" \( -name '*.cu*' -o -name '*.h' -o -name '*.c' \) | head -1)" ]; then
+        return
+    fi
+    echo "probe $name"
+    "$nvcc" -std=c++17 -O3 "-gencode=arch=compute_$arch,code=sm_$arch" -I. -Itests/gpu/stub "$@" -o "$target" ||
+        { echo "probe $name: not built, left out" >&2; rm -f "$target"; }
+}
+
+make_probes() {
+    local prefill="tests/gpu/probe_prefill.cu kernels/cuda/attention_prefill.cu kernels/cuda/attention_prefill_sm90.cu"
+    probe probe_small tests/gpu/probe_small.cu kernels/cuda/{norm,embed,rope_kv,act,slots,sample}.cu
+    probe probe_matmul tests/gpu/probe_matmul.cu kernels/cuda/matmul*.cu kernels/cuda/tensor_map.cu \
+        kernels/cuda/choose.c
+    probe probe_decode tests/gpu/probe_decode.cu
+    # shellcheck disable=SC2086
+    probe check_prefill $prefill -DMBARRIER_SPINS_MAX=1000000
+    # shellcheck disable=SC2086
+    probe bench_prefill $prefill
+}
+
+is_everywhere() { # a library that each machine has
+    case $1 in
+    libc.so*|libm.so*|libstdc++.so*|libgcc_s.so*|libpthread.so*|libdl.so*|librt.so*|ld-linux*|linux-vdso*) ;;
+    *) return 1 ;;
+    esac
+}
+
+copy_libraries() { # of one program
+    ldd "$1" | awk '$2 == "=>" && $3 ~ /^\// {print $1, $3}' | while read -r name path; do
+        is_everywhere "$name" || cp -Lu "$path" "$out/lib/$name"
+    done
+}
+
+make_all
+make_probes
+rm -rf "${out:?}/bin" "$out/lib" "$out/tests"
+mkdir -p "$out/bin" "$out/lib" "$out/tests/gpu"
+cp "$build/inferd" "$build/libinferd_cuda.so" "$out/bin"
+find "$build" -maxdepth 1 -name 'gpu_test_*' -type f -perm -u+x -exec cp {} "$out/bin" \;
+[ ! -d "$build/gpu" ] || find "$build/gpu" -type f -perm -u+x -exec cp {} "$out/bin" \;
+for f in "$out"/bin/*; do
+    copy_libraries "$f"
+    strip "$f"
+done
+for f in "$out"/lib/*; do strip --strip-unneeded "$f" 2>/dev/null || true; done
+mkdir -p "$out/tests/bench"
+cp -r tests/bench/shapes tests/bench/peer_*.py "$out/tests/bench"
+cp -r tests/gpu/shapes "$out/tests/gpu"
+cp tests/gpu/run.sh "$out/run.sh"
+git rev-parse HEAD >"$out/commit"
+
+size=$(du -sm "$out" | cut -f1)
+echo "$out: $size MiB, $(find "$out" -type f | wc -l) files"
+[ "$size" -lt "$limit_mib" ] || { echo "pack: want less than $limit_mib MiB" >&2; exit 1; }
