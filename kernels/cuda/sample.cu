@@ -6,24 +6,24 @@
  * vocabulary is too wide for one, a single block does the row on a copy in device memory.
  *
  * Meaning and order of effects are those of kernels/cpu/sample.c.  A token's weight is
- * exp((logit - top) / temperature).  The vocabulary is cut into groups of 512 ids; a group's weights
- * are added in float in one order, and that sum, rounded down to a multiple of 2^-44, is an integer:
- * its mass.  Sums of masses are exact, so that no result depends on who added what, and a border or
- * a draw is decided by comparing integers.
+ * exp((logit - top) / temperature).  The vocabulary is cut into groups of 512 ids; a group's
+ * weights are added in float in one order, and that sum, rounded down to a multiple of 2^-44, is an
+ * integer: its mass.  Sums of masses are exact, so that no result depends on who added what, and a
+ * border or a draw is decided by comparing integers.
  *
  * Nothing sorts the vocabulary, and where it can be helped nothing but a sum walks over it:
  *
  *     top_k   The k-th largest of the threads' largest logits is no larger than the k-th largest
  *             logit: a histogram of 2048 numbers gives a bound that little more than k tokens pass.
  *     top_p   A histogram of nearly the masses, over bins of equal width in the logit, says which
- *             bin the border is in.  If what lies above it is short, it is listed.  Else that bin and
- *             its neighbours are divided by a second histogram, of exact masses, and the one bin in
- *             which the border is then is listed.
- *     list    Each token of it finds its place by comparing itself with all others; equal logits:
- *             lower id first.  When all candidates are there, the rest of the row's work is too.
+ *             bin the border is in.  If what lies above it is short, it is listed.  Else that bin
+ * and its neighbours are divided by a second histogram, of exact masses, and the one bin in which
+ * the border is then is listed. list    Each token of it finds its place by comparing itself with
+ * all others; equal logits: lower id first.  When all candidates are there, the rest of the row's
+ * work is too.
  *
- * Where bins fail (more equal logits than the list holds, or a border far below the top) the bits of
- * the border are found one by one, which is slow and always right. */
+ * Where bins fail (more equal logits than the list holds, or a border far below the top) the bits
+ * of the border are found one by one, which is slow and always right. */
 #include <cooperative_groups.h>
 #include <limits.h>
 
@@ -37,12 +37,12 @@ namespace
 namespace cg = cooperative_groups;
 
 constexpr int CLUSTER = 8, THREADS = 256, WARP = 32, WARPS = THREADS / WARP;
-constexpr int PART = 4 * WARP;   /* tokens that a warp reads at once */
+constexpr int PART = 4 * WARP; /* tokens that a warp reads at once */
 constexpr int GROUP_PARTS = 4, GROUP = GROUP_PARTS * PART;
 constexpr int BINS_EACH = 3, BINS = BINS_EACH * THREADS; /* of a coarse histogram */
 constexpr int FINE_BINS = THREADS;
 constexpr int LIST_MAX = 384;
-constexpr int STEPS = 64; /* of a coarse bin, in which a token's place is known */
+constexpr int STEPS = 64;     /* of a coarse bin, in which a token's place is known */
 constexpr int MASS_BITS = 44; /* 2^19 tokens of weight 1 stay below 2^63 */
 constexpr uint64_t ONE = 1ull << MASS_BITS;
 constexpr float GREEDY_BELOW = 1e-5f;
@@ -59,8 +59,8 @@ struct cut { /* kept: all above logit, and at it the ids up to `id` */
 };
 
 struct found_bin {
-    int bin; /* -1: none of the bins */
-    uint32_t n_in, n_upto; /* tokens in it; in it and before */
+    int bin;         /* -1: none of the bins */
+    uint32_t n;      /* tokens in it; of a coarse bin: in it and before, about */
     uint64_t before; /* amount */
 };
 
@@ -82,12 +82,28 @@ struct alignas(16) area { /* the slice lies behind it */
     uint32_t n_list;
     int32_t picked;
     bool has_cut;
+    double log_sum; /* of the raw weights; thread 0's */
     struct found_bin found;
     struct cut cut;
 };
 
 static_assert(sizeof(struct area) <= 228 * 1024 / 3 - 1024 - (1 << 14) * sizeof(float),
               "three slices of a vocabulary of 2^17 fit a multiprocessor");
+
+__device__ inline int thread()
+{
+    return (int)threadIdx.x;
+}
+
+__device__ inline int lane()
+{
+    return thread() % WARP;
+}
+
+__device__ inline int warp()
+{
+    return thread() / WARP;
+}
 
 __device__ inline uint32_t order_key(float x) /* -0 and 0 are one */
 {
@@ -207,7 +223,8 @@ struct bins {
  * the neighbours too.  Sums of 2^19 tokens fit 32 bits, as bins are that wide for so many. */
 struct coarse_unit {
     uint32_t most, step_mask;
-    float to_mass, decay; /* decay: of a bin's weight to the next, as a power of 2 */
+    float to_count, to_mass; /* of a sum of units, about */
+    float decay;             /* of a bin's weight to the next, as a power of 2 */
 
     __device__ uint32_t add(int step) const
     {
@@ -221,14 +238,15 @@ struct coarse_unit {
 
 __device__ inline struct coarse_unit count_unit()
 {
-    return {1, 0, (float)ONE, 0};
+    return {1, 0, 1, (float)ONE, 0};
 }
 
 __device__ inline struct coarse_unit weight_unit(float rate, float steps_rate)
 {
     const float width = rate * (float)STEPS / steps_rate; /* of a bin, in ln of the weight */
     const uint32_t unit = (uint32_t)(2 * STEPS / -expm1f(-width));
-    return {unit - 1, STEPS - 1, (float)ONE / (float)unit, -width * LOG2_E};
+    return {unit - 1, STEPS - 1, 1 / (float)(unit - STEPS), (float)ONE / (float)unit,
+            -width * LOG2_E};
 }
 
 /* The fewest of the kept tokens, most likely first, that are `count`, or that have `share` of the
@@ -258,9 +276,9 @@ __device__ __noinline__ struct searched_cut search_cut(slice<BLOCKS> s, uint64_t
 /* One block's share of a row.  All threads of the cluster make the same calls. */
 template <int BLOCKS> struct slice {
     struct area *a;
-    float *x; /* [width]; -INFINITY where there is no token */
-    int rank, t, lane, warp;
-    int first, width; /* id of x[0]; tokens of the slice, whole groups */
+    float *x; /* whole groups; -INFINITY where there is no token */
+    int rank;
+    int first; /* id of x[0] */
     int vocab;
     int first_group, end_group; /* of this warp */
     int turn;
@@ -312,9 +330,9 @@ template <int BLOCKS> struct slice {
 
     template <class F> __device__ void each(F f) /* f(logit, id) */
     {
-#pragma unroll 4
+#pragma unroll 2
         for (int part = first_group * GROUP_PARTS; part < end_group * GROUP_PARTS; part++) {
-            const int at = part * PART + lane * 4;
+            const int at = part * PART + lane() * 4;
             const float4 v = four(at);
             f(v.x, first + at);
             f(v.y, first + at + 1);
@@ -323,13 +341,14 @@ template <int BLOCKS> struct slice {
         }
     }
 
-    /* The mass of a group, to all lanes, of which f(logit, id) gives the weights. */
-    template <class F> __device__ uint64_t sum_group(int group, F f)
+    /* The mass of a group, to all lanes, of which f(logit, id) gives the weights.  AT_ONCE parts
+     * are code side by side: all of them where it is worth that. */
+    template <int AT_ONCE, class F> __device__ uint64_t sum_group(int group, F f)
     {
         float sum = 0;
-#pragma unroll
+#pragma unroll(AT_ONCE)
         for (int part = 0; part < GROUP_PARTS; part++) {
-            const int at = group * GROUP + part * PART + lane * 4;
+            const int at = group * GROUP + part * PART + lane() * 4;
             const float4 v = four(at);
             const float a = f(v.x, first + at), b = f(v.y, first + at + 1);
             const float c = f(v.z, first + at + 2), d = f(v.w, first + at + 3);
@@ -338,11 +357,12 @@ template <int BLOCKS> struct slice {
         return mass_of(warp_sum(sum));
     }
 
-    template <class F> __device__ uint64_t sum_warp(F f)
+    template <int AT_ONCE, class F> __device__ uint64_t sum_warp(F f)
     {
         uint64_t sum = 0;
+#pragma unroll 1
         for (int group = first_group; group < end_group; group++)
-            sum += sum_group(group, f);
+            sum += sum_group<AT_ONCE>(group, f);
         return sum;
     }
 
@@ -351,17 +371,17 @@ template <int BLOCKS> struct slice {
     {
         uint64_t *to = a->sums[turn];
         turn ^= 1;
-        if (lane < BLOCKS)
-            *of_block(to + rank * WARPS + warp, lane) = of_warp;
+        if (lane() < BLOCKS)
+            *of_block(to + rank * WARPS + warp(), lane()) = of_warp;
         meet();
         return to;
     }
 
-    template <class F> __device__ uint64_t sum_all(F f)
+    template <int AT_ONCE, class F> __device__ uint64_t sum_all(F f)
     {
-        const uint64_t *sums = exchange(sum_warp(f));
+        const uint64_t *sums = exchange(sum_warp<AT_ONCE>(f));
         uint64_t sum = 0;
-        for (int i = lane; i < BLOCKS * WARPS; i += WARP)
+        for (int i = lane(); i < BLOCKS * WARPS; i += WARP)
             sum += sums[i];
         return warp_sum(sum);
     }
@@ -370,7 +390,7 @@ template <int BLOCKS> struct slice {
     {
         const uint64_t *tops = exchange(warp_max(v));
         uint64_t best = 0;
-        for (int i = lane; i < BLOCKS * WARPS; i += WARP)
+        for (int i = lane(); i < BLOCKS * WARPS; i += WARP)
             best = tops[i] > best ? tops[i] : best;
         return warp_max(best);
     }
@@ -383,64 +403,56 @@ template <int BLOCKS> struct slice {
     __device__ void clear_coarse()
     {
         __syncthreads(); /* what lay there was read */
-        for (int i = t; i < BINS; i += THREADS)
+        for (int i = thread(); i < BINS; i += THREADS)
             a->coarse[i] = 0;
         __syncthreads();
     }
 
-    /* Of the bins whose amounts rise to `upto` in this thread, n tokens being in them or before. */
-    __device__ void note_found(int bin, uint64_t in, uint64_t upto, uint64_t want, uint32_t n_in,
-                               uint32_t n_upto)
+    /* The sum of v over the threads before. */
+    template <class T> __device__ T sum_before(T v, T *of_warps)
     {
-        if (upto - in < want && want <= upto)
-            a->found = {bin, n_in, n_upto, upto - in};
-    }
-
-    /* Sums over the threads before and this one. */
-    __device__ void scan_block(uint64_t &amount, uint32_t &n)
-    {
-        amount = warp_scan(amount, lane);
-        n = warp_scan(n, lane);
-        if (lane == WARP - 1) {
-            a->warp_amount[warp] = amount;
-            a->warp_count[warp] = n;
-        }
-        if (t == 0)
+        const T upto = warp_scan(v, lane());
+        if (lane() == WARP - 1)
+            of_warps[warp()] = upto;
+        if (thread() == 0)
             a->found.bin = -1;
         __syncthreads();
-        for (int w = 0; w < warp; w++) {
-            amount += a->warp_amount[w];
-            n += a->warp_count[w];
-        }
+        T before = upto - v;
+        for (int w = 0; w < warp(); w++)
+            before += of_warps[w];
+        return before;
+    }
+
+    __device__ void note_found(int bin, uint64_t before, uint64_t in, uint64_t want, uint32_t n)
+    {
+        if (before < want && want <= before + in)
+            a->found = {bin, n, before};
     }
 
     /* The bin of the coarse histograms of all blocks in which the mass reaches `want`. */
     __device__ struct found_bin find_coarse(uint64_t want, const struct coarse_unit &unit)
     {
         uint64_t in[BINS_EACH], sum = 0;
-        uint32_t n_in[BINS_EACH], n = 0;
+        uint32_t n[BINS_EACH], n_sum = 0;
 #pragma unroll
         for (int i = 0; i < BINS_EACH; i++) {
-            const int bin = t * BINS_EACH + i;
+            const int bin = thread() * BINS_EACH + i;
             uint64_t units = 0;
 #pragma unroll
             for (int b = 0; b < BLOCKS; b++)
                 units += *of_block(&a->coarse[bin], b);
             in[i] = unit.mass(bin, units);
-            n_in[i] = (uint32_t)(units / unit.add((int)unit.step_mask)); /* at most */
+            n[i] = (uint32_t)((float)units * unit.to_count);
             sum += in[i];
-            n += n_in[i];
+            n_sum += n[i];
         }
-        uint64_t upto = sum;
-        uint32_t n_upto = n;
-        scan_block(upto, n_upto);
-        upto -= sum;
-        n_upto -= n;
+        uint64_t before = sum_before(sum, a->warp_amount);
+        uint32_t n_upto = sum_before(n_sum, a->warp_count);
 #pragma unroll
         for (int i = 0; i < BINS_EACH; i++) {
-            upto += in[i];
-            n_upto += n_in[i];
-            note_found(t * BINS_EACH + i, in[i], upto, want, n_in[i], n_upto);
+            n_upto += n[i];
+            note_found(thread() * BINS_EACH + i, before, in[i], want, n_upto);
+            before += in[i];
         }
         __syncthreads();
         return a->found;
@@ -448,8 +460,8 @@ template <int BLOCKS> struct slice {
 
     __device__ void clear_fine()
     {
-        a->fine.mass[t] = 0;
-        a->fine.count[t] = 0;
+        a->fine.mass[thread()] = 0;
+        a->fine.count[thread()] = 0;
         __syncthreads();
     }
 
@@ -469,23 +481,20 @@ template <int BLOCKS> struct slice {
         uint32_t n_in = 0;
 #pragma unroll
         for (int b = 0; b < BLOCKS; b++) {
-            n_in += *of_block(&a->fine.count[t], b);
-            in += *of_block(&a->fine.mass[t], b);
+            n_in += *of_block(&a->fine.count[thread()], b);
+            in += *of_block(&a->fine.mass[thread()], b);
         }
-        uint64_t upto = in;
-        uint32_t n_upto = n_in;
-        scan_block(upto, n_upto);
-        note_found(t, in, upto, want, n_in, n_upto);
+        note_found(thread(), sum_before(in, a->warp_amount), in, want, n_in);
         __syncthreads();
         return a->found;
     }
 
-    /* Puts the tokens that pass, of all blocks, to a->entry of each block, and returns how many they
-     * are: if more than LIST_MAX, the entries are of no use.  Only threads that `look` have any.
-     * Between two calls the cluster meets elsewhere. */
+    /* Puts the tokens that pass, of all blocks, to a->entry of each block, and returns how many
+     * they are: if more than LIST_MAX, the entries are of no use.  Only threads that `look` have
+     * any. Between two calls the cluster meets elsewhere. */
     template <class F> __device__ int gather(bool look, F passes)
     {
-        if (t == 0)
+        if (thread() == 0)
             a->n_list = 0;
         __syncthreads();
         if (look)
@@ -500,7 +509,7 @@ template <int BLOCKS> struct slice {
         int n = 0;
         for (int b = 0; b < BLOCKS; b++) {
             const int more = (int)*of_block(&a->n_list, b);
-            for (int i = t; i < more && n + i < LIST_MAX; i += THREADS)
+            for (int i = thread(); i < more && n + i < LIST_MAX; i += THREADS)
                 a->entry[n + i] = *of_block(&a->list[i], b);
             n += more;
         }
@@ -512,11 +521,11 @@ template <int BLOCKS> struct slice {
     template <class F> __device__ uint64_t weigh_list(int n, F f)
     {
         __syncthreads(); /* earlier amounts were read */
-        for (int i = t; i < n; i += THREADS)
+        for (int i = thread(); i < n; i += THREADS)
             a->amount[i] = mass_of(f(entry_logit(a->entry[i]), entry_id(a->entry[i])));
         __syncthreads();
         uint64_t sum = 0;
-        for (int i = lane; i < n; i += WARP)
+        for (int i = lane(); i < n; i += WARP)
             sum += a->amount[i];
         return warp_sum(sum);
     }
@@ -524,10 +533,10 @@ template <int BLOCKS> struct slice {
     /* Finds the entry at which the amounts, most likely first, behind `above` reach `want`. */
     __device__ bool cut_list(int n, uint64_t above, uint64_t want)
     {
-        if (t == 0)
+        if (thread() == 0)
             a->has_cut = false;
         __syncthreads();
-        for (int e = t; e < n; e += THREADS) {
+        for (int e = thread(); e < n; e += THREADS) {
             const uint64_t mine = a->entry[e];
             uint64_t sum = above;
 #pragma unroll 4
@@ -544,12 +553,12 @@ template <int BLOCKS> struct slice {
 
     /* The token, in order of id, at which the mass comes to be more than target(mass of all): in
      * a->picked of each block when the cluster has met again. */
-    template <class F, class G> __device__ void pick(F weight_of, G target_of)
+    template <int AT_ONCE, class F, class G> __device__ void pick(F weight_of, G target_of)
     {
-        const uint64_t *sums = exchange(sum_warp(weight_of));
-        const int index = rank * WARPS + warp;
+        const uint64_t *sums = exchange(sum_warp<AT_ONCE>(weight_of));
+        const int index = rank * WARPS + warp();
         uint64_t before = 0, total = 0;
-        for (int i = lane; i < BLOCKS * WARPS; i += WARP) {
+        for (int i = lane(); i < BLOCKS * WARPS; i += WARP) {
             before += i < index ? sums[i] : 0;
             total += sums[i];
         }
@@ -557,8 +566,9 @@ template <int BLOCKS> struct slice {
         const uint64_t target = target_of(warp_sum(total));
         if (before > target || target - before >= sums[index])
             return;
+#pragma unroll 1
         for (int group = first_group; group < end_group; group++) {
-            const uint64_t mass = sum_group(group, weight_of);
+            const uint64_t mass = sum_group<1>(group, weight_of);
             if (target - before < mass) {
                 pick_in_group(group, weight_of, target - before);
                 return;
@@ -567,12 +577,14 @@ template <int BLOCKS> struct slice {
         }
     }
 
-    /* The masses of tokens may come to a little less than the group's: then the last has the rest. */
+    /* The masses of tokens may come to a little less than the group's: then the last has the rest.
+     */
     template <class F> __device__ void pick_in_group(int group, F weight_of, uint64_t target)
     {
         uint64_t before = 0, last = 0; /* id + 1 */
+#pragma unroll 1
         for (int part = 0; part < GROUP_PARTS; part++) {
-            const int at = group * GROUP + part * PART + lane * 4;
+            const int at = group * GROUP + part * PART + lane() * 4;
             const float4 logit = four(at);
             const float v[4] = {logit.x, logit.y, logit.z, logit.w};
             uint64_t mass[4], own = 0;
@@ -584,7 +596,7 @@ template <int BLOCKS> struct slice {
                 own += mass[i];
                 last = w > 0 ? (uint64_t)(first + at + i) + 1 : last;
             }
-            const uint64_t sum = warp_scan(own, lane);
+            const uint64_t sum = warp_scan(own, lane());
             uint64_t below = before + sum - own;
 #pragma unroll
             for (int i = 0; i < 4; i++) {
@@ -599,7 +611,7 @@ template <int BLOCKS> struct slice {
             before += __shfl_sync(ALL, sum, WARP - 1);
         }
         last = warp_max(last);
-        if (lane == 0)
+        if (lane() == 0)
             set_picked((int)last - 1);
     }
 
@@ -613,7 +625,7 @@ template <int BLOCKS> struct slice {
     template <class F, class G> __device__ void pick_in_list(F weight_of, G target_of)
     {
         const uint64_t target = target_of(weigh_list(n_all, weight_of));
-        for (int e = t; e < n_all; e += THREADS) {
+        for (int e = thread(); e < n_all; e += THREADS) {
             const uint32_t mine = (uint32_t)a->entry[e];
             uint64_t before = 0;
 #pragma unroll 4
@@ -630,35 +642,10 @@ template <int BLOCKS> struct slice {
         n_all = found.n_all;
         return found.cut;
     }
-
-    /* The k most likely; usually all candidates come to the list. */
-    __device__ struct cut cut_count(int k)
-    {
-        const struct wish wish = {false, k, 0, {-INFINITY, INT_MAX}, BINS * STEPS / COUNT_RANGE};
-        const struct bins bins = {top, wish.steps_rate, 0, 0, 0};
-        const int mine = bins.coarse(thread_top);
-        clear_coarse();
-        if (mine < BINS)
-            atomicAdd(&a->coarse[mine], 1u);
-        meet();
-        const struct found_bin f = find_coarse((uint64_t)k * ONE, count_unit());
-        if (f.bin >= 0) {
-            const int n = gather(
-                mine <= f.bin, [&](float logit, int) { return bins.coarse(logit) <= f.bin; });
-            if (n <= LIST_MAX) {
-                weigh_list(n, [](float, int) { return 1.0f; });
-                cut_list(n, 0, (uint64_t)k * ONE);
-                n_all = n;
-                return a->cut;
-            }
-        }
-        return take(find_cut(*this, wish));
-    }
 };
 
 /* The border of what was wished for.  A call, so that the registers are the caller's. */
-template <int BLOCKS>
-__device__ struct searched_cut find_cut(slice<BLOCKS> s, struct wish wish)
+template <int BLOCKS> __device__ struct searched_cut find_cut(slice<BLOCKS> s, struct wish wish)
 {
     struct bins bins = {s.top, wish.steps_rate, 0, 0, 0};
     const struct coarse_unit unit =
@@ -667,22 +654,21 @@ __device__ struct searched_cut find_cut(slice<BLOCKS> s, struct wish wish)
         return !keeps(wish.limit, logit, id) ? 0.0f : wish.by_mass ? s.weight(logit) : 1.0f;
     };
     s.clear_coarse();
-    const uint64_t total = s.sum_all([&](float logit, int id) {
+    const uint64_t total = s.template sum_all<GROUP_PARTS>([&](float logit, int id) {
         const int step = bins.step(logit);
         const float w = weight_of(logit, id);
         if (step < BINS * STEPS && w > 0)
             atomicAdd(&s.a->coarse[step / STEPS], unit.add(step));
         return w;
     });
-    const uint64_t want =
-        wish.by_mass ? share_of(wish.share, total) : (uint64_t)wish.count * ONE;
+    const uint64_t want = wish.by_mass ? share_of(wish.share, total) : (uint64_t)wish.count * ONE;
     struct found_bin f = s.find_coarse(want, unit);
     if (f.bin < 0)
         return search_cut(s, want, wish);
     const int beside = wish.by_mass ? 1 : 0;
     bins.divide(max(f.bin - beside, 0), f.bin + beside);
     s.meet(); /* all have read the coarse histogram */
-    if (f.n_upto <= LIST_MAX) {
+    if (f.n <= LIST_MAX) {
         const int n = s.gather(true, [&](float logit, int id) {
             return bins.coarse(logit) <= bins.last && keeps(wish.limit, logit, id);
         });
@@ -694,7 +680,7 @@ __device__ struct searched_cut find_cut(slice<BLOCKS> s, struct wish wish)
     }
     __syncthreads(); /* amounts were read */
     s.clear_fine();
-    const uint64_t above = s.sum_all([&](float logit, int id) {
+    const uint64_t above = s.template sum_all<2>([&](float logit, int id) {
         const int bin = bins.coarse(logit);
         const float w = bin <= bins.last ? weight_of(logit, id) : 0.0f;
         if (bin < bins.first)
@@ -706,7 +692,7 @@ __device__ struct searched_cut find_cut(slice<BLOCKS> s, struct wish wish)
     if (above >= want)
         return search_cut(s, want, wish);
     f = s.find_fine(want - above);
-    if (f.bin < 0 || f.n_in > LIST_MAX)
+    if (f.bin < 0 || f.n > LIST_MAX)
         return search_cut(s, want, wish);
     const int n = s.gather(true, [&](float logit, int id) {
         const int bin = bins.coarse(logit);
@@ -727,7 +713,7 @@ __device__ struct searched_cut search_cut(slice<BLOCKS> s, uint64_t want, struct
         return !keeps(wish.limit, logit, id) ? 0.0f : wish.by_mass ? s.weight(logit) : 1.0f;
     };
     auto sum_from = [&](uint32_t least) {
-        return s.sum_all([&](float logit, int id) {
+        return s.template sum_all<1>([&](float logit, int id) {
             return order_key(logit) >= least ? weight_of(logit, id) : 0.0f;
         });
     };
@@ -741,7 +727,7 @@ __device__ struct searched_cut search_cut(slice<BLOCKS> s, uint64_t want, struct
     const uint64_t above = sum_from(key + 1), rest = want > above ? want - above : 1;
     const uint64_t each_adds = max(wish.by_mass ? mass_of(s.weight(c.logit)) : ONE, (uint64_t)1);
     const uint64_t n_equal = (rest + each_adds - 1) / each_adds;
-    s.pick(
+    s.template pick<1>(
         [&](float logit, int id) {
             return logit == c.logit && keeps(wish.limit, logit, id) ? 1.0f : 0.0f;
         },
@@ -749,6 +735,28 @@ __device__ struct searched_cut search_cut(slice<BLOCKS> s, uint64_t want, struct
     s.meet();
     c.id = s.a->picked;
     return {c, s.turn, 0};
+}
+
+/* The k most likely; usually all candidates come to the list. */
+template <int BLOCKS> __device__ __noinline__ struct searched_cut find_count(slice<BLOCKS> s, int k)
+{
+    const struct wish wish = {false, k, 0, {-INFINITY, INT_MAX}, BINS * STEPS / COUNT_RANGE};
+    const struct bins bins = {s.top, wish.steps_rate, 0, 0, 0};
+    const int mine = bins.coarse(s.thread_top);
+    s.clear_coarse();
+    if (mine < BINS)
+        atomicAdd(&s.a->coarse[mine], 1u);
+    s.meet();
+    const struct found_bin f = s.find_coarse((uint64_t)k * ONE, count_unit());
+    if (f.bin < 0)
+        return find_cut(s, wish);
+    const int n =
+        s.gather(mine <= f.bin, [&](float logit, int) { return bins.coarse(logit) <= f.bin; });
+    if (n > LIST_MAX)
+        return find_cut(s, wish);
+    s.weigh_list(n, [](float, int) { return 1.0f; });
+    s.cut_list(n, 0, (uint64_t)k * ONE);
+    return {s.a->cut, s.turn, n};
 }
 
 struct sample_job {
@@ -791,36 +799,48 @@ __device__ inline bool is_fault(uint64_t best)
     return best == IS_NAN || !isfinite(entry_logit(best));
 }
 
-__device__ inline float4 load_four(const float *row, int id, int vocab)
+/* The logits of id and the three behind; whole <=> there is no end of the row among any four. */
+__device__ inline float4 load_four(const float *row, int id, int vocab, bool whole)
 {
-    if (vocab % 4 == 0)
-        return id < vocab ? __ldcs(reinterpret_cast<const float4 *>(row + id))
-                          : make_float4(-INFINITY, -INFINITY, -INFINITY, -INFINITY);
-    return make_float4(id < vocab ? row[id] : -INFINITY, id + 1 < vocab ? row[id + 1] : -INFINITY,
-                       id + 2 < vocab ? row[id + 2] : -INFINITY,
-                       id + 3 < vocab ? row[id + 3] : -INFINITY);
+    float4 v = make_float4(-INFINITY, -INFINITY, -INFINITY, -INFINITY);
+    if (id >= vocab)
+        return v;
+    if (whole)
+        return __ldcs(reinterpret_cast<const float4 *>(row + id));
+    v.x = row[id];
+    v.y = id + 1 < vocab ? row[id + 1] : v.y;
+    v.z = id + 2 < vocab ? row[id + 2] : v.z;
+    v.w = id + 3 < vocab ? row[id + 3] : v.w;
+    return v;
 }
 
-/* Two groups are on their way at once. */
-template <int BLOCKS> __device__ inline uint64_t load_slice(slice<BLOCKS> &s, const float *row)
+/* AHEAD parts are on their way at once. */
+template <int AHEAD, int BLOCKS>
+__device__ inline void load_parts(slice<BLOCKS> &s, struct best &best, const float *row)
 {
-    constexpr int AHEAD = 2 * GROUP_PARTS;
-    struct best best = {-INFINITY, 0, false};
     const int end = s.end_group * GROUP_PARTS;
+#pragma unroll 1
     for (int part = s.first_group * GROUP_PARTS; part < end; part += AHEAD) {
         float4 v[AHEAD];
 #pragma unroll
         for (int i = 0; i < AHEAD; i++)
-            v[i] = load_four(row, part + i < end ? s.first + (part + i) * PART + s.lane * 4 : s.vocab,
-                             s.vocab);
+            v[i] = load_four(row, s.first + (part + i) * PART + lane() * 4, s.vocab, AHEAD > 1);
 #pragma unroll
         for (int i = 0; i < AHEAD; i++) {
-            const int at = (part + i) * PART + s.lane * 4;
+            const int at = (part + i) * PART + lane() * 4;
             best.note(v[i], s.first + at);
-            if (part + i < end)
-                *reinterpret_cast<float4 *>(s.x + at) = v[i];
+            *reinterpret_cast<float4 *>(s.x + at) = v[i];
         }
     }
+}
+
+template <int BLOCKS> __device__ inline uint64_t load_slice(slice<BLOCKS> &s, const float *row)
+{
+    struct best best = {-INFINITY, 0, false};
+    if (s.vocab % 4 == 0)
+        load_parts<GROUP_PARTS>(s, best, row);
+    else
+        load_parts<1>(s, best, row); /* rows do not begin at 16 bytes */
     s.thread_top = best.logit;
     s.meet_end();
     return s.max_all(best.pack());
@@ -828,12 +848,12 @@ template <int BLOCKS> __device__ inline uint64_t load_slice(slice<BLOCKS> &s, co
 
 /* A thread adds all entries of an id, in order, where its first entry is the thread's. */
 template <int BLOCKS>
-__device__ inline void add_bias(slice<BLOCKS> &s, const struct sample_bias *bias, int n,
+__device__ inline void add_bias(slice<BLOCKS> &s, int width, const struct sample_bias *bias, int n,
                                 int n_generated)
 {
-    for (int i = s.t; i < n; i += THREADS) {
+    for (int i = thread(); i < n; i += THREADS) {
         const int id = bias[i].id, at = id - s.first;
-        bool is_first = at >= 0 && at < s.width;
+        bool is_first = at >= 0 && at < width;
         for (int k = 0; is_first && k < i; k++)
             is_first = bias[k].id != id;
         if (!is_first)
@@ -850,7 +870,9 @@ __device__ inline void add_bias(slice<BLOCKS> &s, const struct sample_bias *bias
 __device__ inline float penalize(const struct sample_params &p, float logit, uint32_t seen)
 {
     const uint32_t times = seen & 0x7fffu;
-    if (seen != 0 && p.repetition != 1.0f)
+    if (seen == 0)
+        return logit;
+    if (p.repetition != 1.0f)
         logit = logit > 0 ? __fdiv_rn(logit, p.repetition) : __fmul_rn(logit, p.repetition);
     if (times > 0)
         logit = __fsub_rn(logit, __fadd_rn(p.presence, __fmul_rn(p.frequency, (float)times)));
@@ -859,19 +881,20 @@ __device__ inline float penalize(const struct sample_params &p, float logit, uin
 
 __device__ inline ushort4 load_seen(const uint16_t *seen, int id, int vocab)
 {
+    if (id >= vocab)
+        return make_ushort4(0, 0, 0, 0);
     if (vocab % 4 == 0)
-        return id < vocab ? *reinterpret_cast<const ushort4 *>(seen + id)
-                          : make_ushort4(0, 0, 0, 0);
-    return make_ushort4(id < vocab ? seen[id] : 0, id + 1 < vocab ? seen[id + 1] : 0,
+        return *reinterpret_cast<const ushort4 *>(seen + id);
+    return make_ushort4(seen[id], id + 1 < vocab ? seen[id + 1] : 0,
                         id + 2 < vocab ? seen[id + 2] : 0, id + 3 < vocab ? seen[id + 3] : 0);
 }
 
 /* `seen` is wanted when the logits were read: brings it nearer meanwhile. */
 template <int BLOCKS>
-__device__ inline void prefetch_seen(const slice<BLOCKS> &s, const uint16_t *seen)
+__device__ inline void prefetch_seen(const slice<BLOCKS> &s, int width, const uint16_t *seen)
 {
     constexpr int LINE = 128 / sizeof *seen;
-    for (int at = s.t * LINE; at < s.width && s.first + at < s.vocab; at += THREADS * LINE)
+    for (int at = thread() * LINE; at < width && s.first + at < s.vocab; at += THREADS * LINE)
         prefetch_l2(seen + s.first + at);
 }
 
@@ -885,7 +908,7 @@ __device__ inline uint64_t change_logits(slice<BLOCKS> &s, const struct sample_j
     struct best best = {-INFINITY, 0, false};
     if (slot.n_bias > 0) {
         __syncthreads(); /* other warps are through with the raw logits */
-        add_bias(s, j.slots.bias + (size_t)index * j.bias_slot_max, slot.n_bias,
+        add_bias(s, j.slice_width, j.slots.bias + (size_t)index * j.bias_slot_max, slot.n_bias,
                  n_history - slot.n_prompt);
         __syncthreads();
     }
@@ -894,11 +917,11 @@ __device__ inline uint64_t change_logits(slice<BLOCKS> &s, const struct sample_j
 #pragma unroll
         for (int i = 0; i < GROUP_PARTS; i++)
             n[i] = slot.has_penalty
-                       ? load_seen(seen, s.first + group * GROUP + i * PART + s.lane * 4, s.vocab)
+                       ? load_seen(seen, s.first + group * GROUP + i * PART + lane() * 4, s.vocab)
                        : make_ushort4(0, 0, 0, 0);
 #pragma unroll
-        for (int i = 0; i < GROUP_PARTS; i++) {
-            const int at = group * GROUP + i * PART + s.lane * 4;
+        for (int i = 0; i < GROUP_PARTS; i++) { /* rarely seen: one after the other */
+            const int at = group * GROUP + i * PART + lane() * 4;
             float4 v = s.four(at);
             if (n[i].x | n[i].y | n[i].z | n[i].w) {
                 v.x = penalize(params, v.x, n[i].x);
@@ -917,20 +940,21 @@ __device__ inline uint64_t change_logits(slice<BLOCKS> &s, const struct sample_j
 /* The sum of the weights of raw logits, in log. */
 template <int BLOCKS> __device__ inline double find_log_sum(slice<BLOCKS> &s)
 {
-    const uint64_t mass = s.sum_all([&](float logit, int) { return s.weight(logit); });
+    const uint64_t mass =
+        s.template sum_all<GROUP_PARTS>([&](float logit, int) { return s.weight(logit); });
     return (double)s.top + log((double)mass) - MASS_BITS * 0.69314718055994530942;
 }
 
 template <int BLOCKS>
-__device__ inline void list_top(slice<BLOCKS> &s, struct sample_out *out, int n_top, double log_sum)
+__device__ inline void list_top(slice<BLOCKS> &s, struct sample_out *out, int n_top)
 {
-    const struct cut c = s.cut_count(n_top);
+    const struct cut c = s.take(find_count(s, n_top));
     int n = s.n_all;
     if (n == 0) {
         s.meet(); /* all have read what was gathered before */
         n = s.gather(true, [&](float logit, int id) { return keeps(c, logit, id); });
     }
-    for (int e = s.t; s.rank == 0 && e < n; e += THREADS) {
+    for (int e = thread(); s.rank == 0 && e < n; e += THREADS) {
         const uint64_t mine = s.a->entry[e];
         int place = 0;
         for (int i = 0; i < n; i++)
@@ -938,7 +962,7 @@ __device__ inline void list_top(slice<BLOCKS> &s, struct sample_out *out, int n_
         if (place >= n_top)
             continue;
         out->top_id[place] = entry_id(mine);
-        out->top_logprob[place] = (float)((double)entry_logit(mine) - log_sum);
+        out->top_logprob[place] = (float)((double)entry_logit(mine) - s.a->log_sum);
     }
 }
 
@@ -966,7 +990,7 @@ __device__ inline void draw_token(slice<BLOCKS> &s, const struct sample_params &
     struct cut c = {-INFINITY, INT_MAX};
     s.n_all = 0;
     if (p.top_k > 0 && p.top_k < s.vocab)
-        c = s.cut_count(p.top_k);
+        c = s.take(find_count(s, p.top_k));
     if (p.top_p < 1)
         c = cut_top_p(s, c, p.top_p);
     const double u = philox_uniform(p.seed, (uint64_t)n_history);
@@ -979,55 +1003,53 @@ __device__ inline void draw_token(slice<BLOCKS> &s, const struct sample_params &
         const float w = s.weight(logit);
         return w >= min_p && keeps(c, logit, id) ? w : 0.0f;
     };
-    if (s.n_all == 0)
-        s.pick(weight_of, target);
-    else if (s.rank == 0)
-        s.pick_in_list(weight_of, target);
+    if (s.n_all > 0) {
+        if (s.rank == 0)
+            s.pick_in_list(weight_of, target);
+    } else if (c.id == INT_MAX && min_p <= 0) { /* all: the same without questions */
+        s.template pick<GROUP_PARTS>([&](float logit, int) { return s.weight(logit); }, target);
+    } else {
+        s.template pick<GROUP_PARTS>(weight_of, target);
+    }
 }
 
-/* What a row comes to; uniform in the cluster. */
-struct result {
-    int id; /* -1: it is in a->picked of block 0, when all have met */
-    bool is_fault;
-    double log_sum;
-};
+enum { ID_FAULT = -2, ID_PICKED = -1 };
 
+/* The row's token, uniform in the cluster; or ID_PICKED: in a->picked of block 0, when all have
+ * met. */
 template <int BLOCKS>
-__device__ inline struct result
-sample_row(slice<BLOCKS> &s, const struct sample_job &j, const struct batch_head &head,
-           const struct cuda_slot &slot, const float *row, struct sample_out *out)
+__device__ inline int sample_row(slice<BLOCKS> &s, const struct sample_job &j,
+                                 const struct batch_head &head, const struct cuda_slot &slot, int i)
 {
-    const struct sample_params &p = slot.params;
     const bool changes = head.forced < 0 && (slot.has_penalty || slot.n_bias > 0);
-    struct result r = {0, true, 0};
+    const int n_logprobs = slot.params.n_logprobs;
     if (changes && slot.has_penalty)
-        prefetch_seen(s, j.slots.seen + (size_t)head.slot * s.vocab);
-    uint64_t best = load_slice(s, row);
+        prefetch_seen(s, j.slice_width, j.slots.seen + (size_t)head.slot * s.vocab);
+    uint64_t best = load_slice(s, j.logits + (size_t)i * s.vocab);
     if (is_fault(best))
-        return r;
+        return ID_FAULT;
     s.top = entry_logit(best);
     s.rate = 1;
-    if (p.n_logprobs >= 0 || head.forced >= 0)
-        r.log_sum = find_log_sum(s);
-    if (p.n_logprobs > 0)
-        list_top(s, out, min(p.n_logprobs, s.vocab), r.log_sum);
+    if (n_logprobs >= 0 || head.forced >= 0) {
+        const double log_sum = find_log_sum(s);
+        if (thread() == 0)
+            s.a->log_sum = log_sum;
+    }
+    if (n_logprobs > 0)
+        list_top(s, j.out + i, min(n_logprobs, s.vocab));
     if (changes) {
         best = change_logits(s, j, slot, head.slot, head.n_history);
         if (is_fault(best))
-            return r;
+            return ID_FAULT;
         s.top = entry_logit(best);
     }
-    r.is_fault = false;
-    if (head.forced >= 0) {
-        r.id = head.forced;
-    } else if (p.temperature < GREEDY_BELOW) {
-        r.id = entry_id(best);
-    } else {
-        s.rate = __fdiv_rn(1.0f, p.temperature);
-        draw_token(s, p, head.n_history);
-        r.id = -1;
-    }
-    return r;
+    if (head.forced >= 0)
+        return head.forced;
+    if (slot.params.temperature < GREEDY_BELOW)
+        return entry_id(best);
+    s.rate = __fdiv_rn(1.0f, slot.params.temperature);
+    draw_token(s, slot.params, head.n_history);
+    return ID_PICKED;
 }
 
 template <int BLOCKS>
@@ -1035,13 +1057,9 @@ __device__ inline void place_slice(slice<BLOCKS> &s, const struct sample_job &j)
 {
     const int n_groups = j.slice_width / GROUP, each = (n_groups + WARPS - 1) / WARPS;
     s.rank = (int)blockIdx.x % BLOCKS;
-    s.t = (int)threadIdx.x;
-    s.lane = s.t % WARP;
-    s.warp = s.t / WARP;
-    s.width = j.slice_width;
     s.first = s.rank * j.slice_width;
     s.vocab = j.vocab;
-    s.first_group = min(s.warp * each, n_groups);
+    s.first_group = min(warp() * each, n_groups);
     s.end_group = min(s.first_group + each, n_groups);
     s.turn = 0;
     s.n_all = 0;
@@ -1063,21 +1081,24 @@ __global__ void __launch_bounds__(THREADS, 3) sample_kernel(const struct sample_
     await_previous();
     const struct batch_head head = j.head[i];
     struct cuda_slot *slot = j.slots.slot + head.slot;
+    int id = sample_row(s, j, head, *slot, i);
+    const int n_logprobs = slot->params.n_logprobs;
+    /* A block's shared memory stays until the others are through with it, which they are where all
+     * met behind what they last asked of it. */
+    if (id == ID_PICKED || n_logprobs > 0)
+        s.meet();
+    if (s.rank > 0 || thread() > 0)
+        return;
+    const bool is_fault = id == ID_FAULT, is_scored = n_logprobs >= 0 || head.forced >= 0;
     const float *row = j.logits + (size_t)i * j.vocab;
     struct sample_out *out = j.out + i;
-    struct result r = sample_row(s, j, head, *slot, row, out);
-    s.meet(); /* a block's shared memory stays until the others are through with it */
-    if (s.rank > 0 || s.t > 0)
-        return;
-    const int n_logprobs = slot->params.n_logprobs;
-    const bool scored = n_logprobs >= 0 || head.forced >= 0;
-    r.id = r.id < 0 ? s.a->picked : r.id;
-    out->id = r.id;
-    out->fault = r.is_fault ? SAMPLE_NAN : SAMPLE_OK;
-    out->n_top = r.is_fault || n_logprobs <= 0 ? 0 : min(n_logprobs, j.vocab);
-    out->logprob = scored && !r.is_fault ? (float)((double)row[r.id] - r.log_sum) : 0.0f;
+    id = is_fault ? 0 : id == ID_PICKED ? s.a->picked : id;
+    out->id = id;
+    out->fault = is_fault ? SAMPLE_NAN : SAMPLE_OK;
+    out->n_top = is_fault || n_logprobs <= 0 ? 0 : min(n_logprobs, j.vocab);
+    out->logprob = is_scored && !is_fault ? (float)((double)row[id] - s.a->log_sum) : 0.0f;
     if (head.forced < 0)
-        slot->sampled = r.id;
+        slot->sampled = id;
 }
 
 int round_to_groups(int n)
