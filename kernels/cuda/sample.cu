@@ -506,12 +506,19 @@ template <int BLOCKS> struct slice {
                     a->list[at] = pack_entry(logit, id);
             });
         meet();
-        int n = 0;
-        for (int b = 0; b < BLOCKS; b++) {
-            const int more = (int)*of_block(&a->n_list, b);
-            for (int i = thread(); i < more && n + i < LIST_MAX; i += THREADS)
-                a->entry[n + i] = *of_block(&a->list[i], b);
-            n += more;
+        const int of_lane = lane() < BLOCKS ? (int)*of_block(&a->n_list, lane()) : 0;
+        const int upto = warp_scan(of_lane, lane()), n = __shfl_sync(ALL, upto, BLOCKS - 1);
+        for (int first_entry = 0; first_entry < min(n, LIST_MAX); first_entry += THREADS) {
+            const int i = first_entry + thread();
+            int block = 0, from = 0;
+#pragma unroll
+            for (int b = 0; b + 1 < BLOCKS; b++) {
+                const int end = __shfl_sync(ALL, upto, b);
+                block += i >= end;
+                from = i >= end ? end : from;
+            }
+            if (i < min(n, LIST_MAX))
+                a->entry[i] = *of_block(&a->list[i - from], block);
         }
         __syncthreads();
         return n;
@@ -617,6 +624,7 @@ template <int BLOCKS> struct slice {
 
     __device__ void set_picked(int id)
     {
+#pragma unroll 1
         for (int b = 0; b < BLOCKS; b++)
             *of_block(&a->picked, b) = id;
     }
@@ -879,6 +887,17 @@ __device__ inline float penalize(const struct sample_params &p, float logit, uin
     return logit;
 }
 
+/* Seen ones are rare: one after the other. */
+__device__ inline void penalize_four(const struct sample_params &p, float *logit,
+                                     const uint16_t *seen)
+{
+#pragma unroll 1
+    for (int i = 0; i < 4; i++) {
+        if (logit[i] > -INFINITY) /* which no penalty changes; so is what lies behind the row */
+            logit[i] = penalize(p, logit[i], seen[i]);
+    }
+}
+
 __device__ inline ushort4 load_seen(const uint16_t *seen, int id, int vocab)
 {
     if (id >= vocab)
@@ -904,7 +923,7 @@ __device__ inline uint64_t change_logits(slice<BLOCKS> &s, const struct sample_j
                                          const struct cuda_slot &slot, int index, int n_history)
 {
     const uint16_t *seen = j.slots.seen + (size_t)index * s.vocab;
-    const struct sample_params params = slot.params;
+    const struct sample_params &params = slot.params;
     struct best best = {-INFINITY, 0, false};
     if (slot.n_bias > 0) {
         __syncthreads(); /* other warps are through with the raw logits */
@@ -920,17 +939,11 @@ __device__ inline uint64_t change_logits(slice<BLOCKS> &s, const struct sample_j
                        ? load_seen(seen, s.first + group * GROUP + i * PART + lane() * 4, s.vocab)
                        : make_ushort4(0, 0, 0, 0);
 #pragma unroll
-        for (int i = 0; i < GROUP_PARTS; i++) { /* rarely seen: one after the other */
+        for (int i = 0; i < GROUP_PARTS; i++) {
             const int at = group * GROUP + i * PART + lane() * 4;
-            float4 v = s.four(at);
-            if (n[i].x | n[i].y | n[i].z | n[i].w) {
-                v.x = penalize(params, v.x, n[i].x);
-                v.y = penalize(params, v.y, n[i].y);
-                v.z = penalize(params, v.z, n[i].z);
-                v.w = penalize(params, v.w, n[i].w);
-                *reinterpret_cast<float4 *>(s.x + at) = v;
-            }
-            best.note(v, s.first + at);
+            if (n[i].x | n[i].y | n[i].z | n[i].w)
+                penalize_four(params, s.x + at, seen + s.first + at);
+            best.note(s.four(at), s.first + at);
         }
     }
     s.thread_top = best.logit;
