@@ -276,8 +276,7 @@ __device__ __noinline__ struct searched_cut search_cut(slice<BLOCKS> s, uint64_t
 /* One block's share of a row.  All threads of the cluster make the same calls. */
 template <int BLOCKS> struct slice {
     struct area *a;
-    float *x; /* whole groups; -INFINITY where there is no token */
-    int rank;
+    float *x;  /* whole groups; -INFINITY where there is no token */
     int first; /* id of x[0] */
     int vocab;
     int first_group, end_group; /* of this warp */
@@ -285,6 +284,11 @@ template <int BLOCKS> struct slice {
     float top, rate;  /* of the weights */
     float thread_top; /* the largest logit that this thread reads in `each` */
     int n_all;        /* > 0 <=> a->entry has every candidate */
+
+    __device__ int rank() const
+    {
+        return (int)blockIdx.x % BLOCKS;
+    }
 
     __device__ void meet()
     {
@@ -372,7 +376,7 @@ template <int BLOCKS> struct slice {
         uint64_t *to = a->sums[turn];
         turn ^= 1;
         if (lane() < BLOCKS)
-            *of_block(to + rank * WARPS + warp(), lane()) = of_warp;
+            *of_block(to + rank() * WARPS + warp(), lane()) = of_warp;
         meet();
         return to;
     }
@@ -563,7 +567,7 @@ template <int BLOCKS> struct slice {
     template <int AT_ONCE, class F, class G> __device__ void pick(F weight_of, G target_of)
     {
         const uint64_t *sums = exchange(sum_warp<AT_ONCE>(weight_of));
-        const int index = rank * WARPS + warp();
+        const int index = rank() * WARPS + warp();
         uint64_t before = 0, total = 0;
         for (int i = lane(); i < BLOCKS * WARPS; i += WARP) {
             before += i < index ? sums[i] : 0;
@@ -802,11 +806,6 @@ struct best { /* of one thread: ids come rising, so the first of equal logits st
     }
 };
 
-__device__ inline bool is_fault(uint64_t best)
-{
-    return best == IS_NAN || !isfinite(entry_logit(best));
-}
-
 /* The logits of id and the three behind; whole <=> there is no end of the row among any four. */
 __device__ inline float4 load_four(const float *row, int id, int vocab, bool whole)
 {
@@ -967,7 +966,7 @@ __device__ inline void list_top(slice<BLOCKS> &s, struct sample_out *out, int n_
         s.meet(); /* all have read what was gathered before */
         n = s.gather(true, [&](float logit, int id) { return keeps(c, logit, id); });
     }
-    for (int e = thread(); s.rank == 0 && e < n; e += THREADS) {
+    for (int e = thread(); s.rank() == 0 && e < n; e += THREADS) {
         const uint64_t mine = s.a->entry[e];
         int place = 0;
         for (int i = 0; i < n; i++)
@@ -1017,7 +1016,7 @@ __device__ inline void draw_token(slice<BLOCKS> &s, const struct sample_params &
         return w >= min_p && keeps(c, logit, id) ? w : 0.0f;
     };
     if (s.n_all > 0) {
-        if (s.rank == 0)
+        if (s.rank() == 0)
             s.pick_in_list(weight_of, target);
     } else if (c.id == INT_MAX && min_p <= 0) { /* all: the same without questions */
         s.template pick<GROUP_PARTS>([&](float logit, int) { return s.weight(logit); }, target);
@@ -1026,10 +1025,19 @@ __device__ inline void draw_token(slice<BLOCKS> &s, const struct sample_params &
     }
 }
 
-enum { ID_FAULT = -2, ID_PICKED = -1 };
+/* Instead of an id: it is in a->picked of block 0, and for DRAWN when all have met. */
+enum { ID_FAULT = -3, ID_BEST = -2, ID_DRAWN = -1 };
 
-/* The row's token, uniform in the cluster; or ID_PICKED: in a->picked of block 0, when all have
- * met. */
+/* A best token is fine: its logit is the top from here on, and the token what greedy would take. */
+template <int BLOCKS> __device__ inline bool take_best(slice<BLOCKS> &s, uint64_t best)
+{
+    s.top = entry_logit(best);
+    if (thread() == 0)
+        s.a->picked = entry_id(best);
+    return best != IS_NAN && isfinite(s.top);
+}
+
+/* The row's token; uniform in the cluster. */
 template <int BLOCKS>
 __device__ inline int sample_row(slice<BLOCKS> &s, const struct sample_job &j,
                                  const struct batch_head &head, const struct cuda_slot &slot, int i)
@@ -1038,10 +1046,8 @@ __device__ inline int sample_row(slice<BLOCKS> &s, const struct sample_job &j,
     const int n_logprobs = slot.params.n_logprobs;
     if (changes && slot.has_penalty)
         prefetch_seen(s, j.slice_width, j.slots.seen + (size_t)head.slot * s.vocab);
-    uint64_t best = load_slice(s, j.logits + (size_t)i * s.vocab);
-    if (is_fault(best))
+    if (!take_best(s, load_slice(s, j.logits + (size_t)i * s.vocab)))
         return ID_FAULT;
-    s.top = entry_logit(best);
     s.rate = 1;
     if (n_logprobs >= 0 || head.forced >= 0) {
         const double log_sum = find_log_sum(s);
@@ -1050,27 +1056,22 @@ __device__ inline int sample_row(slice<BLOCKS> &s, const struct sample_job &j,
     }
     if (n_logprobs > 0)
         list_top(s, j.out + i, min(n_logprobs, s.vocab));
-    if (changes) {
-        best = change_logits(s, j, slot, head.slot, head.n_history);
-        if (is_fault(best))
-            return ID_FAULT;
-        s.top = entry_logit(best);
-    }
+    if (changes && !take_best(s, change_logits(s, j, slot, head.slot, head.n_history)))
+        return ID_FAULT;
     if (head.forced >= 0)
         return head.forced;
     if (slot.params.temperature < GREEDY_BELOW)
-        return entry_id(best);
+        return ID_BEST;
     s.rate = __fdiv_rn(1.0f, slot.params.temperature);
     draw_token(s, slot.params, head.n_history);
-    return ID_PICKED;
+    return ID_DRAWN;
 }
 
 template <int BLOCKS>
 __device__ inline void place_slice(slice<BLOCKS> &s, const struct sample_job &j)
 {
     const int n_groups = j.slice_width / GROUP, each = (n_groups + WARPS - 1) / WARPS;
-    s.rank = (int)blockIdx.x % BLOCKS;
-    s.first = s.rank * j.slice_width;
+    s.first = s.rank() * j.slice_width;
     s.vocab = j.vocab;
     s.first_group = min(warp() * each, n_groups);
     s.end_group = min(s.first_group + each, n_groups);
@@ -1098,14 +1099,14 @@ __global__ void __launch_bounds__(THREADS, 3) sample_kernel(const struct sample_
     const int n_logprobs = slot->params.n_logprobs;
     /* A block's shared memory stays until the others are through with it, which they are where all
      * met behind what they last asked of it. */
-    if (id == ID_PICKED || n_logprobs > 0)
+    if (id == ID_DRAWN || n_logprobs > 0)
         s.meet();
-    if (s.rank > 0 || thread() > 0)
+    if (s.rank() > 0 || thread() > 0)
         return;
     const bool is_fault = id == ID_FAULT, is_scored = n_logprobs >= 0 || head.forced >= 0;
     const float *row = j.logits + (size_t)i * j.vocab;
     struct sample_out *out = j.out + i;
-    id = is_fault ? 0 : id == ID_PICKED ? s.a->picked : id;
+    id = is_fault ? 0 : id < 0 ? s.a->picked : id;
     out->id = id;
     out->fault = is_fault ? SAMPLE_NAN : SAMPLE_OK;
     out->n_top = is_fault || n_logprobs <= 0 ? 0 : min(n_logprobs, j.vocab);
