@@ -86,7 +86,8 @@ enum sample_fault { SAMPLE_OK, SAMPLE_NAN }; /* NaN or no finite logit in the ro
 struct sample_out {
     int32_t id; /* < vocab */
     int32_t fault; /* enum sample_fault; id is 0 when not OK */
-    float logprob; /* log softmax of the raw logits, before bias, penalties and temperature */
+    float logprob; /* log softmax of the raw logits, before bias, penalties and temperature; 0
+                      where it was neither forced nor asked for */
     int32_t n_top; /* <= params->n_logprobs */
     int32_t top_id[TOP_LOGPROBS_MAX]; /* most likely first; equal logits: lower id first */
     float top_logprob[TOP_LOGPROBS_MAX];
@@ -183,9 +184,9 @@ enum rope_kind {
     ROPE_ADJACENT, /* pairs (2i, 2i + 1): what GGUF files of the Llama family are permuted for */
 };
 
-struct rope_kv_args { /* rotate q and k in place, then write k and v to their pages */
+struct rope_kv_args { /* rotate q in place; write k, rotated, and v to their pages */
     void *q;       /* [n_tokens, n_heads, head_dim], rows `stride` apart, as k and v */
-    void *k;       /* [n_tokens, n_kv_heads, head_dim] */
+    void *k;       /* [n_tokens, n_kv_heads, head_dim]; may be overwritten */
     const void *v; /* [n_tokens, n_kv_heads, head_dim] */
     int stride;
     const float *q_norm, *k_norm; /* [head_dim] or NULL: RMS norm per head before rope */

@@ -141,6 +141,12 @@ __device__ __forceinline__ void bulk_load(uint32_t to, const void *from, uint32_
                  : "memory");
 }
 
+/* prefetch.global.L2: the line of an address. */
+__device__ __forceinline__ void prefetch_l2(const void *at)
+{
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(at));
+}
+
 /* prefetch.tensormap (sm_90). */
 __device__ __forceinline__ void tensor_map_prefetch(const CUtensorMap *map)
 {
