@@ -13,6 +13,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 enum dtype {
     DT_F32, DT_F16, DT_BF16,
     DT_Q4_0, DT_Q4_1, DT_Q5_0, DT_Q5_1, DT_Q8_0,    /* 32 values a block */
@@ -52,5 +56,9 @@ struct tensor {
 /* One row of `cols` values in file layout to float: the definition of every format, in plain C.
  * The reference for all kernels, itself tested against the gguf Python package. */
 void dequantize_row(enum dtype dtype, const void *src, float *dst, int64_t cols);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif
