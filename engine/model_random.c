@@ -50,9 +50,8 @@ static size_t rule_bytes(const struct model_file *f, const struct tensor_rule *r
 
 static void bind(struct model_file *f, const struct tensor_rule *rule, int32_t il)
 {
-    const struct weight *w =
-        weights_random_add(f->random, rule->hf, model_dim(&f->cfg, rule->rows),
-                           model_dim(&f->cfg, rule->cols));
+    const struct weight *w = weights_random_add(f->random, rule->hf, model_dim(&f->cfg, rule->rows),
+                                                model_dim(&f->cfg, rule->cols));
     f->bound[f->n_bound++] = (struct bound){.rule = rule, .src = w, .il = il};
 }
 

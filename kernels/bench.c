@@ -42,7 +42,8 @@ static bool begin(const struct kernel_bench *b, const struct kernel_sink *sink,
 
 static bool is_wanted(const struct kernel_bench *b, const struct bench_shape *shape, bool on_cpu)
 {
-    return b->shape ? strcmp(b->shape, shape->name) == 0 : !on_cpu || shape == &shapes[N_SHAPES - 1];
+    return b->shape ? strcmp(b->shape, shape->name) == 0
+                    : !on_cpu || shape == &shapes[N_SHAPES - 1];
 }
 
 bool kernel_bench_run(const struct kernel_bench *b, const struct kernel_sink *sink,
@@ -59,5 +60,6 @@ bool kernel_bench_run(const struct kernel_bench *b, const struct kernel_sink *si
             return false;
         n++;
     }
-    return n > 0 || status_fail(st, STATUS_BAD_INPUT, "shape: want 8b or 1b, found %.32s", b->shape);
+    return n > 0 ||
+           status_fail(st, STATUS_BAD_INPUT, "shape: want 8b or 1b, found %.32s", b->shape);
 }

@@ -18,7 +18,8 @@ enum {
 };
 
 static const double MORE_S = 0.02; /* what the further calls should take */
-static const size_t CACHES = (size_t)256 << 20, CACHES_CPU = (size_t)64 << 20; /* more than they hold */
+static const size_t CACHES = (size_t)256 << 20,
+                    CACHES_CPU = (size_t)64 << 20; /* more than they hold */
 
 static double now_s(void)
 {
@@ -175,9 +176,9 @@ static bool take_device(struct bench_device *b, struct status *st)
     b->weights_bytes = head > 2 * CACHES ? head : 2 * CACHES;
     b->x = take_random(b, values, act, 1, st);
     b->y = b->x ? take_random(b, values, act, 1, st) : NULL;
-    b->logits = b->y ? take_random(b, (size_t)b->heads_max * (size_t)b->shape->vocab * 4, DT_F32, 2,
-                                   st)
-                     : NULL;
+    b->logits =
+        b->y ? take_random(b, (size_t)b->heads_max * (size_t)b->shape->vocab * 4, DT_F32, 2, st)
+             : NULL;
     b->weights = b->logits ? b->ops->mem_take(b->dev, b->weights_bytes, st) : NULL;
     return b->weights && take_vectors(b, st) && take_cache(b, st) && take_work(b, st);
 }
@@ -202,8 +203,9 @@ bool bench_device_open(struct bench_device *b, const struct backend *backend,
 
 void bench_device_close(struct bench_device *b)
 {
-    void *host[] = {b->source,   b->out,   b->ids,   b->positions, b->token_seq, b->seq_start, b->kv_len,
-                    b->slot,     b->n_prompt, b->table, b->block, b->set,       b->head};
+    void *host[] = {b->source,    b->out,    b->ids,  b->positions, b->token_seq,
+                    b->seq_start, b->kv_len, b->slot, b->n_prompt,  b->table,
+                    b->block,     b->set,    b->head};
     for (size_t i = 0; i < sizeof host / sizeof host[0]; i++)
         free(host[i]);
     if (b->dev)
@@ -250,8 +252,8 @@ static void put_sequence(struct bench_device *b, int seq, int tokens, int kv_len
     b->slot[seq] = seq;
     b->kv_len[seq] = kv_len;
     b->n_prompt[seq] = tokens > 1 ? kv_len : 0; /* one token is one that decodes */
-    b->set[seq] = (struct batch_slot){
-        .slot = seq, .n_prompt = b->n_prompt[seq], .params = &b->params};
+    b->set[seq] =
+        (struct batch_slot){.slot = seq, .n_prompt = b->n_prompt[seq], .params = &b->params};
     for (int i = 0; i < blocks; i++) {
         b->table[seq * (CONTEXT / BLOCK_TOKENS) + i] = first + i;
         b->block[first + i] = (struct batch_block){.slot = seq, .at = i, .block = first + i};
@@ -340,7 +342,9 @@ bool bench_time(struct bench_device *b, void (*fn)(void *ctx, int i), void *ctx,
     if (!least_step(b, &c, &few, st))
         return false;
     const double want = MORE_S / (few / CALLS_FEW);
-    const int more = want < CALLS_FEW ? CALLS_FEW : want > CALLS_MORE_MAX ? CALLS_MORE_MAX : (int)want;
+    const int more = want < CALLS_FEW        ? CALLS_FEW
+                     : want > CALLS_MORE_MAX ? CALLS_MORE_MAX
+                                             : (int)want;
     c.n += more;
     c.graph = ++b->n_graphs;
     if (!least_step(b, &c, &many, st))

@@ -6,8 +6,8 @@ static const int head_counts[] = {1, 16, 64, 256, 0};
 static const int prompt_lengths[] = {128, 512, 2048, 8192, 0};
 static const struct {
     int seqs, context;
-} decodes[] = {{1, 128},  {1, 1024},  {1, 4000}, {8, 128},   {8, 1024}, {8, 4000},
-               {32, 128}, {32, 1024}, {32, 4000}, {64, 1024}, {128, 1000}, {256, 128}, {256, 500}};
+} decodes[] = {{1, 128},   {1, 1024},  {1, 4000},  {8, 128},    {8, 1024},  {8, 4000}, {32, 128},
+               {32, 1024}, {32, 4000}, {64, 1024}, {128, 1000}, {256, 128}, {256, 500}};
 
 static const float EPS = 1e-5f;
 
@@ -44,9 +44,10 @@ static void call_matmul(void *ctx, int i)
     for (int p = 0; p < c->parts; p++)
         stride += c->act == ACT_NONE ? c->n[p] : 0;
     for (int p = 0; p < c->parts; p++) {
-        a.out[p] = (struct matmul_out){
-            .y = (char *)b->y + (size_t)at * b->act_bytes, .y_stride = stride, .w = &w[p],
-            .add = c->add ? b->y : NULL};
+        a.out[p] = (struct matmul_out){.y = (char *)b->y + (size_t)at * b->act_bytes,
+                                       .y_stride = stride,
+                                       .w = &w[p],
+                                       .add = c->add ? b->y : NULL};
         at += c->act == ACT_NONE ? c->n[p] : 0;
     }
     b->ops->matmul(b->dev, &a);
@@ -56,9 +57,12 @@ static void call_head(void *ctx, int i)
 {
     struct op_case *c = ctx;
     struct bench_device *b = c->b;
-    b->ops->head(b->dev, &(struct head_args){
-        .logits = b->logits, .x = b->x, .first = 0, .n = c->rows, .norm = &c->norm,
-        .w = &b->w[(size_t)i % b->n_copies][0]});
+    b->ops->head(b->dev, &(struct head_args){.logits = b->logits,
+                                             .x = b->x,
+                                             .first = 0,
+                                             .n = c->rows,
+                                             .norm = &c->norm,
+                                             .w = &b->w[(size_t)i % b->n_copies][0]});
 }
 /* clang-format on */
 
@@ -68,7 +72,8 @@ static double product_bytes(const struct op_case *c)
     for (int p = 0; p < c->parts; p++)
         n += c->n[p];
     y = c->act == ACT_NONE ? n : n / 2;
-    return n * c->in * 2 + (double)c->rows * (c->in + y * (c->add ? 2 : 1)) * (double)c->b->act_bytes;
+    return n * c->in * 2 +
+           (double)c->rows * (c->in + y * (c->add ? 2 : 1)) * (double)c->b->act_bytes;
 }
 
 static double product_flops(const struct op_case *c)
@@ -147,8 +152,10 @@ static void call_norm(void *ctx, int i)
     struct op_case *c = ctx;
     struct bench_device *b = c->b;
     (void)i;
-    b->ops->norm(b->dev, &(struct norm_args){
-        .y = b->y, .x = b->x, .rows = c->rows, .width = b->shape->hidden, .norm = c->norm});
+    b->ops->norm(
+        b->dev,
+        &(struct norm_args){
+            .y = b->y, .x = b->x, .rows = c->rows, .width = b->shape->hidden, .norm = c->norm});
 }
 
 static void call_rope(void *ctx, int i)
@@ -159,10 +166,18 @@ static void call_rope(void *ctx, int i)
     char *q = b->y;
     char *k = q + (size_t)(s->n_heads * s->head_dim) * b->act_bytes;
     char *v = k + (size_t)(s->n_kv_heads * s->head_dim) * b->act_bytes;
-    b->ops->rope_kv(b->dev, &(struct rope_kv_args){
-        .q = q, .k = k, .v = v, .stride = qkv_width(s), .norm_eps = EPS, .kv = &b->kv,
-        .layer = i % b->kv.n_layers, .n_heads = s->n_heads, .rope = ROPE_NEOX,
-        .rope_dims = s->head_dim, .inv_freq = b->inv_freq, .rope_scale = 1});
+    b->ops->rope_kv(b->dev, &(struct rope_kv_args){.q = q,
+                                                   .k = k,
+                                                   .v = v,
+                                                   .stride = qkv_width(s),
+                                                   .norm_eps = EPS,
+                                                   .kv = &b->kv,
+                                                   .layer = i % b->kv.n_layers,
+                                                   .n_heads = s->n_heads,
+                                                   .rope = ROPE_NEOX,
+                                                   .rope_dims = s->head_dim,
+                                                   .inv_freq = b->inv_freq,
+                                                   .rope_scale = 1});
 }
 
 static void call_attention(void *ctx, int i)
@@ -170,9 +185,13 @@ static void call_attention(void *ctx, int i)
     struct op_case *c = ctx;
     struct bench_device *b = c->b;
     const struct bench_shape *s = b->shape;
-    b->ops->attention(b->dev, &(struct attention_args){
-        .out = b->y, .q = b->x, .q_stride = qkv_width(s), .kv = &b->kv,
-        .layer = i % b->kv.n_layers, .n_heads = s->n_heads, .scale = 0.1f});
+    b->ops->attention(b->dev, &(struct attention_args){.out = b->y,
+                                                       .q = b->x,
+                                                       .q_stride = qkv_width(s),
+                                                       .kv = &b->kv,
+                                                       .layer = i % b->kv.n_layers,
+                                                       .n_heads = s->n_heads,
+                                                       .scale = 0.1f});
 }
 
 static void call_sample(void *ctx, int i)
@@ -180,8 +199,9 @@ static void call_sample(void *ctx, int i)
     struct op_case *c = ctx;
     struct bench_device *b = c->b;
     (void)i;
-    b->ops->sample(b->dev, &(struct sample_args){
-        .logits = b->logits, .first = 0, .n = c->rows, .vocab = b->shape->vocab});
+    b->ops->sample(b->dev,
+                   &(struct sample_args){
+                       .logits = b->logits, .first = 0, .n = c->rows, .vocab = b->shape->vocab});
 }
 /* clang-format on */
 
@@ -196,7 +216,8 @@ static bool run_rows(struct bench_device *b, struct status *st)
             break;
         bench_batch(b, 1, *rows, *rows, 0);
         const double act = (double)*rows * (double)b->act_bytes;
-        if (!emit(b, (struct kernel_time){.op = "norm", .rows = *rows, .bytes = 2 * act * s->hidden},
+        if (!emit(b,
+                  (struct kernel_time){.op = "norm", .rows = *rows, .bytes = 2 * act * s->hidden},
                   call_norm, &c, st) ||
             !emit(b,
                   (struct kernel_time){.op = "rope_kv",
@@ -240,12 +261,12 @@ static bool run_decode(struct bench_device *b, struct status *st)
             continue;
         c.rows = seqs;
         bench_batch(b, seqs, 1, context, 0);
-        const struct kernel_time t = {
-            .op = "decode",
-            .rows = seqs,
-            .context = context,
-            .bytes = seqs * (2 * q * (double)b->act_bytes + 2 * kv * context),
-            .flops = 4.0 * seqs * context * q};
+        const struct kernel_time t = {.op = "decode",
+                                      .rows = seqs,
+                                      .context = context,
+                                      .bytes =
+                                          seqs * (2 * q * (double)b->act_bytes + 2 * kv * context),
+                                      .flops = 4.0 * seqs * context * q};
         if (!emit(b, t, call_attention, &c, st))
             return false;
     }

@@ -215,15 +215,16 @@ static void report_head(const struct bench *b, struct buf *out)
 {
     const struct engine_facts *f = &b->source.facts;
     const double ready_ms = (double)b->ready_ns / 1e6, gb = (double)f->weight_bytes / 1e9;
-    buf_printf(out,
-               b->json ? "{\"device\":\"%s\",\"isa\":\"%s\",\"precision\":\"%s\",\"kv_dtype\":\"%s\","
-                         "\"threads\":%lld,\"repeats\":%d,\"weight_gb\":%.3f,\"ready_ms\":%.1f,"
-                         "\"copy_gb_per_s\":%.1f,\"matmul_tflops\":%.2f"
-                       : "%s, %s, %s, kv %s, %lld threads, median (least, most) of %d\n"
-                         "%.3f GB of weights, ready after %.1f ms; copy %.1f GB/s, product %.2f "
-                         "TFLOP/s\n",
-               f->device, f->isa, b->cfg.cpu_precision, f->kv_dtype, (long long)b->cfg.threads,
-               b->n_repeats, gb, ready_ms, b->rates.copy_bytes_s / 1e9, b->rates.matmul_flops / 1e12);
+    buf_printf(
+        out,
+        b->json ? "{\"device\":\"%s\",\"isa\":\"%s\",\"precision\":\"%s\",\"kv_dtype\":\"%s\","
+                  "\"threads\":%lld,\"repeats\":%d,\"weight_gb\":%.3f,\"ready_ms\":%.1f,"
+                  "\"copy_gb_per_s\":%.1f,\"matmul_tflops\":%.2f"
+                : "%s, %s, %s, kv %s, %lld threads, median (least, most) of %d\n"
+                  "%.3f GB of weights, ready after %.1f ms; copy %.1f GB/s, product %.2f "
+                  "TFLOP/s\n",
+        f->device, f->isa, b->cfg.cpu_precision, f->kv_dtype, (long long)b->cfg.threads,
+        b->n_repeats, gb, ready_ms, b->rates.copy_bytes_s / 1e9, b->rates.matmul_flops / 1e12);
 }
 
 static void report_measures(struct bench *b, struct buf *out)
@@ -245,11 +246,11 @@ static void report_measures(struct bench *b, struct buf *out)
 static bool run_table(struct bench *b, struct buf *out, struct status *st)
 {
     const bool on_cpu = strcmp(b->source.facts.device, "cpu") == 0;
-    struct bench_table t = {
-        .full = b->tables == TABLES_FULL || (b->tables == TABLES_AUTO && !on_cpu),
-        .copy_bytes_s = b->rates.copy_bytes_s,
-        .json = b->json,
-        .out = out};
+    struct bench_table t = {.full =
+                                b->tables == TABLES_FULL || (b->tables == TABLES_AUTO && !on_cpu),
+                            .copy_bytes_s = b->rates.copy_bytes_s,
+                            .json = b->json,
+                            .out = out};
     return b->tables == TABLES_NONE || bench_table_run(&t, &b->source, st);
 }
 

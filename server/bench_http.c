@@ -181,17 +181,17 @@ static void put_times(const char *name, const struct hist *h, bool json, struct 
 static void put_tokens(const struct load_result *res, double wall_s, bool json, struct buf *out)
 {
     const double per_s = wall_s > 0 ? 1 / wall_s : 0;
-    buf_printf(out,
-               json ? ",\"prompt_tokens\":%llu,\"output_tokens\":%llu,\"output_tokens_wanted\":%llu,"
-                      "\"short\":%d,\"uncounted\":%d,\"requests_per_s\":%.3f,"
-                      "\"output_tokens_per_s\":%.1f,\"tokens_per_s\":%.1f"
-                    : "tokens       %llu in, %llu out of %llu asked for; %d answers of another length, "
-                      "%d without usage\nthroughput   %.3f requests/s, %.1f output tokens/s, %.1f "
-                      "tokens/s in and out\n",
-               (unsigned long long)res->n_prompt_tokens, (unsigned long long)res->n_tokens,
-               (unsigned long long)res->n_tokens_wanted, res->n_short, res->n_uncounted,
-               res->n_ok * per_s, (double)res->n_tokens * per_s,
-               (double)(res->n_prompt_tokens + res->n_tokens) * per_s);
+    buf_printf(
+        out,
+        json ? ",\"prompt_tokens\":%llu,\"output_tokens\":%llu,\"output_tokens_wanted\":%llu,"
+               "\"short\":%d,\"uncounted\":%d,\"requests_per_s\":%.3f,"
+               "\"output_tokens_per_s\":%.1f,\"tokens_per_s\":%.1f"
+             : "tokens       %llu in, %llu out of %llu asked for; %d answers of another length, "
+               "%d without usage\nthroughput   %.3f requests/s, %.1f output tokens/s, %.1f "
+               "tokens/s in and out\n",
+        (unsigned long long)res->n_prompt_tokens, (unsigned long long)res->n_tokens,
+        (unsigned long long)res->n_tokens_wanted, res->n_short, res->n_uncounted, res->n_ok * per_s,
+        (double)res->n_tokens * per_s, (double)(res->n_prompt_tokens + res->n_tokens) * per_s);
 }
 
 static void put_report(const struct load_result *res, bool json, struct buf *out)

@@ -71,10 +71,10 @@ static bool read_options(struct kernel_bench *b, struct report *r, int argc, cha
                          struct status *st)
 {
     static const struct option names[] = {
-        {"device", required_argument, NULL, 'd'},   {"device-index", required_argument, NULL, 'i'},
-        {"dtype", required_argument, NULL, 'a'},    {"threads", required_argument, NULL, 't'},
-        {"shape", required_argument, NULL, 's'},    {"rows-max", required_argument, NULL, 'r'},
-        {"json", no_argument, NULL, 'j'},           {0},
+        {"device", required_argument, NULL, 'd'}, {"device-index", required_argument, NULL, 'i'},
+        {"dtype", required_argument, NULL, 'a'},  {"threads", required_argument, NULL, 't'},
+        {"shape", required_argument, NULL, 's'},  {"rows-max", required_argument, NULL, 'r'},
+        {"json", no_argument, NULL, 'j'},         {0},
     };
     bool ok = true;
     optind = 1;
@@ -96,8 +96,9 @@ static bool read_options(struct kernel_bench *b, struct report *r, int argc, cha
         else
             ok = status_fail(st, STATUS_BAD_INPUT, "see `inferd bench`");
     }
-    return ok && (optind == argc || status_fail(st, STATUS_BAD_INPUT,
-                                                "want --name value, found \"%.60s\"", argv[optind]));
+    return ok &&
+           (optind == argc ||
+            status_fail(st, STATUS_BAD_INPUT, "want --name value, found \"%.60s\"", argv[optind]));
 }
 
 int bench_kernels_main(int argc, char **argv)

@@ -37,7 +37,7 @@ struct response {
     int32_t n_tokens; /* by usage.completion_tokens; -1 = nothing said */
 
     bool chunked, has_length;
-    uint64_t left;                 /* bytes of the chunk or the body */
+    uint64_t left;                  /* bytes of the chunk or the body */
     char line[RESPONSE_LINE_MAX];   /* first bytes of a line of the head, or of a chunk's size */
     char event[RESPONSE_EVENT_MAX]; /* first bytes of a line of the body */
     uint32_t n_line, n_event;

@@ -11,7 +11,8 @@ enum {
     N_MAX = 1 << 16 /* that no request reaches: it is cancelled before */
 };
 
-static const int32_t prefill_full[] = {128, 512, 1024, 2048, 8192, 0}, prefill_few[] = {128, 512, 0};
+static const int32_t prefill_full[] = {128, 512, 1024, 2048, 8192, 0},
+                     prefill_few[] = {128, 512, 0};
 static const int32_t batch_full[] = {1, 8, 32, 64, 128, 256, 0}, batch_few[] = {1, 8, 0};
 static const int32_t context_full[] = {128, 1024, 4096, 8192, 0}, context_few[] = {128, 512, 0};
 
@@ -44,8 +45,8 @@ static void put_prefill(struct bench_table *t, int32_t n_prompt, double ms, cons
 {
     const double per_s = n_prompt / ms * 1e3;
     if (t->json)
-        buf_printf(t->out, "%s{\"tokens\":%d,\"ms\":%.3f,\"tokens_per_s\":%.1f}", comma, n_prompt, ms,
-                   per_s);
+        buf_printf(t->out, "%s{\"tokens\":%d,\"ms\":%.3f,\"tokens_per_s\":%.1f}", comma, n_prompt,
+                   ms, per_s);
     else
         printf("%-8s %6s %8d %10.3f %12.1f\n", "prefill", "", n_prompt, ms, per_s);
 }

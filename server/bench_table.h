@@ -19,6 +19,7 @@ struct bench_table {
     struct buf *out;
 };
 
-bool bench_table_run(struct bench_table *t, struct bench_source *from, struct status *st) MUST_CHECK;
+bool bench_table_run(struct bench_table *t, struct bench_source *from,
+                     struct status *st) MUST_CHECK;
 
 #endif

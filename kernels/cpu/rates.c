@@ -76,8 +76,7 @@ static void make_product(struct trial *t, struct tensor *w, char *at)
     *w = (struct tensor){
         .data = y + (size_t)ROWS * EDGE, .dtype = DT_BF16, .rows = EDGE, .cols = EDGE};
     cpu_weight_put(t->d, w, &(struct weight_source){.at = file, .fd = -1});
-    t->product =
-        (struct matmul_args){.x = x, .rows = ROWS, .n_outs = 1, .out = {{.y = y, .w = w}}};
+    t->product = (struct matmul_args){.x = x, .rows = ROWS, .n_outs = 1, .out = {{.y = y, .w = w}}};
 }
 
 static bool measure(struct device *d, double *copy_bytes_s, double *matmul_flops, struct status *st)

@@ -2,7 +2,9 @@
  *
  * The product is of random values, whose bits switch as those of real activations do: zeros would
  * run cooler and faster. */
-#include "kernels/cuda/act_type.cuh"
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
 #include "kernels/cuda/cuda_host.h"
 
 namespace {

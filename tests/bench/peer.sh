@@ -13,7 +13,7 @@ all=$(mktemp)
 trap 'rm -f "$all"' EXIT
 
 for ((round = 0; round < rounds; round++)); do
-    "$inferd" bench engine --model "$model" --threads "$threads" --repeats 1 --parallel-max 16 --json |
+    "$inferd" bench engine --model "$model" --threads "$threads" --repeats 1 --parallel-max 16 --tables none --json |
         sed 's/[{}"]//g' | tr ',' '\n' |
         awk -F: '/^prompt_512|^generate_128|^generate_16x128/ {gsub("_", "-", $1); print "inferd", $1, $2}' >>"$all"
     node tests/bench/peer_llama_cpp.mjs "$model" "$threads" 1 |

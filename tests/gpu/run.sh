@@ -10,7 +10,8 @@
 #   engine     the same model on the CPU and on the GPU
 #   bench      kernels and engine
 #   peers      torch and transformers on the same shapes, where python has them
-# No network.  Each part has a time limit (INFERD_PART_S, by default 300 s).  Logs go to --out, by
+# No network.  Each part has a time limit: INFERD_PART_S (300 s), and under a sanitizer
+# INFERD_SANITIZER_S (60 s), which makes a program "slow" and not failed.  Logs go to --out, by
 # default a new folder in /tmp.  The table comes last; without a GPU every line says "skipped".
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -18,11 +19,13 @@ only="parity sanitizer engine bench peers"
 out=
 dir=
 part_s=${INFERD_PART_S:-300}
+sanitizer_s=${INFERD_SANITIZER_S:-60}
+libraries=${LD_LIBRARY_PATH:-}
 while [ $# -gt 0 ]; do
     case $1 in
     --only) only=${2:?--only LIST}; shift 2 ;;
     --out) out=${2:?--out FOLDER}; shift 2 ;;
-    -*) sed -n '2,18p' "$0"; exit 2 ;;
+    -*) sed -n '2,19p' "$0"; exit 2 ;;
     *) dir=$1; shift ;;
     esac
 done
@@ -72,20 +75,22 @@ cd "$dir" || exit 1
 # part NAME FIGURE COMMAND...: runs it, and notes PASS or FAIL and the figure, which a filter finds
 # in what it printed
 part() {
-    local name=$1 filter=$2 state=PASS start rc log figure
+    local name=$1 filter=$2 state=PASS start rc log figure limit=$part_s
     shift 2
+    case $name in *check\ *) limit=$sanitizer_s ;; esac
     log=$out/$(echo "$name" | tr ' /' '__').log
     echo "== $name"
     start=$SECONDS
-    timeout --kill-after=10 "$part_s" "$@" >"$log" 2>&1
+    timeout --kill-after=10 "$limit" "$@" >"$log" 2>&1
     rc=$?
     case $rc in
     0) ;;
     77) state=skipped ;;
+    124|137) state=FAIL; [ "$limit" = "$part_s" ] || state=slow ;;
     *) state=FAIL ;;
     esac
     figure=$(eval "$filter" <"$log" | tail -1)
-    [ $rc -ne 124 ] && [ $rc -ne 137 ] || figure="over $part_s s"
+    [ $rc -ne 124 ] && [ $rc -ne 137 ] || figure="over $limit s"
     [ $state != FAIL ] || tail -5 "$log"
     row $state "$name" $((SECONDS - start)) "$figure"
 }
@@ -139,16 +144,17 @@ bench() {
 }
 
 peers() {
-    if ! python3 -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null; then
+    local mode py="env LD_LIBRARY_PATH=$libraries python3" # its libraries are not ours
+    if ! $py -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null; then
         row skipped peers - "no torch with CUDA here"
         return
     fi
-    part "peer matmul" 'head -1' python3 tests/bench/peer_matmul.py
-    part "peer sdpa" 'head -1' python3 tests/bench/peer_sdpa.py
-    python3 -c 'import transformers' 2>/dev/null || { row skipped "peer transformers" - "not there"; return; }
+    part "peer matmul" 'head -1' $py tests/bench/peer_matmul.py
+    part "peer sdpa" 'head -1' $py tests/bench/peer_sdpa.py
+    $py -c 'import transformers' 2>/dev/null || { row skipped "peer transformers" - "not there"; return; }
     for mode in eager compiled; do
         part "peer transformers 8b $mode" 'grep ^transformers' \
-            python3 tests/bench/peer_transformers.py tests/bench/shapes/llama-3.1-8b/config.json --only "$mode"
+            $py tests/bench/peer_transformers.py tests/bench/shapes/llama-3.1-8b/config.json --only "$mode"
     done
 }
 

@@ -2,7 +2,8 @@
  * rounding of 16-bit activations; and the same bits for a sequence alone as among others, and for a
  * prompt in one step as in several.
  *
- *     gpu_test_engine [DEVICE [SHAPES]]      "cuda" and tests/gpu/shapes; "cpu" tries the test itself
+ *     gpu_test_engine [DEVICE [SHAPES]]      "cuda" and tests/gpu/shapes; "cpu" tries the test
+ * itself
  *
  * Models have random weights, so logits are small: errors are measured against their spread. */
 #include <math.h>
@@ -93,8 +94,8 @@ static void answer(struct drive *d, int n, int piece, struct answer a[])
                 seq[i] = drive_set(d, i, drive_greedy(0), PROMPT);
         }
         for (int i = 0; i < n; i++) {
-            struct step_row *row = drive_row(d, &seq[i], ROW_SCORE_NEXT | (last ? ROW_SAMPLE : 0),
-                                             &ids[i][from], len);
+            struct step_row *row =
+                drive_row(d, &seq[i], ROW_SCORE_NEXT | (last ? ROW_SAMPLE : 0), &ids[i][from], len);
             row->next_token = last ? -1 : ids[i][from + len];
         }
         r = drive_run(d);
