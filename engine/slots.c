@@ -122,6 +122,10 @@ static bool check_row(const struct slots *s, const struct step *step, const stru
         return status_fail(st, STATUS_CORRUPT, "slot %d: %d tokens do not fit its %d blocks",
                            row->slot, row->position + row->n_tokens,
                            slot->n_blocks + row->n_blocks);
+    if (row->n_blocks > 0 && n_room - s->limits.block_tokens >= (int64_t)row->position + row->n_tokens)
+        return status_fail(st, STATUS_CORRUPT, "slot %d: %d tokens do not need its %d blocks",
+                           row->slot, row->position + row->n_tokens,
+                           slot->n_blocks + row->n_blocks); /* devices plan for no more */
     return true;
 }
 

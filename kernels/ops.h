@@ -109,7 +109,7 @@ struct batch {
                                  that decoded it, also when it is computed again */
     const int32_t *block_table; /* [seqs_max, table_stride] by slot; row valid to ceil(kv_len /
                                    block_tokens); the blocks gained since the last step are: */
-    const struct batch_block *block; /* [n_blocks] */
+    const struct batch_block *block; /* [n_blocks] no more than the new and history tokens fill */
     const struct batch_slot *set;    /* [n_slots] take effect before anything else of the step */
     const struct batch_head *head;   /* [n_heads] */
 };

@@ -16,7 +16,7 @@ static const struct device_limits limits = {.step_tokens_max = TOKENS_MAX,
                                             .context_max = CONTEXT,
                                             .block_tokens = BLOCK_TOKENS,
                                             .table_stride = CONTEXT / BLOCK_TOKENS,
-                                            .history_max = 16,
+                                            .history_max = SLOTS * CONTEXT, /* tables come whole with one step */
                                             .bias_max = 16,
                                             .bias_slot_max = 16,
                                             .vocab = 1000,

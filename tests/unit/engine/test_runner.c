@@ -466,6 +466,11 @@ static void no_room(struct drive *d, struct drive_seq *seq)
     struct step_row *row = drive_row(d, seq, 0, (int32_t[12]){0}, 12);
     row->n_blocks = 0;
 }
+static void too_much_room(struct drive *d, struct drive_seq *seq)
+{
+    struct step_row *row = drive_row(d, seq, 0, (int32_t[12]){0}, 12);
+    row->n_tokens = 2;
+}
 static void no_sample(struct drive *d, struct drive_seq *seq)
 {
     drive_row(d, seq, 0, (int32_t[]){3}, 1);
@@ -487,6 +492,7 @@ static void a_step_that_contradicts_the_slots_is_corrupt(void **state)
         {unset_slot, "row 0: slot 2 was never set"},
         {wrong_table, "row 0: slot 1: want a table of 1 blocks, found 0"},
         {no_room, "row 0: slot 1: 17 tokens do not fit its 1 blocks"},
+        {too_much_room, "row 0: slot 1: 7 tokens do not need its 2 blocks"},
         {no_sample, "row 0: slot 1: there is no sample to go on from"},
     };
     struct fixture x;
