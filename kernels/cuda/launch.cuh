@@ -5,8 +5,8 @@
  * complete and its writes are visible (programmatic dependent launch; CUDA programming guide,
  * PTX ISA griddepcontrol).  Every kernel of a step must wait, or its successor would not be
  * ordered behind its predecessor.  A kernel may let the next begin before it waits itself: what
- * that one does before its own wait then touches weights and what step_begin wrote, no more.  Below compute capability 9.0 all of this is an ordinary
- * launch. */
+ * that one does before its own wait then touches weights and what step_begin wrote, no more.  Below
+ * compute capability 9.0 all of this is an ordinary launch. */
 #ifndef KERNELS_CUDA_LAUNCH_CUH
 #define KERNELS_CUDA_LAUNCH_CUH
 
@@ -40,7 +40,8 @@ void launch(struct device *d, const char *what, const struct launch_shape &shape
     if (d->cc >= 90) {
         attribute[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
         attribute[config.numAttrs++].val.programmaticStreamSerializationAllowed = 1;
-        /* As the products split an SM's memory: a block of another split waits until it is empty. */
+        /* As the products split an SM's memory: a block of another split waits until it is empty.
+         */
         attribute[config.numAttrs].id = cudaLaunchAttributePreferredSharedMemoryCarveout;
         attribute[config.numAttrs++].val.sharedMemCarveout = cudaSharedmemCarveoutMaxShared;
     }
