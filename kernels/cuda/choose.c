@@ -13,7 +13,7 @@ static int smaller(int a, int b)
 
 static int rows_tile(int rows)
 {
-    return rows <= 8 ? 8 : rows <= 16 ? 16 : rows <= 32 ? 32 : 64;
+    return rows <= 8 ? 8 : rows <= 16 ? 16 : 32;
 }
 
 static size_t resident_bytes(const struct matmul_shape *s)
@@ -24,7 +24,7 @@ static size_t resident_bytes(const struct matmul_shape *s)
 /* Blocks get units as equal as whole units allow, and passes as equal as these allow. */
 static void cut_units(struct matmul_choice *c, const struct matmul_shape *s)
 {
-    c->n_units = divide_up(s->n, s->gated ? 8 : 8 * c->unit_tiles);
+    c->n_units = divide_up(s->n, 8);
     c->grid = smaller(c->n_units, s->sm_count);
     int units = divide_up(c->n_units, c->grid);
     c->warps = divide_up(units, divide_up(units, SKINNY_WARPS_MAX));
@@ -52,8 +52,7 @@ void matmul_choose(struct matmul_choice *c, const struct matmul_shape *s)
     c->rows_tile = rows_tile(s->rows);
     c->resident = c->rows_tile == 8 && resident_bytes(s) <= SKINNY_RESIDENT_MAX;
     c->fuse_norm = s->has_norm && c->resident && s->rows <= SKINNY_NORM_ROWS_MAX;
-    /* Two tiles a warp halve the reads of x from shared memory, which bind at 64 rows. */
-    c->unit_tiles = s->gated || c->rows_tile == 64 ? 2 : 1;
+    c->unit_tiles = s->gated ? 2 : 1;
     cut_units(c, s);
     cut_shared(c, s);
 }

@@ -4,8 +4,9 @@
  * or still reads, and then lets the next be scheduled: that one waits in turn until this grid is
  * complete and its writes are visible (programmatic dependent launch; CUDA programming guide,
  * PTX ISA griddepcontrol).  Every kernel of a step must wait, or its successor would not be
- * ordered behind its predecessor.  Below compute capability 9.0 all of this is an ordinary
- * launch. */
+ * ordered behind its predecessor.  A kernel may let the next begin before it waits itself: what
+ * that one does before its own wait then touches weights and what step_begin wrote, no more.  Below
+ * compute capability 9.0 all of this is an ordinary launch. */
 #ifndef KERNELS_CUDA_LAUNCH_CUH
 #define KERNELS_CUDA_LAUNCH_CUH
 
@@ -29,7 +30,7 @@ template <class... PARAMS, class... ARGS>
 void launch(struct device *d, const char *what, const struct launch_shape &shape,
             void (*kernel)(PARAMS...), ARGS... args)
 {
-    cudaLaunchAttribute attribute[2] = {};
+    cudaLaunchAttribute attribute[3] = {};
     cudaLaunchConfig_t config = {};
     config.gridDim = shape.grid;
     config.blockDim = shape.block;
@@ -39,6 +40,10 @@ void launch(struct device *d, const char *what, const struct launch_shape &shape
     if (d->cc >= 90) {
         attribute[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
         attribute[config.numAttrs++].val.programmaticStreamSerializationAllowed = 1;
+        /* As the products split an SM's memory: a block of another split waits until it is empty.
+         */
+        attribute[config.numAttrs].id = cudaLaunchAttributePreferredSharedMemoryCarveout;
+        attribute[config.numAttrs++].val.sharedMemCarveout = cudaSharedmemCarveoutMaxShared;
     }
     if (shape.cluster > 0) {
         attribute[config.numAttrs].id = cudaLaunchAttributeClusterDimension;

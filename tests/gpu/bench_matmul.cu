@@ -5,7 +5,8 @@
  * ours, bytes a second and their share of this run's copy, TFLOP/s, cublasLt's first proposal.
  *
  *     nvcc -std=c++17 -O3 -gencode=arch=compute_90a,code=sm_90a -I. tests/gpu/bench_matmul.cu \
- *          kernels/cuda/matmul*.cu kernels/cuda/tensor_map.cu kernels/cuda/choose.c -lcublasLt
+ *          kernels/cuda/matmul*.cu kernels/cuda/tensor_map.cu kernels/cuda/norm.cu \
+ *          kernels/cuda/choose.c -lcublasLt
  *     bench_matmul [rows ...] */
 #include <cublasLt.h>
 

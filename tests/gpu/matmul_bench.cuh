@@ -31,13 +31,6 @@ void cuda_check(struct device *, cudaError_t e, const char *at)
     }
 }
 
-/* Products here come without a norm, or with one that the skinny kernel makes. */
-void cuda_norm(struct device *, const struct norm_args *)
-{
-    printf("a norm was asked for apart\n");
-    exit(1);
-}
-
 static struct device device_bare(enum dtype act)
 {
     struct device d = {};

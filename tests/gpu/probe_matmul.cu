@@ -1,11 +1,14 @@
 /* probe_matmul.cu - three kernels, the same bits: every product by matmul_tiles.cu, matmul_sm90.cu
- * and matmul_skinny.cu, for each number of rows, against each other and against f64.
+ * and matmul_skinny.cu, for each number of rows, against each other and against f64; and a norm
+ * made in passing against norm.cu.
  *
  *     nvcc -std=c++17 -O3 -gencode=arch=compute_90a,code=sm_90a -I. tests/gpu/probe_matmul.cu \
- *          kernels/cuda/matmul*.cu kernels/cuda/tensor_map.cu kernels/cuda/choose.c */
+ *          kernels/cuda/matmul*.cu kernels/cuda/tensor_map.cu kernels/cuda/norm.cu \
+ *          kernels/cuda/choose.c */
 #include "tests/gpu/matmul_bench.cuh"
 
-namespace {
+namespace
+{
 
 enum { ROWS_MAX = 130 };
 
@@ -130,6 +133,44 @@ void check_rows(struct device *d, const operands<T> *o, const struct kind *k, co
         }
 }
 
+struct norm_case {
+    const char *name;
+    enum norm_kind kind;
+    bool w, b;
+};
+const struct norm_case norm_cases[] = {
+    {"rms", NORM_RMS, true, false},
+    {"rms without weights", NORM_RMS, false, false},
+    {"layer norm", NORM_LAYER, true, true},
+};
+
+/* Few rows: the norm inside of the product, against the norm kernel and tiles. */
+template <class T>
+void check_norm(struct device *d, const operands<T> *o, const char *type, const norm_case *c,
+                uint8_t *want, uint8_t *y)
+{
+    float *w = random_matrix<float>(o->in, 1), *b = random_matrix<float>(o->in, 1);
+    T *x = take<T>((size_t)SKINNY_NORM_ROWS_MAX * o->in);
+    struct norm norm = {c->kind, c->w ? w : nullptr, c->b ? b : nullptr, 1e-5f};
+    for (int rows = 1; rows <= SKINNY_NORM_ROWS_MAX; rows++) {
+        struct product p = product_of(o, &kinds[0], 3, rows, y);
+        p.norm = &norm;
+        if (!matmul_fuses_norm(d, &p))
+            continue;
+        OK(cudaMemsetAsync(y, 0xff, (size_t)rows * o->n * 2, d->stream));
+        matmul_product(d, &p);
+        struct norm_args n = {x, p.x, rows, o->in, norm};
+        cuda_norm(d, &n);
+        p.x = x, p.y = want, p.norm = nullptr;
+        matmul_tiles(d, &p);
+        compare_kernel<<<(unsigned)rows, 256, 0, d->stream>>>(counter, y, want, o->n * 2, o->n * 2,
+                                                              o->n * 2);
+        verdict(type, o->in, o->n, c->name, "norm in passing against norm.cu", rows, count_taken());
+    }
+    for (void *p : {(void *)w, (void *)b, (void *)x})
+        OK(cudaFree(p));
+}
+
 template <class T> void check(struct device *d, const char *type, int in, int n)
 {
     static const int some_rows[] = {1, 2, 3, 4, 5, 8, 9, 16, 17, 31, 33, 64, 65, 100, 130};
@@ -163,6 +204,8 @@ template <class T> void check(struct device *d, const char *type, int in, int n)
         for (int rows : some_rows)
             check_rows(d, &o, &k, type, rows == 1 ? 77 : (ROWS_MAX - rows) / 2, rows, want, y);
     }
+    for (const struct norm_case &c : norm_cases)
+        check_norm(d, &o, type, &c, want, y);
     printf("%s %-5s in %-5d n %d\n", failures == before ? "ok  " : "FAIL", type, in, n);
     for (void *p : {(void *)o.x, (void *)o.w, (void *)o.w_up, (void *)o.add, (void *)o.bias,
                     (void *)o.bias_up, (void *)want, (void *)y})

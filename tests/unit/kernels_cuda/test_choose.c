@@ -24,8 +24,8 @@ static void rows_decide_the_kernel(void **state)
 {
     (void)state;
     assert_int_equal(choose(shape(1, 4096, 4096)).variant, MATMUL_SKINNY);
-    assert_int_equal(choose(shape(64, 4096, 4096)).variant, MATMUL_SKINNY);
-    assert_int_equal(choose(shape(65, 4096, 4096)).variant, MATMUL_WIDE);
+    assert_int_equal(choose(shape(32, 4096, 4096)).variant, MATMUL_SKINNY);
+    assert_int_equal(choose(shape(33, 4096, 4096)).variant, MATMUL_WIDE);
 }
 
 static void other_devices_get_tiles(void **state)
@@ -60,12 +60,12 @@ static int divide_up(int a, int b)
 static void check_cut(const struct matmul_shape *s)
 {
     struct matmul_choice c = choose(*s);
-    int columns = s->gated ? 8 : 8 * c.unit_tiles; /* of a unit */
+    int columns = 8; /* of a unit */
     assert_true(c.rows_tile >= s->rows);
     assert_true(c.n_units * columns >= s->n && (c.n_units - 1) * columns < s->n);
     assert_true(c.grid >= 1 && c.grid <= s->sm_count && c.grid <= c.n_units);
     assert_true(c.warps >= 1 && c.warps <= SKINNY_WARPS_MAX);
-    assert_true(c.unit_tiles == 2 || !s->gated);
+    assert_int_equal(c.unit_tiles, s->gated ? 2 : 1);
     assert_true(c.warps * c.unit_tiles <= 32); /* a lane of the feeding warp for each tile */
     assert_true(c.stages >= 3 && c.stages <= SKINNY_STAGES_MAX);
     assert_true(c.stage_bytes % SKINNY_TILE_BYTES == 0 && c.x_bytes % SKINNY_TILE_BYTES == 0);
