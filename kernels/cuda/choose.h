@@ -4,7 +4,7 @@
  * mma over k, 16 at a time, in order (tests/gpu/probe_numerics.cu).
  *
  * The skinny kernel streams weights once, for few rows of x.  Its unit is what one warp owns: 8
- * columns of y (`unit_tiles` = 2: of gate and of up).  A block gets a
+ * columns of y, or 16 (`unit_tiles` = 2: neighbours, or a gate's and its up's 8).  A block gets a
  * contiguous run of units, `warps` of them at a time, which walk k together in chunks of 64; the
  * chunks travel through a ring of `stages`.
  *
@@ -20,7 +20,7 @@ extern "C" {
 #endif
 
 enum {
-    SKINNY_ROWS_MAX = 32,     /* above, reads of x from shared memory bind */
+    SKINNY_ROWS_MAX = 32,
     SKINNY_NORM_ROWS_MAX = 4, /* with more, one norm kernel costs less than a norm in every block */
     SKINNY_WARPS_MAX = 8,
     SKINNY_STAGES_MAX = 48,
@@ -29,9 +29,6 @@ enum {
     /* Two blocks fit an SM (227 KiB, 1 of it reserved for each), so that the next product's block
      * loads its first weights while this one ends. */
     SKINNY_SHARED_MAX = 110 * 1024,
-    /* What a block asks for into L2 ahead of its ring: 16 MiB in all, the 5 us of HBM that pass
-     * between two products; more, of two products at once, would push each other out of L2. */
-    SKINNY_AHEAD_BYTES = 128 * 1024,
     SKINNY_RESIDENT_MAX = 32 * 1024, /* x stays whole in shared memory up to here */
 };
 
@@ -54,7 +51,7 @@ struct matmul_choice {
     /* MATMUL_SKINNY */
     bool resident;  /* x lies whole in shared memory; else its chunks travel with the weights' */
     int rows_tile;  /* rows of x computed: 8, 16 or 32 */
-    int unit_tiles; /* 1, or gated 2 */
+    int unit_tiles; /* 1 or 2 */
     int n_units, grid, warps, stages;
     size_t x_bytes, stage_bytes, shared_bytes;
 };

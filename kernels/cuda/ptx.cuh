@@ -73,21 +73,6 @@ __device__ __forceinline__ void mbarrier_arrive_expect(uint32_t bar, uint32_t n_
                  : "memory");
 }
 
-/* mbarrier.test_wait.parity (sm_80): is the phase of that parity complete?  Without waiting. */
-__device__ __forceinline__ bool mbarrier_test(uint32_t bar, uint32_t parity)
-{
-    uint32_t done;
-    asm volatile("{\n"
-                 ".reg .pred p;\n"
-                 "mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2;\n"
-                 "selp.u32 %0, 1, 0, p;\n"
-                 "}\n"
-                 : "=r"(done)
-                 : "r"(bar), "r"(parity)
-                 : "memory");
-    return done != 0;
-}
-
 /* mbarrier.try_wait.parity (sm_90), until the phase of that parity is complete. */
 __device__ __forceinline__ void mbarrier_wait(uint32_t bar, uint32_t parity)
 {
@@ -176,14 +161,6 @@ __device__ __forceinline__ void tensor_load_2d(uint32_t to, const CUtensorMap *m
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
                  ".L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
                  "l"(map), "r"(x), "r"(y), "r"(bar), "l"(policy)
-                 : "memory");
-}
-
-/* cp.async.bulk.prefetch.tensor.2d (sm_90): the map's box at (x, y) to L2; nothing waits for it. */
-__device__ __forceinline__ void tensor_prefetch_2d(const CUtensorMap *map, int x, int y)
-{
-    asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global [%0, {%1, %2}];" ::"l"(map), "r"(x),
-                 "r"(y)
                  : "memory");
 }
 

@@ -21,8 +21,8 @@ static encode_fn *find_encoder(device *d)
     return found;
 }
 
-static void make_map(device *d, CUtensorMap *map, const void *at, int columns, int rows, int stride,
-                     int box_columns, int box_rows, CUtensorMapSwizzle swizzle)
+void tensor_map_2d(device *d, CUtensorMap *map, const void *at, int columns, int rows, int stride,
+                   int box_columns, int box_rows)
 {
     const cuuint64_t size[2] = {(cuuint64_t)columns, (cuuint64_t)rows};
     const cuuint64_t pitch[1] = {(cuuint64_t)stride * 2};
@@ -32,20 +32,8 @@ static void make_map(device *d, CUtensorMap *map, const void *at, int columns, i
     const CUresult r =
         !encode ? CUDA_ERROR_NOT_FOUND
                 : encode(map, CU_TENSOR_MAP_DATA_TYPE_UINT16, 2, const_cast<void *>(at), size, pitch,
-                         box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle,
+                         box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
                          CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
     if (r != CUDA_SUCCESS)
         cuda_check(d, cudaErrorInvalidValue, "describe a matrix to the copy engine");
-}
-
-void tensor_map_2d(device *d, CUtensorMap *map, const void *at, int columns, int rows, int stride,
-                   int box_columns, int box_rows)
-{
-    make_map(d, map, at, columns, rows, stride, box_columns, box_rows, CU_TENSOR_MAP_SWIZZLE_128B);
-}
-
-void tensor_map_2d_l2(device *d, CUtensorMap *map, const void *at, int columns, int rows,
-                      int stride, int box_columns, int box_rows)
-{
-    make_map(d, map, at, columns, rows, stride, box_columns, box_rows, CU_TENSOR_MAP_SWIZZLE_NONE);
 }

@@ -12,8 +12,5 @@
  * boxes of box_rows x box_columns (64 at most), 128-byte swizzle; outside it is zero. */
 void tensor_map_2d(struct device *d, CUtensorMap *map, const void *at, int columns, int rows,
                    int stride, int box_columns, int box_rows);
-/* The same for boxes that are fetched to L2 alone: both sides of the box 256 at most. */
-void tensor_map_2d_l2(struct device *d, CUtensorMap *map, const void *at, int columns, int rows,
-                      int stride, int box_columns, int box_rows);
 
 #endif
