@@ -364,6 +364,7 @@ template <class T, int ROWS, int TILES, bool RESIDENT>
 __global__ void __launch_bounds__(THREADS, 2)
     skinny_kernel(const __grid_constant__ skinny_maps maps, const __grid_constant__ skinny_args a)
 {
+#if __CUDA_ARCH__ >= 900 /* choose.c gives other devices matmul_tiles */
     extern __shared__ uint8_t shared[];
     uint8_t *base = (uint8_t *)(((uintptr_t)shared + 1023) & ~(uintptr_t)1023);
     share s = share_of(a, shared_addr(base));
@@ -393,6 +394,7 @@ __global__ void __launch_bounds__(THREADS, 2)
     }
     if (warp < a.warps)
         work<T, ROWS, TILES, RESIDENT>(a, s, warp, lane);
+#endif
 }
 
 typedef void skinny_function(const skinny_maps, const skinny_args);

@@ -318,6 +318,7 @@ template <typename T, int TILE_N, epilogue E, int CLUSTER>
 __global__ void __launch_bounds__(THREADS, 1)
     matmul_sm90_kernel(const __grid_constant__ operands o, const args a)
 {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL) /* choose.c gives other devices matmul_tiles */
     using S = shape<TILE_N>;
     const int OUT_COLUMNS = is_gated(E) ? TILE_N / 2 : TILE_N;
     extern __shared__ uint8_t shared_raw[];
@@ -366,6 +367,7 @@ __global__ void __launch_bounds__(THREADS, 1)
         __syncwarp();
         cluster_sync(); /* nobody leaves while a neighbour may still write to or arrive at it */
     }
+#endif
 }
 
 /* Launching. */
