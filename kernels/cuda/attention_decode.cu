@@ -12,7 +12,7 @@
  * Nothing but the order of items depends on the batch: borders of splits, stages and warps lie at
  * fixed positions, and keys outside of the window weigh exactly 0.  The grid is fixed and the list
  * is in device memory, so that a recorded launch serves any lengths. */
-#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/cuda_int.h"
 #include "kernels/cuda/ptx.cuh"
 
 #include <math.h>
@@ -632,8 +632,7 @@ __device__ __forceinline__ void close_queue(const struct queue *q, const struct 
 
 /* grid: BLOCKS a multiprocessor; block: 4 warps.  See above.  Old keys are copied before the wait
  * for the kernel before: they were written in earlier steps, as the lists and the block table were
- * by step_begin.  A block without an item leaves at once, so that blocks of the next product come
- * and load their weights; the first stays and waits, which keeps the grids in order. */
+ * by step_begin. */
 template <class T, int HEAD_DIM, bool HALF>
 __global__ void __launch_bounds__(THREADS, layout<HEAD_DIM>::BLOCKS)
     attention_decode_kernel(const __grid_constant__ struct decode_params p)
@@ -649,7 +648,6 @@ __global__ void __launch_bounds__(THREADS, layout<HEAD_DIM>::BLOCKS)
     struct loader l = {};
     struct rows<T, HEAD_DIM, HALF> r;
 
-    depend_launch();
     if (warp == 0) {
         struct queue second = {};
         queue.n_items = second.n_items = (p.wave->end_split - p.wave->first_split) * p.n_parts;
@@ -661,8 +659,6 @@ __global__ void __launch_bounds__(THREADS, layout<HEAD_DIM>::BLOCKS)
         put_item(&second, &st.ring[1]);
     }
     __syncthreads();
-    if (st.ring[0].part < 0 && blockIdx.x > 0)
-        return; /* nor does the queue count it: the list is shorter than the grid */
     l.ahead = -1;
     l.next_block = ask_blocks(p, st.ring[0]);
     if (st.ring[0].part >= 0) {
@@ -672,6 +668,7 @@ __global__ void __launch_bounds__(THREADS, layout<HEAD_DIM>::BLOCKS)
             copy_stage<HEAD_DIM>(&l, p, tiles, policy);
     }
     depend_wait();
+    depend_launch();
     if (st.ring[0].part >= 0) {
         load_q(&r, p, st.ring[0]);
         if constexpr (L::WIDE)
@@ -731,11 +728,20 @@ void launch_decode(struct device *d, const struct decode_params *p)
 {
     using L = layout<HEAD_DIM>;
     void (*kernel)(struct decode_params) = attention_decode_kernel<T, HEAD_DIM, HALF>;
+    cudaLaunchAttribute attribute = {};
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3((unsigned)(d->sm_count * L::BLOCKS));
+    config.blockDim = dim3(THREADS);
+    config.dynamicSmemBytes = L::BYTES;
+    config.stream = d->stream;
+    config.attrs = &attribute;
+    config.numAttrs = d->cc >= 90;
     cuda_check(d,
                cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, L::BYTES),
                "attention_decode");
-    launch(d, "attention_decode",
-           {dim3((unsigned)(d->sm_count * L::BLOCKS)), dim3(THREADS), L::BYTES, 0}, kernel, *p);
+    cuda_check(d, cudaLaunchKernelEx(&config, kernel, *p), "attention_decode");
 }
 
 template <class T, bool HALF>

@@ -37,9 +37,15 @@ static void cut_shared(struct matmul_choice *c, const struct matmul_shape *s)
     size_t aligned = 1024, fixed = 2 * aligned;
     if (c->resident)
         fixed += c->x_bytes = (resident_bytes(s) + aligned - 1) / aligned * aligned;
-    c->stage_bytes = tiles + (c->resident ? 0 : (size_t)c->rows_tile * SKINNY_CHUNK * 2);
-    c->stages = smaller(SKINNY_STAGES_MAX, (int)((SKINNY_SHARED_MAX - fixed) / c->stage_bytes));
-    c->shared_bytes = fixed + (size_t)c->stages * c->stage_bytes;
+    c->chunk_bytes = tiles + (c->resident ? 0 : (size_t)c->rows_tile * SKINNY_CHUNK * 2);
+    for (c->span = SKINNY_SPAN_MAX; c->span > 1;)
+        if ((size_t)c->span * c->chunk_bytes <= SKINNY_STAGE_BYTES)
+            break;
+        else
+            c->span /= 2;
+    const size_t stage_bytes = (size_t)c->span * c->chunk_bytes;
+    c->stages = smaller(SKINNY_STAGES_MAX, (int)((SKINNY_SHARED_MAX - fixed) / stage_bytes));
+    c->shared_bytes = fixed + (size_t)c->stages * stage_bytes;
 }
 
 void matmul_choose(struct matmul_choice *c, const struct matmul_shape *s)

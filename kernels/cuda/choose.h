@@ -29,6 +29,8 @@ enum {
     /* Two blocks fit an SM (227 KiB, 1 of it reserved for each), so that the next product's block
      * loads its first weights while this one ends. */
     SKINNY_SHARED_MAX = 110 * 1024,
+    SKINNY_SPAN_MAX = 4, /* 1, 2 or 4 chunks a stage */
+    SKINNY_STAGE_BYTES = 24 * 1024, /* a stage takes chunks up to here */
     SKINNY_RESIDENT_MAX = 32 * 1024, /* x stays whole in shared memory up to here */
 };
 
@@ -53,7 +55,8 @@ struct matmul_choice {
     int rows_tile;  /* rows of x computed: 8, 16 or 32 */
     int unit_tiles; /* 1 or 2 */
     int n_units, grid, warps, stages;
-    size_t x_bytes, stage_bytes, shared_bytes;
+    int span;       /* chunks of a stage */
+    size_t x_bytes, chunk_bytes, shared_bytes;
 };
 
 void matmul_choose(struct matmul_choice *c, const struct matmul_shape *s);

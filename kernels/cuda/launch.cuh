@@ -4,9 +4,8 @@
  * or still reads, and then lets the next be scheduled: that one waits in turn until this grid is
  * complete and its writes are visible (programmatic dependent launch; CUDA programming guide,
  * PTX ISA griddepcontrol).  Every kernel of a step must wait, or its successor would not be
- * ordered behind its predecessor.  A kernel may let the next begin before it waits itself: what
- * that one does before its own wait then touches weights and what step_begin wrote, no more.  Below
- * compute capability 9.0 all of this is an ordinary launch. */
+ * ordered behind its predecessor.  Below compute capability 9.0 all of this is an ordinary
+ * launch. */
 #ifndef KERNELS_CUDA_LAUNCH_CUH
 #define KERNELS_CUDA_LAUNCH_CUH
 

@@ -2,8 +2,10 @@
  *
  * The weights' 8 rows are the n8 operand of mma.m16n8k16, rows of x the m16 one.  A warp owns a
  * unit of 8 or 16 weight rows and walks all of k, so that a value of y is one chain of mma, k = 0,
- * 16, 32, ...; nothing is split along k.  One more warp feeds the others: the copy engine brings a
- * chunk of 64 k for all units of a pass into a ring in shared memory, about 100 KiB ahead.
+ * 16, 32, ...; nothing is split along k.  One more warp feeds the others: the copy engine brings
+ * chunks of 64 k for all units of a pass into a ring in shared memory, about 100 KiB ahead.  A
+ * stage of the ring holds `span` chunks: each costs the feeder and the workers a meeting of some
+ * 400 clocks, in which a block of few units would move too little.
  *
  * With programmatic dependent launch the ring fills before the kernel before this one has ended:
  * its results are x and add, never weights.
@@ -33,7 +35,7 @@ struct skinny_args {
     enum norm_kind norm_kind; /* of p.norm, which is host memory: non-NULL says that there is one */
     const float *norm_w, *norm_b;
     float norm_eps;
-    int n_units, warps, stages, chunks, stage_bytes, x_bytes;
+    int n_units, warps, stages, chunks, chunk_bytes, x_bytes;
     bool aligned; /* y may be written two values at a time */
 };
 
@@ -162,59 +164,71 @@ __device__ void x_norm(uint8_t *x, const skinny_args &a, float (*warp_sum)[NORM_
 
 /* ---- the feeding warp ---- */
 
-struct feed_at { /* a step: where in the ring, which chunk of which units */
+template <int SPAN> struct feed_at { /* a step: where in the ring, from which chunk of which units */
     ring_at ring;
     int chunk, unit;
 
     __device__ void next(const skinny_args &a)
     {
         ring.next(a.stages);
-        if (++chunk == a.chunks) {
+        chunk += SPAN;
+        if (chunk >= a.chunks) {
             chunk = 0;
             unit += a.warps;
         }
     }
 };
 
-template <int ROWS, int TILES, bool RESIDENT> struct feeder {
+template <int ROWS, int TILES, bool RESIDENT, int SPAN> struct feeder {
+    typedef feed_at<SPAN> place;
     const skinny_maps &maps;
     const skinny_args &a;
     const share &s;
     uint64_t once, often;
     int lane;
 
-    /* Lane i loads tile i of the pass. */
-    __device__ void weights(const feed_at &at)
+    __device__ uint32_t stage_of(const place &at)
     {
+        return s.ring + (uint32_t)(at.ring.stage * SPAN * a.chunk_bytes);
+    }
+
+    /* Lane i loads tile i of the pass. */
+    __device__ void weights(const place &at)
+    {
+        const int n = min(SPAN, a.chunks - at.chunk);
         int tiles = min(a.warps, s.end_unit - at.unit) * TILES;
         int unit = at.unit + lane / TILES, tile = lane % TILES;
         bool gated = TILES == 2 && a.p.w_up;
         uint32_t bar = s.full + 8 * at.ring.stage;
-        uint32_t to = s.ring + (uint32_t)(at.ring.stage * a.stage_bytes);
+        uint32_t to = stage_of(at) + lane * SKINNY_TILE_BYTES;
         if (lane == 0)
-            mbarrier_arrive_expect(
-                bar, (uint32_t)(tiles * SKINNY_TILE_BYTES + (RESIDENT ? 0 : ROWS * ROW_BYTES)));
+            mbarrier_arrive_expect(bar, (uint32_t)(n * (tiles * SKINNY_TILE_BYTES +
+                                                        (RESIDENT ? 0 : ROWS * ROW_BYTES))));
         __syncwarp();
-        if (lane < tiles)
-            tensor_load_2d(to + lane * SKINNY_TILE_BYTES, &maps.w[gated ? tile : 0],
-                           at.chunk * SKINNY_CHUNK, 8 * (gated ? unit : TILES * unit + tile), bar,
-                           once);
+        if (lane >= tiles)
+            return;
+#pragma unroll
+        for (int i = 0; i < SPAN; i++)
+            if (i < n)
+                tensor_load_2d(to + i * a.chunk_bytes, &maps.w[gated ? tile : 0],
+                               (at.chunk + i) * SKINNY_CHUNK,
+                               8 * (gated ? unit : TILES * unit + tile), bar, once);
     }
 
-    /* The chunk of x lies behind the tiles. */
-    __device__ void rows(const feed_at &at)
+    /* A chunk of x lies behind the chunk's tiles. */
+    __device__ void rows(const place &at)
     {
-        uint32_t to = s.ring + (uint32_t)(at.ring.stage * a.stage_bytes +
-                                          a.warps * TILES * SKINNY_TILE_BYTES);
-        if (!RESIDENT && lane == 0)
-            tensor_load_2d(to, &maps.x, at.chunk * SKINNY_CHUNK, 0, s.full + 8 * at.ring.stage,
-                           often);
+        uint32_t to = stage_of(at) + (uint32_t)(lane * a.chunk_bytes +
+                                                a.warps * TILES * SKINNY_TILE_BYTES);
+        if (!RESIDENT && lane < min(SPAN, a.chunks - at.chunk))
+            tensor_load_2d(to, &maps.x, (at.chunk + lane) * SKINNY_CHUNK, 0,
+                           s.full + 8 * at.ring.stage, often);
     }
 
     __device__ void run()
     {
-        int steps = s.passes * a.chunks, ahead = min(steps, a.stages);
-        feed_at first = {{0, 0}, 0, s.first_unit}, at = first;
+        int steps = s.passes * ((a.chunks + SPAN - 1) / SPAN), ahead = min(steps, a.stages);
+        place first = {{0, 0}, 0, s.first_unit}, at = first;
         for (int step = 0; step < ahead; step++, at.next(a))
             weights(at);
         depend_wait();
@@ -241,9 +255,8 @@ template <int ROWS, int TILES> struct fragments {
 
 template <int ROWS, int TILES, bool RESIDENT>
 __device__ void fragments_load(fragments<ROWS, TILES> *f, const skinny_args &a, const share &s,
-                               int chunk, int stage, int warp, int lane)
+                               int chunk, uint32_t tiles, int warp, int lane)
 {
-    uint32_t tiles = s.ring + (uint32_t)(stage * a.stage_bytes);
     uint32_t x = RESIDENT ? s.x + (uint32_t)(chunk * a.p.rows * ROW_BYTES)
                           : tiles + (uint32_t)(a.warps * TILES * SKINNY_TILE_BYTES);
     int row = lane % 8, matrix = lane / 8;
@@ -313,37 +326,51 @@ __device__ void sums_store(const skinny_args &a, int unit, int lane,
         }
 }
 
-template <class T, int ROWS, int TILES, bool RESIDENT>
+template <class T, int ROWS, int TILES, bool RESIDENT, int SPAN>
 __device__ void work(const skinny_args &a, const share &s, int warp, int lane)
 {
     /* Few rows: a chunk's sums wait for each other, so the next chunk is fetched before; with more,
      * there are sums enough to fill the wait and no registers to spare. */
     constexpr bool AHEAD = ROWS == 8 || (ROWS == 16 && TILES == 1);
-    fragments<ROWS, TILES> now;
-    ring_at at = {0, 0}, ahead = {0, 0};
-    int steps = s.passes * a.chunks, chunk_ahead = 0;
-    auto fetch = [&](fragments<ROWS, TILES> *f) {
-        mbarrier_wait(s.full + 8 * ahead.stage, ahead.parity);
-        fragments_load<ROWS, TILES, RESIDENT>(f, a, s, chunk_ahead, ahead.stage, warp, lane);
-        ahead.next(a.stages);
-        chunk_ahead = chunk_ahead + 1 == a.chunks ? 0 : chunk_ahead + 1;
+    fragments<ROWS, TILES> now, next;
+    ring_at at = {0, 0};
+    auto load = [&](fragments<ROWS, TILES> *f, int stage, int in_stage, int chunk) {
+        fragments_load<ROWS, TILES, RESIDENT>(
+            f, a, s, chunk, s.ring + (uint32_t)((stage * SPAN + in_stage) * a.chunk_bytes), warp,
+            lane);
     };
-    if (AHEAD)
-        fetch(&now);
-    for (int pass = 0, step = 0; pass < s.passes; pass++) {
+    if (AHEAD) {
+        mbarrier_wait(s.full, 0);
+        load(&now, 0, 0, 0);
+    }
+    for (int pass = 0; pass < s.passes; pass++) {
         float sum[TILES][fragments<ROWS, TILES>::GROUPS][4] = {};
-        for (int chunk = 0; chunk < a.chunks; chunk++, step++) {
-            fragments<ROWS, TILES> next;
-            if (!AHEAD)
-                fetch(&now);
-            else if (step + 1 < steps)
-                fetch(&next);
-            fragments_mma<T, ROWS, TILES>(sum, &now);
+        for (int chunk = 0; chunk < a.chunks; chunk += SPAN) {
+            const int n = min(SPAN, a.chunks - chunk);
+            const bool goes_on = chunk + SPAN < a.chunks;
+            ring_at then = at;
+            then.next(a.stages);
+#pragma unroll
+            for (int i = 0; i < SPAN; i++) {
+                if (i >= n)
+                    break;
+                if (!AHEAD) {
+                    if (i == 0)
+                        mbarrier_wait(s.full + 8 * at.stage, at.parity);
+                    load(&now, at.stage, i, chunk + i);
+                } else if (i + 1 < n) {
+                    load(&next, at.stage, i + 1, chunk + i + 1);
+                } else if (goes_on || pass + 1 < s.passes) {
+                    mbarrier_wait(s.full + 8 * then.stage, then.parity);
+                    load(&next, then.stage, 0, goes_on ? chunk + SPAN : 0);
+                }
+                fragments_mma<T, ROWS, TILES>(sum, &now);
+                if (AHEAD)
+                    now = next;
+            }
             if (lane == 0)
                 mbarrier_arrive(s.empty + 8 * at.stage);
-            at.next(a.stages);
-            if (AHEAD)
-                now = next;
+            at = then;
         }
         int unit = s.first_unit + pass * a.warps + warp;
         if (unit < s.end_unit)
@@ -360,7 +387,7 @@ template <> struct pair_of<__half> {
 };
 
 /* grid: blocks of equal shares of units; block: THREADS, of which warps [0, a.warps) own units. */
-template <class T, int ROWS, int TILES, bool RESIDENT>
+template <class T, int ROWS, int TILES, bool RESIDENT, int SPAN>
 __global__ void __launch_bounds__(THREADS, 2)
     skinny_kernel(const __grid_constant__ skinny_maps maps, const __grid_constant__ skinny_args a)
 {
@@ -380,7 +407,7 @@ __global__ void __launch_bounds__(THREADS, 2)
     }
     __syncthreads();
     if (warp == SKINNY_WARPS_MAX) {
-        feeder<ROWS, TILES, RESIDENT>{maps, a, s, policy_evict_first(), policy_evict_last(), lane}
+        feeder<ROWS, TILES, RESIDENT, SPAN>{maps, a, s, policy_evict_first(), policy_evict_last(), lane}
             .run();
         return;
     }
@@ -393,7 +420,7 @@ __global__ void __launch_bounds__(THREADS, 2)
         barrier_sync(BARRIER_WORKERS, WORKERS);
     }
     if (warp < a.warps)
-        work<T, ROWS, TILES, RESIDENT>(a, s, warp, lane);
+        work<T, ROWS, TILES, RESIDENT, SPAN>(a, s, warp, lane);
 #endif
 }
 
@@ -402,21 +429,24 @@ typedef void skinny_function(const skinny_maps, const skinny_args);
 struct variant {
     int rows_tile, unit_tiles;
     bool resident;
+    int span;
     skinny_function *kernel[2]; /* bf16, f16 */
 };
 
-#define VARIANT(ROWS, TILES, RESIDENT)                                                             \
+#define VARIANT(ROWS, TILES, RESIDENT, SPAN)                                                       \
     {                                                                                              \
-        ROWS, TILES, RESIDENT,                                                                     \
+        ROWS, TILES, RESIDENT, SPAN,                                                               \
         {                                                                                          \
-            skinny_kernel<__nv_bfloat16, ROWS, TILES, RESIDENT>,                                   \
-                skinny_kernel<__half, ROWS, TILES, RESIDENT>                                       \
+            skinny_kernel<__nv_bfloat16, ROWS, TILES, RESIDENT, SPAN>,                             \
+                skinny_kernel<__half, ROWS, TILES, RESIDENT, SPAN>                                 \
         }                                                                                          \
     }
+#define VARIANTS(ROWS, TILES, RESIDENT)                                                            \
+    VARIANT(ROWS, TILES, RESIDENT, 1), VARIANT(ROWS, TILES, RESIDENT, 2),                          \
+        VARIANT(ROWS, TILES, RESIDENT, 4)
 const variant variants[] = {
-    VARIANT(8, 1, true),   VARIANT(8, 2, true),   VARIANT(8, 1, false),
-    VARIANT(8, 2, false),  VARIANT(16, 1, false), VARIANT(16, 2, false),
-    VARIANT(32, 1, false), VARIANT(32, 2, false),
+    VARIANTS(8, 1, true),   VARIANTS(8, 2, true),   VARIANTS(8, 1, false),  VARIANTS(8, 2, false),
+    VARIANTS(16, 1, false), VARIANTS(16, 2, false), VARIANTS(32, 1, false), VARIANTS(32, 2, false),
 };
 enum { N_VARIANTS = sizeof variants / sizeof variants[0] };
 
@@ -425,7 +455,7 @@ skinny_function *kernel_of(struct device *d, const struct matmul_choice *c)
     static bool ready[N_VARIANTS][2]; /* one device thread; the attribute is of the function */
     int f16 = d->act == DT_F16, i = 0;
     while (variants[i].rows_tile != c->rows_tile || variants[i].unit_tiles != c->unit_tiles ||
-           variants[i].resident != c->resident)
+           variants[i].resident != c->resident || variants[i].span != c->span)
         i++;
     skinny_function *kernel = variants[i].kernel[f16];
     if (!ready[i][f16])
@@ -451,7 +481,7 @@ skinny_args args_of(const struct product *p, const struct matmul_choice *c)
     a.warps = c->warps;
     a.stages = c->stages;
     a.chunks = (p->in + SKINNY_CHUNK - 1) / SKINNY_CHUNK;
-    a.stage_bytes = (int)c->stage_bytes;
+    a.chunk_bytes = (int)c->chunk_bytes;
     a.x_bytes = (int)c->x_bytes;
     a.aligned = epilogue_aligned(p);
     return a;

@@ -4,15 +4,12 @@
  * q is rotated in place; k and v are read once and written to the cache alone, which is all that
  * attention reads.  The angle position * inv_freq is rounded to f32 before its sine is taken, as
  * on the CPU; it is then reduced in double, so that the sine is right at any position.  A block
- * takes the sines of its token once, in shared memory, for all of its heads, and does so before it
- * waits for the projections: positions and tables are step_begin's, which ended before the step's
- * first op let any other begin.
+ * takes the sines of its token once, in shared memory, for all of its heads.
  *
  * Heads of whole chunks go 16 bytes at a time, a chunk a lane; others a value at a time, a warp a
  * head.  The norm's sum is in f32 in an order that depends on the head's size alone. */
 #include "kernels/cuda/act_type.cuh"
 #include "kernels/cuda/launch.cuh"
-#include "kernels/cuda/ptx.cuh"
 
 namespace
 {
@@ -50,18 +47,14 @@ __device__ inline void find_angles(struct angles *to, const struct rope_job &j, 
     __syncthreads();
 }
 
-/* Where a token lies in its page, for head 0, in values from the layer's start. */
-__device__ inline size_t page_of(const struct rope_job &j, int token)
+/* The row of a head in its page, in values from the layer's start. */
+__device__ inline size_t page_row(const struct rope_job &j, int token, int head)
 {
     const int position = j.positions[token];
     const int32_t *table = j.block_table + (size_t)j.token_slot[token] * j.table_stride;
     const size_t block = (size_t)table[position / j.block_tokens];
-    return (block * j.n_kv_heads * j.block_tokens + position % j.block_tokens) * j.head_dim;
-}
-
-__device__ inline size_t page_row(const struct rope_job &j, size_t page, int head)
-{
-    return page + (size_t)head * j.block_tokens * j.head_dim;
+    return ((block * j.n_kv_heads + head) * j.block_tokens + position % j.block_tokens) *
+           j.head_dim;
 }
 
 template <class PAIR>
@@ -128,10 +121,8 @@ __global__ void __launch_bounds__(THREADS) rope_kv_kernel(const struct rope_job 
     const int token = (int)blockIdx.x, c = (int)threadIdx.x % LANES;
     const int n_all = j.n_heads + 2 * j.n_kv_heads, per_block = THREADS / LANES;
     const size_t row = (size_t)token * j.stride;
-    depend_launch();
+    await_previous();
     find_angles(&angles, j, j.positions[token]);
-    const size_t page = page_of(j, token);
-    depend_wait();
     for (int first = (int)blockIdx.y * per_block; first < n_all;
          first += (int)gridDim.y * per_block) {
         const int head = first + (int)threadIdx.x / LANES;
@@ -154,7 +145,7 @@ __global__ void __launch_bounds__(THREADS) rope_kv_kernel(const struct rope_job 
         if (is_q)
             ((uint4 *)j.q)[at] = chunk_from_f32<PAIR>(turned);
         else
-            store_cache<PAIR>(is_k ? j.cache_k : j.cache_v, page_row(j, page, of_kind) + c * CHUNK,
+            store_cache<PAIR>(is_k ? j.cache_k : j.cache_v, page_row(j, token, of_kind) + c * CHUNK,
                               j.cache_dtype, is_k ? turned : v);
     }
 }
@@ -179,10 +170,8 @@ __global__ void __launch_bounds__(THREADS) rope_kv_any_kernel(const struct rope_
     __shared__ struct angles angles;
     const int token = (int)blockIdx.x, lane = (int)threadIdx.x % WARP;
     const int n_all = j.n_heads + 2 * j.n_kv_heads, warps = THREADS / WARP;
-    depend_launch();
+    await_previous();
     find_angles(&angles, j, j.positions[token]);
-    const size_t page = page_of(j, token);
-    depend_wait();
     for (int head = (int)blockIdx.y * warps + (int)threadIdx.x / WARP; head < n_all;
          head += (int)gridDim.y * warps) {
         const bool is_q = head < j.n_heads, is_k = !is_q && head < j.n_heads + j.n_kv_heads;
@@ -192,7 +181,7 @@ __global__ void __launch_bounds__(THREADS) rope_kv_any_kernel(const struct rope_
         const float *norm = is_q ? j.q_norm : is_k ? j.k_norm : nullptr;
         T *q = is_q ? (T *)j.q : nullptr;
         void *cache = is_k ? j.cache_k : j.cache_v;
-        const size_t to = is_q ? from_at : page_row(j, page, of_kind);
+        const size_t to = is_q ? from_at : page_row(j, token, of_kind);
         float scale = 1;
         if (norm) {
             float sum = 0;

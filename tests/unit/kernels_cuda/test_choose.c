@@ -68,8 +68,8 @@ static void check_cut(const struct matmul_shape *s)
     assert_int_equal(c.unit_tiles, s->gated ? 2 : 1);
     assert_true(c.warps * c.unit_tiles <= 32); /* a lane of the feeding warp for each tile */
     assert_true(c.stages >= 3 && c.stages <= SKINNY_STAGES_MAX);
-    assert_true(c.stage_bytes % SKINNY_TILE_BYTES == 0 && c.x_bytes % SKINNY_TILE_BYTES == 0);
-    assert_true(2 * 1024 + c.x_bytes + (size_t)c.stages * c.stage_bytes <= c.shared_bytes);
+    assert_true(c.chunk_bytes % SKINNY_TILE_BYTES == 0 && c.x_bytes % SKINNY_TILE_BYTES == 0);
+    assert_true(2 * 1024 + c.x_bytes + (size_t)c.stages * c.chunk_bytes * (size_t)c.span <= c.shared_bytes);
     assert_true(c.shared_bytes <= SKINNY_SHARED_MAX);
     /* The last pass of the fullest block is not much emptier than the others. */
     int units = divide_up(c.n_units, c.grid), passes = divide_up(units, c.warps);
