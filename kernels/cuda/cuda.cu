@@ -183,7 +183,7 @@ struct part { /* one array of the work memory */
     size_t n_bytes;
 };
 
-enum { N_PARTS = 15 };
+enum { N_PARTS = 14 };
 
 void list_parts(device *d, const device_limits *l, part list[N_PARTS])
 {
@@ -201,7 +201,6 @@ void list_parts(device *d, const device_limits *l, part list[N_PARTS])
         {(void **)&d->slots.bias, seqs * l->bias_slot_max * sizeof(sample_bias)},
         {(void **)&d->slots.seen, seqs * l->vocab * sizeof(uint16_t)},
         {&d->scratch_norm, tokens * l->in_max * act},
-        {&d->scratch_gate, tokens * 2 * l->ffn * act},
         {(void **)&d->partials, attention_partials_max(l) * partial},
         {(void **)&d->merges, attention_merges_max(l) * word},
         {(void **)&d->sample_out, l->step_heads_max * sizeof(sample_out)},

@@ -57,7 +57,6 @@ struct device {
 
     /* Scratch, valid within one op. */
     void *scratch_norm;   /* [step_tokens_max, in_max] activations */
-    void *scratch_gate;   /* [step_tokens_max, 2 * ffn] activations */
     float *partials;      /* attention_partials_max * n_heads * (head_dim + 2) */
     int32_t *merges;      /* [attention_merges_max], zero between launches */
     struct sample_out *sample_out; /* [step_heads_max] of the step in hand */
@@ -93,11 +92,6 @@ struct cuda_gemm {
     const void *add;    /* as y, or NULL; may be y */
 };
 void cuda_gemm(struct device *, const struct cuda_gemm *);
-
-/* act.cu: y = act(gate) * up, or act(gate) where up is NULL.  y is [rows, width]; the rows of gate
- * and up are gate_stride apart.  Width and stride are multiples of 8. */
-void cuda_act(struct device *, void *y, const void *gate, const void *up, int rows, int width,
-              enum act_kind kind, int gate_stride);
 
 /* attention_prefill*.cu, attention_decode.cu: the launchers that cuda_attention calls. */
 void cuda_attention_prefill(struct device *, const struct attention_args *);

@@ -5,7 +5,7 @@
  * more than the L2 cache.  Per line: time of a layer, its bytes at the speed of this run's copy,
  * and the share of copy.
  *
- *     nvcc -std=c++17 -O3 -gencode=arch=compute_90a,code=sm_90a -I. -Itests/gpu/stub \
+ *     nvcc -std=c++17 -O3 -gencode=arch=compute_90a,code=sm_90a -I. \
  *          tests/gpu/bench_layer.cu kernels/cuda/matmul*.cu kernels/cuda/tensor_map.cu \
  *          kernels/cuda/norm.cu kernels/cuda/rope_kv.cu kernels/cuda/attention_decode.cu \
  *          kernels/cuda/attention_plan.c kernels/cuda/choose.c

@@ -25,13 +25,13 @@ probe() { # probe NAME SOURCES [OPTIONS]: built when a source is newer than it
         return
     fi
     echo "probe $name"
-    "$nvcc" -std=c++17 -O3 "-gencode=arch=compute_$arch,code=sm_$arch" -I. -Itests/gpu/stub "$@" -o "$target" ||
+    "$nvcc" -std=c++17 -O3 "-gencode=arch=compute_$arch,code=sm_$arch" -I. "$@" -o "$target" ||
         { echo "probe $name: not built, left out" >&2; rm -f "$target"; }
 }
 
 make_probes() {
     local prefill="tests/gpu/probe_prefill.cu kernels/cuda/attention_prefill.cu kernels/cuda/attention_prefill_sm90.cu"
-    probe probe_small tests/gpu/probe_small.cu kernels/cuda/{norm,embed,rope_kv,act,slots,sample}.cu
+    probe probe_small tests/gpu/probe_small.cu kernels/cuda/{norm,embed,rope_kv,slots,sample}.cu
     probe probe_matmul tests/gpu/probe_matmul.cu kernels/cuda/matmul*.cu kernels/cuda/tensor_map.cu \
         kernels/cuda/choose.c
     probe probe_decode tests/gpu/probe_decode.cu
@@ -59,6 +59,7 @@ make_probes
 rm -rf "${out:?}/bin" "$out/lib" "$out/tests"
 mkdir -p "$out/bin" "$out/lib" "$out/tests/gpu"
 cp "$build/inferd" "$build/libinferd_cuda.so" "$out/bin"
+cp "$build/libinferd_cuda_fault.so" "$out/bin"
 find "$build" -maxdepth 1 -name 'gpu_test_*' -type f -perm -u+x -exec cp {} "$out/bin" \;
 [ ! -d "$build/gpu" ] || find "$build/gpu" -type f -perm -u+x -exec cp {} "$out/bin" \;
 for f in "$out"/bin/*; do
@@ -68,7 +69,7 @@ done
 for f in "$out"/lib/*; do strip --strip-unneeded "$f" 2>/dev/null || true; done
 mkdir -p "$out/tests/bench"
 cp -r tests/bench/shapes tests/bench/peer_*.py "$out/tests/bench"
-cp -r tests/gpu/shapes "$out/tests/gpu"
+cp -r tests/gpu/shapes tests/gpu/*.py "$out/tests/gpu"
 cp tests/gpu/run.sh "$out/run.sh"
 git rev-parse HEAD >"$out/commit"
 

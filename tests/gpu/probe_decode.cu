@@ -1,6 +1,6 @@
 /* probe_decode.cu - decode attention alone on a GPU: is it right, and how fast?
  *
- *   nvcc -std=c++17 -O3 -gencode=arch=compute_90a,code=sm_90a -I. -Itests/gpu/stub \
+ *   nvcc -std=c++17 -O3 -gencode=arch=compute_90a,code=sm_90a -I. \
  *        tests/gpu/probe_decode.cu -o probe_decode && ./probe_decode [check|bench]
  *
  * check: against sums in double, over head sizes, groups, lengths, pages and masks.  The cache is

@@ -1,7 +1,6 @@
 /* probe_prefill.cu - attention of prompts: against float64, bit for bit, and its speed.
  *
  * Two programs, as the bounded waits of the first cost the loading warp some registers
- * (add -Itests/gpu/stub where cuBLASLt's header is missing):
  *   N="nvcc -O3 -std=c++17 -gencode=arch=compute_90a,code=sm_90a -I. tests/gpu/probe_prefill.cu
  *       kernels/cuda/attention_prefill.cu kernels/cuda/attention_prefill_sm90.cu"
  *   $N -DMBARRIER_SPINS_MAX=1000000 -o check_prefill && ./check_prefill check

@@ -7,7 +7,7 @@
 # the repository packs itself, which wants cmake and nvcc).  LIST is some of
 #   parity     the C tests of ops, and the probes' checks
 #   sanitizer  compute-sanitizer's four tools over the C tests, and over a probe
-#   engine     the same model on the CPU and on the GPU
+#   engine     the same model on the CPU and on the GPU; faults under load
 #   bench      kernels and engine
 #   peers      torch and transformers on the same shapes, where python has them
 # No network.  Each part has a time limit: INFERD_PART_S (300 s), and under a sanitizer
@@ -130,6 +130,14 @@ sanitizer() {
 
 engine() {
     [ ! -x "$bin/gpu_test_engine" ] || part "engine gpu_test_engine" "$tests" "$bin/gpu_test_engine"
+    if python3 -c 'import torch, safetensors' 2>/dev/null; then
+        part "engine faults" 'grep passed' sh -c '
+            python3 tests/gpu/make_random_hf.py llama-3.2-1b "$1/model" &&
+            python3 tests/gpu/fault.py "$2" "$1/model"' - "$out" "$bin"
+        rm -rf "$out/model"
+    else
+        row skipped "engine faults" - "python3 has no torch and safetensors here"
+    fi
 }
 
 bench() {
