@@ -11,8 +11,10 @@ step() { printf '\033[1m==> %s\033[0m\n' "$*" >&2; }
 step "packages"
 deploy/setup.sh build
 step "build"
+targets=(inferd)
+if [ -e /dev/nvidia0 ] && command -v nvcc >/dev/null; then targets+=(inferd_cuda); fi
 cmake --preset release >build-quickstart.log 2>&1 &&
-    cmake --build --preset release --target inferd -j "$(nproc)" >>build-quickstart.log 2>&1 ||
+    cmake --build --preset release --target "${targets[@]}" -j "$(nproc)" >>build-quickstart.log 2>&1 ||
     { tail -30 build-quickstart.log >&2; exit 1; }
 rm -f build-quickstart.log
 step "model"
