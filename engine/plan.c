@@ -176,7 +176,7 @@ static uint64_t choose_blocks(struct plan *p, const struct engine_options *o, co
         return (uint64_t)o->kv_blocks;
     }
     if (o->kv_bytes) {
-        p->kv_from = "kv-bytes";
+        p->kv_from = "kv-memory";
         return o->kv_bytes / p->kv_block_bytes;
     }
     if (!ops->host_memory) {

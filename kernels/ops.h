@@ -305,7 +305,7 @@ struct backend {
     bool (*rates)(struct device *, double *copy_bytes_s, double *matmul_flops, struct status *st);
 };
 
-enum { OPS_ABI = 1 };
+enum { OPS_ABI = 2 };
 
 extern const struct backend cpu_backend; /* kernels/cpu */
 

@@ -228,13 +228,17 @@ size_t work_bytes(const device *d, const device_limits *l)
 bool check_limits(const device_limits *l, status *st)
 {
     static const int dims[] = {64, 80, 96, 128, 256};
+    const int HIDDEN_MAX = 16384; /* norm.cu keeps a row in the registers of a block */
+    if (l->hidden % 8 != 0 || l->in_max % 8 != 0)
+        return status_fail(st, STATUS_UNSUPPORTED,
+                           "CUDA: want widths that are multiples of 8, found %d and %d", l->hidden,
+                           l->in_max);
+    if (l->hidden > HIDDEN_MAX)
+        return status_fail(st, STATUS_UNSUPPORTED, "CUDA: want a width of at most %d, found %d",
+                           HIDDEN_MAX, l->hidden);
     for (size_t i = 0; i < sizeof dims / sizeof dims[0]; i++)
         if (l->head_dim == dims[i])
-            return l->hidden % 8 == 0 && l->in_max % 8 == 0
-                       ? true
-                       : status_fail(st, STATUS_UNSUPPORTED,
-                                     "CUDA: want widths that are multiples of 8, found %d and %d",
-                                     l->hidden, l->in_max);
+            return true;
     return status_fail(st, STATUS_UNSUPPORTED,
                        "CUDA: want heads of 64, 80, 96, 128 or 256 values, found %d", l->head_dim);
 }
