@@ -151,15 +151,19 @@ bool note_mem(cuda_host *h, void *at)
 void *mem_take(device *d, size_t n_bytes, status *st)
 {
     void *at = NULL;
-    const cudaError_t e = cudaMalloc(&at, n_bytes ? n_bytes : 1);
-    if (e != cudaSuccess || !note_mem(d->host, at)) {
+    cudaError_t e = cudaMalloc(&at, n_bytes ? n_bytes : 1);
+    if (e == cudaSuccess && !note_mem(d->host, at))
+        e = cudaErrorMemoryAllocation;
+    if (e != cudaSuccess) {
         cudaFree(at);
         cudaGetLastError(); /* running out is not sticky */
         status_fail(st, STATUS_TOO_LARGE, "CUDA device %d: take %zu MiB: %s", d->index,
                     n_bytes >> 20, cudaGetErrorString(e));
         return NULL;
     }
+    /* Waited for: weights come on other streams, which nothing else would keep behind it. */
     cuda_check(d, cudaMemsetAsync(at, 0, n_bytes, d->stream), "zero memory");
+    cuda_check(d, cudaStreamSynchronize(d->stream), "zero memory");
     return at;
 }
 
