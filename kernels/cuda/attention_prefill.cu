@@ -9,7 +9,7 @@
  * Read once an item: 128 queries, all keys and values they see.  Written once: 128 outputs. */
 #include "kernels/cuda/attention_prefill.cuh"
 
-#include "kernels/cuda/ptx_sm80.cuh"
+#include "kernels/cuda/ptx.cuh"
 
 namespace
 {
@@ -34,8 +34,8 @@ __device__ __forceinline__ void copy_rows(uint32_t to, const void *any, AT at)
     for (int i = threadIdx.x; i < N_ROWS * PIECES; i += THREADS) {
         int row = i / PIECES, piece = i % PIECES;
         const char *from = (const char *)at(row);
-        sm80::copy16(to + (row * tiles<D>::ROW + piece * 8) * 2,
-                     from ? from + piece * 16 : (const char *)any, from != nullptr);
+        cp_async_16(to + (row * tiles<D>::ROW + piece * 8) * 2,
+                    from ? from + piece * 16 : (const char *)any, from ? 16 : 0);
     }
 }
 
@@ -81,13 +81,13 @@ __device__ __forceinline__ void make_scores(float (&s)[N], uint32_t queries, uin
 #pragma unroll
     for (int k = 0; k < D / 16; k++) {
         uint32_t a[4];
-        sm80::load_matrices(a, a_at + k * 32);
+        ldmatrix_x4(a, a_at + k * 32);
 #pragma unroll
         for (int n = 0; n < N / 8; n++) {
             uint32_t b[4];
-            sm80::load_matrices(b, b_at + n * 16 * ROW_BYTES + k * 32);
-            sm80::multiply_add(T(), s + 8 * n, a, b[0], b[1]);
-            sm80::multiply_add(T(), s + 8 * n + 4, a, b[2], b[3]);
+            ldmatrix_x4(b, b_at + n * 16 * ROW_BYTES + k * 32);
+            mma_16816(s + 8 * n, a, b, T());
+            mma_16816(s + 8 * n + 4, a, b + 2, T());
         }
     }
 }
@@ -105,9 +105,9 @@ __device__ __forceinline__ void add_values(float (&o)[N], const uint32_t (&weigh
 #pragma unroll
         for (int n = 0; n < D / 16; n++) {
             uint32_t b[4];
-            sm80::load_matrices_transposed(b, at + k * 16 * ROW_BYTES + n * 32);
-            sm80::multiply_add(T(), o + 8 * n, weights + 4 * k, b[0], b[1]);
-            sm80::multiply_add(T(), o + 8 * n + 4, weights + 4 * k, b[2], b[3]);
+            ldmatrix_x4_trans(b, at + k * 16 * ROW_BYTES + n * 32);
+            mma_16816(o + 8 * n, weights + 4 * k, b, T());
+            mma_16816(o + 8 * n + 4, weights + 4 * k, b + 2, T());
         }
     }
 }
@@ -119,7 +119,7 @@ __global__ void __launch_bounds__(THREADS, D == 64 ? 2 : 1)
 {
     constexpr int KEYS = tiles<D>::KEYS, ROW_BYTES = tiles<D>::ROW * 2;
     extern __shared__ __align__(16) unsigned char dynamic[];
-    const uint32_t queries = sm80::shared_address(dynamic);
+    const uint32_t queries = shared_addr(dynamic);
     const uint32_t keys = queries + QUERIES * ROW_BYTES, values = keys + KEYS * ROW_BYTES;
     const int first_row = threadIdx.x / 32 * 16, row = first_row + threadIdx.x % 32 / 4;
     const struct prefill_work w = prefill_work_of(p, blockIdx.x, KEYS);
@@ -135,18 +135,18 @@ __global__ void __launch_bounds__(THREADS, D == 64 ? 2 : 1)
     int tile = w.first_key_tile + w.n_key_tiles - 1;
     copy_queries<T, D>(p, w, queries);
     copy_keys<T, D>(p, w, keys, p.k, tile);
-    sm80::copy_commit();
+    cp_async_commit();
     for (; tile >= w.first_key_tile; tile--) {
         const int first_key = tile * KEYS;
         copy_keys<T, D>(p, w, values, p.v, tile);
-        sm80::copy_commit();
-        sm80::copy_wait<1>();
+        cp_async_commit();
+        cp_async_wait<1>();
         __syncthreads();
         make_scores<T, D>(s, queries, keys);
         __syncthreads();
         if (tile > w.first_key_tile)
             copy_keys<T, D>(p, w, keys, p.k, tile - 1);
-        sm80::copy_commit();
+        cp_async_commit();
         if (SHAPED)
             shape_scores(p, s, p.alibi ? p.alibi[w.head] : 0.0f, first_key - w.tile.position - row);
         if (key_tile_is_border(p, w, first_row, first_row + 15, first_key, KEYS))
@@ -155,12 +155,12 @@ __global__ void __launch_bounds__(THREADS, D == 64 ? 2 : 1)
         weigh_scores(s, state, keep, p.exponent);
         scale_rows(o, keep);
         pack_weights<T>(weights, s);
-        sm80::copy_wait<1>();
+        cp_async_wait<1>();
         __syncthreads();
         add_values<T, D>(o, weights, values);
         __syncthreads();
     }
-    sm80::copy_wait<0>();
+    cp_async_wait<0>();
     write_rows<T, D>(p, w, o, state, row);
 }
 

@@ -72,23 +72,23 @@ struct tensor_maps {
 
 __device__ __forceinline__ uint32_t bar(const uint64_t &b)
 {
-    return sm90::shared_address(&b);
+    return shared_addr(&b);
 }
 
 __device__ __forceinline__ void barriers_init(struct barriers &b)
 {
     constexpr int WARPS = 2 * GROUP / 32;
     for (int i = 0; i < 2; i++) {
-        sm90::mbarrier_init(bar(b.q_full[i]), 1);
-        sm90::mbarrier_init(bar(b.q_empty[i]), WARPS);
+        mbarrier_init(bar(b.q_full[i]), 1);
+        mbarrier_init(bar(b.q_empty[i]), WARPS);
     }
     for (int i = 0; i < STAGES; i++) {
-        sm90::mbarrier_init(bar(b.k_full[i]), 1);
-        sm90::mbarrier_init(bar(b.k_empty[i]), WARPS);
-        sm90::mbarrier_init(bar(b.v_full[i]), 1);
-        sm90::mbarrier_init(bar(b.v_empty[i]), WARPS);
+        mbarrier_init(bar(b.k_full[i]), 1);
+        mbarrier_init(bar(b.k_empty[i]), WARPS);
+        mbarrier_init(bar(b.v_full[i]), 1);
+        mbarrier_init(bar(b.v_empty[i]), WARPS);
     }
-    sm90::mbarrier_init_fence();
+    fence_mbarrier_init();
 }
 
 /* What one lane of the loading warp copies of each key tile: 64 columns of a page. */
@@ -132,12 +132,12 @@ __device__ __forceinline__ void load_item(const struct prefill_params &p,
     int tile = w.first_key_tile + w.n_key_tiles - 1;
     int block = c.live ? block_of(p, w, tile * L::KEYS + c.first_row) : 0;
 
-    sm90::mbarrier_wait(bar(b.q_empty[q.stage]), q.phase ^ 1);
+    mbarrier_wait(bar(b.q_empty[q.stage]), q.phase ^ 1);
     if (lane == 0)
-        sm90::mbarrier_arrive_expect(bar(b.q_full[q.stage]), L::Q_BYTES);
+        mbarrier_arrive_expect(bar(b.q_full[q.stage]), L::Q_BYTES);
     __syncwarp();
     if (lane < L::CHUNKS)
-        sm90::tensor_copy_3d(shared + q.stage * L::Q_BYTES + lane * QUERIES * ROW_BYTES, &maps.q,
+        tensor_copy_3d(shared + q.stage * L::Q_BYTES + lane * QUERIES * ROW_BYTES, &maps.q,
                              bar(b.q_full[q.stage]), lane * CHUNK, w.head, w.tile.first_token);
     q.advance();
 
@@ -147,19 +147,19 @@ __device__ __forceinline__ void load_item(const struct prefill_params &p,
         int next = c.live && tile > w.first_key_tile ? block_of(p, w, key - L::KEYS) : 0;
         const uint32_t to = shared + kv.stage * L::KV_BYTES + c.to;
 
-        sm90::mbarrier_wait(bar(b.k_empty[kv.stage]), kv.phase ^ 1);
+        mbarrier_wait(bar(b.k_empty[kv.stage]), kv.phase ^ 1);
         if (lane == 0)
-            sm90::mbarrier_arrive_expect(bar(b.k_full[kv.stage]), L::KV_BYTES);
+            mbarrier_arrive_expect(bar(b.k_full[kv.stage]), L::KV_BYTES);
         __syncwarp();
         if (c.live)
-            sm90::tensor_copy_4d(to + L::K_AT, &maps.k, bar(b.k_full[kv.stage]), c.chunk * CHUNK,
+            tensor_copy_4d(to + L::K_AT, &maps.k, bar(b.k_full[kv.stage]), c.chunk * CHUNK,
                                  row, w.kv_head, block);
-        sm90::mbarrier_wait(bar(b.v_empty[kv.stage]), kv.phase ^ 1);
+        mbarrier_wait(bar(b.v_empty[kv.stage]), kv.phase ^ 1);
         if (lane == 0)
-            sm90::mbarrier_arrive_expect(bar(b.v_full[kv.stage]), L::KV_BYTES);
+            mbarrier_arrive_expect(bar(b.v_full[kv.stage]), L::KV_BYTES);
         __syncwarp();
         if (c.live)
-            sm90::tensor_copy_4d(to + L::V_AT, &maps.v, bar(b.v_full[kv.stage]), c.chunk * CHUNK,
+            tensor_copy_4d(to + L::V_AT, &maps.v, bar(b.v_full[kv.stage]), c.chunk * CHUNK,
                                  row, w.kv_head, block);
         kv.advance();
         block = next;
@@ -189,15 +189,15 @@ template <typename T, int D, int N>
 __device__ __forceinline__ void start_scores(float (&s)[N], uint32_t queries, uint32_t keys)
 {
     using L = layout<D>;
-    const uint64_t a = sm90::matrix_descriptor(queries, 0, ATOM_BYTES);
-    const uint64_t b = sm90::matrix_descriptor(keys, 0, ATOM_BYTES);
+    const uint64_t a = matrix_descriptor(queries, 0, ATOM_BYTES);
+    const uint64_t b = matrix_descriptor(keys, 0, ATOM_BYTES);
 #pragma unroll
     for (int k = 0; k < D / 16; k++) {
         const int chunk = k * 16 / CHUNK, in_chunk = k % (CHUNK / 16) * 32;
-        sm90::wgmma_shared(T(), s, a + ((chunk * QUERIES * ROW_BYTES + in_chunk) >> 4),
+        wgmma_shared(T(), s, a + ((chunk * QUERIES * ROW_BYTES + in_chunk) >> 4),
                            b + ((chunk * L::KEYS * ROW_BYTES + in_chunk) >> 4), k != 0);
     }
-    sm90::wgmma_commit();
+    wgmma_commit();
 }
 
 /* o += weights . values; asynchronous. */
@@ -206,18 +206,18 @@ __device__ __forceinline__ void start_values(float (&o)[N], const uint32_t (&wei
                                              uint32_t values)
 {
     using L = layout<D>;
-    const uint64_t b = sm90::matrix_descriptor(values, L::KEYS * ROW_BYTES, ATOM_BYTES);
+    const uint64_t b = matrix_descriptor(values, L::KEYS * ROW_BYTES, ATOM_BYTES);
 #pragma unroll
     for (int k = 0; k < L::KEYS / 16; k++)
-        sm90::wgmma_registers(T(), o, weights + 4 * k, b + ((k * 16 * ROW_BYTES) >> 4));
-    sm90::wgmma_commit();
+        wgmma_registers(T(), o, weights + 4 * k, b + ((k * 16 * ROW_BYTES) >> 4));
+    wgmma_commit();
 }
 
 /* One arrival for each warp: every lane of it is done then. */
 __device__ __forceinline__ void release(const uint64_t &b)
 {
     if (threadIdx.x % 32 == 0)
-        sm90::mbarrier_arrive(bar(b));
+        mbarrier_arrive(bar(b));
 }
 
 /* Zeros to the rows of a page that lie past the last key: what a page held before may be NaN, and
@@ -235,8 +235,8 @@ __device__ __forceinline__ void clean_values(const struct prefill_params &p, uin
         int at = piece / 8 * L::KEYS * ROW_BYTES + row * ROW_BYTES + piece % 8 * 16;
         *reinterpret_cast<uint4 *>(generic + values + at) = make_uint4(0, 0, 0, 0);
     }
-    sm90::fence_proxy_async();
-    sm90::named_barrier_sync(CLEAN_BARRIER + group, GROUP);
+    fence_proxy_async();
+    barrier_sync(CLEAN_BARRIER + group, GROUP);
 }
 
 /* Scores of key tile `tile` become weights. */
@@ -276,44 +276,44 @@ __device__ __forceinline__ void multiply_item(const struct prefill_params &p, st
         o[i] = 0;
     int tile = w.first_key_tile + w.n_key_tiles - 1;
 
-    sm90::mbarrier_wait(bar(b.q_full[at.q.stage]), at.q.phase);
-    sm90::mbarrier_wait(bar(b.k_full[at.k.stage]), at.k.phase);
-    sm90::named_barrier_sync(TURN_BARRIER + group, 2 * GROUP);
-    sm90::registers_pin(s);
-    sm90::wgmma_fence();
+    mbarrier_wait(bar(b.q_full[at.q.stage]), at.q.phase);
+    mbarrier_wait(bar(b.k_full[at.k.stage]), at.k.phase);
+    barrier_sync(TURN_BARRIER + group, 2 * GROUP);
+    registers_pin(s);
+    wgmma_fence();
     start_scores<T, D>(s, queries, shared + L::K_AT + at.k.stage * L::KV_BYTES);
-    sm90::named_barrier_arrive(TURN_BARRIER + (group ^ 1), 2 * GROUP);
-    sm90::wgmma_wait<0>();
-    sm90::registers_pin(s);
+    barrier_arrive(TURN_BARRIER + (group ^ 1), 2 * GROUP);
+    wgmma_wait<0>();
+    registers_pin(s);
     release(b.k_empty[at.k.stage]);
     at.k.advance();
     softmax_tile<D, SHAPED>(p, w, s, state, keep, row, group, tile);
     pack_weights<T>(weights, s);
     if (w.key_end < (tile + 1) * L::KEYS) {
-        sm90::mbarrier_wait(bar(b.v_full[at.v.stage]), at.v.phase);
+        mbarrier_wait(bar(b.v_full[at.v.stage]), at.v.phase);
         clean_values<D>(p, L::V_AT + at.v.stage * L::KV_BYTES, generic, w.key_end - tile * L::KEYS,
                         group);
     }
 
     while (--tile >= w.first_key_tile) {
-        sm90::mbarrier_wait(bar(b.k_full[at.k.stage]), at.k.phase);
-        sm90::named_barrier_sync(TURN_BARRIER + group, 2 * GROUP);
-        sm90::registers_pin(s);
-        sm90::registers_pin(o);
-        sm90::registers_pin(weights);
-        sm90::wgmma_fence();
+        mbarrier_wait(bar(b.k_full[at.k.stage]), at.k.phase);
+        barrier_sync(TURN_BARRIER + group, 2 * GROUP);
+        registers_pin(s);
+        registers_pin(o);
+        registers_pin(weights);
+        wgmma_fence();
         start_scores<T, D>(s, queries, shared + L::K_AT + at.k.stage * L::KV_BYTES);
-        sm90::mbarrier_wait(bar(b.v_full[at.v.stage]), at.v.phase);
+        mbarrier_wait(bar(b.v_full[at.v.stage]), at.v.phase);
         start_values<T, D>(o, weights, shared + L::V_AT + at.v.stage * L::KV_BYTES);
-        sm90::named_barrier_arrive(TURN_BARRIER + (group ^ 1), 2 * GROUP);
-        sm90::wgmma_wait<1>();
-        sm90::registers_pin(s);
+        barrier_arrive(TURN_BARRIER + (group ^ 1), 2 * GROUP);
+        wgmma_wait<1>();
+        registers_pin(s);
         release(b.k_empty[at.k.stage]);
         at.k.advance();
         softmax_tile<D, SHAPED>(p, w, s, state, keep, row, group, tile);
-        sm90::wgmma_wait<0>();
-        sm90::registers_pin(o);
-        sm90::registers_pin(weights);
+        wgmma_wait<0>();
+        registers_pin(o);
+        registers_pin(weights);
         release(b.v_empty[at.v.stage]);
         at.v.advance();
         scale_rows(o, keep);
@@ -322,13 +322,13 @@ __device__ __forceinline__ void multiply_item(const struct prefill_params &p, st
 
     release(b.q_empty[at.q.stage]);
     at.q.advance();
-    sm90::mbarrier_wait(bar(b.v_full[at.v.stage]), at.v.phase);
-    sm90::registers_pin(o);
-    sm90::registers_pin(weights);
-    sm90::wgmma_fence();
+    mbarrier_wait(bar(b.v_full[at.v.stage]), at.v.phase);
+    registers_pin(o);
+    registers_pin(weights);
+    wgmma_fence();
     start_values<T, D>(o, weights, shared + L::V_AT + at.v.stage * L::KV_BYTES);
-    sm90::wgmma_wait<0>();
-    sm90::registers_pin(o);
+    wgmma_wait<0>();
+    registers_pin(o);
     release(b.v_empty[at.v.stage]);
     at.v.advance();
     write_rows<T, D>(p, w, o, state, row);
@@ -341,7 +341,7 @@ __device__ __forceinline__ void multiply_all(const struct prefill_params &p, str
     struct consumer<D> at;
     const int n_items = p.n_tiles * p.n_heads;
     if (group == 1) /* the other has the first turn */
-        sm90::named_barrier_arrive(TURN_BARRIER, 2 * GROUP);
+        barrier_arrive(TURN_BARRIER, 2 * GROUP);
     for (int round = 0; round * (int)gridDim.x < n_items; round++) {
         int item = prefill_item(round);
         if (item >= n_items)
@@ -364,22 +364,22 @@ __global__ void __launch_bounds__(THREADS, 1)
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
     extern __shared__ unsigned char dynamic[];
     __shared__ struct barriers b;
-    const uint32_t unaligned = sm90::shared_address(dynamic);
+    const uint32_t unaligned = shared_addr(dynamic);
     const uint32_t shared = (unaligned + ATOM_BYTES - 1) / ATOM_BYTES * ATOM_BYTES;
     if (threadIdx.x == 0) {
-        sm90::tensor_map_prefetch(&maps.q);
-        sm90::tensor_map_prefetch(&maps.k);
-        sm90::tensor_map_prefetch(&maps.v);
+        tensor_map_prefetch(&maps.q);
+        tensor_map_prefetch(&maps.k);
+        tensor_map_prefetch(&maps.v);
         barriers_init(b);
     }
     __syncthreads();
     const int group = __shfl_sync(0xffffffffu, (int)threadIdx.x / GROUP, 0);
     if (group == 0) {
-        sm90::registers_give<REGISTERS_LOAD>();
+        registers_give<REGISTERS_LOAD>();
         if (threadIdx.x < 32)
             load_all<D>(p, maps, b, shared);
     } else {
-        sm90::registers_take<REGISTERS_MULTIPLY>();
+        registers_take<REGISTERS_MULTIPLY>();
         multiply_all<T, D, SHAPED>(p, b, shared, dynamic + (shared - unaligned), group - 1);
     }
 #endif

@@ -62,10 +62,10 @@ struct device {
     struct sample_out *sample_out; /* [step_heads_max] of the step in hand */
     void *sample_work;    /* cuda_sample_work_bytes */
 
-    struct cuda_host *host; /* streams, staging, graphs: cuda.cu's own */
+    struct cuda_host *host; /* streams, stages, graphs, loading: cuda_host.h */
 };
 
-/* Notes the first failure; every later call is then skipped by its caller's step_wait. */
+/* Notes the first failure, which step_wait reports; ops after it may still be launched. */
 void cuda_check(struct device *d, cudaError_t e, const char *at);
 /* After each launch. */
 #define CUDA_LAUNCHED(d, what) cuda_check(d, cudaPeekAtLastError(), what)
@@ -73,25 +73,12 @@ void cuda_check(struct device *d, cudaError_t e, const char *at);
 /* One file each; the ops of the table. */
 void cuda_embed(struct device *, const struct embed_args *);        /* embed.cu */
 void cuda_norm(struct device *, const struct norm_args *);          /* norm.cu */
-void cuda_matmul(struct device *, const struct matmul_args *);      /* matmul.cu: chooses, then: */
+void cuda_matmul(struct device *, const struct matmul_args *);      /* matmul.cu: which kernel, see matmul_int.h */
 void cuda_rope_kv(struct device *, const struct rope_kv_args *);    /* rope_kv.cu */
 void cuda_attention(struct device *, const struct attention_args *); /* attention.cu: both lists */
 void cuda_head(struct device *, const struct head_args *);          /* head.cu: gather + norm, then matmul.cu's product to f32 */
 void cuda_sample(struct device *, const struct sample_args *);      /* sample.cu: into d->sample_out[first..] */
 size_t cuda_sample_work_bytes(const struct device_limits *);
-
-/* matmul.cu: y[rows, n] = x[rows, in] @ w[n, in]^T, all of d->act, y f32 when `y_f32`. */
-struct cuda_gemm {
-    const void *x;
-    int rows, in, n;
-    const void *w;      /* [n, in] */
-    void *y;            /* rows y_stride apart */
-    int y_stride;
-    bool y_f32;
-    const float *bias;  /* [n] or NULL */
-    const void *add;    /* as y, or NULL; may be y */
-};
-void cuda_gemm(struct device *, const struct cuda_gemm *);
 
 /* attention_prefill*.cu, attention_decode.cu: the launchers that cuda_attention calls. */
 void cuda_attention_prefill(struct device *, const struct attention_args *);

@@ -3,20 +3,19 @@
  * A kernel started by launch() calls await_previous() before it touches what an earlier one wrote
  * or still reads, and then lets the next be scheduled: that one waits in turn until this grid is
  * complete and its writes are visible (programmatic dependent launch; CUDA programming guide,
- * PTX ISA griddepcontrol).  Every kernel of a step must wait, or its successor would not be
- * ordered behind its predecessor.  Below compute capability 9.0 all of this is an ordinary
- * launch. */
+ * PTX ISA griddepcontrol).  Whoever launches with that attribute must wait, or its successor would
+ * not be ordered behind its predecessor; a kernel launched without it is ordered on both sides.
+ * Below compute capability 9.0 all of this is an ordinary launch. */
 #ifndef KERNELS_CUDA_LAUNCH_CUH
 #define KERNELS_CUDA_LAUNCH_CUH
 
 #include "kernels/cuda/cuda_int.h"
+#include "kernels/cuda/ptx.cuh"
 
 __device__ __forceinline__ void await_previous()
 {
-#if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.wait;" ::: "memory");
-    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
+    depend_wait();
+    depend_launch();
 }
 
 struct launch_shape {

@@ -156,19 +156,3 @@ void cuda_matmul(struct device *d, const struct matmul_args *args)
     else
         run_outs(d, &a, norm);
 }
-
-void cuda_gemm(struct device *d, const struct cuda_gemm *g)
-{
-    struct product p = {};
-    p.x = g->x;
-    p.rows = g->rows;
-    p.in = g->in;
-    p.n = g->n;
-    p.w = g->w;
-    p.y = g->y;
-    p.y_stride = g->y_stride;
-    p.y_f32 = g->y_f32;
-    p.bias = g->bias;
-    p.add = g->add;
-    matmul_product(d, &p);
-}

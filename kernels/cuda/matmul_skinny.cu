@@ -237,7 +237,7 @@ template <int ROWS, int TILES, bool RESIDENT, int SPAN> struct feeder {
             rows(at);
         at.ring = {0, 0}; /* parity of the first use of each stage */
         for (int step = ahead; step < steps; step++, at.next(a)) {
-            mbarrier_wait(s.empty + 8 * at.ring.stage, at.ring.parity);
+            mbarrier_wait_inside(s.empty + 8 * at.ring.stage, at.ring.parity);
             weights(at);
             rows(at);
         }
@@ -340,7 +340,7 @@ __device__ void work(const skinny_args &a, const share &s, int warp, int lane)
             lane);
     };
     if (AHEAD) {
-        mbarrier_wait(s.full, 0);
+        mbarrier_wait_inside(s.full, 0);
         load(&now, 0, 0, 0);
     }
     for (int pass = 0; pass < s.passes; pass++) {
@@ -356,12 +356,12 @@ __device__ void work(const skinny_args &a, const share &s, int warp, int lane)
                     break;
                 if (!AHEAD) {
                     if (i == 0)
-                        mbarrier_wait(s.full + 8 * at.stage, at.parity);
+                        mbarrier_wait_inside(s.full + 8 * at.stage, at.parity);
                     load(&now, at.stage, i, chunk + i);
                 } else if (i + 1 < n) {
                     load(&next, at.stage, i + 1, chunk + i + 1);
                 } else if (goes_on || pass + 1 < s.passes) {
-                    mbarrier_wait(s.full + 8 * then.stage, then.parity);
+                    mbarrier_wait_inside(s.full + 8 * then.stage, then.parity);
                     load(&next, then.stage, 0, goes_on ? chunk + SPAN : 0);
                 }
                 fragments_mma<T, ROWS, TILES>(sum, &now);

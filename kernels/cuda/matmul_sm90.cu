@@ -17,8 +17,6 @@
 #include "kernels/cuda/ptx_cluster.cuh"
 #include "kernels/cuda/tensor_map.h"
 
-using namespace sm90;
-
 namespace {
 
 enum {
@@ -266,7 +264,7 @@ __device__ void store(const operands &o, const args &a, const float (&acc)[TILE_
     for (int part = 0; part < OUT_COLUMNS / PART; part++) {
         if (threadIdx.x % 128 == 0)
             store_wait_read();
-        named_barrier_sync(1 + warpgroup, 128);
+        barrier_sync(1 + warpgroup, 128);
 #pragma unroll
         for (int jj = 0; jj < PART / 8; jj += 2) {
             const int j = part * PART / 8 + jj;
@@ -280,7 +278,7 @@ __device__ void store(const operands &o, const args &a, const float (&acc)[TILE_
                        value<T, TILE_N, E>(a, acc, j + 1, 1, row + 8, column + 8));
         }
         fence_proxy_async();
-        named_barrier_sync(1 + warpgroup, 128);
+        barrier_sync(1 + warpgroup, 128);
         if (threadIdx.x % 128 == 0) {
 #pragma unroll
             for (int c = 0; c < PART; c += 64) {
@@ -323,9 +321,9 @@ __global__ void __launch_bounds__(THREADS, 1)
     const int OUT_COLUMNS = is_gated(E) ? TILE_N / 2 : TILE_N;
     extern __shared__ uint8_t shared_raw[];
     __shared__ uint64_t bars[2 * S::STAGES];
-    const uint32_t stages = (shared_address(shared_raw) + 1023) & ~1023u;
+    const uint32_t stages = (shared_addr(shared_raw) + 1023) & ~1023u;
     const uint32_t out = stages + S::STAGES * S::STAGE_BYTES;
-    const uint32_t full = shared_address(bars), empty = full + 8 * S::STAGES;
+    const uint32_t full = shared_addr(bars), empty = full + 8 * S::STAGES;
     const int warpgroup = threadIdx.x / 128;
     const int rank = CLUSTER == 1 ? 0 : cluster_rank();
 
@@ -334,14 +332,14 @@ __global__ void __launch_bounds__(THREADS, 1)
             mbarrier_init(full + 8 * s, 1);
             mbarrier_init(empty + 8 * s, CLUSTER * MATHS / 128);
         }
-        mbarrier_init_fence();
+        fence_mbarrier_init();
     }
     if (CLUSTER == 1)
         __syncthreads();
     else
         cluster_sync();
-    asm volatile("griddepcontrol.wait;" ::: "memory");
-    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+    depend_wait();
+    depend_launch();
 
     if (warpgroup == MATHS / 128) {
         registers_give<40>();

@@ -43,6 +43,13 @@ __device__ __forceinline__ void barrier_sync(int id, int n_threads)
     asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(n_threads) : "memory");
 }
 
+/* bar.arrive: comes to such a barrier without waiting. */
+__device__ __forceinline__ void barrier_arrive(int id, int n_threads)
+{
+    asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(n_threads) : "memory");
+}
+
+/* A phase ends after n_arrivals and all bytes that it was told to expect. */
 __device__ __forceinline__ void mbarrier_init(uint32_t bar, uint32_t n_arrivals)
 {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(n_arrivals) : "memory");
@@ -73,8 +80,38 @@ __device__ __forceinline__ void mbarrier_arrive_expect(uint32_t bar, uint32_t n_
                  : "memory");
 }
 
-/* mbarrier.try_wait.parity (sm_90), until the phase of that parity is complete. */
+/* mbarrier.try_wait.parity (sm_90): is the phase of that parity complete?  May suspend the thread
+ * for a while. */
+__device__ __forceinline__ bool mbarrier_try_wait(uint32_t bar, uint32_t parity)
+{
+    uint32_t done;
+    asm volatile("{\n"
+                 ".reg .pred p;\n"
+                 "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+                 "selp.u32 %0, 1, 0, p;\n"
+                 "}"
+                 : "=r"(done)
+                 : "r"(bar), "r"(parity)
+                 : "memory");
+    return done != 0;
+}
+
+/* Until it is.  With MBARRIER_SPINS_MAX (tests) a wait without end becomes a fault. */
 __device__ __forceinline__ void mbarrier_wait(uint32_t bar, uint32_t parity)
+{
+#ifdef MBARRIER_SPINS_MAX
+    for (int spin = 0; !mbarrier_try_wait(bar, parity); spin++)
+        if (spin > MBARRIER_SPINS_MAX)
+            __trap();
+#else
+    while (!mbarrier_try_wait(bar, parity)) {
+    }
+#endif
+}
+
+/* The same wait with its loop inside: the compiler sees no branch, and schedules otherwise.  What
+ * matmul_skinny.cu was measured with. */
+__device__ __forceinline__ void mbarrier_wait_inside(uint32_t bar, uint32_t parity)
 {
     asm volatile("{\n"
                  ".reg .pred done;\n"
@@ -131,16 +168,6 @@ template <int N> __device__ __forceinline__ void cp_async_wait()
     asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
 
-/* cp.async.bulk (sm_90): n_bytes, a multiple of 16, both ends aligned to 16; counted by `bar`. */
-__device__ __forceinline__ void bulk_load(uint32_t to, const void *from, uint32_t n_bytes,
-                                          uint32_t bar, uint64_t policy)
-{
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
-                 "[%0], [%1], %2, [%3], %4;" ::"r"(to),
-                 "l"(from), "r"(n_bytes), "r"(bar), "l"(policy)
-                 : "memory");
-}
-
 /* prefetch.global.L2: the line of an address. */
 __device__ __forceinline__ void prefetch_l2(const void *at)
 {
@@ -167,14 +194,6 @@ __device__ __forceinline__ void tensor_load_2d(uint32_t to, const CUtensorMap *m
 /* ---- fragments ---- */
 
 /* ldmatrix: 8 rows of 16 bytes a matrix; lane 8i + r gives the address of row r of matrix i. */
-__device__ __forceinline__ void ldmatrix_x2(uint32_t m[2], uint32_t addr)
-{
-    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
-                 : "=r"(m[0]), "=r"(m[1])
-                 : "r"(addr)
-                 : "memory");
-}
-
 __device__ __forceinline__ void ldmatrix_x4(uint32_t m[4], uint32_t addr)
 {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -188,14 +207,6 @@ __device__ __forceinline__ void ldmatrix_x4_trans(uint32_t m[4], uint32_t addr)
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
                  : "r"(addr)
-                 : "memory");
-}
-
-/* stmatrix (sm_90), the reverse of ldmatrix_x4. */
-__device__ __forceinline__ void stmatrix_x4(uint32_t addr, const uint32_t m[4])
-{
-    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(addr),
-                 "r"(m[0]), "r"(m[1]), "r"(m[2]), "r"(m[3])
                  : "memory");
 }
 

@@ -6,8 +6,6 @@
 
 #include "kernels/cuda/ptx_sm90.cuh"
 
-namespace sm90 {
-
 WGMMA_SHARED(__nv_bfloat16, "bf16", 256, 128, 128, 129, 130)
 WGMMA_SHARED(__half, "f16", 256, 128, 128, 129, 130)
 
@@ -92,7 +90,5 @@ __device__ __forceinline__ void stmatrix_4(uint32_t to, uint32_t a, uint32_t b, 
                  "r"(a), "r"(b), "r"(c), "r"(d)
                  : "memory");
 }
-
-} /* namespace sm90 */
 
 #endif

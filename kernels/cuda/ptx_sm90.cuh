@@ -1,90 +1,11 @@
-/* ptx_sm90.cuh - Hopper's own instructions, one a function: mbarrier, tensor copies, wgmma.
+/* ptx_sm90.cuh - what only Hopper has, one a function: setmaxnreg, tensor copies, wgmma.
  *
  * PTX ISA 8.0 and later, target sm_90a: docs.nvidia.com/cuda/parallel-thread-execution.
  * Shared memory addresses are 32-bit addresses of the shared window. */
 #ifndef KERNELS_CUDA_PTX_SM90_CUH
 #define KERNELS_CUDA_PTX_SM90_CUH
 
-#include <cuda.h>
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-#include <stdint.h>
-
-namespace sm90 {
-
-__device__ __forceinline__ uint32_t shared_address(const void *p)
-{
-    return (uint32_t)__cvta_generic_to_shared(p);
-}
-
-/* A phase of the barrier ends after `count` arrivals and all bytes it was told to expect. */
-__device__ __forceinline__ void mbarrier_init(uint32_t bar, int count)
-{
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(count));
-}
-
-/* Makes initialised barriers visible to the copy engine. */
-__device__ __forceinline__ void mbarrier_init_fence()
-{
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-}
-
-__device__ __forceinline__ void mbarrier_arrive(uint32_t bar)
-{
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
-}
-
-__device__ __forceinline__ void mbarrier_arrive_expect(uint32_t bar, uint32_t n_bytes)
-{
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(n_bytes)
-                 : "memory");
-}
-
-/* True <=> the phase of that parity has ended; may suspend the thread for a while. */
-__device__ __forceinline__ bool mbarrier_try_wait(uint32_t bar, uint32_t parity)
-{
-    uint32_t done;
-    asm volatile("{\n"
-                 ".reg .pred p;\n"
-                 "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
-                 "selp.u32 %0, 1, 0, p;\n"
-                 "}"
-                 : "=r"(done)
-                 : "r"(bar), "r"(parity)
-                 : "memory");
-    return done != 0;
-}
-
-/* With MBARRIER_SPINS_MAX (tests) a wait without end becomes a fault. */
-__device__ __forceinline__ void mbarrier_wait(uint32_t bar, uint32_t parity)
-{
-#ifdef MBARRIER_SPINS_MAX
-    for (int spin = 0; !mbarrier_try_wait(bar, parity); spin++)
-        if (spin > MBARRIER_SPINS_MAX)
-            __trap();
-#else
-    while (!mbarrier_try_wait(bar, parity)) {
-    }
-#endif
-}
-
-/* Waits until `n_threads` threads came to barrier `id`. */
-__device__ __forceinline__ void named_barrier_sync(int id, int n_threads)
-{
-    asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(n_threads) : "memory");
-}
-
-/* Comes to barrier `id` without waiting. */
-__device__ __forceinline__ void named_barrier_arrive(int id, int n_threads)
-{
-    asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(n_threads) : "memory");
-}
-
-/* Ordinary writes to shared memory before it are seen by wgmma and the copy engine after it. */
-__device__ __forceinline__ void fence_proxy_async()
-{
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-}
+#include "kernels/cuda/ptx.cuh"
 
 template <int N> __device__ __forceinline__ void registers_give()
 {
@@ -94,11 +15,6 @@ template <int N> __device__ __forceinline__ void registers_give()
 template <int N> __device__ __forceinline__ void registers_take()
 {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N));
-}
-
-__device__ __forceinline__ void tensor_map_prefetch(const CUtensorMap *map)
-{
-    asm volatile("prefetch.tensormap [%0];" ::"l"((uint64_t)map) : "memory");
 }
 
 /* A box of a tensor to shared memory; what lies outside the tensor is zero, and counts too. */
@@ -218,7 +134,5 @@ WGMMA_REGISTERS(__nv_bfloat16, "bf16", 128, 64, 64, 65, 66, 67, 68)
 WGMMA_REGISTERS(__half, "f16", 128, 64, 64, 65, 66, 67, 68)
 WGMMA_REGISTERS(__nv_bfloat16, "bf16", 256, 128, 128, 129, 130, 131, 132)
 WGMMA_REGISTERS(__half, "f16", 256, 128, 128, 129, 130, 131, 132)
-
-} /* namespace sm90 */
 
 #endif

@@ -6,6 +6,7 @@
 #include <cuda_fp16.h>
 
 #include "kernels/cuda/cuda_host.h"
+#include "kernels/cuda/matmul_int.h"
 
 namespace {
 
@@ -48,13 +49,13 @@ void copy(device *d, char *at)
 void products(device *d, char *at)
 {
     const size_t n_bytes = (size_t)EDGE * EDGE * 2;
-    struct cuda_gemm g = {};
-    g.x = at;
-    g.w = at + n_bytes;
-    g.y = at + 2 * n_bytes;
-    g.rows = g.in = g.n = g.y_stride = EDGE;
+    struct product p = {};
+    p.x = at;
+    p.w = at + n_bytes;
+    p.y = at + 2 * n_bytes;
+    p.rows = p.in = p.n = p.y_stride = EDGE;
     for (int i = 0; i < PRODUCTS; i++)
-        cuda_gemm(d, &g);
+        matmul_product(d, &p);
 }
 
 /* The least of some times, after one that does not count. */
