@@ -28,4 +28,11 @@ static inline bool str_is(struct str s, const char *text)
     return str_equal(s, str_of(text));
 }
 
+/* Text from outside as it may appear in a message: short, one line, no control bytes. */
+struct str_shown {
+    char text[72];
+};
+
+struct str_shown str_show(struct str s);
+
 #endif

@@ -22,10 +22,8 @@ static bool find_arch(const struct gguf *g, const struct arch **arch, struct sta
             return true;
         }
     }
-    char shown[32] = "";
-    for (size_t i = 0; i < name.n && i < sizeof shown - 1; i++)
-        shown[i] = name.at[i] >= ' ' && name.at[i] <= '~' ? name.at[i] : '?';
-    return status_fail(st, STATUS_UNSUPPORTED, "model family \"%s\" is not supported", shown);
+    return status_fail(st, STATUS_UNSUPPORTED, "model family \"%s\" is not supported",
+                       str_show(name).text);
 }
 
 static void make_key(const struct arch *arch, const char *name, char key[KEY_MAX_BYTES])

@@ -93,21 +93,6 @@ struct reader { /* the header, front to back */
     struct status *st;
 };
 
-/* Text from the file as it may appear in a message: short, one line, no control bytes. */
-struct shown {
-    char text[72];
-};
-
-static struct shown show(struct str s)
-{
-    struct shown out;
-    const size_t n = s.n < sizeof out.text - 4 ? s.n : sizeof out.text - 4;
-    for (size_t i = 0; i < n; i++)
-        out.text[i] = s.at[i] >= ' ' && s.at[i] <= '~' ? s.at[i] : '?';
-    memcpy(out.text + n, n < s.n ? "..." : "", n < s.n ? 4 : 1);
-    return out;
-}
-
 /* Reading.  After a failure every further read fails too, silently: the first one is told. */
 
 static bool refuse_short(struct reader *r, const char *what, uint64_t want)
@@ -167,7 +152,7 @@ static bool read_name(struct reader *r, const char *what, size_t n_max, struct s
     if (memchr(out->at, 0, out->n))
         return status_fail(r->st, STATUS_CORRUPT,
                            "offset %zu: want %s without NUL, found one in \"%s\"", at, what,
-                           show(*out).text);
+                           str_show(*out).text);
     return true;
 }
 
@@ -204,7 +189,7 @@ static bool insert_unique(const struct gguf *g, const struct table *t, size_t in
     uint32_t *cell = find_cell(g, t, key);
     if (*cell)
         return status_fail(st, STATUS_CORRUPT, "offset %zu: want each %s once, found \"%s\" again",
-                           at, what, show(key).text);
+                           at, what, str_show(key).text);
     *cell = (uint32_t)index + 1;
     return true;
 }
@@ -216,7 +201,7 @@ static bool check_bools(struct reader *r, const struct pair *p, uint64_t n)
     for (size_t i = 0; i < n; i++)
         if ((unsigned char)r->bytes[p->at + i] > 1)
             return status_fail(r->st, STATUS_CORRUPT, "offset %zu: key %s: want 0 or 1, found %d",
-                               p->at + i, show(p->key).text, (unsigned char)r->bytes[p->at + i]);
+                               p->at + i, str_show(p->key).text, (unsigned char)r->bytes[p->at + i]);
     return true;
 }
 
@@ -238,7 +223,7 @@ static bool read_type(struct reader *r, const struct pair *p, const char *what,
         return false;
     if (type >= T_N)
         return status_fail(r->st, STATUS_CORRUPT, "offset %zu: key %s: want %s below %d, found %u",
-                           at, show(p->key).text, what, T_N, type);
+                           at, str_show(p->key).text, what, T_N, type);
     *out = (enum value_type)type;
     return true;
 }
@@ -251,24 +236,24 @@ static bool read_array(struct reader *r, struct pair *p)
     if (p->elem == T_ARRAY)
         return status_fail(r->st, STATUS_CORRUPT,
                            "offset %zu: key %s: want no array of arrays, found one", at,
-                           show(p->key).text);
+                           str_show(p->key).text);
     const size_t elem_bytes = p->elem == T_STRING ? 8 : types[p->elem].n_bytes;
     if (p->n > (r->end - r->at) / elem_bytes)
         return status_fail(r->st, STATUS_CORRUPT,
                            "offset %zu: key %s: want an array of %llu elements, found %zu bytes "
                            "before the end of the file",
-                           at + 4, show(p->key).text, (unsigned long long)p->n, r->end - r->at);
+                           at + 4, str_show(p->key).text, (unsigned long long)p->n, r->end - r->at);
     if (p->n > ELEMENTS_MAX)
         return status_fail(r->st, STATUS_CORRUPT,
                            "offset %zu: key %s: want at most %d elements, found %llu", at + 4,
-                           show(p->key).text, ELEMENTS_MAX, (unsigned long long)p->n);
+                           str_show(p->key).text, ELEMENTS_MAX, (unsigned long long)p->n);
     p->at = r->at;
     if (p->elem != T_STRING)
         return skip_fixed(r, p, p->elem, p->n);
     struct str s;
     for (uint64_t i = 0; i < p->n; i++)
         if (!read_str(r, "a string", STRING_BYTES_MAX, &s))
-            return status_wrap(r->st, "key %s: element %llu", show(p->key).text,
+            return status_wrap(r->st, "key %s: element %llu", str_show(p->key).text,
                                (unsigned long long)i);
     return true;
 }
@@ -282,7 +267,7 @@ static bool read_value(struct reader *r, struct pair *p)
     switch (p->type) {
     case T_STRING:
         if (!read_str(r, "a string", STRING_BYTES_MAX, &s))
-            return status_wrap(r->st, "key %s", show(p->key).text);
+            return status_wrap(r->st, "key %s", str_show(p->key).text);
         p->n = s.n;
         p->at += 8;
         return true;
@@ -343,7 +328,7 @@ static bool read_shape(struct reader *r, struct weight *t)
     if (n_dims > DIMS_MAX)
         return status_fail(r->st, STATUS_CORRUPT,
                            "offset %zu: tensor %s: want at most %d dimensions, found %u", at,
-                           show(t->name).text, DIMS_MAX, n_dims);
+                           str_show(t->name).text, DIMS_MAX, n_dims);
     for (uint32_t i = 0; i < n_dims; i++) {
         uint64_t n;
         if (!read_u64(r, "a dimension", &n))
@@ -351,17 +336,17 @@ static bool read_shape(struct reader *r, struct weight *t)
         if (n < 1 || n > INT64_MAX)
             return status_fail(r->st, STATUS_CORRUPT,
                                "offset %zu: tensor %s: want a dimension of at least 1, found %lld",
-                               r->at - 8, show(t->name).text, (long long)n);
+                               r->at - 8, str_show(t->name).text, (long long)n);
         if (!size_mul(dim[i > 0], (size_t)n, &dim[i > 0]))
             return status_fail(r->st, STATUS_CORRUPT,
                                "offset %zu: tensor %s: want a size below 2^63, found more", at,
-                               show(t->name).text);
+                               str_show(t->name).text);
     }
     size_t n_values;
     if (!size_mul(dim[0], dim[1], &n_values) || n_values > INT64_MAX)
         return status_fail(r->st, STATUS_CORRUPT,
                            "offset %zu: tensor %s: want a size below 2^63, found more", at,
-                           show(t->name).text);
+                           str_show(t->name).text);
     t->cols = (int64_t)dim[0];
     t->rows = (int64_t)dim[1];
     return true;
@@ -377,13 +362,13 @@ static bool read_size(struct reader *r, struct weight *t)
     if (t->dtype >= DT_N)
         return status_fail(r->st, STATUS_UNSUPPORTED,
                            "offset %zu: tensor %s: ggml type %u is not supported", at,
-                           show(t->name).text, id);
+                           str_show(t->name).text, id);
     if (tensor_file_bytes(t->dtype, t->rows, t->cols, &t->n_bytes))
         return true;
     return status_fail(r->st, STATUS_CORRUPT,
                        "offset %zu: tensor %s: want rows of a multiple of %d values (%s) and a "
                        "size below 2^63, found [%lld, %lld]",
-                       at, show(t->name).text, dtype_traits[t->dtype].block,
+                       at, str_show(t->name).text, dtype_traits[t->dtype].block,
                        dtype_traits[t->dtype].name, (long long)t->rows, (long long)t->cols);
 }
 
@@ -401,11 +386,11 @@ static bool read_tensor(struct gguf *g, struct reader *r, size_t i, size_t *next
         return status_fail(
             r->st, STATUS_CORRUPT,
             "offset %zu: tensor %s: want its data at %zu (alignment %zu), found %llu", r->at - 8,
-            show(t->name).text, *next, g->align, (unsigned long long)offset);
+            str_show(t->name).text, *next, g->align, (unsigned long long)offset);
     if (!size_add(*next, t->n_bytes, next) || !size_align(*next, g->align, next))
         return status_fail(r->st, STATUS_CORRUPT,
                            "offset %zu: tensor %s: want an end below 2^64, found more", r->at - 8,
-                           show(t->name).text);
+                           str_show(t->name).text);
     return true;
 }
 
@@ -424,7 +409,7 @@ static bool place_tensors(struct gguf *g, size_t header_end, struct status *st)
                 st, STATUS_CORRUPT,
                 "offset %zu: tensor %s: want %zu bytes of data at %zu, found the end "
                 "of the file at %zu",
-                header_end, show(t->name).text, t->n_bytes, first + at, g->n_bytes);
+                header_end, str_show(t->name).text, t->n_bytes, first + at, g->n_bytes);
         t->source = (struct weight_source){g->bytes + begin, -1, begin};
         at += t->n_bytes;
         g->end = end;
@@ -586,7 +571,7 @@ static const struct pair *find_pair(const struct gguf *g, const char *key)
 static bool refuse_type(const struct pair *p, const char *want, struct status *st)
 {
     return status_fail(st, STATUS_CORRUPT, "offset %zu: key %s: want %s, found %s%s", p->at,
-                       show(p->key).text, want, p->type == T_ARRAY ? "array of " : "",
+                       str_show(p->key).text, want, p->type == T_ARRAY ? "array of " : "",
                        types[p->type == T_ARRAY ? p->elem : p->type].name);
 }
 
@@ -623,7 +608,7 @@ bool gguf_u64(const struct gguf *g, const char *key, uint64_t *out, struct statu
     if (is_negative(p->type, v))
         return status_fail(st, STATUS_CORRUPT,
                            "offset %zu: key %s: want an integer of at least 0, found %lld", p->at,
-                           show(p->key).text, (long long)v);
+                           str_show(p->key).text, (long long)v);
     *out = v;
     return true;
 }
@@ -682,7 +667,7 @@ static bool check_u32_elements(const struct gguf *g, const struct pair *p, struc
         if (v > INT32_MAX)
             return status_fail(st, STATUS_CORRUPT,
                                "offset %zu: key %s: want elements below 2^31, found %u",
-                               p->at + 4 * i, show(p->key).text, v);
+                               p->at + 4 * i, str_show(p->key).text, v);
     }
     return true;
 }

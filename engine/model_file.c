@@ -192,9 +192,13 @@ static bool bind_rule(struct model_file *f, const struct tensor_rule *rule, stru
         if (!bind_one(f, rule, il, st))
             return false;
     const size_t n = f->n_bound - first;
-    return n == 0 || n == (size_t)f->cfg.n_layers ||
-           status_fail(st, STATUS_CORRUPT, "tensor %s: want it in all %d layers or none, found %zu",
-                       name_of(f, rule), f->cfg.n_layers, n);
+    if (n == 0 || n == (size_t)f->cfg.n_layers)
+        return true;
+    char name[NAME_MAX_BYTES];
+    make_name(name_of(f, rule), 0, name);
+    return status_fail(st, STATUS_CORRUPT,
+                       "tensor %s: want it and its like in all %d layers or none, found %zu", name,
+                       f->cfg.n_layers, n);
 }
 
 /* Buffers that old folders carry and that follow from the configuration, and a tied output. */
@@ -223,8 +227,8 @@ static bool refuse_unknown(const struct model_file *f, struct status *st)
     free(known);
     if (i == n)
         return true;
-    return status_fail(st, STATUS_UNSUPPORTED, "tensor %.*s: no weight of this family",
-                       (int)first[i].name.n, first[i].name.at);
+    return status_fail(st, STATUS_UNSUPPORTED, "tensor %s: no weight of this family",
+                       str_show(first[i].name).text);
 }
 
 static bool has_slot(const struct model_file *f, enum slot slot)
@@ -273,10 +277,13 @@ static bool check_biases(const struct model_file *f, const struct cJSON *config,
         bool want;
         if (!json_flag(config, keys[i].key, has, &want, st))
             return false;
-        if (want != has)
-            return status_fail(st, STATUS_CORRUPT, "key %s is %s, and tensors %s %s", keys[i].key,
-                               want ? "true" : "false", rule_of(f, keys[i].slot)->hf,
-                               has ? "are there" : "are not there");
+        if (want == has)
+            continue;
+        char name[NAME_MAX_BYTES];
+        make_name(rule_of(f, keys[i].slot)->hf, 0, name);
+        return status_fail(st, STATUS_CORRUPT, "key %s is %s, and tensors such as %s %s",
+                           keys[i].key, want ? "true" : "false", name,
+                           has ? "are there" : "are not there");
     }
     return true;
 }

@@ -50,21 +50,6 @@ struct safetensors {
     uint64_t seed;
 };
 
-/* Text from the file as it may appear in a message: short, one line, no control bytes. */
-struct shown {
-    char text[72];
-};
-
-static struct shown show(struct str s)
-{
-    struct shown out;
-    const size_t n = s.n < sizeof out.text - 4 ? s.n : sizeof out.text - 4;
-    for (size_t i = 0; i < n; i++)
-        out.text[i] = s.at[i] >= ' ' && s.at[i] <= '~' ? s.at[i] : '?';
-    memcpy(out.text + n, n < s.n ? "..." : "", n < s.n ? 4 : 1);
-    return out;
-}
-
 /* One tensor of a header. */
 
 static bool read_dtype(const struct cJSON *entry, struct weight *w, struct status *st)
@@ -84,7 +69,7 @@ static bool read_dtype(const struct cJSON *entry, struct weight *w, struct statu
         }
     }
     return status_fail(st, STATUS_UNSUPPORTED, "want dtype F32, F16 or BF16, found %s",
-                       show(name).text);
+                       str_show(name).text);
 }
 
 static bool read_shape(const struct cJSON *entry, struct weight *w, struct status *st)
@@ -136,10 +121,10 @@ static bool read_weight(const struct cJSON *entry, const struct shard *sh, size_
                            NAME_BYTES_MAX, w->name.n);
     if (!cJSON_IsObject(entry))
         return status_fail(st, STATUS_CORRUPT, "tensor %s: want an object, found another value",
-                           show(w->name).text);
+                           str_show(w->name).text);
     return (read_dtype(entry, w, st) && read_shape(entry, w, st) &&
             read_place(entry, sh, data, w, st)) ||
-           status_wrap(st, "tensor %s", show(w->name).text);
+           status_wrap(st, "tensor %s", str_show(w->name).text);
 }
 
 /* A whole file. */
@@ -173,7 +158,7 @@ static bool check_cover(const struct weight *w, size_t n, const struct shard *sh
             ok = status_fail(st, STATUS_CORRUPT,
                              "tensor %s: want its data at %zu, where the one before ends, found "
                              "%llu",
-                             show(sorted[i]->name).text, at - data,
+                             str_show(sorted[i]->name).text, at - data,
                              (unsigned long long)(sorted[i]->source.offset - data));
         at = (size_t)sorted[i]->source.offset + sorted[i]->n_bytes;
     }
@@ -247,7 +232,7 @@ static bool make_table(struct safetensors *s, struct status *st)
         uint32_t *cell = find_cell(s, s->weight[i].name);
         if (*cell)
             return status_fail(st, STATUS_CORRUPT, "tensor %s: want it once, found it again",
-                               show(s->weight[i].name).text);
+                               str_show(s->weight[i].name).text);
         *cell = (uint32_t)i + 1;
     }
     return true;
@@ -283,7 +268,7 @@ static bool check_shard_name(const struct cJSON *e, struct status *st)
         strcmp(name + n - 12, ".safetensors") == 0)
         return true;
     return status_fail(st, STATUS_CORRUPT, "tensor %s: want the name of a .safetensors file",
-                       show(str_of(e->string)).text);
+                       str_show(str_of(e->string)).text);
 }
 
 static bool list_shards(struct safetensors *s, const struct cJSON *map, struct status *st)
@@ -313,7 +298,7 @@ static bool check_index(const struct safetensors *s, const struct cJSON *map, st
         const uint32_t at = *find_cell(s, str_of(e->string));
         if (at == 0 || at - 1 < sh->first || at - 1 >= sh->end)
             ok = status_fail(st, STATUS_CORRUPT, "tensor %s: want it in %.100s, found it %s",
-                             show(str_of(e->string)).text, sh->name,
+                             str_show(str_of(e->string)).text, sh->name,
                              at ? "in another file" : "nowhere");
         else
             named[at - 1] = 1;
@@ -321,7 +306,7 @@ static bool check_index(const struct safetensors *s, const struct cJSON *map, st
     for (size_t i = 0; ok && i < s->n_weights; i++)
         if (!named[i])
             ok = status_fail(st, STATUS_CORRUPT, "tensor %s is in a file and not in the index",
-                             show(s->weight[i].name).text);
+                             str_show(s->weight[i].name).text);
     free(named);
     return ok;
 }

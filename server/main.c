@@ -72,7 +72,7 @@ static const struct command {
     {"serve", serve_main, "[MODEL] [options]", "serve a model over HTTP"},
     {"check", run_check, "MODEL [options]", "say what is in a model file and what it would take"},
     {"config", run_config, "[options]", "print the options in force, as a configuration file"},
-    {"bench", bench_main, "engine|http [options]", "measure a model's speed, or a server's"},
+    {"bench", bench_main, "engine|kernels|http [options]", "measure a model's speed, its kernels', or a server's"},
     {"engine", run_engine, "", NULL},
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
