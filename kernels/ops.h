@@ -160,8 +160,9 @@ struct norm_args {
 enum act_kind { ACT_NONE, ACT_SILU, ACT_GELU, ACT_GELU_TANH, ACT_RELU };
 
 /* y_i = norm(x) @ w_i^T (+ bias_i) (+ add_i): several weights share one x.  With act and one out:
- * y_0 = act(y_0).  With act and two: y_0 = act(y_0) * y_1, and out[1].y is not written.  Weights of
- * one call that lie one behind the other in memory (the loader sees to it) may be run as one. */
+ * y_0 = act(y_0).  With act and two: y_0 = act(y_0) * y_1, and out[1].y is not written.  Not act and
+ * add together: which would be first?  Weights of one call that lie one behind the other in memory
+ * (the loader sees to it) may be run as one. */
 struct matmul_args {
     const void *x; /* [rows, in] */
     int rows;
@@ -286,7 +287,7 @@ enum precision {
 struct device_options {
     int n_threads;       /* CPU: 1..64; 0 = one for each core this process may use */
     enum precision precision; /* CPU */
-    const char *isa_max; /* CPU: NULL = best; "scalar", "avx2", "avx512": never above this */
+    const char *isa_max; /* CPU: "scalar", "avx2", "avx512" or "avx512vnni" at most; NULL = best */
     int index;           /* CUDA: which device */
     enum dtype act;      /* CUDA: DT_BF16 or DT_F16 */
     double memory_share; /* CUDA: of the device's memory that may be used, (0, 1] */
@@ -298,7 +299,7 @@ struct backend {
     const struct ops *ops;
     bool (*probe)(struct status *why); /* is there such a device? */
     struct device *(*open)(const struct device_options *, struct status *st);
-    const char *(*variant)(const struct device *); /* for people: "avx512vnni", "sm_90a NVIDIA H100" */
+    const char *(*variant)(const struct device *); /* for people: "avx512vnni", "sm_90 NVIDIA H100" */
     /* What the device can do at best, measured in some hundred milliseconds with memory of its own:
      * bytes that a copy reads and writes, and 2 * m * n * k of the device's own product of large
      * random matrices, a second.  NULL = it cannot say. */

@@ -18,7 +18,7 @@ void cpu_linear(struct device *d, const struct matmul_args *a)
     struct matmul_args product = *a;
     const struct matmul_out *gate = &a->out[0];
     const bool gated = a->act != ACT_NONE && a->n_outs == 2;
-    assert(a->act == ACT_NONE || a->n_outs <= 2);
+    assert(a->act == ACT_NONE || (a->n_outs <= 2 && !gate->add));
     if (a->norm)
         normalize(d, a, &product);
     if (gated) {
