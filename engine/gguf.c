@@ -410,7 +410,7 @@ static bool place_tensors(struct gguf *g, size_t header_end, struct status *st)
                 "offset %zu: tensor %s: want %zu bytes of data at %zu, found the end "
                 "of the file at %zu",
                 header_end, str_show(t->name).text, t->n_bytes, first + at, g->n_bytes);
-        t->source = (struct weight_source){g->bytes + begin, -1, begin};
+        t->source = (struct weight_source){.at = g->bytes + begin, .fd = -1, .offset = begin};
         at += t->n_bytes;
         g->end = end;
     }

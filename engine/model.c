@@ -14,11 +14,18 @@ static bool is_vector(const struct tensor_rule *rule)
     return rule->rows == DIM_ONE;
 }
 
+static struct tensor tensor_of(const struct weight *w)
+{
+    return (struct tensor){
+        .dtype = w->dtype, .rows = w->rows, .cols = w->cols, .scheme = w->scheme};
+}
+
 static bool one_weight_bytes(const struct bound *b, const struct ops *ops, const struct device *dev,
                              size_t *n_bytes)
 {
+    const struct tensor t = tensor_of(b->src);
     if (!is_vector(b->rule))
-        *n_bytes = ops->weight_bytes(dev, b->src->dtype, b->src->rows, b->src->cols);
+        *n_bytes = ops->weight_bytes(dev, &t);
     else if (!size_mul((size_t)b->src->cols, sizeof(float), n_bytes))
         return false;
     return size_align(*n_bytes, WEIGHT_ALIGN, n_bytes);
@@ -104,8 +111,8 @@ static void load_vector(struct load *l, struct tensor *t, const struct bound *b)
 
 static void load_one(struct load *l, struct tensor *t, const struct bound *b, void *at)
 {
-    *t = (struct tensor){
-        .data = at, .dtype = b->src->dtype, .rows = b->src->rows, .cols = b->src->cols};
+    *t = tensor_of(b->src);
+    t->data = at;
     if (is_vector(b->rule))
         load_vector(l, t, b);
     else

@@ -160,7 +160,7 @@ static uint64_t step_weight_bytes(const struct runner *r)
     if (embed == r->model.w[W_LM_HEAD])
         return r->plan.weight_bytes;
     return r->plan.weight_bytes -
-           r->ops->weight_bytes(r->dev, embed->dtype, embed->rows, embed->cols);
+           r->ops->weight_bytes(r->dev, embed);
 }
 
 static void fill_facts(struct runner *r, const struct model_file *f, uint64_t load_ms)

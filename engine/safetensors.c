@@ -108,7 +108,7 @@ static bool read_place(const struct cJSON *entry, const struct shard *sh, size_t
                            dtype_traits[w->dtype].name, (long long)w->rows, (long long)w->cols,
                            (unsigned long long)(end - begin));
     const size_t at = data + (size_t)begin;
-    w->source = (struct weight_source){sh->bytes + at, sh->file.fd, at};
+    w->source = (struct weight_source){.at = sh->bytes + at, .fd = sh->file.fd, .offset = at};
     return true;
 }
 

@@ -11,7 +11,8 @@ struct weight {
     struct str name; /* lives as long as the file, as the source does */
     enum dtype dtype;
     int64_t rows, cols; /* a vector has rows = 1 */
-    size_t n_bytes;
+    size_t n_bytes; /* in its files */
+    const struct scheme *scheme; /* of a dtype from DT_INT4 on; lives as long as the name */
     struct weight_source source; /* at may be unaligned for its type */
 };
 

@@ -216,7 +216,7 @@ void bench_device_close(struct bench_device *b)
 
 static size_t part_bytes(const struct bench_device *b, int n, int in)
 {
-    return b->ops->weight_bytes(b->dev, DT_BF16, n, in);
+    return b->ops->weight_bytes(b->dev, &(struct tensor){.dtype = DT_BF16, .rows = n, .cols = in});
 }
 
 bool bench_weights(struct bench_device *b, const int *n, int parts, int in, struct status *st)

@@ -34,6 +34,7 @@
 #include <stdint.h>
 
 #include "base/status.h"
+#include "kernels/scheme.h"
 #include "kernels/tensor.h"
 
 struct device; /* opaque; made by a backend's open() */
@@ -230,10 +231,17 @@ struct sample_args {
     int first, n, vocab;
 };
 
-struct weight_source { /* one weight as it lies in a checkpoint, in file layout */
+/* One weight as a checkpoint has it: in file layout, or, of a scheme, as something that makes its
+ * rows. */
+struct weight_source {
     const void *at;    /* mapped */
     int fd;            /* the same bytes through read(2): [offset, offset + bytes); -1 = only mapped */
     uint64_t offset;
+    /* NULL <=> the fields above.  Makes the rows [first, first + n); any thread, several at once;
+     * cannot fail: what there is to check was checked when the weight was found. */
+    void (*rows)(const void *ctx, int64_t first, int64_t n, const struct scheme_rows *to);
+    const void *ctx;
+    const int32_t *order; /* [cols] where the scheme is ordered: code i of a row multiplies x[order[i]] */
 };
 
 struct ops {
@@ -247,10 +255,11 @@ struct ops {
     /* From the host; `from` is the caller's again at return. */
     void (*copy_in)(struct device *, void *to, const void *from, size_t n_bytes);
     void (*copy_out)(struct device *, void *to, const void *from, size_t n_bytes); /* to it; waits */
-    /* Bytes of a weight once put; checked against tensor_file_bytes by the caller. */
-    size_t (*weight_bytes)(const struct device *, enum dtype, int64_t rows, int64_t cols);
-    /* Bring one weight to w->data (weight_bytes of it).  w has dtype, rows and cols; put sets layout,
-     * and dtype where the device holds another.  The source must stay until weights_done. */
+    /* Bytes of a weight once put, of which w has dtype, rows, cols and scheme; the caller has checked
+     * the shape (tensor_file_bytes, scheme_check). */
+    size_t (*weight_bytes)(const struct device *, const struct tensor *w);
+    /* Bring one weight to w->data (weight_bytes of it).  Put sets layout, and dtype and scheme where
+     * the device holds another.  The source must stay until weights_done. */
     void (*weight_put)(struct device *, struct tensor *w, const struct weight_source *src);
     bool (*weights_done)(struct device *, struct status *st); /* until all are there */
     /* Memory of the ops themselves: scratch, slots, staging; device and pinned host bytes. */
@@ -306,7 +315,7 @@ struct backend {
     bool (*rates)(struct device *, double *copy_bytes_s, double *matmul_flops, struct status *st);
 };
 
-enum { OPS_ABI = 2 };
+enum { OPS_ABI = 3 };
 
 extern const struct backend cpu_backend; /* kernels/cpu */
 

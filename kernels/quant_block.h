@@ -34,7 +34,7 @@ struct quant_block {
 };
 
 /* In the header, so that a kernel made for one format knows it when it is compiled. */
-static const struct quant_traits quant_traits[DT_N] = {
+static const struct quant_traits quant_traits[DT_ALL_N] = {
     [DT_Q4_0] = {.bits = 4, .offset = 8, .group = 32},
     [DT_Q4_1] = {.bits = 4, .group = 32, .has_min = true},
     [DT_Q5_0] = {.bits = 5, .offset = 16, .group = 32},

@@ -7,14 +7,16 @@
 #include "kernels/half.h"
 #include "kernels/quant_block.h"
 
-const struct dtype_traits dtype_traits[DT_N] = {
+const struct dtype_traits dtype_traits[DT_ALL_N] = {
     [DT_F32] = {"f32", 1, 4, 0},        [DT_F16] = {"f16", 1, 2, 1},
     [DT_BF16] = {"bf16", 1, 2, 30},     [DT_Q4_0] = {"q4_0", 32, 18, 2},
     [DT_Q4_1] = {"q4_1", 32, 20, 3},    [DT_Q5_0] = {"q5_0", 32, 22, 6},
     [DT_Q5_1] = {"q5_1", 32, 24, 7},    [DT_Q8_0] = {"q8_0", 32, 34, 8},
     [DT_Q2_K] = {"q2_k", 256, 84, 10},  [DT_Q3_K] = {"q3_k", 256, 110, 11},
     [DT_Q4_K] = {"q4_k", 256, 144, 12}, [DT_Q5_K] = {"q5_k", 256, 176, 13},
-    [DT_Q6_K] = {"q6_k", 256, 210, 14},
+    [DT_Q6_K] = {"q6_k", 256, 210, 14}, [DT_INT4] = {"int4", 2, 1, -1},
+    [DT_INT8] = {"int8", 1, 1, -1},     [DT_NF4] = {"nf4", 2, 1, -1},
+    [DT_FP4] = {"fp4", 2, 1, -1},       [DT_FP8] = {"fp8", 1, 1, -1},
 };
 
 enum dtype dtype_from_gguf(uint32_t id)

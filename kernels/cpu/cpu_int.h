@@ -70,7 +70,7 @@ bool cpu_step_wait(struct device *d, struct sample_out *out, struct status *st);
 
 /* One file each. */
 bool cpu_rates(struct device *d, double *copy_bytes_s, double *matmul_flops, struct status *st);
-size_t cpu_weight_bytes(const struct device *d, enum dtype dtype, int64_t rows, int64_t cols);
+size_t cpu_weight_bytes(const struct device *d, const struct tensor *w);
 void cpu_weight_put(struct device *d, struct tensor *w, const struct weight_source *src);
 void cpu_embed(struct device *d, const struct embed_args *a);
 void cpu_norm(struct device *d, const struct norm_args *a);

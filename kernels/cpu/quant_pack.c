@@ -19,10 +19,10 @@ size_t pack_tile_bytes(enum dtype dtype, int64_t cols, int lanes)
     return (n + 63) & ~(size_t)63;
 }
 
-size_t cpu_weight_bytes(const struct device *d, enum dtype dtype, int64_t rows, int64_t cols)
+size_t cpu_weight_bytes(const struct device *d, const struct tensor *w)
 {
     int lanes = pack_lanes(d);
-    return (size_t)((rows + lanes - 1) / lanes) * pack_tile_bytes(dtype, cols, lanes);
+    return (size_t)((w->rows + lanes - 1) / lanes) * pack_tile_bytes(w->dtype, w->cols, lanes);
 }
 
 /* The planes of one row of 32 columns; words of the row are `stride` words apart. */

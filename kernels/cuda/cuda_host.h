@@ -31,7 +31,7 @@ struct cuda_host {
 };
 
 /* weights.cu */
-size_t cuda_weight_bytes(const struct device *, enum dtype, int64_t rows, int64_t cols);
+size_t cuda_weight_bytes(const struct device *, const struct tensor *);
 void cuda_weight_put(struct device *, struct tensor *, const struct weight_source *);
 bool cuda_weights_done(struct device *, struct status *st);
 void cuda_loader_close(struct loader *);

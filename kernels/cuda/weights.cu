@@ -226,11 +226,10 @@ void cuda_loader_close(loader *l)
     free(l);
 }
 
-size_t cuda_weight_bytes(const device *d, enum dtype dtype, int64_t rows, int64_t cols)
+size_t cuda_weight_bytes(const device *d, const tensor *w)
 {
     (void)d;
-    (void)dtype;
-    return (size_t)rows * (size_t)cols * sizeof(uint16_t);
+    return (size_t)w->rows * (size_t)w->cols * sizeof(uint16_t);
 }
 
 void cuda_weight_put(device *d, tensor *w, const weight_source *src)

@@ -76,7 +76,7 @@ static struct tensor make_weight(struct bench *b, enum dtype dtype, int64_t rows
         uint32_t v = (random_u32() & 0x3b3f3b3f) | exponents;
         memcpy(src + i, &v, 4);
     }
-    w.data = take(b, cpu_weight_bytes(b->dev, dtype, rows, cols));
+    w.data = take(b, cpu_weight_bytes(b->dev, &w));
     cpu_weight_put(b->dev, &w, &(struct weight_source){.at = src, .fd = -1});
     free(src);
     return w;
@@ -130,7 +130,7 @@ static void bench_type(struct bench *b, enum dtype dtype)
         one = least(one, time_matmul(b, &big, 1));
         many = least(many, time_matmul(b, &small, ROWS));
     }
-    double bytes = (double)cpu_weight_bytes(b->dev, dtype, big.rows, IN);
+    double bytes = (double)cpu_weight_bytes(b->dev, &big);
     double flops = 2.0 * ROWS * IN * (double)small.rows;
     printf("%-5s  %7.2f GB/s (%3.0f%% of %.2f)  %8.1f GFLOP/s\n", dtype_traits[dtype].name,
            bytes / one * 1e-9, 100 * bytes / one / read, read * 1e-9, flops / many * 1e-9);

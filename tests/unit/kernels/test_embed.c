@@ -59,7 +59,7 @@ static void check_table(struct device *dev, enum dtype dtype, int64_t cols)
     uint8_t *src = make_table(n_bytes);
     struct tensor plain = {.data = src, .dtype = dtype, .rows = VOCAB, .cols = cols};
     struct tensor packed = plain;
-    packed.data = aligned_alloc(64, cpu_weight_bytes(dev, dtype, VOCAB, cols));
+    packed.data = aligned_alloc(64, cpu_weight_bytes(dev, &packed));
     cpu_weight_put(dev, &packed, &(struct weight_source){.at = src, .fd = -1});
     int32_t ids[N_IDS];
     for (int i = 0; i < N_IDS; i++)

@@ -17,7 +17,7 @@ static void put_weight(struct world *w, int i, struct random *r)
 {
     float *src = new_normal(r, OUT * IN, 0.1f);
     w->w[i] = (struct tensor){.dtype = DT_F32, .rows = OUT, .cols = IN};
-    w->w[i].data = take(w->d, cpu_backend.ops->weight_bytes(w->d, DT_F32, OUT, IN));
+    w->w[i].data = take(w->d, cpu_backend.ops->weight_bytes(w->d, &w->w[i]));
     cpu_backend.ops->weight_put(w->d, &w->w[i], &(struct weight_source){.at = src, .fd = -1});
     free(src);
 }

@@ -112,7 +112,7 @@ static void put_weight(struct rig *r, struct tensor *w, enum dtype dtype, int64_
                        int64_t cols, const uint8_t *src)
 {
     *w = (struct tensor){.dtype = dtype, .rows = rows, .cols = cols};
-    size_t n = cpu_weight_bytes(r->dev, dtype, rows, cols);
+    size_t n = cpu_weight_bytes(r->dev, w);
     assert_int_equal(n % 64, 0);
     w->data = aligned_alloc(64, n);
     memset(w->data, 0xff, n);
