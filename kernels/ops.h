@@ -151,11 +151,12 @@ struct norm { /* w * norm(x) + b, over a row; sums in f32 */
     float eps;
 };
 
-struct norm_args {
-    void *y;       /* [rows, width]; may be x */
-    const void *x; /* [rows, width] */
+struct norm_args { /* y = norm(x) (+ add) */
+    void *y;         /* [rows, width]; may be x or add */
+    const void *x;   /* [rows, width] */
     int rows, width;
     struct norm norm;
+    const void *add; /* [rows, width] or NULL: the residual; the sum alone is rounded */
 };
 
 enum act_kind { ACT_NONE, ACT_SILU, ACT_GELU, ACT_GELU_TANH, ACT_RELU };

@@ -19,10 +19,11 @@ static void norm_part(void *ctx, int part, int thread)
         size_t at = (size_t)row * (size_t)a->width;
         float *y = (float *)a->y + at;
         const float *x = (const float *)a->x + at;
+        const float *add = a->add ? (const float *)a->add + at : NULL;
         if (a->norm.kind == NORM_LAYER)
-            job->kernels->norm_layer(y, x, &a->norm, a->width);
+            job->kernels->norm_layer(y, x, add, &a->norm, a->width);
         else
-            job->kernels->norm_rms(y, x, a->norm.w, a->width, a->norm.eps);
+            job->kernels->norm_rms(y, x, add, a->norm.w, a->width, a->norm.eps);
     }
 }
 

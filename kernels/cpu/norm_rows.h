@@ -36,7 +36,8 @@ static float sum_values(const float *x, int width)
     return vf_sum(vf_add(vf_add(sum[0], sum[1]), vf_add(sum[2], sum[3])));
 }
 
-static void norm_rms(float *y, const float *x, const float *w, int width, float eps)
+static void norm_rms(float *y, const float *x, const float *add, const float *w, int width,
+                     float eps)
 {
     vf scale = vf_set(1.0f / sqrtf(sum_squares(x, width, 0.0f) / (float)width + eps));
     for (int i = 0; i < width; i += VEC_N) {
@@ -44,11 +45,13 @@ static void norm_rms(float *y, const float *x, const float *w, int width, float 
         vf v = vf_mul(vf_load_n(x + i, n), scale);
         if (w)
             v = vf_mul(v, vf_load_n(w + i, n));
+        if (add)
+            v = vf_add(v, vf_load_n(add + i, n));
         vf_store_n(y + i, v, n);
     }
 }
 
-static void norm_layer(float *y, const float *x, const struct norm *a, int width)
+static void norm_layer(float *y, const float *x, const float *add, const struct norm *a, int width)
 {
     float mean = sum_values(x, width) / (float)width;
     float var = sum_squares(x, width, mean) / (float)width;
@@ -60,6 +63,8 @@ static void norm_layer(float *y, const float *x, const struct norm *a, int width
             v = vf_mul(v, vf_load_n(a->w + i, n));
         if (a->b)
             v = vf_add(v, vf_load_n(a->b + i, n));
+        if (add)
+            v = vf_add(v, vf_load_n(add + i, n));
         vf_store_n(y + i, v, n);
     }
 }

@@ -41,7 +41,7 @@ static void turn_heads(const struct rope_job *job, float *x, const float *norm, 
     const struct rope_kv_args *a = job->args;
     for (int h = 0; h < n_heads; h++, x += a->kv->head_dim) {
         if (norm)
-            job->kernels->norm_rms(x, x, norm, a->kv->head_dim, a->norm_eps);
+            job->kernels->norm_rms(x, x, NULL, norm, a->kv->head_dim, a->norm_eps);
         if (a->rope != ROPE_NONE)
             job->kernels->rope(x, angles, a->rope, a->rope_dims);
     }

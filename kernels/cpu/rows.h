@@ -52,8 +52,11 @@ struct rope_angles {                            /* of one position */
 };
 
 struct row_kernels {
-    void (*norm_rms)(float *y, const float *x, const float *w, int width, float eps);
-    void (*norm_layer)(float *y, const float *x, const struct norm *norm, int width);
+    /* add: a row, or NULL */
+    void (*norm_rms)(float *y, const float *x, const float *add, const float *w, int width,
+                     float eps);
+    void (*norm_layer)(float *y, const float *x, const float *add, const struct norm *norm,
+                       int width);
     void (*act)(float *y, const float *gate, const float *up, int n, enum act_kind kind);
     void (*rope)(float *x, const struct rope_angles *angles, enum rope_kind kind, int dims);
     void (*kv_store)(char *dst, const float *src, int n, enum dtype dtype);

@@ -6,16 +6,6 @@
 
 enum { CHUNK = NORM_CHUNK };
 
-template <class PAIR> __device__ inline uint4 chunk_from_f32(const float v[CHUNK])
-{
-    uint4 out;
-    PAIR *pair = reinterpret_cast<PAIR *>(&out);
-#pragma unroll
-    for (int i = 0; i < CHUNK / 2; i++)
-        pair_from_f32(&pair[i], v[2 * i], v[2 * i + 1]);
-    return out;
-}
-
 /* The type of one activation, for shapes that chunks do not fit. */
 template <class PAIR> struct single_of;
 template <> struct single_of<__nv_bfloat162> {

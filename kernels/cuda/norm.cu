@@ -1,4 +1,4 @@
-/* norm.cu - RMS norm and layer norm over rows.
+/* norm.cu - RMS norm and layer norm over rows, and what is added to them.
  *
  * One block does one row and keeps it in registers between the sums and the scaling, so no byte
  * is read twice: width values in, width values out, and the weights, which stay in the caches.
@@ -20,11 +20,12 @@ __device__ inline void load_weights(float v[CHUNK], const float *w, int chunk)
 }
 
 /* grid: [rows]   block: [NORM_THREADS]
- * thread t holds chunks t, t + NORM_THREADS, ... of its row; y may be x: a thread reads its
- * chunks before it writes them */
+ * thread t holds chunks t, t + NORM_THREADS, ... of its row; y may be x or add: a thread reads a
+ * chunk before it writes it */
 template <class PAIR, bool LAYER, int CHUNKS>
 __global__ void __launch_bounds__(NORM_THREADS)
-    norm_kernel(uint4 *y, const uint4 *x, const float *w, const float *b, int width, float eps)
+    norm_kernel(uint4 *y, const uint4 *x, const uint4 *add, const float *w, const float *b,
+                int width, float eps)
 {
     __shared__ float warp_sum[NORM_WARPS];
     const int n_chunks = width / CHUNK, t = (int)threadIdx.x;
@@ -54,15 +55,22 @@ __global__ void __launch_bounds__(NORM_THREADS)
 #pragma unroll
     for (int i = 0; i < CHUNKS; i++) {
         const int c = t + i * NORM_THREADS;
-        float weight[CHUNK], bias[CHUNK];
+        float weight[CHUNK], bias[CHUNK], v[CHUNK], more[CHUNK];
         if (c >= n_chunks)
             break;
         if (w)
             load_weights(weight, w, c);
         if (LAYER && b)
             load_weights(bias, b, c);
-        y[row + c] = norm_chunk<PAIR>(mine[i], mean, scale, w ? weight : nullptr,
-                                      LAYER && b ? bias : nullptr);
+        norm_chunk_f32<PAIR>(v, mine[i], mean, scale, w ? weight : nullptr,
+                             LAYER && b ? bias : nullptr);
+        if (add) {
+            chunk_to_f32<PAIR>(more, add[row + c]);
+#pragma unroll
+            for (int j = 0; j < CHUNK; j++)
+                v[j] = __fadd_rn(v[j], more[j]);
+        }
+        y[row + c] = chunk_from_f32<PAIR>(v);
     }
 }
 
@@ -74,7 +82,7 @@ template <class PAIR, bool LAYER> void launch_norm(struct device *d, const struc
                   : chunks <= 4 ? norm_kernel<PAIR, LAYER, 4>
                                 : norm_kernel<PAIR, LAYER, ROW_CHUNKS_MAX>;
     launch(d, "norm", {dim3((unsigned)a->rows), dim3(NORM_THREADS), 0, 0}, kernel, (uint4 *)a->y,
-           (const uint4 *)a->x, a->norm.w, a->norm.b, a->width, a->norm.eps);
+           (const uint4 *)a->x, (const uint4 *)a->add, a->norm.w, a->norm.b, a->width, a->norm.eps);
 }
 
 } /* namespace */

@@ -49,6 +49,16 @@ template <class PAIR> __device__ inline void chunk_to_f32(float v[NORM_CHUNK], u
     }
 }
 
+template <class PAIR> __device__ inline uint4 chunk_from_f32(const float v[NORM_CHUNK])
+{
+    uint4 out;
+    PAIR *pair = reinterpret_cast<PAIR *>(&out);
+#pragma unroll
+    for (int i = 0; i < NORM_CHUNK / 2; i++)
+        pair_from_f32(&pair[i], v[2 * i], v[2 * i + 1]);
+    return out;
+}
+
 template <class PAIR> __device__ inline float norm_chunk_sum(float sum, uint4 chunk)
 {
     float v[NORM_CHUNK];
@@ -113,16 +123,13 @@ __device__ inline float norm_scale(float squares, int width, float eps)
     return __frcp_rn(__fsqrt_rn(__fadd_rn(__fdiv_rn(squares, (float)width), eps)));
 }
 
-/* ((x - mean) * scale) * w + b, each step rounded to f32, the last to the activation type.  w and b
- * are [NORM_CHUNK] of the chunk, or NULL. */
+/* ((x - mean) * scale) * w + b, each step rounded to f32.  w and b are [NORM_CHUNK] of the chunk, or
+ * NULL. */
 template <class PAIR>
-__device__ inline uint4 norm_chunk(uint4 chunk, float mean, float scale, const float *w,
-                                   const float *b)
+__device__ inline void norm_chunk_f32(float v[NORM_CHUNK], uint4 chunk, float mean, float scale,
+                                      const float *w, const float *b)
 {
-    float v[NORM_CHUNK];
     chunk_to_f32<PAIR>(v, chunk);
-    uint4 out;
-    PAIR *pair = reinterpret_cast<PAIR *>(&out);
 #pragma unroll
     for (int i = 0; i < NORM_CHUNK; i++) {
         v[i] = __fmul_rn(__fsub_rn(v[i], mean), scale);
@@ -131,10 +138,16 @@ __device__ inline uint4 norm_chunk(uint4 chunk, float mean, float scale, const f
         if (b)
             v[i] = __fadd_rn(v[i], b[i]);
     }
-#pragma unroll
-    for (int i = 0; i < NORM_CHUNK / 2; i++)
-        pair_from_f32(&pair[i], v[2 * i], v[2 * i + 1]);
-    return out;
+}
+
+/* The same, rounded to the activation type. */
+template <class PAIR>
+__device__ inline uint4 norm_chunk(uint4 chunk, float mean, float scale, const float *w,
+                                   const float *b)
+{
+    float v[NORM_CHUNK];
+    norm_chunk_f32<PAIR>(v, chunk, mean, scale, w, b);
+    return chunk_from_f32<PAIR>(v);
 }
 
 #endif

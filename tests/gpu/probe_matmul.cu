@@ -159,7 +159,7 @@ void check_norm(struct device *d, const operands<T> *o, const char *type, const 
             continue;
         OK(cudaMemsetAsync(y, 0xff, (size_t)rows * o->n * 2, d->stream));
         matmul_product(d, &p);
-        struct norm_args n = {x, p.x, rows, o->in, norm};
+        struct norm_args n = {x, p.x, rows, o->in, norm, nullptr};
         cuda_norm(d, &n);
         p.x = x, p.y = want, p.norm = nullptr;
         matmul_tiles(d, &p);

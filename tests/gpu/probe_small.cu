@@ -153,7 +153,8 @@ void check_norm(int rows, int width, enum norm_kind kind, bool has_weight)
                           dx.at,
                           rows,
                           width,
-                          {kind, has_weight ? dw.at : nullptr, has_bias ? db.at : nullptr, 1e-5f}};
+                          {kind, has_weight ? dw.at : nullptr, has_bias ? db.at : nullptr, 1e-5f},
+                          nullptr};
     cuda_norm(&dev, &a);
     const auto y = dy.get();
     worst e;
@@ -849,7 +850,8 @@ void time_norm(int rows, int width)
                 in.at + i % SETS * n,
                 rows,
                 width,
-                {kind ? NORM_LAYER : NORM_RMS, w.at, kind ? w.at : nullptr, 1e-5f}};
+                {kind ? NORM_LAYER : NORM_RMS, w.at, kind ? w.at : nullptr, 1e-5f},
+                nullptr};
             cuda_norm(&dev, &a);
         });
     printf("time norm %d x %d: rms %.2f us (%.1f%% of copy), layer %.2f us (%.1f%%), copy %.2f us "

@@ -84,29 +84,35 @@ static void make_sequence(struct one_sequence *s, int n, int kv_len)
 
 static struct one_sequence sequence;
 
-static void compare_norm(struct pair *p, int rows, int width, enum norm_kind kind)
+/* `adds`: onto the residual, which is where y is. */
+static void compare_norm(struct pair *p, int rows, int width, enum norm_kind kind, bool adds)
 {
     size_t n = (size_t)rows * (size_t)width;
     enum dtype act = p->dev[1].act;
     float *x = random_acts(n, 2, act), *w = random_acts((size_t)width, 1, DT_F32);
+    float *residual = random_acts(n, 1, act);
     float *y[2] = {malloc(n * sizeof(float)), malloc(n * sizeof(float))};
     float *alone = malloc((size_t)width * sizeof *alone);
     int row = rows / 2;
     for (int i = 0; i < 2; i++) {
         const struct tested_device *t = &p->dev[i];
         float *dw = take_values(t, w, (size_t)width, DT_F32);
-        char *dx = take_values(t, x, n, t->act), *dy = pair_take(t, n * sizeof(float));
+        char *dx = take_values(t, x, n, t->act), *dy = take_values(t, residual, n, t->act);
+        char *da = take_values(t, residual, n, t->act);
+        size_t at = (size_t)row * (size_t)width * (t->act == DT_F32 ? 4 : 2);
         struct norm_args a = {.y = dy,
                               .x = dx,
                               .rows = rows,
                               .width = width,
-                              .norm = {kind, dw, kind == NORM_LAYER ? dw : NULL, 1e-5f}};
+                              .norm = {kind, dw, kind == NORM_LAYER ? dw : NULL, 1e-5f},
+                              .add = adds ? dy : NULL};
         make_sequence(&sequence, 1, 1);
         t->ops->step_begin(t->d, &sequence.batch);
         t->ops->norm(t->d, &a);
         end_step(t, NULL);
         get_values(t, y[i], dy, n, t->act);
-        a.x = dx + (size_t)row * (size_t)width * (t->act == DT_F32 ? 4 : 2);
+        a.x = dx + at;
+        a.add = adds ? da + at : NULL;
         a.rows = 1;
         t->ops->step_begin(t->d, &sequence.batch);
         t->ops->norm(t->d, &a);
@@ -115,7 +121,7 @@ static void compare_norm(struct pair *p, int rows, int width, enum norm_kind kin
         assert_memory_equal(alone, y[i] + (size_t)row * (size_t)width, (size_t)width * 4);
     }
     assert_close(y[1], y[0], n, act, "norm");
-    free(x), free(w), free(y[0]), free(y[1]), free(alone);
+    free(x), free(w), free(residual), free(y[0]), free(y[1]), free(alone);
 }
 
 static void norm_agrees_with_the_cpu(void **state)
@@ -123,8 +129,10 @@ static void norm_agrees_with_the_cpu(void **state)
     static const int widths[] = {576, 2048, 4096, 5120}, rows[] = {1, 3, 257};
     for (int w = 0; w < 4; w++) {
         for (int r = 0; r < 3; r++) {
-            compare_norm(*state, rows[r], widths[w], NORM_RMS);
-            compare_norm(*state, rows[r], widths[w], NORM_LAYER);
+            for (int adds = 0; adds < 2; adds++) {
+                compare_norm(*state, rows[r], widths[w], NORM_RMS, adds);
+                compare_norm(*state, rows[r], widths[w], NORM_LAYER, adds);
+            }
         }
     }
 }
