@@ -28,7 +28,8 @@ enum need { REQUIRED, OPTIONAL };
 enum slot { /* where the decoder looks for a weight */
     W_EMBED, W_FINAL_NORM, W_LM_HEAD, W_ROPE_FACTORS, /* once per model; the rest once per layer */
     W_ATTN_NORM, W_Q, W_K, W_V, W_O, W_Q_BIAS, W_K_BIAS, W_V_BIAS, W_O_BIAS, W_Q_NORM, W_K_NORM,
-    W_FFN_NORM, W_GATE, W_UP, W_DOWN, W_GATE_BIAS, W_UP_BIAS, W_DOWN_BIAS, W_N
+    W_ATTN_OUT_NORM, /* of what attention gives, before it is added; as below */
+    W_FFN_NORM, W_GATE, W_UP, W_DOWN, W_GATE_BIAS, W_UP_BIAS, W_DOWN_BIAS, W_FFN_OUT_NORM, W_N
 };
 #define W_FIRST_OF_LAYER W_ATTN_NORM
 
@@ -62,6 +63,12 @@ struct arch {
     enum rope_kind hf_rope;
     enum act_kind act;
     enum norm_kind norm;
+    bool tied;           /* where config.json does not say */
+    float hf_gain;       /* added to the norms' gains of a safetensors file: 1 where it has them less 1 */
+    bool embed_by_width; /* embeddings are multiplied by the square root of their width */
+    /* GGUF files do not say what attention is scaled by where that is not the heads' width: the
+     * model of so many layers takes hidden / n_heads in its place.  0 = none does. */
+    int32_t gguf_layers_scaled_by_share;
 };
 
 extern const struct arch *const arch_all[]; /* arch_table.c; ends with NULL */

@@ -90,5 +90,8 @@ bool config_read_gguf(const struct gguf *g, const struct arch **arch, struct mod
         if (rule->gguf && !read_field(g, *arch, rule, cfg, st))
             return false;
     cfg->rope = (*arch)->gguf_rope;
+    config_fill_local(cfg);
+    if (cfg->n_layers == (*arch)->gguf_layers_scaled_by_share)
+        cfg->attn_scalar = (float)(cfg->hidden / cfg->n_heads);
     return read_rope_scaling(g, *arch, cfg, st) && config_finish(cfg, *arch, st);
 }

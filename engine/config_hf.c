@@ -7,6 +7,9 @@
 
 #include "engine/json_file.h"
 
+#define GLOBAL_LAYER "full_attention"
+#define LOCAL_LAYER  "sliding_attention"
+
 static bool find_arch(const struct cJSON *config, const struct arch **arch, struct status *st)
 {
     const struct cJSON *list = json_value(config, "architectures");
@@ -96,7 +99,39 @@ static bool read_scaling(const struct cJSON *rope, struct model_config *cfg, str
            (!has_bands || read_bands(rope, cfg, st));
 }
 
-/* rope_parameters as transformers 5 writes it holds the base too; before, rope_scaling did not. */
+static bool read_theta(const struct cJSON *rope, float *theta, struct status *st)
+{
+    return !json_value(rope, "rope_theta") || read_float(rope, "rope_theta", 1, 1e12, theta, st);
+}
+
+static bool read_local(const struct cJSON *rope, struct model_config *cfg, struct status *st)
+{
+    struct model_config scaled = {.rope_scaling = 1};
+    if (!read_theta(rope, &cfg->rope_theta_local, st) || !read_scaling(rope, &scaled, st))
+        return false;
+    return scaled.rope_scaling == 1 ||
+           status_fail(st, STATUS_UNSUPPORTED, "want rope_type default where a window is seen");
+}
+
+/* An object for each type of layer. */
+static bool read_rope_by_type(const struct cJSON *types, struct model_config *cfg,
+                              struct status *st)
+{
+    for (const struct cJSON *t = types->child; t; t = t->next) {
+        const struct str type = str_of(t->string);
+        const bool is_local = str_is(type, LOCAL_LAYER);
+        if (!cJSON_IsObject(t) || !(is_local || str_is(type, GLOBAL_LAYER)))
+            return status_fail(st, STATUS_UNSUPPORTED, "want objects %s and %s, found %.40s",
+                               GLOBAL_LAYER, LOCAL_LAYER, type.at);
+        if (is_local ? !read_local(t, cfg, st)
+                     : !read_theta(t, &cfg->rope_theta, st) || !read_scaling(t, cfg, st))
+            return status_wrap(st, "%s", type.at);
+    }
+    return true;
+}
+
+/* rope_parameters as transformers 5 writes it holds the base too; before, rope_scaling did not, and
+ * was never for local layers. */
 static bool read_rope(const struct cJSON *config, struct model_config *cfg, struct status *st)
 {
     static const char *const keys[] = {"rope_parameters", "rope_scaling"};
@@ -104,32 +139,78 @@ static bool read_rope(const struct cJSON *config, struct model_config *cfg, stru
         const struct cJSON *rope = json_value(config, keys[i]);
         if (!rope)
             continue;
-        if (!cJSON_IsObject(rope) || cJSON_IsObject(rope->child))
+        const bool by_type = cfg->window_pattern > 0 && i == 0;
+        if (!cJSON_IsObject(rope) || (!by_type && cJSON_IsObject(rope->child)))
             return status_fail(st, STATUS_UNSUPPORTED, "key %s: want one object for all layers",
                                keys[i]);
-        if ((json_value(rope, "rope_theta") &&
-             !read_float(rope, "rope_theta", 1, 1e12, &cfg->rope_theta, st)) ||
-            !read_scaling(rope, cfg, st))
+        if (by_type ? !read_rope_by_type(rope, cfg, st)
+                    : !read_theta(rope, &cfg->rope_theta, st) || !read_scaling(rope, cfg, st))
             return status_wrap(st, "key %s", keys[i]);
         return true;
     }
     return true;
 }
 
+/* Which layers are local. */
+
+static bool read_layer_type(const struct cJSON *type, bool *is_local, struct status *st)
+{
+    const struct str name = str_of(cJSON_IsString(type) ? type->valuestring : "no name");
+    *is_local = str_is(name, LOCAL_LAYER);
+    return *is_local || str_is(name, GLOBAL_LAYER) ||
+           status_fail(st, STATUS_UNSUPPORTED, "key layer_types: want %s or %s, found %.40s",
+                       GLOBAL_LAYER, LOCAL_LAYER, name.at);
+}
+
+/* In families whose layers may differ, a list of their types comes before the pattern, with which
+ * it must agree if the file has both. */
+static bool read_layer_types(const struct cJSON *config, struct model_config *cfg,
+                             struct status *st)
+{
+    const struct cJSON *list = json_value(config, "layer_types");
+    const bool has_pattern = json_value(config, "sliding_window_pattern") != NULL;
+    config_fill_local(cfg);
+    if (!list || cfg->window_pattern == 0)
+        return true;
+    if (!cJSON_IsArray(list) || cJSON_GetArraySize(list) != cfg->n_layers)
+        return status_fail(st, STATUS_CORRUPT, "key layer_types: want a list of %d types",
+                           cfg->n_layers);
+    int32_t il = 0;
+    for (const struct cJSON *type = list->child; type; type = type->next, il++) {
+        const bool by_pattern = cfg->is_local[il];
+        if (!read_layer_type(type, &cfg->is_local[il], st))
+            return false;
+        if (has_pattern && cfg->is_local[il] != by_pattern)
+            return status_fail(st, STATUS_CORRUPT,
+                               "key layer_types: layer %d is %s, which sliding_window_pattern = %d "
+                               "does not say",
+                               il, type->valuestring, cfg->window_pattern);
+    }
+    return true;
+}
+
 /* What would change the model. */
 
-static bool check_act(const struct cJSON *config, const struct arch *arch, struct status *st)
+/* The function has one of two names for a key; where the file has both, both must say it. */
+static bool check_act_key(const struct cJSON *config, const char *key, const struct arch *arch,
+                          struct status *st)
 {
     static const char *const names[] = {[ACT_SILU] = "silu",
                                         [ACT_GELU] = "gelu",
                                         [ACT_GELU_TANH] = "gelu_pytorch_tanh",
                                         [ACT_RELU] = "relu"};
     struct str act = str_of(names[arch->act]);
-    if (!json_text(config, "hidden_act", &act, st) && st->code != STATUS_OK)
+    if (!json_text(config, key, &act, st) && st->code != STATUS_OK)
         return false;
     return str_is(act, names[arch->act]) ||
-           status_fail(st, STATUS_UNSUPPORTED, "key hidden_act: want %s, found %.40s",
+           status_fail(st, STATUS_UNSUPPORTED, "key %s: want %s, found %.40s", key,
                        names[arch->act], act.at);
+}
+
+static bool check_act(const struct cJSON *config, const struct arch *arch, struct status *st)
+{
+    return check_act_key(config, "hidden_act", arch, st) &&
+           check_act_key(config, "hidden_activation", arch, st);
 }
 
 static bool check_keys(const struct cJSON *config, struct status *st)
@@ -165,6 +246,7 @@ bool config_read_hf(const struct cJSON *config, const struct arch **arch, struct
             return false;
     cfg->rope = (*arch)->hf_rope;
     return check_act(config, *arch, st) && check_keys(config, st) &&
-           json_flag(config, "tie_word_embeddings", false, &cfg->tied, st) &&
-           read_rope(config, cfg, st) && config_finish(cfg, *arch, st);
+           json_flag(config, "tie_word_embeddings", (*arch)->tied, &cfg->tied, st) &&
+           read_rope(config, cfg, st) && read_layer_types(config, cfg, st) &&
+           config_finish(cfg, *arch, st);
 }

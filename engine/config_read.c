@@ -65,15 +65,36 @@ static bool derive_heads(struct model_config *cfg, struct status *st)
     return true;
 }
 
+void config_fill_local(struct model_config *cfg)
+{
+    for (int32_t il = 0; il < cfg->n_layers; il++)
+        cfg->is_local[il] = cfg->window_pattern > 0 && (il + 1) % cfg->window_pattern != 0;
+}
+
+/* A window that no layer looks through is as none. */
+static bool check_window(struct model_config *cfg, struct status *st)
+{
+    int32_t n_local = 0;
+    for (int32_t il = 0; il < cfg->n_layers; il++)
+        n_local += cfg->is_local[il];
+    if (n_local == 0)
+        cfg->window = 0;
+    return n_local == 0 || cfg->window > 0 ||
+           status_fail(st, STATUS_CORRUPT,
+                       "%d layers see a window, and no key sliding_window says how wide", n_local);
+}
+
+/* The scale is kept in float: where weights are rounded to 16 bits, some implementations round it
+ * too, and the reference in float32 does not. */
 bool config_finish(struct model_config *cfg, const struct arch *arch, struct status *st)
 {
-    if (!derive_heads(cfg, st))
+    if (!derive_heads(cfg, st) || !check_window(cfg, st))
         return false;
     cfg->act = arch->act;
     cfg->norm = arch->norm;
-    if (cfg->embed_scale == 0)
-        cfg->embed_scale = 1;
-    if (cfg->attn_scale == 0)
-        cfg->attn_scale = 1 / sqrtf((float)cfg->head_dim);
+    cfg->embed_scale = arch->embed_by_width ? sqrtf((float)cfg->hidden) : 1;
+    if (cfg->attn_scalar == 0)
+        cfg->attn_scalar = (float)cfg->head_dim;
+    cfg->attn_scale = 1 / sqrtf(cfg->attn_scalar);
     return true;
 }

@@ -18,6 +18,8 @@ bool config_read_hf(const struct cJSON *config, const struct arch **arch, struct
 
 /* Every field as it is when no key is there. */
 void config_init(struct model_config *cfg, const struct arch *arch);
+/* Which layers are local where no key lists them: once the fields are read. */
+void config_fill_local(struct model_config *cfg);
 /* Puts a value in its field, or refuses it by its key. */
 bool config_store(struct model_config *cfg, const struct config_rule *rule, const char *key,
                   double v, struct status *st) MUST_CHECK;

@@ -38,7 +38,7 @@ static void list_arrays(struct decoder *d, const struct model_config *cfg,
     const int64_t n = limits->step_tokens_max;
     const struct array all[N_ARRAYS] = {
         {&d->x, n, cfg->hidden, act},
-        {&d->qkv, n, qkv_width(cfg), act},
+        {&d->qkv, n, qkv_width(cfg) > cfg->hidden ? qkv_width(cfg) : cfg->hidden, act},
         {&d->attn, n, q_width(cfg), act},
         {&d->gate, n, cfg->ffn, act},
         {(void **)&d->logits, decoder_heads_max(limits), cfg->vocab, DT_F32},
@@ -104,12 +104,27 @@ static const float *vector(const struct tensor *w)
 
 /* clang-format off: argument structs are read in lines, as a call is. */
 
+/* x += y w^T, or, where the family norms what a part puts out, x += norm(y w^T) */
+static void add_to_x(struct decoder *d, int n, const void *y, const struct tensor *w,
+                     const struct tensor *bias, const struct tensor *out_norm)
+{
+    d->ops->matmul(d->dev, &(struct matmul_args){
+        .x = y, .rows = n, .n_outs = 1,
+        .out = {{.y = out_norm ? d->qkv : d->x, .w = w, .bias = vector(bias),
+                 .add = out_norm ? NULL : d->x}}});
+    if (out_norm)
+        d->ops->norm(d->dev, &(struct norm_args){
+            .y = d->x, .x = d->qkv, .rows = n, .width = d->model->cfg.hidden,
+            .norm = norm_by(d, out_norm), .add = d->x});
+}
+
 /* x += attention(norm(x)) */
 static void attend(struct decoder *d, int il, int n)
 {
     const struct model_config *cfg = &d->model->cfg;
     const struct tensor *const *w = d->model->layer[il].w;
     const struct norm norm = norm_by(d, w[W_ATTN_NORM]);
+    const bool is_local = cfg->is_local[il];
     const int stride = (int)qkv_width(cfg);
     void *q = d->qkv;
     void *k = value_at(d, q, q_width(cfg));
@@ -124,13 +139,12 @@ static void attend(struct decoder *d, int il, int n)
         .q = q, .k = k, .v = v, .stride = stride, .q_norm = vector(w[W_Q_NORM]),
         .k_norm = vector(w[W_K_NORM]), .norm_eps = cfg->norm_eps, .kv = &d->kv, .layer = il,
         .n_heads = cfg->n_heads, .rope = cfg->rope, .rope_dims = cfg->rope_dims,
-        .inv_freq = d->model->inv_freq, .rope_scale = 1});
+        .inv_freq = is_local ? d->model->inv_freq_local : d->model->inv_freq, .rope_scale = 1});
     d->ops->attention(d->dev, &(struct attention_args){
         .out = d->attn, .q = q, .q_stride = stride, .kv = &d->kv, .layer = il,
-        .n_heads = cfg->n_heads, .scale = cfg->attn_scale});
-    d->ops->matmul(d->dev, &(struct matmul_args){
-        .x = d->attn, .rows = n, .n_outs = 1,
-        .out = {{.y = d->x, .w = w[W_O], .bias = vector(w[W_O_BIAS]), .add = d->x}}});
+        .n_heads = cfg->n_heads, .scale = cfg->attn_scale,
+        .window = is_local ? cfg->window : 0});
+    add_to_x(d, n, d->attn, w[W_O], w[W_O_BIAS], w[W_ATTN_OUT_NORM]);
 }
 
 /* x += feed_forward(norm(x)) */
@@ -143,9 +157,7 @@ static void feed_forward(struct decoder *d, int il, int n)
         .x = d->x, .rows = n, .norm = &norm, .act = d->model->cfg.act, .n_outs = 2,
         .out = {{.y = d->gate, .w = w[W_GATE], .bias = vector(w[W_GATE_BIAS])},
                 {.w = w[W_UP], .bias = vector(w[W_UP_BIAS])}}});
-    d->ops->matmul(d->dev, &(struct matmul_args){
-        .x = d->gate, .rows = n, .n_outs = 1,
-        .out = {{.y = d->x, .w = w[W_DOWN], .bias = vector(w[W_DOWN_BIAS]), .add = d->x}}});
+    add_to_x(d, n, d->gate, w[W_DOWN], w[W_DOWN_BIAS], w[W_FFN_OUT_NORM]);
 }
 
 void decoder_forward(struct decoder *d, int n_tokens)

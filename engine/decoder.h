@@ -21,7 +21,8 @@ struct decoder {
 
     /* Activations; T = step_tokens_max. */
     void *x;       /* [T, hidden] the residual stream */
-    void *qkv;     /* [T, (n_heads + 2 n_kv_heads) head_dim] a token's q, k and v together */
+    void *qkv;     /* [T, (n_heads + 2 n_kv_heads) head_dim] a token's q, k and v together; then, where
+                      it is normed, [T, hidden] what attention and feed-forward put out */
     void *attn;    /* [T, n_heads, head_dim] */
     void *gate;    /* [T, ffn] */
     float *logits; /* [decoder_heads_max, vocab] */

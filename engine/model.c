@@ -36,10 +36,17 @@ static size_t inv_freq_bytes(const struct model_config *cfg)
     return (size_t)cfg->rope_dims / 2 * sizeof(float);
 }
 
+/* With those of local layers, where there are any. */
+static bool inv_freqs_bytes(const struct model_config *cfg, size_t *n_bytes)
+{
+    return size_align(inv_freq_bytes(cfg), WEIGHT_ALIGN, n_bytes) &&
+           size_mul(*n_bytes, cfg->window > 0 ? 2 : 1, n_bytes);
+}
+
 bool model_weight_bytes(const struct model_file *f, const struct ops *ops, const struct device *dev,
                         size_t *n_bytes)
 {
-    if (!size_align(inv_freq_bytes(&f->cfg), WEIGHT_ALIGN, n_bytes))
+    if (!inv_freqs_bytes(&f->cfg, n_bytes))
         return false;
     for (size_t i = 0; i < f->n_bound; i++) {
         size_t n;
@@ -101,9 +108,28 @@ static bool load_prepare(struct load *l, struct status *st)
     return true;
 }
 
+static bool is_gain(enum slot slot)
+{
+    switch (slot) {
+    case W_FINAL_NORM:
+    case W_ATTN_NORM:
+    case W_Q_NORM:
+    case W_K_NORM:
+    case W_ATTN_OUT_NORM:
+    case W_FFN_NORM:
+    case W_FFN_OUT_NORM:
+        return true;
+    default:
+        return false;
+    }
+}
+
 static void load_vector(struct load *l, struct tensor *t, const struct bound *b)
 {
     dequantize_row(b->src->dtype, b->src->source.at, l->vector, b->src->cols);
+    if (l->f->folder && l->f->arch->hf_gain != 0 && is_gain(b->rule->slot))
+        for (int64_t i = 0; i < b->src->cols; i++)
+            l->vector[i] += l->f->arch->hf_gain;
     l->ops->copy_in(l->dev, t->data, l->vector, (size_t)b->src->cols * sizeof *l->vector);
     t->dtype = DT_F32;
     t->layout = LAYOUT_PLAIN;
@@ -153,17 +179,26 @@ static const float *rope_factors(struct load *l)
     return NULL;
 }
 
+/* Brings the frequencies in l->vector to the device; NULL when there is no room. */
+static const float *put_inv_freq(struct load *l)
+{
+    const size_t n_bytes = inv_freq_bytes(&l->f->cfg);
+    void *at = arena_take(&l->memory, n_bytes, WEIGHT_ALIGN);
+    if (at)
+        l->ops->copy_in(l->dev, at, l->vector, n_bytes);
+    return at;
+}
+
 static bool load_inv_freq(struct load *l)
 {
     const struct model_config *cfg = &l->f->cfg;
-    const float *factors = rope_factors(l);
-    void *at = arena_take(&l->memory, inv_freq_bytes(cfg), WEIGHT_ALIGN);
-    if (!at)
-        return false;
-    rope_freq_make(cfg, factors, l->vector); /* factors may be l->vector */
-    l->ops->copy_in(l->dev, at, l->vector, inv_freq_bytes(cfg));
-    l->m->inv_freq = at;
-    return true;
+    rope_freq_make(cfg, rope_factors(l), l->vector); /* the factors may be l->vector */
+    l->m->inv_freq = put_inv_freq(l);
+    if (cfg->window == 0)
+        return l->m->inv_freq != NULL;
+    rope_freq_make_local(cfg, l->vector);
+    l->m->inv_freq_local = put_inv_freq(l);
+    return l->m->inv_freq && l->m->inv_freq_local;
 }
 
 static bool load_all(struct load *l, const struct load_progress *progress, struct status *st)

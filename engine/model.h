@@ -23,6 +23,8 @@ struct gguf;
 struct safetensors;
 struct weights_random;
 
+enum { LAYERS_MAX = 1024 };
+
 struct model_config {
     int32_t hidden;     /* width of the residual stream */
     int32_t n_layers;
@@ -35,17 +37,24 @@ struct model_config {
     int32_t context;    /* positions the model was trained for */
     int32_t rope_dims;
     int32_t n_experts;  /* 0 <=> one feed-forward for all tokens */
+    int32_t window;     /* tokens that a local layer sees, with its own; 0 <=> no layer is local */
+    int32_t window_pattern; /* where no key lists the layers: each n-th one sees all; 0 = each does */
+    int32_t bidirectional;  /* 0 */
+    float attn_cap, logit_cap; /* 0: neither is done */
     float norm_eps;
     float rope_theta;
     float rope_scaling; /* positions are divided by it; 1 = none */
     float rope_context; /* 0 <=> for all pairs; else see rope_freq.h, as for the next two */
     float rope_low_factor, rope_high_factor;
+    float rope_theta_local; /* the base of local layers, whose positions are not divided */
     float embed_scale;  /* 1 = none */
-    float attn_scale;   /* of q.k; 0 in the tables = 1/sqrt(head_dim) */
+    float attn_scalar;  /* attn_scale^-2; 0 in the tables = head_dim */
+    float attn_scale;   /* of q.k */
     enum rope_kind rope;
     enum act_kind act;
     enum norm_kind norm;
     bool tied;          /* lm_head is the embedding table */
+    bool is_local[LAYERS_MAX]; /* [n_layers] sees a window, by rotary frequencies of its own */
 };
 
 struct layer {
@@ -73,6 +82,7 @@ struct model {
     const struct tensor *w[W_N]; /* the once-per-model slots */
     struct layer *layer;         /* [n_layers] */
     const float *inv_freq;       /* [rope_dims / 2] radians per position; device memory */
+    const float *inv_freq_local; /* the same for local layers; NULL <=> there are none */
     struct tensor *tensor;       /* [n_bound] what the slots point to */
 };
 

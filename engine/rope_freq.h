@@ -13,5 +13,7 @@ struct model_config;
 
 /* factors: [rope_dims / 2] or NULL; inv_freq: [rope_dims / 2], may be factors */
 void rope_freq_make(const struct model_config *cfg, const float *factors, float *inv_freq);
+/* Those of local layers: their own base, and nothing for longer contexts, which they do not see. */
+void rope_freq_make_local(const struct model_config *cfg, float *inv_freq);
 
 #endif

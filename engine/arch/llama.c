@@ -7,7 +7,7 @@
 
 const struct config_rule llama_config[] = {
     {"hidden_size", "embedding_length", F_INT, FIELD(hidden), REQUIRED, 0, 8, 65536},
-    {"num_hidden_layers", "block_count", F_INT, FIELD(n_layers), REQUIRED, 0, 1, 1024},
+    {"num_hidden_layers", "block_count", F_INT, FIELD(n_layers), REQUIRED, 0, 1, LAYERS_MAX},
     {"num_attention_heads", "attention.head_count", F_INT, FIELD(n_heads), REQUIRED, 0, 1, 1024},
     {"num_key_value_heads", "attention.head_count_kv", F_INT, FIELD(n_kv_heads), OPTIONAL, 0, 1,
      1024},
@@ -24,18 +24,12 @@ const struct config_rule llama_config[] = {
     {0},
 };
 
-#define LAYER "model.layers.%d."
-
-const struct tensor_rule llama_tensors[] = {
+const struct tensor_rule llama_products[] = {
     {"model.embed_tokens.weight", "token_embd.weight", W_EMBED, DIM_VOCAB, DIM_HIDDEN, SHARD_OUT,
-     REQUIRED},
-    {"model.norm.weight", "output_norm.weight", W_FINAL_NORM, DIM_ONE, DIM_HIDDEN, SHARD_NONE,
      REQUIRED},
     {"lm_head.weight", "output.weight", W_LM_HEAD, DIM_VOCAB, DIM_HIDDEN, SHARD_OUT, OPTIONAL},
     {NULL, "rope_freqs.weight", W_ROPE_FACTORS, DIM_ONE, DIM_ROPE_HALF, SHARD_NONE, OPTIONAL},
 
-    {LAYER "input_layernorm.weight", "blk.%d.attn_norm.weight", W_ATTN_NORM, DIM_ONE, DIM_HIDDEN,
-     SHARD_NONE, REQUIRED},
     {LAYER "self_attn.q_proj.weight", "blk.%d.attn_q.weight", W_Q, DIM_Q, DIM_HIDDEN, SHARD_OUT,
      REQUIRED},
     {LAYER "self_attn.k_proj.weight", "blk.%d.attn_k.weight", W_K, DIM_KV, DIM_HIDDEN, SHARD_OUT,
@@ -53,8 +47,6 @@ const struct tensor_rule llama_tensors[] = {
     {LAYER "self_attn.o_proj.bias", "blk.%d.attn_output.bias", W_O_BIAS, DIM_ONE, DIM_HIDDEN,
      SHARD_NONE, OPTIONAL},
 
-    {LAYER "post_attention_layernorm.weight", "blk.%d.ffn_norm.weight", W_FFN_NORM, DIM_ONE,
-     DIM_HIDDEN, SHARD_NONE, REQUIRED},
     {LAYER "mlp.gate_proj.weight", "blk.%d.ffn_gate.weight", W_GATE, DIM_FFN, DIM_HIDDEN, SHARD_OUT,
      REQUIRED},
     {LAYER "mlp.up_proj.weight", "blk.%d.ffn_up.weight", W_UP, DIM_FFN, DIM_HIDDEN, SHARD_OUT,
@@ -70,11 +62,21 @@ const struct tensor_rule llama_tensors[] = {
     {0},
 };
 
+const struct tensor_rule llama_norms[] = {
+    {"model.norm.weight", "output_norm.weight", W_FINAL_NORM, DIM_ONE, DIM_HIDDEN, SHARD_NONE,
+     REQUIRED},
+    {LAYER "input_layernorm.weight", "blk.%d.attn_norm.weight", W_ATTN_NORM, DIM_ONE, DIM_HIDDEN,
+     SHARD_NONE, REQUIRED},
+    {LAYER "post_attention_layernorm.weight", "blk.%d.ffn_norm.weight", W_FFN_NORM, DIM_ONE,
+     DIM_HIDDEN, SHARD_NONE, REQUIRED},
+    {0},
+};
+
 const struct arch arch_llama = {
     .hf_name = "LlamaForCausalLM",
     .gguf_name = "llama",
     .config = llama_config,
-    .tensors = {llama_tensors},
+    .tensors = {llama_products, llama_norms},
     .gguf_rope = ROPE_ADJACENT,
     .hf_rope = ROPE_NEOX,
     .act = ACT_SILU,

@@ -6,7 +6,10 @@
 
 #include "engine/arch.h"
 
+#define LAYER "model.layers.%d."
+
 extern const struct config_rule llama_config[];
-extern const struct tensor_rule llama_tensors[];
+extern const struct tensor_rule llama_products[]; /* embedding, projections, biases, output */
+extern const struct tensor_rule llama_norms[];
 
 #endif

@@ -17,6 +17,7 @@ static const struct {
     const char *name;
 } folders[] = {
     {"tied-f32"}, {"bands-bf16"}, {"biases-f16"}, {"sharded-bf16"}, {"qwen2-bf16"},
+    {"gemma3-bf16"}, {"gemma3-old-f16"},
 };
 
 struct golden {
