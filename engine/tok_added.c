@@ -21,6 +21,23 @@ static int32_t take_node(struct tok_added *a, char byte)
     return a->n_nodes++;
 }
 
+/* How a text writes the token.  Texts are searched as they come, where a token of a vocabulary of
+ * characters is written with U+2581 itself, also if the file shows it as a space. */
+static size_t spell(const struct tok_source *src, int32_t id, char *out)
+{
+    const struct str *text = &src->tokens[id];
+    size_t n = 0;
+    for (size_t i = 0; i < text->n; i++) {
+        if (src->chars && text->at[i] == ' ') {
+            memcpy(out + n, tok_space, TOK_SPACE_BYTES);
+            n += TOK_SPACE_BYTES;
+        } else {
+            out[n++] = text->at[i];
+        }
+    }
+    return n;
+}
+
 static void insert(struct tok_added *a, const char *bytes, size_t n, int32_t id)
 {
     int32_t *link = &a->root[(unsigned char)bytes[0]];
@@ -47,30 +64,46 @@ static bool copy_rules(struct tok_added *a, const struct tok_source *src, struct
     return true;
 }
 
+static void insert_all(struct tok_added *a, const struct tok_vocab *v, const struct tok_source *src,
+                       bool normalized, char *spelled)
+{
+    for (int32_t id = 0; id < v->n; id++) {
+        if (!is_added(v, src, id, normalized))
+            continue;
+        a->has_user |= v->kind[id] == TOK_USER;
+        insert(a, spelled, spell(src, id, spelled), id);
+    }
+}
+
+static bool take_memory(struct tok_added *a, const struct tok_vocab *v,
+                        const struct tok_source *src, bool normalized, char *spelled,
+                        struct status *st)
+{
+    size_t n_nodes = 0; /* at most TOK_SPACE_BYTES * TOK_TEXT_MAX */
+    for (int32_t id = 0; id < v->n; id++)
+        if (is_added(v, src, id, normalized))
+            n_nodes += spell(src, id, spelled);
+    if (n_nodes == 0)
+        return true;
+    a->node = malloc(n_nodes * sizeof *a->node);
+    if (!a->node)
+        return status_fail(st, STATUS_BUSY, "no memory for %zu bytes of special tokens", n_nodes);
+    return copy_rules(a, src, st);
+}
+
 bool tok_added_open(struct tok_added *a, const struct tok_vocab *v, const struct tok_source *src,
                     bool normalized, struct status *st)
 {
     *a = (struct tok_added){0};
     for (int c = 0; c < 256; c++)
         a->root[c] = -1;
-    size_t n_nodes = 0; /* at most TOK_TEXT_MAX */
-    for (int32_t id = 0; id < v->n; id++)
-        if (is_added(v, src, id, normalized))
-            n_nodes += v->first[id + 1] - v->first[id];
-    if (n_nodes == 0)
-        return true;
-    if (!copy_rules(a, src, st))
-        return false;
-    a->node = malloc(n_nodes * sizeof *a->node);
-    if (!a->node)
-        return status_fail(st, STATUS_BUSY, "no memory for %zu bytes of special tokens", n_nodes);
-    for (int32_t id = 0; id < v->n; id++) {
-        if (!is_added(v, src, id, normalized))
-            continue;
-        a->has_user |= v->kind[id] == TOK_USER;
-        insert(a, v->bytes + v->first[id], v->first[id + 1] - v->first[id], id);
-    }
-    return true;
+    char *spelled = malloc(TOK_SPACE_BYTES * TOK_BYTES_MAX);
+    const bool ok = spelled ? take_memory(a, v, src, normalized, spelled, st)
+                            : status_fail(st, STATUS_BUSY, "no memory to read special tokens");
+    if (ok)
+        insert_all(a, v, src, normalized, spelled);
+    free(spelled);
+    return ok;
 }
 
 void tok_added_close(struct tok_added *a)

@@ -1,6 +1,9 @@
 /* tok_bpe.c - the merge table, and the two ways to merge. */
 #include "engine/tok_bpe.h"
 
+#include "engine/tok_scores.h"
+#include "engine/tok_split.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -51,7 +54,8 @@ static int32_t find_part(const struct tok_vocab *v, struct str text, char *bytes
     size_t n_bytes;
     int32_t id = -1;
     if (tok_vocab_decode(v, &text, bytes, &n_bytes))
-        id = tok_vocab_find(v, bytes, n_bytes, TOK_PIECE);
+        id = v->chars ? tok_vocab_symbol(v, bytes, n_bytes)
+                      : tok_vocab_find(v, bytes, n_bytes, TOK_PIECE);
     return id >= 0 ? id : tok_vocab_find(v, text.at, text.n, TOK_ANY & ~TOK_PIECE);
 }
 
@@ -151,15 +155,40 @@ static size_t merge_short(const struct tok_bpe *b, int32_t *id, size_t n)
     return n;
 }
 
+/* The tokens of the character at piece[*at]: its own, or those of its bytes. */
+static size_t take_char(const struct tok_bpe *b, const char *piece, size_t n, size_t *at,
+                        int32_t id[4])
+{
+    const char *c = piece + *at;
+    size_t width;
+    tok_class_at(piece, n, *at, &width);
+    *at += width;
+    const bool is_space = width == TOK_SPACE_BYTES && memcmp(c, tok_space, width) == 0;
+    id[0] = tok_vocab_symbol(b->vocab, is_space ? " " : c, is_space ? 1 : width);
+    if (id[0] >= 0)
+        return 1;
+    for (size_t i = 0; i < width; i++)
+        id[i] = b->byte_token[(unsigned char)c[i]];
+    return width;
+}
+
+/* What merging begins with from piece[*at] on, for a step: no more tokens than bytes. */
+static inline size_t take_symbols(const struct tok_bpe *b, const char *piece, size_t n, size_t *at,
+                                  int32_t id[4])
+{
+    if (b->vocab->chars)
+        return take_char(b, piece, n, at, id);
+    id[0] = b->byte_token[(unsigned char)piece[(*at)++]];
+    return id[0] >= 0;
+}
+
 static bool encode_short(const struct tok_bpe *b, const char *piece, size_t n, struct tok_ids *ids,
                          struct status *st)
 {
-    int32_t id[SHORT_MAX];
+    int32_t id[SHORT_MAX + 4];
     size_t n_ids = 0;
-    for (size_t i = 0; i < n; i++) {
-        id[n_ids] = b->byte_token[(unsigned char)piece[i]];
-        n_ids += id[n_ids] >= 0;
-    }
+    for (size_t at = 0; at < n;)
+        n_ids += take_symbols(b, piece, n, &at, id + n_ids);
     n_ids = merge_short(b, id, n_ids);
     if (n_ids > ids->n_max - ids->n)
         return tok_ids_refuse(ids, st);
@@ -245,12 +274,14 @@ static void merge_long(const struct tok_bpe *b, struct merger *m)
 
 static void fill_symbols(const struct tok_bpe *b, struct merger *m, const char *piece, size_t n)
 {
+    int32_t id[4];
     m->n = 0;
-    for (size_t i = 0; i < n; i++) {
-        const uint32_t at = (uint32_t)m->n;
-        m->sym[at] =
-            (struct symbol){b->byte_token[(unsigned char)piece[i]], NO_RANK, at - 1, at + 1};
-        m->n += m->sym[at].id >= 0;
+    for (size_t from = 0; from < n;) {
+        const size_t n_ids = take_symbols(b, piece, n, &from, id);
+        for (size_t i = 0; i < n_ids; i++, m->n++) {
+            const uint32_t at = (uint32_t)m->n;
+            m->sym[at] = (struct symbol){id[i], NO_RANK, at - 1, at + 1};
+        }
     }
 }
 
@@ -307,8 +338,10 @@ static bool add_merges(struct tok_bpe *b, const struct tok_source *src, struct s
     return ok;
 }
 
-static bool take_memory(struct tok_bpe *b, size_t n_merges)
+static bool take_memory(struct tok_bpe *b, size_t n_merges, struct status *st)
 {
+    if (n_merges > TOK_MERGES_MAX)
+        return status_fail(st, STATUS_CORRUPT, "%zu merges, limit %d", n_merges, TOK_MERGES_MAX);
     size_t n_cells = 16;
     while (n_cells < 2 * n_merges)
         n_cells *= 2;
@@ -318,23 +351,47 @@ static bool take_memory(struct tok_bpe *b, size_t n_merges)
         memset(b->pair, 0xFF, n_cells * sizeof *b->pair);
     b->result = calloc(n_merges + 1, sizeof *b->result);
     b->whole = calloc((size_t)b->vocab->n, 1);
-    return b->pair && b->result && b->whole;
+    return (b->pair && b->result && b->whole) ||
+           status_fail(st, STATUS_BUSY, "no memory for %zu merges", n_merges);
 }
 
-static void find_byte_tokens(struct tok_bpe *b)
+static bool find_byte_tokens(struct tok_bpe *b, struct status *st)
 {
+    const bool chars = b->vocab->chars;
     for (int c = 0; c < 256; c++) {
         const char byte = (char)c;
-        b->byte_token[c] = tok_vocab_find(b->vocab, &byte, 1, TOK_PIECE);
+        b->byte_token[c] = tok_vocab_find(b->vocab, &byte, 1, chars ? TOK_BYTE : TOK_PIECE);
+        if (chars && b->byte_token[c] < 0)
+            return status_fail(st, STATUS_UNSUPPORTED, "no token <0x%02X> for a byte", (unsigned)c);
     }
+    return true;
 }
 
-/* A token can be beyond the reach of the merges: its bytes then come out as several others. */
+static bool read_merges(struct tok_bpe *b, const struct tok_source *src, struct status *st)
+{
+    return take_memory(b, src->n_merges, st) && find_byte_tokens(b, st) && add_merges(b, src, st);
+}
+
+static bool read_scores(struct tok_bpe *b, const struct tok_source *src, struct status *st)
+{
+    size_t n;
+    struct tok_merge *merges = tok_scores_merges(b->vocab, src->scores, &n, st);
+    const bool ok = merges && take_memory(b, n, st) && find_byte_tokens(b, st);
+    for (size_t i = 0; ok && i < n; i++) {
+        b->result[i] = merges[i].result;
+        insert_pair(b, merges[i].left, merges[i].right, i);
+    }
+    free(merges);
+    return ok;
+}
+
+/* A token can be beyond the reach of the merges: its bytes then come out as several others.  A
+ * vocabulary of characters is for whole texts, which are no token. */
 static bool mark_whole(struct tok_bpe *b, bool whole_words, struct status *st)
 {
     const struct tok_vocab *v = b->vocab;
     for (int32_t id = 0; id < v->n; id++) {
-        if (v->kind[id] != TOK_PIECE)
+        if (v->kind[id] != TOK_PIECE || (v->chars && !whole_words))
             continue;
         int32_t out[2];
         struct tok_ids ids = {out, 0, 2};
@@ -352,19 +409,9 @@ bool tok_bpe_open(struct tok_bpe *b, const struct tok_source *src, const struct 
                   bool whole_words, struct status *st)
 {
     *b = (struct tok_bpe){.vocab = v};
-    if (src->n_merges > TOK_MERGES_MAX)
-        return status_fail(st, STATUS_CORRUPT, "%zu merges, limit %d", src->n_merges,
-                           TOK_MERGES_MAX);
-    if (!take_memory(b, src->n_merges)) {
-        status_fail(st, STATUS_BUSY, "no memory for %zu merges", src->n_merges);
-        goto fail;
-    }
-    find_byte_tokens(b);
-    if (!add_merges(b, src, st) || !mark_whole(b, whole_words, st))
-        goto fail;
-    return true;
-
-fail:
+    if ((src->scores ? read_scores(b, src, st) : read_merges(b, src, st)) &&
+        mark_whole(b, whole_words, st))
+        return true;
     tok_bpe_close(b);
     return false;
 }

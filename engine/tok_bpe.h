@@ -2,8 +2,9 @@
  *
  * The pair whose merge has the lowest rank is merged first, of equal ones the leftmost,
  * until no pair can merge (Sennrich et al. 2016, in the order of the published
- * tokenizers).  Bytes that no token stands for are left out before merging, as the
- * reference library does.  Most pieces are tokens themselves: those are one table look-up.
+ * tokenizers).  Merging begins with bytes, of which those that no token stands for are left out, as
+ * the reference library does; or with characters, of which those that are no token come as
+ * their bytes.  Most pieces of a byte-level text are tokens themselves: those are one table look-up.
  *
  * No merge makes a special token, whatever the file says: text cannot become control.
  * Short pieces are merged by scanning, in O(n^2) with a small constant; long ones with a
@@ -17,7 +18,7 @@
 
 struct tok_bpe {
     const struct tok_vocab *vocab;
-    int32_t byte_token[256]; /* -1 = no token stands for it */
+    int32_t byte_token[256]; /* -1 = no token stands for it; in a vocabulary of characters all do */
     uint64_t *pair;          /* [pair_mask + 1] left << 42 | right << 22 | rank */
     uint64_t pair_mask;
     int32_t *result; /* [n_merges] by rank */

@@ -91,15 +91,20 @@ static bool read_special(struct folder *f, struct status *st)
     return true;
 }
 
-/* A token beyond the embedding table would be one that the model cannot take. */
-static bool check_vocab(const struct folder *f, struct status *st)
+/* A token beyond the embedding table is one that the model cannot take.  Added ones may be there
+ * for a larger model of the family, and are then no tokens here. */
+static bool cut_vocab(struct folder *f, struct status *st)
 {
     uint64_t n;
-    if (!json_is_count(json_value(f->config, "vocab_size"), &n) || f->t.src.n_tokens <= n)
+    size_t end = f->t.src.n_tokens;
+    if (!json_is_count(json_value(f->config, "vocab_size"), &n) || end <= n)
         return true;
-    return status_fail(st, STATUS_CORRUPT,
-                       "tokenizer.json: want ids below vocab_size = %llu, found %zu",
-                       (unsigned long long)n, f->t.src.n_tokens - 1);
+    while (end > n && f->t.types[end - 1] != TOKEN_NORMAL && f->t.types[end - 1] != TOKEN_BYTE)
+        end--;
+    f->t.src.n_tokens = end;
+    return end <= n || status_fail(st, STATUS_CORRUPT,
+                                   "tokenizer.json: want ids below vocab_size = %llu, found %zu",
+                                   (unsigned long long)n, end - 1);
 }
 
 struct tokenizer *tokenizer_open_folder(const char *folder, struct status *st)
@@ -115,7 +120,7 @@ struct tokenizer *tokenizer_open_folder(const char *folder, struct status *st)
         status_fail(st, STATUS_UNSUPPORTED, "no tokenizer.json in the folder");
     else if (!tok_json_read(&f.t, f.tokenizer, st))
         status_wrap(st, "tokenizer.json");
-    else if (read_special(&f, st) && check_vocab(&f, st))
+    else if (read_special(&f, st) && cut_vocab(&f, st))
         t = tokenizer_open_source(&f.t.src, st);
 
 done:

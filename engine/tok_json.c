@@ -128,23 +128,70 @@ static bool read_pre_tokenizer(const struct cJSON *json, struct str *pre, struct
     return true;
 }
 
-static bool read_normalizer(const struct cJSON *json, bool *nfc, struct status *st)
+/* A Replace of one text by another, in the normalizer or the decoder. */
+static bool is_replace(const struct cJSON *step, const char *from, const char *to)
+{
+    struct status none = {0};
+    struct str text, content;
+    return json_text(json_value(step, "pattern"), "String", &text, &none) && str_is(text, from) &&
+           json_text(step, "content", &content, &none) && str_is(content, to);
+}
+
+static bool read_normalizer(const struct cJSON *json, struct tok_source *src, struct status *st)
 {
     struct steps s;
     if (!read_steps(json, "normalizer", "normalizers", &s, st))
         return false;
+    if (src->chars)
+        return (s.n == 1 && is_type(&s, 0, "Replace") && is_replace(s.at[0], " ", tok_space)) ||
+               status_fail(st, STATUS_UNSUPPORTED,
+                           "normalizer: with byte_fallback, want Replace of ' ' by U+2581 alone");
     for (int i = 0; i < s.n; i++)
         if (!is_type(&s, i, "NFC"))
             return refuse_step("normalizer", s.type[i], st);
-    *nfc = s.n > 0;
+    src->nfc = s.n > 0;
     return true;
 }
 
-static bool check_decoder(const struct cJSON *json, struct status *st)
+/* What the normalizer left no space for: a Split at spaces. */
+static bool check_no_split(const struct cJSON *json, struct tok_source *src, struct status *st)
+{
+    struct steps s;
+    struct str at;
+    if (!read_steps(json, "pre_tokenizer", "pretokenizers", &s, st))
+        return false;
+    for (int i = 0; i < s.n; i++) {
+        if (!is_type(&s, i, "Split"))
+            return refuse_step("pre_tokenizer", s.type[i], st);
+        if (!json_text(json_value(s.at[i], "pattern"), "String", &at, st) || !str_is(at, " "))
+            return st->code == STATUS_OK
+                       ? status_fail(st, STATUS_UNSUPPORTED,
+                                     "pre_tokenizer: with byte_fallback, want Split at ' '")
+                       : false;
+    }
+    src->pre = str_of("whole");
+    return true;
+}
+
+static bool check_char_decoder(const struct steps *s, struct status *st)
+{
+    static const char *const types[] = {"Replace", "ByteFallback", "Fuse"};
+    for (int i = 0; i < s->n; i++)
+        if (i >= 3 || !is_type(s, i, types[i]))
+            return refuse_step("decoder", s->type[i], st);
+    return (s->n == 3 && is_replace(s->at[0], tok_space, " ")) ||
+           status_fail(st, STATUS_UNSUPPORTED,
+                       "decoder: with byte_fallback, want Replace of U+2581 by ' ', ByteFallback "
+                       "and Fuse");
+}
+
+static bool check_decoder(const struct cJSON *json, const struct tok_source *src, struct status *st)
 {
     struct steps s;
     if (!read_steps(json, "decoder", "decoders", &s, st))
         return false;
+    if (src->chars)
+        return check_char_decoder(&s, st);
     for (int i = 0; i < s.n; i++)
         if (!is_type(&s, i, "ByteLevel"))
             return refuse_step("decoder", s.type[i], st);
@@ -184,8 +231,10 @@ static bool read_vocab(struct tok_json *t, const struct cJSON *vocab, struct sta
         if (t->tokens[id].at)
             return status_fail(st, STATUS_CORRUPT, "vocab: '%.60s' and '%.60s' both have id %zu",
                                t->tokens[id].at, e->string, id);
+        char byte;
         t->tokens[id] = str_of(e->string);
-        t->types[id] = TOKEN_NORMAL;
+        t->types[id] =
+            t->src.chars && tok_vocab_byte(&t->tokens[id], &byte) ? TOKEN_BYTE : TOKEN_NORMAL;
     }
     return true;
 }
@@ -218,7 +267,9 @@ static bool read_added(struct tok_json *t, const struct cJSON *e, struct status 
             return false;
         t->rules[id] = (uint8_t)(t->rules[id] | (is_set ? flags[i].rule : 0));
     }
-    return true;
+    return !(t->src.chars && t->rules[id] & TOK_NORMALIZED) ||
+           status_fail(st, STATUS_UNSUPPORTED,
+                       "token %zu: with byte_fallback, want normalized false, found true", id);
 }
 
 /* --- merges --- */
@@ -291,13 +342,29 @@ static void fill_text(struct tok_json *t, const struct cJSON *merges)
 
 /* --- the model --- */
 
-static bool check_model(const struct cJSON *model, struct status *st)
+static bool refuse_key(const char *key, struct status *st)
 {
-    static const char *const empty[] = {"dropout", "unk_token", "continuing_subword_prefix",
+    return status_fail(st, STATUS_UNSUPPORTED, "model: %s is not supported", key);
+}
+
+/* With tokens for all bytes, which tok_bpe.c asks for, nothing is ever unknown. */
+static bool check_unknown(const struct cJSON *model, bool chars, struct status *st)
+{
+    bool fuse;
+    const struct cJSON *unknown = json_value(model, "unk_token");
+    if (!json_flag(model, "fuse_unk", false, &fuse, st))
+        return false;
+    if (!chars && fuse)
+        return refuse_key("fuse_unk", st);
+    return chars || !unknown || (cJSON_IsString(unknown) && !unknown->valuestring[0]) ||
+           refuse_key("unk_token", st);
+}
+
+static bool check_model(const struct cJSON *model, bool *chars, struct status *st)
+{
+    static const char *const empty[] = {"dropout", "continuing_subword_prefix",
                                         "end_of_word_suffix"};
-    static const char *const off[] = {"fuse_unk", "byte_fallback"};
     struct str type = str_of("BPE");
-    bool is_set;
     if (!json_text(model, "type", &type, st) && st->code != STATUS_OK)
         return false;
     if (!str_is(type, "BPE"))
@@ -305,15 +372,9 @@ static bool check_model(const struct cJSON *model, struct status *st)
     for (size_t i = 0; i < sizeof empty / sizeof empty[0]; i++) {
         const struct cJSON *v = json_value(model, empty[i]);
         if (v && !(cJSON_IsString(v) && !v->valuestring[0]))
-            return status_fail(st, STATUS_UNSUPPORTED, "model: %s is not supported", empty[i]);
+            return refuse_key(empty[i], st);
     }
-    for (size_t i = 0; i < sizeof off / sizeof off[0]; i++) {
-        if (!json_flag(model, off[i], false, &is_set, st))
-            return false;
-        if (is_set)
-            return status_fail(st, STATUS_UNSUPPORTED, "model: %s is not supported", off[i]);
-    }
-    return true;
+    return json_flag(model, "byte_fallback", false, chars, st) && check_unknown(model, *chars, st);
 }
 
 static bool read_model(struct tok_json *t, const struct cJSON *json, struct status *st)
@@ -322,7 +383,8 @@ static bool read_model(struct tok_json *t, const struct cJSON *json, struct stat
     const struct cJSON *added = json_value(json, "added_tokens");
     const struct cJSON *vocab = json_value(model, "vocab"), *merges = json_value(model, "merges");
     bool whole;
-    if (!check_model(model, st) || !json_flag(model, "ignore_merges", false, &whole, st))
+    if (!check_model(model, &t->src.chars, st) ||
+        !json_flag(model, "ignore_merges", false, &whole, st))
         return false;
     if (!cJSON_IsObject(vocab) || !cJSON_IsArray(merges) || (added && !cJSON_IsArray(added)))
         return status_fail(st, STATUS_CORRUPT,
@@ -404,8 +466,10 @@ static bool read_post_processor(struct tok_json *t, const struct cJSON *json, st
 bool tok_json_read(struct tok_json *t, const struct cJSON *json, struct status *st)
 {
     *t = (struct tok_json){.src = {.bos = -1, .eos = -1, .eot = -1, .eom = -1}};
-    if (!read_model(t, json, st) || !read_pre_tokenizer(json, &t->src.pre, st) ||
-        !read_normalizer(json, &t->src.nfc, st) || !check_decoder(json, st) ||
+    struct tok_source *src = &t->src;
+    if (!read_model(t, json, st) ||
+        !(src->chars ? check_no_split(json, src, st) : read_pre_tokenizer(json, &src->pre, st)) ||
+        !read_normalizer(json, src, st) || !check_decoder(json, src, st) ||
         !read_post_processor(t, json, st))
         return false;
     t->src.tokens = t->tokens;

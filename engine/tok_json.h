@@ -1,8 +1,9 @@
 /* tok_json.h - what a tokenizer.json says, as a tok_source.
  *
- * Taken: byte-level BPE as the tokenizers library writes it, with added tokens and their
- * rules, the split patterns of tok_split.h, normal form C or none, and a template that puts
- * one token before or behind the text.  Everything else is refused by name.
+ * Taken: BPE as the tokenizers library writes it, with added tokens and their rules, and a template
+ * that puts one token before or behind the text; over bytes with the split patterns of
+ * tok_split.h and normal form C or none, or over characters with U+2581 for a space and bytes for
+ * what is left.  Everything else is refused by name.
  *
  * Thread: one, at start. */
 #ifndef ENGINE_TOK_JSON_H

@@ -198,6 +198,13 @@ static size_t next_qwen2(const char *text, size_t n, size_t at)
     return next_cl100k(text, n, at, 1);
 }
 
+static size_t next_whole(const char *text, size_t n, size_t at)
+{
+    (void)text;
+    (void)at;
+    return n;
+}
+
 static const struct tok_split splits[] = {
     {"gpt-2", next_gpt_2, false, false},
     {"default", next_gpt_2, false, false},
@@ -208,6 +215,7 @@ static const struct tok_split splits[] = {
     {"llama-v3", next_llama_bpe, true, true},
     {"qwen2", next_qwen2, false, false},
     {"deepseek-r1-qwen", next_qwen2, false, false},
+    {"whole", next_whole, false, true},
 };
 
 #define WORD_SUFFIX  "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|"

@@ -9,6 +9,7 @@
  *   llama-bpe  (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}
  *              | ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+
  *   qwen2      llama-bpe with \p{N} in place of \p{N}{1,3}
+ *   whole      all of it: a vocabulary of characters has its words by its merges alone
  *
  * Bytes that are not UTF-8 count as characters of no class, one byte each.
  *

@@ -20,9 +20,27 @@ static void fill_alphabet(int16_t byte_of[TOK_ALPHABET_END])
         byte_of[stands_for_itself(c) ? c : next++] = (int16_t)c;
 }
 
+const char tok_space[TOK_SPACE_BYTES + 1] = "\xE2\x96\x81";
+
+static size_t undo_spaces(const struct str *text, char *out)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < text->n;) {
+        const bool is_space =
+            text->n - i >= TOK_SPACE_BYTES && memcmp(text->at + i, tok_space, TOK_SPACE_BYTES) == 0;
+        out[n++] = is_space ? ' ' : text->at[i];
+        i += is_space ? TOK_SPACE_BYTES : 1;
+    }
+    return n;
+}
+
 bool tok_vocab_decode(const struct tok_vocab *v, const struct str *text, char *out, size_t *n_out)
 {
     size_t n = 0;
+    if (v->chars) {
+        *n_out = undo_spaces(text, out);
+        return !memchr(text->at, ' ', text->n); /* no text has one when it meets the pieces */
+    }
     for (size_t i = 0; i < text->n;) {
         unsigned c = (unsigned char)text->at[i++];
         if (c >= 0xC0 && c < 0xE0 && i < text->n)
@@ -86,6 +104,12 @@ int32_t tok_vocab_find(const struct tok_vocab *v, const char *bytes, size_t n, u
     return -1;
 }
 
+int32_t tok_vocab_symbol(const struct tok_vocab *v, const char *bytes, size_t n)
+{
+    const int32_t id = tok_vocab_find(v, bytes, n, TOK_PIECE);
+    return id >= 0 ? id : tok_vocab_find(v, bytes, n, TOK_USER);
+}
+
 static bool check_source(const struct tok_source *src, size_t *n_text, struct status *st)
 {
     if (src->n_tokens == 0 || src->n_tokens > TOK_VOCAB_MAX)
@@ -111,7 +135,7 @@ static int hex_digit(char c)
     return c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
 }
 
-static bool decode_byte(const struct str *text, char *out)
+bool tok_vocab_byte(const struct str *text, char *out)
 {
     if (text->n != 6 || memcmp(text->at, "<0x", 3) != 0 || text->at[5] != '>')
         return false;
@@ -135,7 +159,7 @@ static bool decode_token(const struct tok_source *src, size_t i, struct tok_voca
     case TOKEN_BYTE:
         v->kind[i] = TOK_BYTE;
         n = 1;
-        if (!decode_byte(&src->tokens[i], out))
+        if (!tok_vocab_byte(&src->tokens[i], out))
             return status_fail(st, STATUS_CORRUPT, "token %zu is of type byte but is not <0xNN>",
                                i);
         break;
@@ -154,6 +178,8 @@ static bool decode_token(const struct tok_source *src, size_t i, struct tok_voca
         n = src->tokens[i].n;
         memcpy(out, src->tokens[i].at, n);
     }
+    if (v->chars && v->kind[i] == TOK_USER)
+        n = undo_spaces(&src->tokens[i], out);
     v->first[i + 1] = v->first[i] + (uint32_t)n;
     v->bytes_max = n > v->bytes_max ? (uint32_t)n : v->bytes_max;
     return true;
@@ -195,7 +221,7 @@ static bool take_memory(struct tok_vocab *v, size_t n, size_t n_text)
 bool tok_vocab_open(struct tok_vocab *v, const struct tok_source *src, struct status *st)
 {
     size_t n_text = 0;
-    *v = (struct tok_vocab){0};
+    *v = (struct tok_vocab){.chars = src->chars};
     if (!check_source(src, &n_text, st))
         return false;
     if (!take_memory(v, src->n_tokens, n_text)) {

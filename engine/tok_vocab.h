@@ -1,8 +1,9 @@
 /* tok_vocab.h - the tokens of a vocabulary: bytes by id, and id by bytes.
  *
  * A token of a byte-level vocabulary is written with one printable character for each
- * byte; here that is undone, so that everything after works on bytes.  Special and
- * user-defined tokens are their own text.
+ * byte, one of a vocabulary of characters with U+2581 for each space; here that is undone, so that
+ * everything after works on bytes.  Special and user-defined tokens are their own text, but
+ * for the spaces of a vocabulary of characters.
  *
  * struct tok_source is what a file says, as plain arrays, still unchecked.  Limits: 1 to
  * 1048575 tokens, each of 1 to 65535 bytes, 256 MiB of text in all, 4194303 merges.
@@ -54,6 +55,9 @@ struct tok_source {
     const uint8_t *rules;     /* [n_tokens] enum tok_rule, or NULL: none */
     const struct str *merges; /* [n_merges] "LEFT RIGHT", the first is the strongest */
     size_t n_tokens, n_merges;
+    bool chars; /* merging begins with characters, and a character that is no token comes as the
+                   tokens of its bytes; else with bytes */
+    const float *scores; /* [n_tokens] instead of merges, which follow from them; or NULL */
     struct str pre;        /* name of the pre-tokenizer */
     int64_t bos, eos, eot, eom; /* -1 = the file has none */
     int add_bos, add_eos;       /* 0, 1; -1 = the file does not say */
@@ -64,8 +68,8 @@ struct tok_source {
 };
 
 enum {                  /* how a token got its bytes; also a set to look in */
-       TOK_PIECE = 1,   /* normal, from the byte alphabet: what merges make */
-       TOK_LITERAL = 2, /* normal, but with characters outside the alphabet: its own text */
+       TOK_PIECE = 1,   /* normal, written as its kind of vocabulary is: what merges make */
+       TOK_LITERAL = 2, /* normal, but written otherwise: its own text */
        TOK_USER = 4,
        TOK_SPECIAL = 8, /* control, unknown, unused: no text in answers */
        TOK_BYTE = 16,
@@ -82,6 +86,7 @@ enum { TOK_ALPHABET_END = 0x100 + 68 }; /* the last characters stand for unprint
 
 struct tok_vocab {
     int16_t byte_of[TOK_ALPHABET_END]; /* by character; -1 = not of the alphabet */
+    bool chars; /* as the source says */
     int32_t n;
     uint32_t bytes_max;    /* of one token */
     char *bytes;           /* all tokens, one after the other */
@@ -97,7 +102,16 @@ void tok_vocab_close(struct tok_vocab *v);
 int32_t tok_vocab_find(const struct tok_vocab *v, const char *bytes, size_t n,
                        unsigned kinds); /* or -1 */
 
-/* Undoes the byte alphabet.  False when a character is outside it; out has room for text->n. */
+/* The token of a vocabulary of characters that merges make of these bytes: a piece, or else a
+ * user-defined one; or -1. */
+int32_t tok_vocab_symbol(const struct tok_vocab *v, const char *bytes, size_t n);
+
+enum { TOK_SPACE_BYTES = 3 };
+extern const char tok_space[TOK_SPACE_BYTES + 1]; /* U+2581, which stands for a space */
+
+/* The byte that a token written <0xNN> stands for.  False when it is not written so. */
+bool tok_vocab_byte(const struct str *text, char *out);
+/* Undoes how a piece is written.  False when none is written so; out has room for text->n. */
 bool tok_vocab_decode(const struct tok_vocab *v, const struct str *text, char *out,
                       size_t *n_out);
 

@@ -125,6 +125,7 @@ void tokenizer_close(struct tokenizer *t)
 
 struct arrays { /* taken while opening; source points into them */
     struct str *tokens, *merges;
+    float *scores;
     int32_t *types;
 };
 
@@ -144,25 +145,43 @@ static bool read_flag(const struct gguf *g, const char *key, int *flag, struct s
     return st->code == STATUS_OK;
 }
 
-static bool read_model(const struct gguf *g, struct tok_source *src, struct status *st)
+/* The two kinds have the names of the models that first came with them. */
+static bool read_kind(const struct gguf *g, struct tok_source *src, struct status *st)
 {
     struct str model;
     if (!gguf_string(g, "tokenizer.ggml.model", &model, st))
         return st->code == STATUS_OK
                    ? status_fail(st, STATUS_CORRUPT, "no key tokenizer.ggml.model")
                    : false;
-    if (model.n != 4 || memcmp(model.at, "gpt2", 4) != 0)
-        return status_fail(st, STATUS_UNSUPPORTED, "tokenizer model '%.*s' is not known, want gpt2",
-                           model.n > 60 ? 60 : (int)model.n, model.at);
-    if (!gguf_string(g, "tokenizer.ggml.pre", &src->pre, st))
-        src->pre = (struct str){"default", 7};
-    int add_space;
-    if (st->code != STATUS_OK || !read_flag(g, "tokenizer.ggml.add_space_prefix", &add_space, st))
-        return false;
-    if (add_space == 1)
+    src->chars = str_is(model, "llama");
+    if (!src->chars && !str_is(model, "gpt2"))
         return status_fail(st, STATUS_UNSUPPORTED,
-                           "tokenizer.ggml.add_space_prefix is true; for gpt2 only false is known");
-    return read_id(g, "tokenizer.ggml.bos_token_id", &src->bos, st) &&
+                           "tokenizer model '%.*s' is not known, want gpt2 or llama",
+                           model.n > 60 ? 60 : (int)model.n, model.at);
+    if (src->chars)
+        src->pre = str_of("whole"); /* what the file says is for the other kind */
+    else if (!gguf_string(g, "tokenizer.ggml.pre", &src->pre, st))
+        src->pre = str_of("default");
+    return st->code == STATUS_OK;
+}
+
+/* A vocabulary of characters has a space before a text unless the file says otherwise. */
+static bool check_prefix(const struct gguf *g, const struct tok_source *src, struct status *st)
+{
+    int add_space;
+    if (!read_flag(g, "tokenizer.ggml.add_space_prefix", &add_space, st))
+        return false;
+    if (add_space == 1 || (add_space < 0 && src->chars))
+        return status_fail(st, STATUS_UNSUPPORTED,
+                           "tokenizer.ggml.add_space_prefix is %s; only false is known",
+                           add_space == 1 ? "true" : "not there");
+    return true;
+}
+
+static bool read_model(const struct gguf *g, struct tok_source *src, struct status *st)
+{
+    return read_kind(g, src, st) && check_prefix(g, src, st) &&
+           read_id(g, "tokenizer.ggml.bos_token_id", &src->bos, st) &&
            read_id(g, "tokenizer.ggml.eos_token_id", &src->eos, st) &&
            read_id(g, "tokenizer.ggml.eot_token_id", &src->eot, st) &&
            read_id(g, "tokenizer.ggml.eom_token_id", &src->eom, st) &&
@@ -205,6 +224,31 @@ static bool read_types(const struct gguf *g, size_t n_tokens, int32_t **out, str
     return true;
 }
 
+static bool read_scores(const struct gguf *g, size_t n_tokens, float **out, struct status *st)
+{
+    static const char key[] = "tokenizer.ggml.scores";
+    struct gguf_array a;
+    if (!gguf_array(g, key, GGUF_F32, &a, st))
+        return st->code == STATUS_OK ? status_fail(st, STATUS_CORRUPT, "no key %s", key) : false;
+    if (a.n != n_tokens)
+        return status_fail(st, STATUS_CORRUPT, "%s has %zu elements for %zu tokens", key, a.n,
+                           n_tokens);
+    float *scores = calloc(a.n + 1, sizeof *scores);
+    if (!scores)
+        return status_fail(st, STATUS_BUSY, "no memory for %zu scores", a.n);
+    for (size_t i = 0; i < a.n; i++)
+        scores[i] = gguf_array_f32(&a, i);
+    *out = scores;
+    return true;
+}
+
+static bool read_strengths(const struct gguf *g, struct tok_source *src, struct arrays *a,
+                           struct status *st)
+{
+    return src->chars ? read_scores(g, src->n_tokens, &a->scores, st)
+                      : read_strings(g, "tokenizer.ggml.merges", &a->merges, &src->n_merges, st);
+}
+
 struct tokenizer *tokenizer_open(const struct gguf *g, struct status *st)
 {
     struct tokenizer *t = NULL;
@@ -212,15 +256,16 @@ struct tokenizer *tokenizer_open(const struct gguf *g, struct status *st)
     struct tok_source src = {0};
     if (read_model(g, &src, st) &&
         read_strings(g, "tokenizer.ggml.tokens", &a.tokens, &src.n_tokens, st) &&
-        read_strings(g, "tokenizer.ggml.merges", &a.merges, &src.n_merges, st) &&
-        read_types(g, src.n_tokens, &a.types, st)) {
+        read_strengths(g, &src, &a, st) && read_types(g, src.n_tokens, &a.types, st)) {
         src.tokens = a.tokens;
         src.merges = a.merges;
+        src.scores = a.scores;
         src.types = a.types;
         t = tokenizer_open_source(&src, st);
     }
     free(a.tokens);
     free(a.merges);
+    free(a.scores);
     free(a.types);
     return t;
 }

@@ -1,8 +1,8 @@
 /* tokenizer.h - text to token ids and back, exactly as the model was trained.
  *
  * Built from GGUF metadata (tokenizer.ggml.*) or from the tokenizer.json of a Hugging Face
- * folder: byte-level BPE with one of the pre-tokenizers of tok_split.h, added and special
- * tokens, BOS and EOS rules.  Ids equal those of Hugging Face tokenizers on the same vocabulary.
+ * folder: byte-level BPE with one of the pre-tokenizers of tok_split.h, or SentencePiece's BPE over
+ * characters with bytes for what is left; added and special tokens, BOS and EOS rules.  Ids equal those of Hugging Face tokenizers on the same vocabulary.
  *
  * User text never becomes a control token: tokenizer_encode() maps the text of a
  * special token to its id only in the spans its caller marked as trusted (what the

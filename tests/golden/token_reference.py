@@ -36,12 +36,33 @@ def splits(name, text):
     return ends
 
 
+def from_scores(fields, tokens, types, special):
+    """As transformers converts SentencePiece: the file shows the spaces of user-defined tokens, and has
+    lost their scores."""
+    from transformers.tokenization_utils_base import generate_merges
+
+    space = "\u2581"
+    tokens = [t.replace(" ", space) if kind == 4 else t for t, kind in zip(tokens, types)]
+    scores = fields["tokenizer.ggml.scores"].contents()
+    scores = {t: 0.0 if kind == 4 else s for t, kind, s in zip(tokens, types, scores)}
+    vocab = {t: i for i, t in enumerate(tokens)}
+    tok = Tokenizer(models.BPE(vocab, generate_merges(vocab, scores), unk_token=tokens[3],
+                               fuse_unk=True, byte_fallback=True))
+    tok.normalizer = normalizers.Replace(" ", space)
+    added = {3: True, 4: False} if special else {4: False}
+    tok.add_tokens([AddedToken(t, normalized=False, special=added[kind])
+                    for t, kind in zip(tokens, types) if kind in added])
+    return tok
+
+
 def from_gguf(path, special):
     import gguf
 
     fields = gguf.GGUFReader(path).fields
     tokens = fields["tokenizer.ggml.tokens"].contents()
     types = fields["tokenizer.ggml.token_type"].contents()
+    if fields["tokenizer.ggml.model"].contents() == "llama":
+        return from_scores(fields, tokens, types, special)
     merges = [tuple(m.split(" ")) for m in fields["tokenizer.ggml.merges"].contents()]
     tok = Tokenizer(models.BPE({t: i for i, t in enumerate(tokens)}, merges))
     tok.pre_tokenizer = SPLITS[fields["tokenizer.ggml.pre"].contents()]

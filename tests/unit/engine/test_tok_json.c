@@ -2,6 +2,7 @@
  * normal form C among them; what it asks for and nothing here does is refused by name. */
 #include "engine/tok_json.h"
 
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -40,38 +41,95 @@ static uint64_t hash_of(const int32_t *ids, int64_t n)
     return h;
 }
 
+static void check_ids(const struct tokenizer *t, const char *name)
+{
+    static char sample[SAMPLE_MAX];
+    static int32_t ids[IDS_MAX];
+    const struct encode_options how = {.add_special = true, .parse_special = true};
+    const size_t n_sample = read_file("tests/golden/tok_json/sample.bin", sample, SAMPLE_MAX);
+    char path[256];
+    size_t first = 0, end;
+    long long count;
+    unsigned long long hash;
+    snprintf(path, sizeof path, "tests/golden/tok_json/%s/ids.txt", name);
+    FILE *f = fopen(path, "r");
+    assert_non_null(f);
+    for (; fscanf(f, "%zu %lld %llx", &end, &count, &hash) == 3; first = end) {
+        struct status st = {0};
+        const int64_t n = tokenizer_encode(t, sample + first, end - first, &how, ids, IDS_MAX, &st);
+        if (n != count || hash_of(ids, n) != hash)
+            fail_msg("%s: piece at byte %zu: other ids", name, first);
+    }
+    assert_int_equal(first, n_sample);
+    fclose(f);
+}
+
 static void ids_are_those_of_the_reference(void **state)
 {
     (void)state;
-    static const char *const names[] = {"llama-bpe", "qwen2", "gpt-2", "smollm"};
-    static char sample[SAMPLE_MAX];
-    static int32_t ids[IDS_MAX];
-    const size_t n_sample = read_file("tests/golden/tok_json/sample.bin", sample, SAMPLE_MAX);
+    static const char *const names[] = {"llama-bpe", "qwen2", "gpt-2", "smollm", "whole"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         char path[256];
         struct status st = {0};
-        const struct encode_options how = {.add_special = true, .parse_special = true};
-        size_t first = 0, end;
-        long long count;
-        unsigned long long hash;
         snprintf(path, sizeof path, "tests/golden/tok_json/%s", names[i]);
         struct tokenizer *t = tokenizer_open_folder(path, &st);
         if (!t)
             fail_msg("%s: %s", names[i], st.msg);
         assert_string_equal(tokenizer_split(t), names[i]);
-        snprintf(path, sizeof path, "tests/golden/tok_json/%s/ids.txt", names[i]);
-        FILE *f = fopen(path, "r");
-        assert_non_null(f);
-        for (; fscanf(f, "%zu %lld %llx", &end, &count, &hash) == 3; first = end) {
-            const int64_t n =
-                tokenizer_encode(t, sample + first, end - first, &how, ids, IDS_MAX, &st);
-            if (n != count || hash_of(ids, n) != hash)
-                fail_msg("%s: piece at byte %zu: other ids", names[i], first);
-        }
-        assert_int_equal(first, n_sample);
-        fclose(f);
+        check_ids(t, names[i]);
         tokenizer_close(t);
     }
+}
+
+/* The merges of that file were made of scores that fall with the id, as make_tok_json.py says. What
+ * a file says of user-defined tokens does not count. */
+static void merges_follow_from_scores(void **state)
+{
+    (void)state;
+    static float scores[1024];
+    struct status st = {0};
+    struct tok_json t = {0};
+    struct cJSON *json =
+        json_file_read("tests/golden/tok_json/whole", "tokenizer.json", 1 << 20, &st);
+    assert_true(json && tok_json_read(&t, json, &st));
+    assert_true(t.src.chars && t.src.n_tokens <= 1024 && t.src.n_merges > 300);
+    for (size_t i = 0; i < t.src.n_tokens; i++)
+        scores[i] = t.types[i] == TOKEN_USER ? -1000 : -(float)i;
+    t.src.scores = scores;
+    t.src.n_merges = 0;
+    struct tokenizer *tok = tokenizer_open_source(&t.src, &st);
+    if (!tok)
+        fail_msg("%s", st.msg);
+    check_ids(tok, "whole");
+    tokenizer_close(tok);
+    scores[300] = NAN;
+    assert_null(tokenizer_open_source(&t.src, &st));
+    assert_string_equal(st.msg, "token 300 has no finite score");
+    tok_json_close(&t);
+    cJSON_Delete(json);
+}
+
+/* Spaces come back as spaces, bytes as bytes. */
+static void tokens_of_characters_are_their_bytes(void **state)
+{
+    (void)state;
+    static const char text[] = " the\u2581 \U00020BB7\x01 x";
+    int32_t ids[32];
+    char back[64] = {0};
+    size_t n_back = 0, n;
+    struct status st = {0};
+    struct tokenizer *t = tokenizer_open_folder("tests/golden/tok_json/whole", &st);
+    assert_non_null(t);
+    const int64_t n_ids =
+        tokenizer_encode(t, text, sizeof text - 1, &(struct encode_options){0}, ids, 32, &st);
+    assert_true(n_ids > 0);
+    for (int64_t i = 0; i < n_ids; i++) {
+        const char *bytes = tokenizer_bytes(t, ids[i], false, &n);
+        memcpy(back + n_back, bytes, n);
+        n_back += n;
+    }
+    assert_string_equal(back, " the  \U00020BB7\x01 x");
+    tokenizer_close(t);
 }
 
 /* --- what is refused --- */
@@ -81,6 +139,16 @@ static void ids_are_those_of_the_reference(void **state)
 #define MODEL                                                                                      \
     "\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":1,\"ab\":2},\"merges\":[\"a b\"]}"
 #define PRE "\"pre_tokenizer\":" BYTE_LEVEL
+/* Over characters: the normalizer, the decoder, and what else there is. */
+#define REPLACE(from, to)                                                                          \
+    "{\"type\":\"Replace\",\"pattern\":{\"String\":\"" from "\"},\"content\":\"" to "\"}"
+#define SPACE_OUT REPLACE(" ", "\u2581")
+#define SPACE_IN                                                                                   \
+    "{\"type\":\"Sequence\",\"decoders\":[" REPLACE("\u2581", " ") ",{\"type\":\"ByteFallback\"}," \
+                                                                   "{\"type\":\"Fuse\"}]}"
+#define CHARS(normalizer, decoder, more)                                                           \
+    "\"model\":{\"byte_fallback\":true,\"vocab\":{\"a\":0},\"merges\":[]},"                        \
+    "\"normalizer\":" normalizer ",\"decoder\":" decoder more
 
 static const struct {
     const char *name, *json, *message; /* NULL = taken */
@@ -93,7 +161,27 @@ static const struct {
     {"byte_fallback",
      "{\"model\":{\"type\":\"BPE\",\"byte_fallback\":true,\"vocab\":{\"a\":0},\"merges\":[]}," PRE
      "}",
-     "model: byte_fallback is not supported"},
+     "pre_tokenizer: ByteLevel is not supported here"},
+    {"characters without all bytes", "{" CHARS(SPACE_OUT, SPACE_IN, "") "}",
+     "no token <0x00> for a byte"},
+    {"characters, no decoder", "{" CHARS(SPACE_OUT, "null", "") "}",
+     "decoder: with byte_fallback, want Replace"},
+    {"characters, another decoder", "{" CHARS(SPACE_OUT, "{\"type\":\"Strip\"}", "") "}",
+     "decoder: Strip is not supported here"},
+    {"characters, no normalizer", "{" CHARS("null", SPACE_IN, "") "}",
+     "normalizer: with byte_fallback, want Replace"},
+    {"characters, another normalizer", "{" CHARS(REPLACE("x", "y"), SPACE_IN, "") "}",
+     "normalizer: with byte_fallback, want Replace"},
+    {"characters, another split",
+     "{" CHARS(SPACE_OUT, SPACE_IN,
+               ",\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"String\":\"x\"}}") "}",
+     "pre_tokenizer: with byte_fallback, want Split at ' '"},
+    {"characters, normalized token",
+     "{" CHARS(SPACE_OUT, SPACE_IN,
+               ",\"added_tokens\":[{\"id\":1,\"content\":\"x\",\"normalized\":true}]") "}",
+     "token 1: with byte_fallback, want normalized false"},
+    {"unknown fused", "{\"model\":{\"fuse_unk\":true,\"vocab\":{\"a\":0},\"merges\":[]}," PRE "}",
+     "model: fuse_unk is not supported"},
     {"suffix",
      "{\"model\":{\"end_of_word_suffix\":\"</w>\",\"vocab\":{\"a\":0},\"merges\":[]}," PRE "}",
      "model: end_of_word_suffix is not supported"},
@@ -239,9 +327,15 @@ static const struct {
     {.name = "text as an id",
      .config = "{\"eos_token_id\":\"4\"}",
      .message = "config.json: eos_token_id"},
-    {.name = "more tokens than the model has",
+    {.name = "an added token that the model does not have",
      .config = "{\"vocab_size\":6}",
-     .message = "want ids below vocab_size = 6, found 6"},
+     .text = "{\"bos_token\":\"<s>\"}",
+     .bos = 3,
+     .eos = -1,
+     .ends = {0}},
+    {.name = "more tokens than the model has",
+     .config = "{\"vocab_size\":2}",
+     .message = "want ids below vocab_size = 2, found 2"},
     {.name = "broken neighbour", .generation = "{", .message = "generation_config.json: byte 1"},
 };
 
@@ -337,6 +431,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ids_are_those_of_the_reference),
+        cmocka_unit_test(merges_follow_from_scores),
+        cmocka_unit_test(tokens_of_characters_are_their_bytes),
         cmocka_unit_test(what_nothing_here_does_is_refused_by_name),
         cmocka_unit_test(special_tokens_and_templates_come_from_the_files_beside_it),
         cmocka_unit_test(normal_form_c_is_that_of_unicode),
