@@ -8,6 +8,16 @@
 #include "engine/plan.h"
 #include "kernels/backend.h"
 
+static void print_window(const struct model_config *c, struct buf *out)
+{
+    int32_t n = 0;
+    for (int32_t il = 0; il < c->n_layers; il++)
+        n += c->is_local[il];
+    if (n > 0)
+        buf_printf(out, "\n  window       %d tokens in %d layers, whose rotary base is %g",
+                   c->window, n, (double)c->rope_theta_local);
+}
+
 static void print_config(const struct model_file *f, struct buf *out)
 {
     const struct model_config *c = &f->cfg;
@@ -26,6 +36,7 @@ static void print_config(const struct model_file *f, struct buf *out)
                    (double)c->rope_context);
     else if (c->rope_scaling > 1)
         buf_printf(out, ", positions divided by %g", (double)c->rope_scaling);
+    print_window(c, out);
     buf_printf(out, "\n  norm epsilon %g\n", (double)c->norm_eps);
 }
 

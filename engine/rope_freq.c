@@ -23,8 +23,8 @@ void rope_freq_make(const struct model_config *cfg, const float *factors, float 
 {
     const double full_turn = 6.283185307179586;
     for (int i = 0; i < cfg->rope_dims / 2; i++) {
-        const double f = base_freq(cfg->rope_theta, i, cfg->rope_dims) /
-                         (factors ? (double)factors[i] : 1.0);
+        const double f =
+            base_freq(cfg->rope_theta, i, cfg->rope_dims) / (factors ? (double)factors[i] : 1.0);
         const double slow = f / (double)cfg->rope_scaling;
         const double part =
             cfg->rope_context > 0 ? keep(cfg, (double)cfg->rope_context * f / full_turn) : 0;

@@ -1,6 +1,6 @@
-/* gemma3.c - Gemma 3, text: the Llama block with norms on both sides of each part and on the heads of q
- * and k, a gated GELU, embeddings scaled by their width, and five layers that see a window for each
- * one that sees all, with rotary bases of their own. */
+/* gemma3.c - Gemma 3, text: the Llama block with norms on both sides of each part and on the heads
+ * of q and k, a gated GELU, embeddings scaled by their width, and five layers that see a window for
+ * each one that sees all, with rotary bases of their own. */
 #include "engine/arch/llama.h"
 #include "engine/model.h"
 

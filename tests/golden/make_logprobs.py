@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Writes the reference log-probabilities that test_golden_logprobs.c compares the engine with.
 
-The weights of a GGUF file are dequantized to float32 by the gguf package and run by transformers'
-LlamaForCausalLM in float32, on one sequence at a time and without a cache, so that nothing here
-shares a method with the engine.
+The weights of a GGUF file are dequantized to float32 by the gguf package and run by transformers in
+float32, on one sequence at a time and without a cache, so that nothing here shares a method with
+the engine.
 
-    make_logprobs.py MODEL.gguf
+    make_logprobs.py MODEL.gguf [--steps N]
 
 writes logprobs/MODEL.txt and ppl/MODEL.txt beside this script; the text is ppl/text.txt followed by
 the LICENSE file at the root of the source.
@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from gguf import GGUFReader
 from gguf.quants import dequantize
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM
 
-STEPS = 24
+import token_reference
+
 TOP = 20
 TIE = 4e-3  # twice the tolerance of the test: closer than this, either token may come first
 
@@ -65,19 +65,11 @@ def field(reader, key, default=None):
     return default if f is None else f.contents()
 
 
-def tokenizer_of(reader):
-    """Byte-level BPE with single digits split off, as the smollm pre-tokenizer does."""
-    tokens = field(reader, "tokenizer.ggml.tokens")
-    types = field(reader, "tokenizer.ggml.token_type")
-    merges = [tuple(m.split(" ", 1)) for m in field(reader, "tokenizer.ggml.merges")]
-    tok = Tokenizer(models.BPE({t: i for i, t in enumerate(tokens)}, merges))
-    tok.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True),
-         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)])
-    tok.decoder = decoders.ByteLevel()
-    tok.add_special_tokens(
-        [AddedToken(t, special=True) for t, kind in zip(tokens, types) if kind == 3])
-    return tok
+def begin(reader):
+    """The tokens that go before every text."""
+    if not field(reader, "tokenizer.ggml.add_bos_token", False):
+        return []
+    return [field(reader, "tokenizer.ggml.bos_token_id")]
 
 
 def unpermute(w, n_heads):
@@ -86,50 +78,88 @@ def unpermute(w, n_heads):
     return w.reshape(n_heads, rows // n_heads // 2, 2, cols).swapaxes(1, 2).reshape(rows, cols)
 
 
-def config_of(reader):
-    get = lambda key, default=None: field(reader, "llama." + key, default)
-    names = {t.name for t in reader.tensors}
+def sizes_of(get, reader):
     embed = next(t for t in reader.tensors if t.name == "token_embd.weight")
-    theta = float(get("rope.freq_base", 10000.0))
-    return LlamaConfig(
+    return dict(
         hidden_size=get("embedding_length"), num_hidden_layers=get("block_count"),
         num_attention_heads=get("attention.head_count"),
         num_key_value_heads=get("attention.head_count_kv"),
         intermediate_size=get("feed_forward_length"), vocab_size=int(embed.shape[1]),
         rms_norm_eps=get("attention.layer_norm_rms_epsilon"),
-        max_position_embeddings=get("context_length"), rope_theta=theta,
-        rope_parameters={"rope_type": "default", "rope_theta": theta},
-        tie_word_embeddings="output.weight" not in names, attention_bias=False)
+        max_position_embeddings=get("context_length"),
+        tie_word_embeddings="output.weight" not in {t.name for t in reader.tensors})
+
+
+def llama_of(get, reader):
+    theta = float(get("rope.freq_base", 10000.0))
+    return LlamaForCausalLM(LlamaConfig(
+        **sizes_of(get, reader), rope_theta=theta, attention_bias=False,
+        rope_parameters={"rope_type": "default", "rope_theta": theta}))
+
+
+def gemma3_of(get, reader):
+    """Every sixth layer sees all; the scale of attention is that of all sizes but 27B."""
+    assert get("rope.scaling.type") is None
+    width = get("attention.key_length")
+    return Gemma3ForCausalLM(Gemma3TextConfig(
+        **sizes_of(get, reader), head_dim=width, query_pre_attn_scalar=width,
+        sliding_window=get("attention.sliding_window"), sliding_window_pattern=6,
+        rope_theta=float(get("rope.freq_base")), rope_local_base_freq=10000.0))
+
+
+PRODUCTS = {"attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj",
+            "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj",
+            "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}
+FAMILIES = {  # maker, names in a layer, what the file added to gains, order of q and k
+    "llama": (llama_of, {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}, 0,
+              unpermute),
+    "gemma3": (gemma3_of, {
+        "attn_norm": "input_layernorm", "attn_q_norm": "self_attn.q_norm",
+        "attn_k_norm": "self_attn.k_norm", "post_attention_norm": "post_attention_layernorm",
+        "ffn_norm": "pre_feedforward_layernorm", "post_ffw_norm": "post_feedforward_layernorm"}, 1,
+               lambda w, n_heads: w),
+}
 
 
 def load(reader):
-    cfg = config_of(reader)
-    layer = {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
-             "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj",
-             "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj",
-             "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}
+    family = field(reader, "general.architecture")
+    make, norms, gain, order = FAMILIES[family]
+    model = make(lambda key, default=None: field(reader, f"{family}.{key}", default), reader)
+    cfg = model.config
+    layer = {**PRODUCTS, **norms}
     top = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
     state = {}
     for t in reader.tensors:
         w = dequantize(t.data, t.tensor_type).astype(np.float32)
         w = w.reshape([int(n) for n in reversed(t.shape)])
+        if "norm" in t.name:
+            w = w - np.float32(gain)
         parts = t.name.split(".")
         if parts[0] != "blk":
             state[top[parts[0]] + ".weight"] = torch.from_numpy(w)
             continue
         if parts[2] == "attn_q":
-            w = unpermute(w, cfg.num_attention_heads)
+            w = order(w, cfg.num_attention_heads)
         if parts[2] == "attn_k":
-            w = unpermute(w, cfg.num_key_value_heads)
+            w = order(w, cfg.num_key_value_heads)
         state[f"model.layers.{parts[1]}.{layer[parts[2]]}.weight"] = torch.from_numpy(w.copy())
-    model = LlamaForCausalLM(cfg)
     missing, unexpected = model.load_state_dict(state, strict=False)
     assert not unexpected and set(missing) <= {"lm_head.weight"}, (missing, unexpected)
     model.tie_weights()
-    dim = cfg.hidden_size // cfg.num_attention_heads
-    want = cfg.rope_parameters["rope_theta"] ** (-np.arange(0, dim, 2) / dim)
-    assert np.allclose(model.model.rotary_emb.inv_freq.numpy(), want, rtol=1e-5)
+    check_rope(model)
     return model.float().eval()
+
+
+def check_rope(model):
+    """The bases asked for are those in use."""
+    cfg, rope = model.config, model.model.rotary_emb
+    dim = getattr(cfg, "head_dim", None) or cfg.hidden_size // cfg.num_attention_heads
+    types = {"": cfg.rope_parameters}
+    if "full_attention" in cfg.rope_parameters:
+        types = {f"{name}_": p for name, p in cfg.rope_parameters.items()}
+    for prefix, p in types.items():
+        want = p["rope_theta"] ** (-np.arange(0, dim, 2) / dim)
+        assert np.allclose(getattr(rope, prefix + "inv_freq").numpy(), want, rtol=1e-5)
 
 
 @torch.no_grad()
@@ -140,10 +170,9 @@ def logprobs(model, ids, first):
 
 
 @torch.no_grad()
-def write_prompt(out, model, tok, name, text):
-    ids = tok.encode(text, add_special_tokens=False).ids
+def write_prompt(out, model, ids, name, steps):
     n_prompt = len(ids)
-    for _ in range(STEPS):
+    for _ in range(steps):
         ids.append(int(logprobs(model, ids, len(ids) - 1)[0].argmax()))
     rows = logprobs(model, ids, 0)
     out.write(f"prompt {name} {n_prompt}\n")
@@ -175,21 +204,23 @@ def main():
     ap.add_argument("model", type=pathlib.Path)
     ap.add_argument("--out", type=pathlib.Path, default=pathlib.Path(__file__).parent)
     ap.add_argument("--threads", type=int, default=1)
+    ap.add_argument("--steps", type=int, default=24)
     args = ap.parse_args()
     torch.set_num_threads(args.threads)
     reader = GGUFReader(args.model)
-    model, tok = load(reader), tokenizer_of(reader)
+    model, tok = load(reader), token_reference.from_gguf(args.model, True)
+    encode = lambda text: begin(reader) + tok.encode(text, add_special_tokens=False).ids
     digest = hashlib.sha256(args.model.read_bytes()).hexdigest()
     head = f"# made by make_logprobs.py\nmodel {args.model.name} {digest}\n"
     root = args.out.parent.parent
     text = (args.out / "ppl" / "text.txt").read_text() + (root / "LICENSE").read_text()
     with open(args.out / "ppl" / f"{args.model.stem}.txt", "w") as out:
         out.write(head)
-        write_perplexity(out, model, tok.encode(text, add_special_tokens=False).ids)
+        write_perplexity(out, model, encode(text))
     with open(args.out / "logprobs" / f"{args.model.stem}.txt", "w") as out:
-        out.write(head + f"steps {STEPS}\n")
+        out.write(head + f"steps {args.steps}\n")
         for name, prompt in PROMPTS:
-            write_prompt(out, model, tok, name, prompt)
+            write_prompt(out, model, encode(prompt), name, args.steps)
 
 
 if __name__ == "__main__":

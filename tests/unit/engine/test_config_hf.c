@@ -69,26 +69,118 @@ static const struct {
     {"rope_parameters", "{\"rope_theta\":0}", "key rope_theta: want a value from 1"},
 };
 
-/* base with one key replaced or added */
-static struct cJSON *config_with(const char *key, const char *value)
+/* A family whose layers differ: 0, 1, 3 see a window, 2 sees all. */
+static const char windowed[] =
+    "{\"architectures\":[\"Gemma3ForCausalLM\"],\"hidden_size\":64,\"num_hidden_layers\":4,"
+    "\"num_attention_heads\":4,\"num_key_value_heads\":2,\"head_dim\":16,"
+    "\"query_pre_attn_scalar\":25,\"intermediate_size\":96,\"max_position_embeddings\":256,"
+    "\"rms_norm_eps\":1e-6,\"vocab_size\":160,\"sliding_window\":7,\"sliding_window_pattern\":3,"
+    "\"hidden_activation\":\"gelu_pytorch_tanh\",\"attn_logit_softcapping\":null}";
+
+#define WINDOW "\"sliding_attention\""
+#define ALL    "\"full_attention\""
+
+static const struct {
+    const char *key, *value, *message; /* NULL = taken */
+} windowed_keys[] = {
+    {"sliding_window", "1", NULL},
+    {"sliding_window", "0", "key sliding_window: want a value from 1 to 16777216, found 0"},
+    {"sliding_window", "null", "3 layers see a window, and no key sliding_window says how wide"},
+    {"sliding_window_pattern", "1", NULL},
+    {"sliding_window_pattern", "0", "key sliding_window_pattern: want a value from 1 to 1024"},
+    {"layer_types", "[" WINDOW "," WINDOW "," ALL "," WINDOW "]", NULL},
+    {"layer_types", "[" WINDOW "," ALL "," ALL "," WINDOW "]",
+     "key layer_types: layer 1 is full_attention, which sliding_window_pattern = 3 does not say"},
+    {"layer_types", "[" WINDOW "," WINDOW "," ALL "]", "key layer_types: want a list of 4 types"},
+    {"layer_types", ALL, "key layer_types: want a list of 4 types"},
+    {"layer_types", "[" WINDOW "," WINDOW "," ALL ",\"linear_attention\"]",
+     "key layer_types: want full_attention or sliding_attention, found linear_attention"},
+    {"layer_types", "[" WINDOW "," WINDOW "," ALL ",1]", "found no name"},
+    {"hidden_activation", "\"gelu\"", "key hidden_activation: want gelu_pytorch_tanh, found gelu"},
+    {"hidden_act", "\"silu\"", "key hidden_act: want gelu_pytorch_tanh, found silu"},
+    {"query_pre_attn_scalar", "null", "key query_pre_attn_scalar is missing"},
+    {"query_pre_attn_scalar", "0", "key query_pre_attn_scalar: want a value from 1 to 65536"},
+    {"attn_logit_softcapping", "50", "key attn_logit_softcapping: want a value from 0 to 0"},
+    {"final_logit_softcapping", "30", "key final_logit_softcapping: want a value from 0 to 0"},
+    {"use_bidirectional_attention", "true",
+     "key use_bidirectional_attention: want a value from 0 to 0, found 1"},
+    {"use_bidirectional_attention", "false", NULL},
+    {"rope_local_base_freq", "0", "key rope_local_base_freq: want a value from 1 to 1e+12"},
+    {"rope_scaling", "{\"rope_type\":\"linear\",\"factor\":8}", NULL},
+    {"rope_parameters", "{\"rope_theta\":1e6,\"rope_type\":\"default\"}",
+     "key rope_parameters: want objects full_attention and sliding_attention, found rope_theta"},
+    {"rope_parameters", "{" ALL ":{\"rope_theta\":1e6," BANDS ",\"rope_type\":\"llama3\"}}", NULL},
+    {"rope_parameters", "{" WINDOW ":{\"rope_type\":\"linear\",\"factor\":2}}",
+     "sliding_attention: want rope_type default where a window is seen"},
+    {"rope_parameters", "{" WINDOW ":{\"rope_theta\":0}}", "key rope_theta: want a value from 1"},
+    {"rope_parameters", "{\"chunked_attention\":{}}", "found chunked_attention"},
+};
+
+/* from with one key replaced or added */
+static struct cJSON *config_with(const char *from, const char *key, const char *value)
 {
-    struct cJSON *config = cJSON_Parse(base);
+    struct cJSON *config = cJSON_Parse(from);
     cJSON_DeleteItemFromObjectCaseSensitive(config, key);
     cJSON_AddItemToObject(config, key, cJSON_Parse(value));
     return config;
 }
 
+static void check_key(const char *from, const char *key, const char *value, const char *message)
+{
+    struct model_config cfg;
+    const struct arch *arch;
+    struct status st = {0};
+    struct cJSON *config = config_with(from, key, value);
+    const bool ok = config_read_hf(config, &arch, &cfg, &st);
+    if (ok != !message || (!ok && !strstr(st.msg, message)))
+        fail_msg("%s = %s: %s", key, value, st.msg);
+    cJSON_Delete(config);
+}
+
 static void a_key_that_is_not_honoured_is_refused(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++)
+        check_key(base, keys[i].key, keys[i].value, keys[i].message);
+    for (size_t i = 0; i < sizeof windowed_keys / sizeof windowed_keys[0]; i++)
+        check_key(windowed, windowed_keys[i].key, windowed_keys[i].value, windowed_keys[i].message);
+}
+
+/* Both ways to say which layers see a window, and how they turn. */
+static void layers_differ_as_the_keys_say(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *key, *value;
+        bool local[4];
+        float theta, theta_local, scaling;
+        int32_t window;
+    } rows[] = {
+        {"rope_theta", "5e5", {1, 1, 0, 1}, 5e5f, 1e4f, 1, 7},
+        {"rope_local_base_freq", "100", {1, 1, 0, 1}, 1e6f, 100, 1, 7},
+        {"rope_scaling", "{\"rope_type\":\"linear\",\"factor\":8}", {1, 1, 0, 1}, 1e6f, 1e4f, 8, 7},
+        {"sliding_window_pattern", "1", {0}, 1e6f, 1e4f, 1, 0},
+        {"sliding_window_pattern", "null", {1, 1, 1, 1}, 1e6f, 1e4f, 1, 7},
+        {"rope_parameters",
+         "{" WINDOW ":{\"rope_theta\":200}," ALL
+         ":{\"rope_theta\":300,\"rope_type\":\"linear\",\"factor\":2}}",
+         {1, 1, 0, 1},
+         300,
+         200,
+         2,
+         7},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         struct model_config cfg;
         const struct arch *arch;
         struct status st = {0};
-        struct cJSON *config = config_with(keys[i].key, keys[i].value);
-        const bool ok = config_read_hf(config, &arch, &cfg, &st);
-        if (ok != !keys[i].message || (!ok && !strstr(st.msg, keys[i].message)))
-            fail_msg("%s = %s: %s", keys[i].key, keys[i].value, st.msg);
+        struct cJSON *config = config_with(windowed, rows[i].key, rows[i].value);
+        if (!config_read_hf(config, &arch, &cfg, &st))
+            fail_msg("%s = %s: %s", rows[i].key, rows[i].value, st.msg);
+        assert_memory_equal(cfg.is_local, rows[i].local, sizeof rows[i].local);
+        assert_true(cfg.rope_theta == rows[i].theta && cfg.rope_theta_local == rows[i].theta_local);
+        assert_true(cfg.rope_scaling == rows[i].scaling && cfg.window == rows[i].window);
+        assert_true(cfg.attn_scale == 0.2f && cfg.embed_scale == 8 && cfg.tied);
         cJSON_Delete(config);
     }
 }
@@ -99,8 +191,8 @@ static void numbers_come_out_as_they_went_in(void **state)
     struct model_config cfg;
     const struct arch *arch;
     struct status st = {0};
-    struct cJSON *config =
-        config_with("rope_parameters", "{\"rope_type\":\"llama3\",\"rope_theta\":5e5," BANDS "}");
+    struct cJSON *config = config_with(base, "rope_parameters",
+                                       "{\"rope_type\":\"llama3\",\"rope_theta\":5e5," BANDS "}");
     assert_true(config_read_hf(config, &arch, &cfg, &st));
     assert_string_equal(arch->hf_name, "LlamaForCausalLM");
     assert_int_equal(cfg.hidden, 64);
@@ -266,6 +358,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_key_that_is_not_honoured_is_refused),
+        cmocka_unit_test(layers_differ_as_the_keys_say),
         cmocka_unit_test(numbers_come_out_as_they_went_in),
         cmocka_unit_test(slow_pairs_alone_are_slowed),
         cmocka_unit_test(a_folder_is_bound_only_when_files_and_config_agree),

@@ -265,6 +265,9 @@ static void log_probabilities_are_those_of_a_forward_in_double(void **state)
     }
 }
 
+/* A folder of bfloat16 whose layers but some see a window shorter than the prompts. */
+static const char windowed_path[] = "tests/golden/hf/gemma3-bf16";
+
 /* What one sequence was told: scores of its prompt, then its samples. */
 struct answer {
     int n;
@@ -364,14 +367,16 @@ static void a_sequence_gets_the_same_bits_alone_and_among_others(void **state)
     static struct request q[SEQS];
     static struct answer alone[SEQS], mixed[SEQS];
     static const char *const precisions[] = {"exact", "fast"};
-    static const enum dtype dtypes[] = {DT_F32, DT_Q8_0};
-    for (int p = 0; p < 4; p++) {
+    static const enum dtype dtypes[] = {DT_F32, DT_Q8_0, DT_BF16};
+    for (int p = 0; p < 6; p++) {
         struct fixture x;
         struct drive d;
         struct tiny t = tiny_default;
-        t.dtype = dtypes[p / 2];
+        const bool windowed = dtypes[p / 2] == DT_BF16;
+        t.dtype = windowed ? DT_F32 : dtypes[p / 2];
         write_model(&x, &t);
         struct engine_options o = options(&x, precisions[p % 2], 1);
+        o.model_path = windowed ? windowed_path : o.model_path;
         drive_open(&d, &o);
         for (int i = 0; i < SEQS; i++)
             make_request(&q[i], i);
@@ -388,7 +393,7 @@ static void a_sequence_gets_the_same_bits_alone_and_among_others(void **state)
                     if (!same_out(&alone[i].out[j], &mixed[i].out[j]))
                         fail_msg("%s, %s, seed %llu: sequence %d, output %d: alone %d %.9g, mixed "
                                  "%d %.9g",
-                                 precisions[p % 2], dtype_traits[t.dtype].name,
+                                 precisions[p % 2], dtype_traits[dtypes[p / 2]].name,
                                  (unsigned long long)seed, i, j, alone[i].out[j].id,
                                  alone[i].out[j].logprob, mixed[i].out[j].id,
                                  mixed[i].out[j].logprob);
@@ -400,9 +405,8 @@ static void a_sequence_gets_the_same_bits_alone_and_among_others(void **state)
 }
 
 /* A prefix that is in the cache already: the slot is set with it as history. */
-static void a_prefix_hit_continues_as_if_it_had_run_here(void **state)
+static void check_prefix_hit(const char *model_path)
 {
-    (void)state;
     enum { N = 40, SHARED = 32 };
     struct fixture x;
     struct drive d;
@@ -410,6 +414,7 @@ static void a_prefix_hit_continues_as_if_it_had_run_here(void **state)
     write_model(&x, &tiny_default);
     random_ids(ids, N, 3);
     struct engine_options o = options(&x, "fast", 2);
+    o.model_path = model_path ? model_path : o.model_path;
     drive_open(&d, &o);
     struct sample_params params = drive_greedy(TOP);
     params.repetition = 1.5f; /* so that history counts */
@@ -437,6 +442,13 @@ static void a_prefix_hit_continues_as_if_it_had_run_here(void **state)
     assert_true(same_out(&want, &found));
     drive_close(&d);
     drop_model(&x);
+}
+
+static void a_prefix_hit_continues_as_if_it_had_run_here(void **state)
+{
+    (void)state;
+    check_prefix_hit(NULL);
+    check_prefix_hit(windowed_path);
 }
 
 /* Steps that contradict the slots: each begins with slot 1 holding 5 tokens and a sample. */

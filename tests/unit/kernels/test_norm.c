@@ -60,9 +60,10 @@ static void check_case(struct device *d, const char *isa, const struct norm_case
         .x = c->in_place ? y : x,
         .rows = c->rows,
         .width = c->width,
-        .norm = {
-            .kind = c->kind, .w = c->has_w ? w : NULL, .b = c->has_b ? b : NULL, .eps = 1e-5f},
-        .add = c->add == ADD_NONE ? NULL : c->add == ADD_Y ? y : residual};
+        .norm = {.kind = c->kind, .w = c->has_w ? w : NULL, .b = c->has_b ? b : NULL, .eps = 1e-5f},
+        .add = c->add == ADD_NONE ? NULL
+               : c->add == ADD_Y  ? y
+                                  : residual};
     cpu_backend.ops->norm(d, &a);
     assert_true(isnan(y[n]));
     double limit = 2e-6 * (1 + fabs((double)c->offset));
