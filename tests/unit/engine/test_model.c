@@ -9,6 +9,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include "engine/config_read.h"
 #include "engine/gguf.h"
 #include "tests/unit/engine/tiny_model.h"
 
@@ -92,7 +93,7 @@ static const struct {
     {"a layer more than the file has",
      {"llama.block_count", G_U32, 3, NULL},
      STATUS_CORRUPT,
-     "tensor blk.2.attn_norm.weight is missing"},
+     "tensor blk.2.attn_q.weight is missing"},
     {"a layer fewer",
      {"llama.block_count", G_U32, 1, NULL},
      STATUS_UNSUPPORTED,
@@ -377,7 +378,7 @@ static void loading_takes_the_bytes_counted_and_fills_every_slot(void **state)
         for (int slot = W_FIRST_OF_LAYER; slot < W_N; slot++)
             assert_int_equal(model.layer[il].w[slot] == NULL,
                              slot == W_O_BIAS || slot == W_Q_NORM || slot == W_K_NORM ||
-                                 slot >= W_GATE_BIAS);
+                                 slot == W_ATTN_OUT_NORM || slot >= W_GATE_BIAS);
     const struct tensor *norm = model.layer[1].w[W_FFN_NORM];
     assert_int_equal(norm->dtype, DT_F32);
     assert_memory_equal(norm->data, gguf_tensor_find(f.gguf, "blk.1.ffn_norm.weight")->source.at,
@@ -393,6 +394,76 @@ static void loading_takes_the_bytes_counted_and_fills_every_slot(void **state)
     make_close(&m);
 }
 
+/* --- layers that differ --- */
+
+struct windowed { /* what metadata says, and what must come of it; 0 = no key */
+    const char *name;
+    uint32_t n_layers, width, pattern, window;
+    float theta_local;
+    const char *message; /* NULL = taken */
+    int32_t n_local;
+    float attn_scale;
+};
+
+static const struct windowed windowed[] = {
+    {"small", 18, 64, 0, 512, 0, NULL, 15, 0.25f},
+    {"27B scales by a head's share of the width", 62, 5376, 0, 1024, 0, NULL, 52, 0.0771517f},
+    {"keys of later files", 6, 64, 2, 7, 500, NULL, 3, 0.25f},
+    {"every layer sees all", 6, 64, 1, 0, 0, NULL, 0, 0.25f},
+    {"no window", 6, 64, 0, 0, 0, "5 layers see a window, and no key sliding_window", 0, 0},
+    {"window 0", 6, 64, 0, UINT32_MAX, 0,
+     "key gemma3.attention.sliding_window: want a value from 1 to 16777216, found 0", 0, 0},
+};
+
+static void make_windowed(struct make *m, const struct windowed *w)
+{
+    make_begin(m);
+    make_key_str(m, "general.architecture", "gemma3");
+    make_key_u32(m, "gemma3.embedding_length", w->width);
+    make_key_u32(m, "gemma3.block_count", w->n_layers);
+    make_key_u32(m, "gemma3.attention.head_count", w->width == 64 ? 4 : 32);
+    make_key_u32(m, "gemma3.attention.head_count_kv", 2);
+    make_key_u32(m, "gemma3.attention.key_length", 16);
+    make_key_u32(m, "gemma3.feed_forward_length", 96);
+    make_key_u32(m, "gemma3.context_length", 1024);
+    make_key_f32(m, "gemma3.attention.layer_norm_rms_epsilon", 1e-6f);
+    if (w->window)
+        make_key_u32(m, "gemma3.attention.sliding_window", w->window == UINT32_MAX ? 0 : w->window);
+    if (w->pattern)
+        make_key_u32(m, "gemma3.attention.sliding_window_pattern", w->pattern);
+    if (w->theta_local > 0)
+        make_key_f32(m, "gemma3.rope.freq_base_swa", w->theta_local);
+}
+
+static void layers_differ_as_the_metadata_says(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof windowed / sizeof windowed[0]; i++) {
+        const struct windowed *w = &windowed[i];
+        struct make m;
+        struct status st = {0};
+        const struct arch *arch;
+        struct model_config cfg;
+        make_windowed(&m, w);
+        struct gguf *g = gguf_open_memory(m.at, m.n, &st);
+        const bool ok = g && config_read_gguf(g, &arch, &cfg, &st);
+        if (ok != !w->message || (!ok && !strstr(st.msg, w->message)))
+            fail_msg("%s: %s", w->name, st.msg);
+        int32_t n_local = 0;
+        for (int32_t il = 0; ok && il < cfg.n_layers; il++)
+            n_local += cfg.is_local[il];
+        if (ok) {
+            assert_int_equal(n_local, w->n_local);
+            assert_int_equal(cfg.window, w->window);
+            assert_true(fabsf(cfg.attn_scale - w->attn_scale) < 1e-6f);
+            assert_true(cfg.rope_theta == 1e6f && cfg.embed_scale == sqrtf((float)w->width));
+            assert_true(cfg.rope_theta_local == (w->theta_local > 0 ? w->theta_local : 1e4f));
+        }
+        gguf_close(g);
+        make_close(&m);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -401,6 +472,7 @@ int main(void)
         cmocka_unit_test(a_key_out_of_range_is_refused_by_name),
         cmocka_unit_test(linear_scaling_divides_positions),
         cmocka_unit_test(a_missing_key_is_named),
+        cmocka_unit_test(layers_differ_as_the_metadata_says),
         cmocka_unit_test(a_tensor_of_another_shape_or_name_is_refused),
         cmocka_unit_test(more_tokens_than_the_table_has_rows_are_refused),
         cmocka_unit_test(loading_takes_the_bytes_counted_and_fills_every_slot),
