@@ -1,13 +1,14 @@
 /* fuzz_tokenizer.c - any text against a small vocabulary, and any vocabulary against a text.
  *
  * The first byte chooses.  Even: the rest is text; ids must give its bytes back, and none may be
- * control.  Odd: the rest is a vocabulary, one token or merge a line; if it opens, it must work. */
+ * control.  Odd: the rest is a vocabulary, one token or merge a line, over bytes, or over
+ * characters with merges or with scores; if it opens, it must work. */
 #include "tests/unit/engine/small_vocab.h"
 
 #include <stdint.h>
 #include <stdlib.h>
 
-enum { LINES_MAX = 512 };
+enum { LINES_MAX = 512, OF_CHARS = 2, OF_SCORES = 4 };
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n);
 
@@ -56,11 +57,25 @@ static void fuzz_text(uint8_t choice, const char *text, size_t n)
     check_text(t[which], text, n, true);
 }
 
-/* A line: its first byte chooses merge or token and the type, the rest is the text. */
-static void fuzz_vocabulary(const char *at, size_t n)
+/* What a vocabulary of characters cannot be without. */
+static void add_bytes(struct tok_source *src, struct str *tokens, int32_t *types)
 {
-    struct str tokens[LINES_MAX], merges[LINES_MAX];
-    int32_t types[LINES_MAX];
+    static char text[256][8];
+    for (int c = 0; c < 256; c++) {
+        snprintf(text[c], sizeof text[c], "<0x%02X>", (unsigned)c);
+        types[src->n_tokens] = TOKEN_BYTE;
+        tokens[src->n_tokens++] = (struct str){text[c], 6};
+    }
+    src->chars = true;
+    src->pre = (struct str){"whole", 5};
+}
+
+/* A line: its first byte chooses merge or token and the type, the rest is the text. */
+static void fuzz_vocabulary(uint8_t choice, const char *at, size_t n)
+{
+    struct str tokens[LINES_MAX + 256], merges[LINES_MAX];
+    int32_t types[LINES_MAX + 256];
+    float scores[LINES_MAX + 256];
     struct tok_source src = {.tokens = tokens,
                              .merges = merges,
                              .types = types,
@@ -85,6 +100,11 @@ static void fuzz_vocabulary(const char *at, size_t n)
         }
         at = stop + (stop < end);
     }
+    if (choice & OF_CHARS)
+        add_bytes(&src, tokens, types);
+    for (size_t i = 0; i < src.n_tokens; i++)
+        scores[i] = -(float)(i % 7);
+    src.scores = choice & OF_CHARS && choice & OF_SCORES ? scores : NULL;
     struct status st = {0};
     struct tokenizer *t = tokenizer_open_source(&src, &st);
     require((t != NULL) == (st.code == STATUS_OK));
@@ -99,7 +119,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
         return 0;
     const char *rest = (const char *)bytes + 1;
     if (bytes[0] & 1)
-        fuzz_vocabulary(rest, n - 1);
+        fuzz_vocabulary(bytes[0], rest, n - 1);
     else
         fuzz_text(bytes[0], rest, n - 1);
     return 0;
