@@ -8,7 +8,7 @@
 
 #include "kernels/half.h"
 
-enum { NF4_GROUP = 64, INT4_GROUP = 128, GROUP_MAX = 1 << 16, NESTED_GROUP = 256 };
+enum { NF4_GROUP = 64, INT4_GROUP = 128, GROUP_MAX = 1 << 16, GROUP_STEP = 32, NESTED_GROUP = 256 };
 
 /* Quantiles of the normal distribution, each half of them scaled to reach 1 (QLoRA, appendix E). */
 const float scheme_nf4[16] = {
@@ -49,6 +49,10 @@ float scheme_e4m3(uint8_t code)
 bool scheme_check(const struct scheme *s, int64_t cols, struct status *st)
 {
     const int pack = dtype_traits[s->codes].block;
+    if (s->group % GROUP_STEP != 0)
+        return status_fail(st, STATUS_UNSUPPORTED,
+                           "%s: want groups of a multiple of %d columns, found %d",
+                           dtype_traits[s->codes].name, GROUP_STEP, s->group);
     if (s->group != 0 && cols % s->group != 0)
         return status_fail(st, STATUS_UNSUPPORTED,
                            "%s: want a multiple of the group's %d columns, found %lld",

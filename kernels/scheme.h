@@ -64,8 +64,8 @@ static inline int64_t scheme_groups(const struct scheme *s, int64_t cols)
     return s->group == 0 ? 1 : cols / s->group;
 }
 
-/* UNSUPPORTED unless rows of `cols` fit the scheme: whole groups, and an even number of 4-bit codes.
- * The message names both numbers. */
+/* UNSUPPORTED unless rows of `cols` fit the scheme: whole groups of a multiple of 32 columns, and an
+ * even number of 4-bit codes.  The message names both numbers. */
 bool scheme_check(const struct scheme *s, int64_t cols, struct status *st) MUST_CHECK;
 
 /* Bytes of a matrix as a checkpoint would store it: codes, scales and zero points packed. */

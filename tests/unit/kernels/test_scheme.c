@@ -78,6 +78,10 @@ static void rows_that_do_not_fit_are_refused(void **state)
     s.group = 0;
     assert_true(scheme_check(&s, 6, &st));
     assert_false(scheme_check(&s, 7, &st));
+    st = (struct status){0};
+    s.group = 48;
+    assert_false(scheme_check(&s, 96, &st));
+    assert_non_null(strstr(st.msg, "48"));
 }
 
 /* OCP 8-bit floating point specification, table 1: 448, 2^-6 and 2^-9 are its landmarks. */
