@@ -45,6 +45,12 @@ static const struct quant_traits quant_traits[DT_ALL_N] = {
     [DT_Q4_K] = {.bits = 4, .group = 32, .has_min = true, .has_sc = true},
     [DT_Q5_K] = {.bits = 5, .group = 32, .has_min = true, .has_sc = true},
     [DT_Q6_K] = {.bits = 6, .offset = 32, .group = 16, .has_sc = true},
+    /* Codes of a scheme (scheme.h), whose scales lie elsewhere: how wide they are is all that holds. */
+    [DT_INT4] = {.bits = 4, .group = 32},
+    [DT_INT8] = {.bits = 8, .group = 32},
+    [DT_NF4] = {.bits = 4, .group = 32},
+    [DT_FP4] = {.bits = 4, .group = 32},
+    [DT_FP8] = {.bits = 8, .group = 32},
 };
 
 /* The b-th 32 values of a row in file layout. */

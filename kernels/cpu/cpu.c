@@ -159,9 +159,7 @@ static void copy(struct device *d, void *to, const void *from, size_t n_bytes)
 
 static bool weights_done(struct device *d, struct status *st)
 {
-    (void)d;
-    (void)st;
-    return true;
+    return !d->put_failed || status_fail(st, STATUS_IO, "pack weights: no memory");
 }
 
 static bool graph_begin(struct device *d, uint64_t shape)

@@ -30,7 +30,8 @@ struct device {
     enum precision precision;
     int n_threads;
     struct thread_pool *pool;
-    void *mem; /* list of mem_take allocations */
+    void *mem;       /* list of mem_take allocations */
+    bool put_failed; /* a weight did not find the memory to be packed in */
 
     /* work_set: from here on all is planned. */
     struct device_limits limits;

@@ -1,29 +1,35 @@
-/* matmul.c - activations times weights: rounds the activations once, cuts the outputs into parts.
+/* matmul.c - activations times weights: brings the activations to their form, cuts the outputs into
+ * parts.
  *
  * A part is some tiles of one weight with some rows of activations.  Its size follows from
  * the shapes alone: large enough that taking a part costs little, small enough that threads
  * end together, and so that the rows of a part stay in the second-level cache while its
  * tiles pass.  The arithmetic is in matmul_tile.h. */
 #include "kernels/cpu/matmul_int.h"
+#include "kernels/half.h"
 
 enum {
     PART_BYTES = 48 * 1024,        /* of weights, with few rows: some 4 us of reading */
     PART_MULTIPLIES = 2 << 20,     /* with many rows: some 30 us */
     ROWS_CACHE_BYTES = 320 * 1024, /* of activations that many rows keep in the cache */
-    QUANTIZE_PART_VALUES = 16384,  /* fewer than this are not worth waking a thread for */
-    PLANES_MAX = 2,
+    FORM_PART_VALUES = 16384,      /* fewer than this are not worth waking a thread for */
 };
 
+/* The weights of a call that take x in one form; where a call has several forms, it is run form
+ * by form. */
 struct matmul {
-    const struct matmul_args *args;
+    const float *x; /* [rows, cols] */
+    int rows, cols, lanes;
+    const struct matmul_out *out; /* [n_outs] */
+    int n_outs;
     void (*tile)(const struct matmul_tile *t);
-    void (*quantize)(const float *x, int cols, struct act_block *out);
-    struct act_block *blocks; /* [rows, n_planes, cols / 32] */
-    int n_planes;             /* 2: the second has what the rounding of the first left */
-    int cols, lanes;
+    const struct act_rounding *rounding;
+    struct act_form form; /* of those that do not take x as it is */
+    char *formed;         /* [rows, form_bytes] */
+    size_t form_bytes;
     int rows_per_part, n_row_parts;
-    int rows_per_quantize;
-    bool exact;
+    int rows_per_form;
+    bool exact, fine;
     struct matmul_slice {
         size_t tile_bytes;
         int n_tiles, tiles_per_part;
@@ -33,12 +39,12 @@ struct matmul {
 
 static const struct {
     void (*tile)(const struct matmul_tile *t);
-    void (*quantize)(const float *x, int cols, struct act_block *out);
+    const struct act_rounding *rounding;
 } isa_functions[ISA_N] = {
-    [ISA_SCALAR] = {matmul_tile_scalar, act_quantize_scalar},
-    [ISA_AVX2] = {matmul_tile_avx2, act_quantize_avx2},
-    [ISA_AVX512] = {matmul_tile_avx512, act_quantize_avx2},
-    [ISA_AVX512VNNI] = {matmul_tile_avx512vnni, act_quantize_avx2},
+    [ISA_SCALAR] = {matmul_tile_scalar, &act_rounding_scalar},
+    [ISA_AVX2] = {matmul_tile_avx2, &act_rounding_avx2},
+    [ISA_AVX512] = {matmul_tile_avx512, &act_rounding_avx2},
+    [ISA_AVX512VNNI] = {matmul_tile_avx512vnni, &act_rounding_avx2},
 };
 
 static int ceil_div(int64_t a, int64_t b)
@@ -54,39 +60,69 @@ static int clamp(size_t n, int low, int high)
 size_t cpu_matmul_scratch_bytes(const struct device *d, int rows_max, int in_max)
 {
     (void)d;
-    return (size_t)rows_max * PLANES_MAX * (size_t)ceil_div(in_max, QUANT_BLOCK) *
-           sizeof(struct act_block);
+    return (size_t)rows_max * act_form_bytes_max(in_max);
 }
 
-static bool is_float(const struct matmul *m, const struct tensor *w)
+/* What a weight wants of x.  8-bit activations are for codes with even steps; `fine` is for
+ * rounding of our own: what a scheme's rule rounds is what its values are. */
+static struct act_form find_form(const struct matmul *m, const struct tensor *w)
 {
-    return m->exact || quant_traits[w->dtype].bits == 0;
-}
-
-/* What is left of x after rounding is at most half a step, and takes steps 1/254 as large. */
-static void quantize_rest(const struct matmul *m, const float *x, const struct act_block *high,
-                          struct act_block *low)
-{
-    for (int b = 0; b < m->cols / QUANT_BLOCK; b++, x += QUANT_BLOCK) {
-        float rest[QUANT_BLOCK];
-        for (int i = 0; i < QUANT_BLOCK; i++)
-            rest[i] = x[i] - high[b].d * (float)high[b].q[i];
-        m->quantize(rest, QUANT_BLOCK, low + b);
+    const struct scheme *s = w->scheme;
+    struct act_form f = {.kind = FORM_AS_IS, .n_planes = 1};
+    if (!s) {
+        if (!m->exact && quant_traits[w->dtype].bits > 0)
+            f.kind = FORM_BLOCKS;
+    } else {
+        const bool rounds =
+            s->act == ACTS_INT8 || s->act == ACTS_OUTLIERS || (s->act == ACTS_WIDE && !m->exact);
+        f.order = scheme_order(w, m->lanes);
+        f.rule = s->act;
+        f.threshold = s->act == ACTS_OUTLIERS ? s->threshold : 0;
+        if (rounds && s->codes <= DT_INT8)
+            f.kind = FORM_BLOCKS;
+        else if (s->act != ACTS_WIDE || f.order)
+            f.kind = FORM_FLOATS;
     }
+    if (m->fine && f.kind == FORM_BLOCKS && f.rule == ACTS_WIDE)
+        f.n_planes = 2;
+    return f;
 }
 
-static void quantize_part(void *ctx, int part, int thread)
+static bool is_same_form(const struct act_form *a, const struct act_form *b)
+{
+    return a->kind == b->kind && a->n_planes == b->n_planes && a->rule == b->rule &&
+           a->order == b->order && f32_to_bits(a->threshold) == f32_to_bits(b->threshold);
+}
+
+static void form_part(void *ctx, int part, int thread)
 {
     const struct matmul *m = ctx;
     (void)thread;
-    const size_t n_blocks = (size_t)(m->cols / QUANT_BLOCK);
-    int row = part * m->rows_per_quantize, end = row + m->rows_per_quantize;
-    for (; row < end && row < m->args->rows; row++) {
-        const float *x = (const float *)m->args->x + (size_t)row * (size_t)m->cols;
-        struct act_block *high = m->blocks + (size_t)(row * m->n_planes) * n_blocks;
-        m->quantize(x, m->cols, high);
-        if (m->n_planes == 2)
-            quantize_rest(m, x, high, high + n_blocks);
+    int row = part * m->rows_per_form, end = row + m->rows_per_form;
+    for (; row < end && row < m->rows; row++)
+        act_form_row(&m->form, m->rounding, m->x + (size_t)row * (size_t)m->cols, m->cols,
+                     m->formed + (size_t)row * m->form_bytes);
+}
+
+/* The rows of x from `first` on, in the form that w wants. */
+static void set_x(const struct matmul *m, const struct tensor *w, int first, struct matmul_tile *t)
+{
+    const struct act_form f = find_form(m, w);
+    const float *x = m->x + (size_t)first * (size_t)m->cols;
+    t->is_float = f.kind != FORM_BLOCKS;
+    t->n_planes = f.n_planes;
+    t->n_rows = m->rows - first < m->rows_per_part ? m->rows - first : m->rows_per_part;
+    t->n_rows *= f.n_planes;
+    if (f.kind == FORM_AS_IS) {
+        t->x = x;
+        t->x_stride = (size_t)m->cols * sizeof *x;
+        return;
+    }
+    t->x = m->formed + (size_t)first * m->form_bytes;
+    t->x_stride = m->form_bytes / (size_t)f.n_planes;
+    if (f.kind == FORM_BLOCKS && f.rule == ACTS_OUTLIERS) {
+        t->x_wide = x;
+        t->order = f.order;
     }
 }
 
@@ -95,27 +131,19 @@ static void multiply_part(void *ctx, int part, int thread)
     const struct matmul *m = ctx;
     int o = 0;
     (void)thread;
-    while (o + 1 < m->args->n_outs && part >= m->slice[o + 1].first_part)
+    while (o + 1 < m->n_outs && part >= m->slice[o + 1].first_part)
         o++;
     const struct matmul_slice *slice = &m->slice[o];
-    const struct matmul_out *out = &m->args->out[o];
+    const struct matmul_out *out = &m->out[o];
     part -= slice->first_part;
     int first_row = part % m->n_row_parts * m->rows_per_part;
     int tile = part / m->n_row_parts * slice->tiles_per_part, end = tile + slice->tiles_per_part;
     struct matmul_tile t = {.dtype = out->w->dtype,
+                            .scheme = out->w->scheme,
                             .cols = m->cols,
+                            .tile_bytes = slice->tile_bytes,
                             .y_stride = out->y_stride ? out->y_stride : out->w->rows};
-    t.is_float = is_float(m, out->w);
-    t.n_planes = t.is_float ? 1 : m->n_planes;
-    t.n_rows = m->args->rows - first_row;
-    if (t.n_rows > m->rows_per_part)
-        t.n_rows = m->rows_per_part;
-    t.n_rows *= t.n_planes;
-    t.x_stride = t.is_float ? (size_t)m->cols * sizeof(float)
-                            : (size_t)(m->cols / QUANT_BLOCK) * sizeof(struct act_block);
-    t.x = (t.is_float ? (const char *)m->args->x : (const char *)m->blocks) +
-          (size_t)(first_row * t.n_planes) * t.x_stride;
-    t.tile_bytes = slice->tile_bytes;
+    set_x(m, out->w, first_row, &t);
     end = end < slice->n_tiles ? end : slice->n_tiles;
     for (; tile < end; tile += t.n_tiles) {
         t.n_tiles = end - tile < MATMUL_TILES_MAX ? end - tile : MATMUL_TILES_MAX;
@@ -132,17 +160,17 @@ static void multiply_part(void *ctx, int part, int thread)
 /* Sets rows and tiles per part; returns the number of parts. */
 static int cut_parts(struct matmul *m)
 {
-    int rows = m->args->rows, n_parts = 0;
-    size_t row_bytes = (size_t)(m->cols * m->n_planes) * 3 / 2; /* of act_blocks */
-    m->rows_per_part =
-        clamp(ROWS_CACHE_BYTES / row_bytes / 4 * 4, 16, MATMUL_ROWS_MAX / m->n_planes);
-    m->n_row_parts = ceil_div(rows, m->rows_per_part);
-    for (int o = 0; o < m->args->n_outs; o++) {
-        const struct tensor *w = m->args->out[o].w;
+    int n_parts = 0;
+    const int n_planes = m->form.n_planes;
+    size_t row_bytes = (size_t)(m->cols * n_planes) * 3 / 2; /* of act_blocks */
+    m->rows_per_part = clamp(ROWS_CACHE_BYTES / row_bytes / 4 * 4, 16, MATMUL_ROWS_MAX / n_planes);
+    m->n_row_parts = ceil_div(m->rows, m->rows_per_part);
+    for (int o = 0; o < m->n_outs; o++) {
+        const struct tensor *w = m->out[o].w;
         struct matmul_slice *slice = &m->slice[o];
-        int part_rows = rows < m->rows_per_part ? rows : m->rows_per_part;
-        size_t tile_work = (size_t)(part_rows * m->n_planes) * (size_t)m->cols * (size_t)m->lanes;
-        slice->tile_bytes = pack_tile_bytes(w->dtype, w->cols, m->lanes);
+        int part_rows = m->rows < m->rows_per_part ? m->rows : m->rows_per_part;
+        size_t tile_work = (size_t)(part_rows * n_planes) * (size_t)m->cols * (size_t)m->lanes;
+        slice->tile_bytes = pack_tile_bytes(w, m->lanes);
         slice->n_tiles = ceil_div(w->rows, m->lanes);
         size_t by_bytes = PART_BYTES / slice->tile_bytes, by_work = PART_MULTIPLIES / tile_work;
         slice->tiles_per_part = clamp(by_bytes < by_work ? by_bytes : by_work, 2, 1 << 20);
@@ -152,20 +180,38 @@ static int cut_parts(struct matmul *m)
     return n_parts;
 }
 
+/* Takes weights from out[0] on for as long as they want x in one form, or as it is. */
+static void take_outs(struct matmul *m, int n_outs)
+{
+    m->form = (struct act_form){.kind = FORM_AS_IS, .n_planes = 1};
+    for (m->n_outs = 0; m->n_outs < n_outs; m->n_outs++) {
+        const struct act_form f = find_form(m, m->out[m->n_outs].w);
+        if (f.kind == FORM_AS_IS || is_same_form(&f, &m->form))
+            continue;
+        if (m->form.kind != FORM_AS_IS)
+            return;
+        m->form = f;
+    }
+}
+
 void cpu_matmul(struct device *d, const struct matmul_args *a)
 {
-    struct matmul m = {.args = a, .lanes = pack_lanes(d), .blocks = d->scratch};
-    bool quantized = false;
-    m.tile = isa_functions[d->isa].tile;
-    m.quantize = isa_functions[d->isa].quantize;
-    m.exact = d->precision == PRECISION_EXACT;
-    m.n_planes = a->fine && !m.exact ? 2 : 1;
-    m.cols = (int)a->out[0].w->cols;
-    for (int o = 0; o < a->n_outs; o++)
-        quantized |= !is_float(&m, a->out[o].w);
-    if (quantized) {
-        m.rows_per_quantize = ceil_div(QUANTIZE_PART_VALUES, m.cols);
-        cpu_parallel(d, quantize_part, &m, ceil_div(a->rows, m.rows_per_quantize));
+    struct matmul m = {.x = a->x,
+                       .rows = a->rows,
+                       .cols = (int)a->out[0].w->cols,
+                       .lanes = pack_lanes(d),
+                       .tile = isa_functions[d->isa].tile,
+                       .rounding = isa_functions[d->isa].rounding,
+                       .formed = d->scratch,
+                       .exact = d->precision == PRECISION_EXACT,
+                       .fine = a->fine};
+    m.rows_per_form = ceil_div(FORM_PART_VALUES, m.cols);
+    for (int first = 0; first < a->n_outs; first += m.n_outs) {
+        m.out = a->out + first;
+        take_outs(&m, a->n_outs - first);
+        m.form_bytes = act_form_bytes(&m.form, m.cols);
+        if (m.form_bytes > 0)
+            cpu_parallel(d, form_part, &m, ceil_div(m.rows, m.rows_per_form));
+        cpu_parallel(d, multiply_part, &m, cut_parts(&m));
     }
-    cpu_parallel(d, multiply_part, &m, cut_parts(&m));
 }

@@ -152,5 +152,59 @@ static inline VF vf_from_s8_of(VI v, int i)
     return vf_from_i32(_mm256_srai_epi32(_mm256_slli_epi32(v, 24 - 8 * i), 24));
 }
 
+static inline VF vf_from_nibble(VI v, int shift)
+{
+    return vf_from_i32(_mm256_and_si256(_mm256_srli_epi32(v, shift), _mm256_set1_epi32(15)));
+}
+
+/* The bytes of 16 floats apart: one shuffle looks up a byte of 32 values.  Two permutes of floats
+ * and a blend take half as many instructions again. */
+struct book {
+    VI byte[4];
+};
+
+static inline struct book book_open(const float *values)
+{
+    uint8_t bytes[4][16], of[4];
+    struct book b;
+    for (int i = 0; i < 16; i++) {
+        __builtin_memcpy(of, values + i, 4);
+        for (int k = 0; k < 4; k++)
+            bytes[k][i] = of[k];
+    }
+    for (int k = 0; k < 4; k++)
+        b.byte[k] = _mm256_broadcastsi128_si256(_mm_loadu_si128((const void *)bytes[k]));
+    return b;
+}
+
+static inline void book_read(const struct book *b, VI v, int high, VF *to)
+{
+    /* Of each half: byte i of its four lanes together, so that widening gives columns. */
+    const VI columns = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    VI index = vi_and(high ? _mm256_srli_epi16(v, 4) : v, vi_set1(15)), byte[4];
+    index = _mm256_shuffle_epi8(index, columns);
+    for (int k = 0; k < 4; k++)
+        byte[k] = _mm256_shuffle_epi8(b->byte[k], index);
+    const VI low01 = _mm256_unpacklo_epi8(byte[0], byte[1]);
+    const VI low23 = _mm256_unpacklo_epi8(byte[2], byte[3]);
+    const VI high01 = _mm256_unpackhi_epi8(byte[0], byte[1]);
+    const VI high23 = _mm256_unpackhi_epi8(byte[2], byte[3]);
+    to[0] = _mm256_castsi256_ps(_mm256_unpacklo_epi16(low01, low23));
+    to[1] = _mm256_castsi256_ps(_mm256_unpackhi_epi16(low01, low23));
+    to[2] = _mm256_castsi256_ps(_mm256_unpacklo_epi16(high01, high23));
+    to[3] = _mm256_castsi256_ps(_mm256_unpackhi_epi16(high01, high23));
+}
+
+/* As f16, whose exponent begins 8 lower; its subnormals cost nothing to convert. */
+#define E4M3_UNIT 256.0f
+
+static inline VF vf_from_e4m3(const uint8_t *p, int i)
+{
+    __m128i v = _mm_loadu_si128((const void *)p);
+    v = _mm_srai_epi16(i == 0 ? _mm_slli_epi16(v, 8) : v, 1);
+    return _mm256_cvtph_ps(_mm_and_si128(v, _mm_set1_epi16((short)0xbf80)));
+}
+
 #include "kernels/cpu/matmul_tile.h"
 #endif

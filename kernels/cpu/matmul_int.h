@@ -21,10 +21,22 @@
  *           bits 4 and 5 of step s at bits 2 (s % 4), the second one for steps 4..7
  *     2     two vectors as just described; 3 the same, then a vector with bit 2
  *
- * A tile of a plain type is [cols][lanes] values.  Tiles begin at multiples of 64 bytes. */
+ * A tile of a plain type is [cols][lanes] values.  Tiles begin at multiples of 64 bytes.
+ *
+ * A tile of a scheme (scheme.h) is three arrays too, its columns padded to 32 with zeros:
+ *
+ *     quants  the planes of 4 or 8 bits above; INT8 as code - 128, a signed byte
+ *             FP8: each vector is two columns, the bytes of lanes 16-bit words
+ *     scales  for each group: [lanes] of the scheme's `scale`, or of floats if they are nested
+ *     zeros   for each group, if there are zero points: [lanes] bytes
+ *             INT8: [lanes] bf16 of zero - 128
+ *
+ * and behind its tiles an ordered weight has order[cols], int32.  What it multiplies is x in that
+ * order (act_form.h). */
 #ifndef KERNELS_CPU_MATMUL_INT_H
 #define KERNELS_CPU_MATMUL_INT_H
 
+#include "kernels/cpu/act_form.h"
 #include "kernels/cpu/cpu_int.h"
 #include "kernels/quant_block.h"
 
@@ -34,35 +46,31 @@ enum {
     MATMUL_DIRECT_MAX = 4, /* up to this many rows a tile is decoded on the way, not first */
 };
 
-/* A block whose largest magnitude is below this counts as zero: 1 / d must stay finite. */
-#define ACT_TINY 1e-30f
-
-/* 32 activations rounded to 8 bits: x = d * q, with what minima are multiplied by. */
-struct act_block {
-    float d;
-    float sum;     /* d * (sum of q) */
-    float half[2]; /* the same of values 0..15 and 16..31 */
-    int32_t q_sum; /* sum of q */
-    int8_t q[QUANT_BLOCK];
-};
-
 /* One or two neighbouring tiles of one weight with some rows of activations. */
 struct matmul_tile {
     const uint8_t *w; /* the first tile */
     size_t tile_bytes;
     int n_tiles;
     enum dtype dtype;
+    const struct scheme *scheme; /* of a type from DT_INT4 on */
     int cols;
     const void *x; /* [n_rows] rows of x_stride bytes: act_blocks, or floats when is_float */
     size_t x_stride;
-    int n_rows;              /* <= MATMUL_ROWS_MAX */
-    int n_planes;            /* 2: each pair of rows of x adds up to one row of activations */
-    bool is_float;           /* plain types, and every type under PRECISION_EXACT */
-    float *y;                /* first output of [n_rows / n_planes] rows, y_stride values apart */
+    const float *x_wide;  /* [n_rows, cols] the activations themselves; NULL <=> no outliers in x */
+    const int32_t *order; /* [cols] of x_wide, or NULL */
+    int n_rows;           /* <= MATMUL_ROWS_MAX */
+    int n_planes;         /* 2: each pair of rows of x adds up to one row of activations */
+    bool is_float;        /* x is floats; else act_blocks */
+    float *y;             /* first output of [n_rows / n_planes] rows, y_stride values apart */
     const float *bias, *add; /* as y; NULL if absent */
     int64_t y_stride;
     int n_lanes; /* outputs of each row that exist, in all tiles */
 };
+
+static inline size_t pack_blocks(int64_t cols) /* of 32 columns; the last may be part of one */
+{
+    return (size_t)((cols + QUANT_BLOCK - 1) / QUANT_BLOCK);
+}
 
 /* Bytes of the arrays of a tile; the rest follows. */
 static inline size_t pack_quants_bytes(enum dtype dtype, int lanes) /* for 32 columns */
@@ -82,20 +90,36 @@ static inline size_t pack_supers_bytes(enum dtype dtype, int lanes) /* for 256 c
     return !t->has_sc ? 0 : (size_t)lanes * (t->has_min ? 4 : 2);
 }
 
+/* The same of a scheme, for one group. */
+static inline size_t pack_group_scale_bytes(const struct scheme *s, int lanes)
+{
+    return (size_t)lanes * (s->nested ? 4 : (size_t)dtype_traits[s->scale].block_bytes);
+}
+
+static inline size_t pack_group_zero_bytes(const struct scheme *s, int lanes)
+{
+    return !s->has_zero || s->codes > DT_INT8 ? 0 : (size_t)lanes * (s->codes == DT_INT8 ? 2 : 1);
+}
+
 static inline int pack_lanes(const struct device *d)
 {
     return d->isa >= ISA_AVX512 ? 16 : 8;
 }
 
-size_t pack_tile_bytes(enum dtype dtype, int64_t cols, int lanes);
+size_t pack_tile_bytes(const struct tensor *w, int lanes);
 
-/* One row out of a PACKED weight, to float: the bits of dequantize_row. */
+/* One row out of a PACKED weight, to float: the bits of dequantize_row or scheme_dequantize_row. */
 void pack_row_read(const struct tensor *w, int lanes, int64_t row, float *dst);
 
-/* One row of activations to act_blocks; cols is a multiple of 32.  A block with a NaN or an
- * infinity gets d = NaN, so that all that depends on it is NaN too. */
-void act_quantize_scalar(const float *x, int cols, struct act_block *out);
-void act_quantize_avx2(const float *x, int cols, struct act_block *out);
+/* Planes of 32 columns of one row, w[8]; words of the row are `stride` words apart. */
+void pack_quants(int bits, const uint32_t *w, uint32_t *out, int stride);
+void unpack_quants(int bits, const uint32_t *in, int stride, uint32_t *w);
+
+/* scheme_pack.c: the same for weights of a scheme.  Put is false where memory is short. */
+size_t scheme_tile_bytes(const struct tensor *w, int lanes);
+const int32_t *scheme_order(const struct tensor *w, int lanes); /* NULL where it is not ordered */
+bool scheme_put(struct device *d, struct tensor *w, const struct weight_source *src);
+void scheme_row_read(const struct tensor *w, int lanes, int64_t row, float *dst);
 
 void matmul_tile_scalar(const struct matmul_tile *t);
 void matmul_tile_avx2(const struct matmul_tile *t);

@@ -186,4 +186,37 @@ static inline VF vf_from_s8_of(VI v, int i)
     return vf_from_i32(_mm512_srai_epi32(moved, 24));
 }
 
+static inline VF vf_from_nibble(VI v, int shift)
+{
+    VI moved = _mm512_srl_epi32(v, _mm_cvtsi32_si128(shift));
+    return vf_from_i32(_mm512_and_si512(moved, _mm512_set1_epi32(15)));
+}
+
+struct book {
+    VF values;
+};
+
+static inline struct book book_open(const float *values)
+{
+    return (struct book){_mm512_loadu_ps(values)};
+}
+
+static inline void book_read(const struct book *b, VI v, int high, VF *to)
+{
+    for (int i = 0; i < 4; i++) { /* the permute reads 4 bits alone */
+        VI moved = _mm512_srl_epi32(v, _mm_cvtsi32_si128(8 * i + 4 * high));
+        to[i] = _mm512_permutexvar_ps(moved, b->values);
+    }
+}
+
+/* As f16, whose exponent begins 8 lower; its subnormals cost nothing to convert. */
+#define E4M3_UNIT 256.0f
+
+static inline VF vf_from_e4m3(const uint8_t *p, int i)
+{
+    __m256i v = _mm256_loadu_si256((const void *)p);
+    v = _mm256_srai_epi16(i == 0 ? _mm256_slli_epi16(v, 8) : v, 1);
+    return _mm512_cvtph_ps(_mm256_and_si256(v, _mm256_set1_epi16((short)0xbf80)));
+}
+
 #endif

@@ -197,5 +197,36 @@ static inline VF vf_from_s8_of(VI v, int i)
     return f;
 }
 
+struct book {
+    const float *values;
+};
+
+static inline struct book book_open(const float *values)
+{
+    return (struct book){values};
+}
+
+static inline void book_read(const struct book *b, VI v, int high, VF *to)
+{
+    for (int i = 0; i < 4; i++)
+        FOR_LANES to[i].v[r] = b->values[v.u8[4 * r + i] >> 4 * high & 15];
+}
+
+static inline VF vf_from_nibble(VI v, int shift)
+{
+    VF f;
+    FOR_LANES f.v[r] = (float)(v.s32[r] >> shift & 15);
+    return f;
+}
+
+#define E4M3_UNIT 1.0f
+
+static inline VF vf_from_e4m3(const uint8_t *p, int i)
+{
+    VF f;
+    FOR_LANES f.v[r] = scheme_e4m3(p[2 * r + i]);
+    return f;
+}
+
 #define MATMUL_GENERIC
 #include "kernels/cpu/matmul_tile.h"

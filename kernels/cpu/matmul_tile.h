@@ -10,6 +10,10 @@
  *     dot_widen(sum)            a narrow sum as 32-bit numbers, one for each lane
  *     dot_s(sum, w, x)          the same for signed bytes, on 32-bit sums; x is never -128.  w went
  *                               through dot_s_weights, and sum begins as dot_s_start(sum of all x)
+ *     vf_from_nibble(v, shift)  of each lane the 4 bits at `shift`
+ *     book_open(values)         16 floats, as book_read wants them
+ *     book_read(b, v, high, to) to[i] = the values of the low or high 4 bits of byte i of each lane
+ *     vf_from_e4m3(p, i)        byte i of each lane's 16 bits, E4M3, in units of E4M3_UNIT
  *
  * Order of summation.  Blocks follow each other in order of columns; within a block the
  * integer sum is exact, and each group then adds d_w d_x (sum of q_w q_x) and, if there is a
@@ -283,22 +287,22 @@ ALWAYS_INLINE void all_decoded_rows(struct quant_traits f, const struct decoded 
 }
 
 /* Once decoded, a format is its bits, its group and whether it needs the sum of x. */
-#define DEFINE_DECODED(name, dtype)                                                                \
+#define DEFINE_DECODED(name, traits)                                                               \
     static void name##_rows(const struct decoded *from, size_t n_blocks,                           \
                             const struct matmul_tile *t, const struct act_block *x,                \
                             VF(*acc)[TILES_TOGETHER])                                              \
     {                                                                                              \
         if (t->n_tiles == 2)                                                                       \
-            all_decoded_rows(quant_traits[dtype], from, n_blocks, 2, t, x, acc);                   \
+            all_decoded_rows(traits, from, n_blocks, 2, t, x, acc);                                \
         else                                                                                       \
-            all_decoded_rows(quant_traits[dtype], from, n_blocks, 1, t, x, acc);                   \
+            all_decoded_rows(traits, from, n_blocks, 1, t, x, acc);                                \
     }
 
-DEFINE_DECODED(low4, DT_Q4_1)
-DEFINE_DECODED(low5, DT_Q5_1)
-DEFINE_DECODED(signed8, DT_Q8_0)
-DEFINE_DECODED(half3, DT_Q3_K)
-DEFINE_DECODED(half6, DT_Q6_K)
+DEFINE_DECODED(low4, quant_traits[DT_Q4_1])
+DEFINE_DECODED(low5, quant_traits[DT_Q5_1])
+DEFINE_DECODED(signed8, quant_traits[DT_Q8_0])
+DEFINE_DECODED(half3, quant_traits[DT_Q3_K])
+DEFINE_DECODED(half6, quant_traits[DT_Q6_K])
 
 ALWAYS_INLINE void decode_cols(enum dtype dtype, const struct matmul_tile *t, size_t first,
                                size_t n, struct decoded *to)
@@ -384,6 +388,8 @@ DEFINE_QUANT(q4_k, DT_Q4_K)
 DEFINE_QUANT(q5_k, DT_Q5_K)
 DEFINE_QUANT(q6_k, DT_Q6_K)
 
+#include "kernels/cpu/scheme_tile.h"
+
 #define QUANT(name, class)                                                                         \
     {                                                                                              \
         direct_##name, decode_##name, class##_rows, widen_##name                                   \
@@ -396,19 +402,30 @@ static const struct {
                  const struct act_block *x, VF (*acc)[TILES_TOGETHER]);
     void (*widen)(const struct matmul_tile *t, int tile, size_t first, size_t n,
                   VF (*to)[TILES_TOGETHER]);
-} tile_types[DT_N] = {
-    [DT_F32] = {.widen = widen_f32},   [DT_F16] = {.widen = widen_f16},
-    [DT_BF16] = {.widen = widen_bf16}, [DT_Q4_0] = QUANT(q4_0, low4),
-    [DT_Q4_1] = QUANT(q4_1, low4),     [DT_Q5_0] = QUANT(q5_0, low5),
-    [DT_Q5_1] = QUANT(q5_1, low5),     [DT_Q8_0] = QUANT(q8_0, signed8),
-    [DT_Q2_K] = QUANT(q2_k, half3),    [DT_Q3_K] = QUANT(q3_k, half3),
-    [DT_Q4_K] = QUANT(q4_k, low4),     [DT_Q5_K] = QUANT(q5_k, low5),
+} tile_types[DT_ALL_N] = {
+    [DT_F32] = {.widen = widen_f32},
+    [DT_F16] = {.widen = widen_f16},
+    [DT_BF16] = {.widen = widen_bf16},
+    [DT_Q4_0] = QUANT(q4_0, low4),
+    [DT_Q4_1] = QUANT(q4_1, low4),
+    [DT_Q5_0] = QUANT(q5_0, low5),
+    [DT_Q5_1] = QUANT(q5_1, low5),
+    [DT_Q8_0] = QUANT(q8_0, signed8),
+    [DT_Q2_K] = QUANT(q2_k, half3),
+    [DT_Q3_K] = QUANT(q3_k, half3),
+    [DT_Q4_K] = QUANT(q4_k, low4),
+    [DT_Q5_K] = QUANT(q5_k, low5),
     [DT_Q6_K] = QUANT(q6_k, half6),
+    [DT_INT4] = {direct_int4, decode_int4, low4_rows, widen_int4},
+    [DT_INT8] = {direct_int8, decode_int8, int8_rows, widen_int8},
+    [DT_NF4] = {.direct = direct_nf4, .widen = widen_nf4},
+    [DT_FP4] = {.direct = direct_fp4, .widen = widen_fp4},
+    [DT_FP8] = {.direct = direct_fp8, .widen = widen_fp8},
 };
 
 static void decoded_tiles(const struct matmul_tile *t, VF (*acc)[TILES_TOGETHER])
 {
-    const size_t n_blocks = (size_t)t->cols / QUANT_BLOCK, step = DECODED_COLS / QUANT_BLOCK;
+    const size_t n_blocks = pack_blocks(t->cols), step = DECODED_COLS / QUANT_BLOCK;
     struct decoded decoded;
     for (size_t first = 0; first < n_blocks; first += step) {
         size_t n = n_blocks - first < step ? n_blocks - first : step;
@@ -498,7 +515,7 @@ static void store_lanes(const struct matmul_tile *t, int row, int tile, VF acc)
 void MATMUL_TILE(const struct matmul_tile *t)
 {
     VF acc[MATMUL_ROWS_MAX][TILES_TOGETHER];
-    if (!t->is_float && t->n_rows <= MATMUL_DIRECT_MAX) {
+    if (t->is_float ? is_direct_wide(t) : t->n_rows <= MATMUL_DIRECT_MAX) {
         tile_types[t->dtype].direct(t, acc);
     } else {
         for (int i = 0; i < t->n_rows; i++)
@@ -508,6 +525,8 @@ void MATMUL_TILE(const struct matmul_tile *t)
         else
             decoded_tiles(t, acc);
     }
+    if (t->x_wide)
+        add_outliers(t, acc);
     for (int i = 0; i < t->n_rows; i += t->n_planes)
         for (int tile = 0; tile < t->n_tiles; tile++) {
             VF sum = t->n_planes == 2 ? vf_add(acc[i][tile], acc[i + 1][tile]) : acc[i][tile];

@@ -7,26 +7,31 @@
 
 enum { STEPS = QUANT_BLOCK / 4, PUT_PART_BYTES = 256 * 1024 };
 
-size_t pack_tile_bytes(enum dtype dtype, int64_t cols, int lanes)
+size_t pack_tile_bytes(const struct tensor *w, int lanes)
 {
+    const enum dtype dtype = w->dtype;
     size_t n;
+    if (w->scheme)
+        return scheme_tile_bytes(w, lanes);
     if (quant_traits[dtype].bits == 0)
-        n = (size_t)cols * (size_t)lanes * (size_t)dtype_traits[dtype].block_bytes;
+        n = (size_t)w->cols * (size_t)lanes * (size_t)dtype_traits[dtype].block_bytes;
     else
-        n = (size_t)(cols / QUANT_BLOCK) *
+        n = (size_t)(w->cols / QUANT_BLOCK) *
                 (pack_quants_bytes(dtype, lanes) + pack_scales_bytes(dtype, lanes)) +
-            (size_t)(cols / 256) * pack_supers_bytes(dtype, lanes);
+            (size_t)(w->cols / 256) * pack_supers_bytes(dtype, lanes);
     return (n + 63) & ~(size_t)63;
 }
 
 size_t cpu_weight_bytes(const struct device *d, const struct tensor *w)
 {
     int lanes = pack_lanes(d);
-    return (size_t)((w->rows + lanes - 1) / lanes) * pack_tile_bytes(w->dtype, w->cols, lanes);
+    size_t n = (size_t)((w->rows + lanes - 1) / lanes) * pack_tile_bytes(w, lanes);
+    if (w->scheme && w->scheme->ordered)
+        n += ((size_t)w->cols * sizeof(int32_t) + 63) & ~(size_t)63;
+    return n;
 }
 
-/* The planes of one row of 32 columns; words of the row are `stride` words apart. */
-static void pack_quants(int bits, const uint32_t *w, uint32_t *out, int stride)
+void pack_quants(int bits, const uint32_t *w, uint32_t *out, int stride)
 {
     if (bits == 8) {
         for (int s = 0; s < STEPS; s++)
@@ -53,7 +58,7 @@ static void pack_quants(int bits, const uint32_t *w, uint32_t *out, int stride)
     }
 }
 
-static void unpack_quants(int bits, const uint32_t *in, int stride, uint32_t *w)
+void unpack_quants(int bits, const uint32_t *in, int stride, uint32_t *w)
 {
     if (bits == 8) {
         for (int s = 0; s < STEPS; s++)
@@ -203,10 +208,14 @@ void cpu_weight_put(struct device *d, struct tensor *w, const struct weight_sour
 {
     const struct dtype_traits *t = &dtype_traits[w->dtype];
     struct put p = {.w = w, .src = src->at, .lanes = pack_lanes(d)};
-    p.row_bytes = (size_t)(w->cols / t->block) * (size_t)t->block_bytes;
-    p.tile_bytes = pack_tile_bytes(w->dtype, w->cols, p.lanes);
-    p.n_tiles = (w->rows + p.lanes - 1) / p.lanes;
     w->layout = LAYOUT_PACKED;
+    if (w->scheme) {
+        d->put_failed |= !scheme_put(d, w, src);
+        return;
+    }
+    p.row_bytes = (size_t)(w->cols / t->block) * (size_t)t->block_bytes;
+    p.tile_bytes = pack_tile_bytes(w, p.lanes);
+    p.n_tiles = (w->rows + p.lanes - 1) / p.lanes;
     size_t per = PUT_PART_BYTES / (p.tile_bytes + 1) + 1;
     p.tiles_per_part = (int)per;
     cpu_parallel(d, put_part, &p, (int)((p.n_tiles + (int64_t)per - 1) / (int64_t)per));
@@ -222,9 +231,12 @@ static void read_plain(const struct tensor *w, int lanes, const uint8_t *tile, i
 void pack_row_read(const struct tensor *w, int lanes, int64_t row, float *dst)
 {
     const struct quant_traits *t = &quant_traits[w->dtype];
-    uint8_t *tile =
-        (uint8_t *)w->data + (size_t)(row / lanes) * pack_tile_bytes(w->dtype, w->cols, lanes);
+    uint8_t *tile = (uint8_t *)w->data + (size_t)(row / lanes) * pack_tile_bytes(w, lanes);
     int r = (int)(row % lanes);
+    if (w->scheme) {
+        scheme_row_read(w, lanes, row, dst);
+        return;
+    }
     if (t->bits == 0) {
         read_plain(w, lanes, tile, r, dst);
         return;

@@ -169,10 +169,10 @@ static void round_activations(float *x, int rows, int cols, bool fine)
     float *rest = malloc((size_t)cols * sizeof *rest);
     for (int r = 0; r < rows; r++) {
         float *row = x + (size_t)r * (size_t)cols;
-        act_quantize_scalar(row, cols, high);
+        act_rounding_scalar.quantize(row, cols, high);
         for (int i = 0; i < cols; i++)
             rest[i] = row[i] - rounded(high, i);
-        act_quantize_scalar(rest, cols, low);
+        act_rounding_scalar.quantize(rest, cols, low);
         for (int i = 0; i < cols; i++)
             row[i] = rounded(high, i) + (fine ? rounded(low, i) : 0);
     }
@@ -517,7 +517,7 @@ static void rounding_is_within_half_a_step_and_the_same_everywhere(void **state)
     x[300] = 3e38f;
     memset(a, 0x55, sizeof a);
     memset(b, 0xaa, sizeof b);
-    act_quantize_scalar(x, COLS, a);
+    act_rounding_scalar.quantize(x, COLS, a);
     for (int i = 0; i < COLS; i++) {
         const struct act_block *block = &a[i / 32];
         double error = fabs((double)x[i] - (double)block->d * block->q[i % 32]);
@@ -525,7 +525,7 @@ static void rounding_is_within_half_a_step_and_the_same_everywhere(void **state)
         assert_true(block->q[i % 32] >= -127);
     }
     if (has_avx2) {
-        act_quantize_avx2(x, COLS, b);
+        act_rounding_avx2.quantize(x, COLS, b);
         assert_memory_equal(a, b, sizeof a);
     }
     free(x);
