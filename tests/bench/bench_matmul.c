@@ -2,10 +2,12 @@
  *
  *     bench_matmul [threads [isa [type]]]
  *
- * For each storage type: GB/s of packed weights with one row of activations, beside the read
- * bandwidth of the same threads in the same run; GFLOP/s with 512 rows.  Then the matmuls of
- * one token and of a prompt of 512 with the shapes of a small model (30 layers, hidden 576,
- * q4_1, head q8_0).  Each figure is the best of several repeats, interleaved with the others. */
+ * For each storage type and scheme: GB/s of packed weights with one row of activations, beside the
+ * read bandwidth of the same threads in the same run, and the weights they are, which compares
+ * types; GFLOP/s with 256 rows, and how many rows of 768 x 1536 that are a second.  Then the
+ * matmuls of one token and of a prompt of 512 with the shapes of a small model (30 layers, hidden
+ * 576, q4_1, head q8_0).  Each figure is the best of several repeats, interleaved with the others.
+ */
 #include "kernels/cpu/cpu_int.h"
 #include "kernels/half.h"
 
@@ -18,6 +20,8 @@
 enum {
     REPEATS = 7,
     ROWS = 512,
+    TYPE_ROWS = 256,
+    TYPE_OUT = 768,
     IN = 1536,
     LAYERS = 30,
     HIDDEN = 576,
@@ -82,6 +86,60 @@ static struct tensor make_weight(struct bench *b, enum dtype dtype, int64_t rows
     return w;
 }
 
+static const struct named_scheme {
+    const char *name;
+    struct scheme s;
+} schemes[] = {
+    {"int4:32", {.codes = DT_INT4, .group = 32, .scale = DT_F16}},
+    {"int4:128", {.codes = DT_INT4, .group = 128, .scale = DT_F16}},
+    {"int4:128:zero", {.codes = DT_INT4, .group = 128, .scale = DT_F16, .has_zero = true}},
+    {"int4:128:ordered", {.codes = DT_INT4, .group = 128, .scale = DT_F16, .ordered = true}},
+    {"int8:128", {.codes = DT_INT8, .group = 128, .scale = DT_F16}},
+    {"int8:128:zero", {.codes = DT_INT8, .group = 128, .scale = DT_F16, .has_zero = true}},
+    {"w8a16", {.codes = DT_INT8}},
+    {"w8a8", {.codes = DT_INT8, .act = ACTS_INT8}},
+    {"int8:outliers", {.codes = DT_INT8, .act = ACTS_OUTLIERS, .threshold = 0.999f}},
+    {"nf4", {.codes = DT_NF4, .group = 64}},
+    {"fp4", {.codes = DT_FP4, .group = 64}},
+    {"fp8", {.codes = DT_FP8, .act = ACTS_FP8}},
+    {"fp8:128", {.codes = DT_FP8, .group = 128}},
+    {"int4 wide", {.codes = DT_INT4, .group = 128, .scale = DT_F16, .act = ACTS_FP8}},
+    {"int8 wide", {.codes = DT_INT8, .group = 128, .scale = DT_F16, .act = ACTS_FP8}},
+};
+
+/* Random codes; no E4M3 among them is NaN. */
+static void make_rows(const void *ctx, int64_t first, int64_t n, const struct scheme_rows *to)
+{
+    const struct tensor *w = ctx;
+    const size_t n_codes = (size_t)(n * w->cols);
+    const size_t n_scales = (size_t)(n * scheme_groups(w->scheme, w->cols));
+    const uint8_t mask = dtype_traits[w->dtype].block == 2 ? 15 : 0xf7;
+    uint64_t s = 88172645463325252u + (uint64_t)first;
+    for (size_t i = 0; i < n_codes; i++) {
+        s = s * 6364136223846793005u + 1442695040888963407u;
+        to->codes[i] = (uint8_t)(s >> 56) & mask;
+    }
+    for (size_t i = 0; i < n_scales; i++) {
+        to->scales[i] = 0.25f;
+        if (to->zeros)
+            to->zeros[i] = 7;
+    }
+}
+
+static struct tensor make_scheme_weight(struct bench *b, const struct scheme *s, int64_t rows,
+                                        int64_t cols)
+{
+    struct tensor w = {.dtype = s->codes, .rows = rows, .cols = cols, .scheme = s};
+    int32_t *order = malloc((size_t)cols * sizeof *order);
+    for (int32_t i = 0; i < cols; i++) /* 769 is prime: a permutation of most widths */
+        order[i] = (int32_t)((int64_t)i * 769 % cols);
+    w.data = take(b, cpu_weight_bytes(b->dev, &w));
+    cpu_weight_put(b->dev, &w,
+                   &(struct weight_source){.fd = -1, .rows = make_rows, .ctx = &w, .order = order});
+    free(order);
+    return w;
+}
+
 static void read_part(void *ctx, int part, int thread)
 {
     struct bench *b = ctx;
@@ -116,25 +174,40 @@ static double least(double a, double b)
     return a < b ? a : b;
 }
 
+static void bench_weights(struct bench *b, const char *name, const struct tensor *big,
+                          const struct tensor *small)
+{
+    double one = 1e9, many = 1e9, read = 0;
+    for (int i = 0; i < REPEATS; i++) {
+        double r = time_read(b);
+        read = r > read ? r : read;
+        one = least(one, time_matmul(b, big, 1));
+        many = least(many, time_matmul(b, small, TYPE_ROWS));
+    }
+    double bytes = (double)cpu_weight_bytes(b->dev, big);
+    double weights = (double)big->rows * IN, flops = 2.0 * TYPE_ROWS * IN * TYPE_OUT;
+    printf("%-16s  %6.2f GB/s (%3.0f%% of %.2f)  %6.2f G weights/s  %7.1f GFLOP/s  %8.0f rows/s\n",
+           name, bytes / one * 1e-9, 100 * bytes / one / read, read * 1e-9, weights / one * 1e-9,
+           flops / many * 1e-9, TYPE_ROWS / many);
+    fflush(stdout);
+}
+
 static void bench_type(struct bench *b, enum dtype dtype)
 {
     size_t row_bytes;
     if (!tensor_file_bytes(dtype, 1, IN, &row_bytes))
         exit(1);
     struct tensor big = make_weight(b, dtype, (int64_t)(GEMV_BYTES / row_bytes), IN);
-    struct tensor small = make_weight(b, dtype, 768, IN);
-    double one = 1e9, many = 1e9, read = 0;
-    for (int i = 0; i < REPEATS; i++) {
-        double r = time_read(b);
-        read = r > read ? r : read;
-        one = least(one, time_matmul(b, &big, 1));
-        many = least(many, time_matmul(b, &small, ROWS));
-    }
-    double bytes = (double)cpu_weight_bytes(b->dev, &big);
-    double flops = 2.0 * ROWS * IN * (double)small.rows;
-    printf("%-5s  %7.2f GB/s (%3.0f%% of %.2f)  %8.1f GFLOP/s\n", dtype_traits[dtype].name,
-           bytes / one * 1e-9, 100 * bytes / one / read, read * 1e-9, flops / many * 1e-9);
-    fflush(stdout);
+    struct tensor small = make_weight(b, dtype, TYPE_OUT, IN);
+    bench_weights(b, dtype_traits[dtype].name, &big, &small);
+}
+
+static void bench_scheme(struct bench *b, const struct named_scheme *n)
+{
+    const int64_t rows = (int64_t)(GEMV_BYTES / (scheme_bytes(&n->s, 1024, IN) / 1024)) / 16 * 16;
+    struct tensor big = make_scheme_weight(b, &n->s, rows, IN);
+    struct tensor small = make_scheme_weight(b, &n->s, TYPE_OUT, IN);
+    bench_weights(b, n->name, &big, &small);
 }
 
 struct layer {
@@ -210,6 +283,11 @@ static void bench_model(struct bench *b)
            sixteen * 1e3, prompt * 1e3, 2 * macs * ROWS / prompt * 1e-9);
 }
 
+static bool is_yardstick(enum dtype dtype)
+{
+    return dtype == DT_BF16 || dtype == DT_Q4_0 || dtype == DT_Q8_0;
+}
+
 int main(int argc, char **argv)
 {
     struct status st = {0};
@@ -232,8 +310,12 @@ int main(int argc, char **argv)
         b.x[i] = (float)random_u32() * 0x1p-31f - 1;
     printf("%s, %d threads\n", cpu_backend.variant(b.dev), b.dev->n_threads);
     for (int i = 0; i < DT_N; i++)
-        if (argc <= 3 || strcmp(argv[3], dtype_traits[i].name) == 0)
+        if (argc <= 3 || strcmp(argv[3], dtype_traits[i].name) == 0 ||
+            (strcmp(argv[3], "schemes") == 0 && is_yardstick((enum dtype)i)))
             bench_type(&b, (enum dtype)i);
+    for (size_t i = 0; i < sizeof schemes / sizeof *schemes; i++)
+        if (argc <= 3 || strcmp(argv[3], schemes[i].name) == 0 || strcmp(argv[3], "schemes") == 0)
+            bench_scheme(&b, &schemes[i]);
     if (argc <= 3 || strcmp(argv[3], "model") == 0)
         bench_model(&b);
     cpu_backend.ops->close(b.dev);
