@@ -5,7 +5,10 @@
  * device holds in another type, and sends it on a stream of its own; while that copy runs it fills
  * the other buffer.  The queue is short, so weight_put tells how far things are.
  *
- * The device holds every matrix row after row in its activation type. */
+ * The device holds every matrix row after row in its activation type.  That goes for matrices of a
+ * scheme as well: the threads make their rows, dequantize them, and put ordered columns back where x
+ * has them, so a scheme saves bytes in the checkpoint and none on the device, and its rule for
+ * activations does not apply. */
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -21,6 +24,8 @@ static const size_t BUFFER_BYTES = 8 << 20;
 struct chunk { /* rows of one weight */
     weight_source src;
     enum dtype from;
+    const struct scheme *scheme; /* of `from`, or NULL */
+    int64_t first;               /* row of the weight, where there is a scheme */
     int64_t rows, cols;
     size_t src_bytes;
     char *to;
@@ -103,18 +108,52 @@ bool read_source(const weight_source *src, char *to, size_t n, status *st)
     return true;
 }
 
+uint16_t narrow(enum dtype act, float v)
+{
+    return act == DT_F16 ? f32_to_f16(v) : f32_to_bf16(v);
+}
+
 void convert_rows(const chunk *c, const char *raw, float *row, enum dtype act, uint16_t *to)
 {
     const size_t row_bytes = c->src_bytes / c->rows;
     for (int64_t r = 0; r < c->rows; r++) {
         dequantize_row(c->from, raw + r * row_bytes, row, c->cols);
         for (int64_t i = 0; i < c->cols; i++)
-            to[r * c->cols + i] = act == DT_F16 ? f32_to_f16(row[i]) : f32_to_bf16(row[i]);
+            to[r * c->cols + i] = narrow(act, row[i]);
+    }
+}
+
+/* Bytes of one row as its source makes it. */
+size_t made_row_bytes(const struct scheme *s, int64_t cols)
+{
+    return (size_t)cols + (size_t)scheme_groups(s, cols) * (sizeof(float) + sizeof(int16_t));
+}
+
+/* The rows of a chunk from their source, through `raw` (scales first: they want alignment). */
+void make_rows(const chunk *c, char *raw, float *row, enum dtype act, uint16_t *to)
+{
+    const int64_t groups = scheme_groups(c->scheme, c->cols), n = c->rows * groups;
+    const int32_t *order = c->scheme->ordered ? c->src.order : NULL;
+    scheme_rows made = {};
+    made.scales = reinterpret_cast<float *>(raw);
+    made.zeros = c->scheme->has_zero ? reinterpret_cast<int16_t *>(made.scales + n) : NULL;
+    made.codes = reinterpret_cast<uint8_t *>(reinterpret_cast<int16_t *>(made.scales + n) + n);
+    c->src.rows(c->src.ctx, c->first, c->rows, &made);
+    for (int64_t r = 0; r < c->rows; r++) {
+        const scheme_rows one = {made.codes + r * c->cols, made.scales + r * groups,
+                                 made.zeros ? made.zeros + r * groups : NULL};
+        scheme_dequantize_row(c->scheme, &one, c->cols, row);
+        for (int64_t i = 0; i < c->cols; i++)
+            to[r * c->cols + (order ? order[i] : i)] = narrow(act, row[i]);
     }
 }
 
 bool fill(loader *l, const chunk *c, thread_buffers *b, char *pinned, status *st)
 {
+    if (c->scheme) {
+        make_rows(c, b->raw, b->row, l->d->act, reinterpret_cast<uint16_t *>(pinned));
+        return true;
+    }
     if (c->from == l->d->act)
         return read_source(&c->src, pinned, c->src_bytes, st);
     if (!read_source(&c->src, b->raw, c->src_bytes, st))
@@ -241,15 +280,24 @@ void cuda_weight_put(device *d, tensor *w, const weight_source *src)
         cuda_check(d, cudaErrorMemoryAllocation, "start the weight loader");
         return;
     }
-    const int64_t rows_max = (int64_t)(BUFFER_BYTES / sizeof(uint16_t)) / w->cols;
+    int64_t rows_max = (int64_t)(BUFFER_BYTES / sizeof(uint16_t)) / w->cols;
+    if (w->scheme) { /* what is made of them fits `raw`, which is twice as long */
+        const int64_t made = (int64_t)(2 * BUFFER_BYTES / made_row_bytes(w->scheme, w->cols));
+        rows_max = made < rows_max ? made : rows_max;
+    }
     for (int64_t r = 0; r < w->rows; r += rows_max) {
         const int64_t n = w->rows - r < rows_max ? w->rows - r : rows_max;
-        const size_t skip = (size_t)r * row_bytes;
+        const size_t skip = w->scheme ? 0 : (size_t)r * row_bytes;
         const chunk c = {
             .src = {.at = static_cast<const char *>(src->at) + skip,
                     .fd = src->fd,
-                    .offset = src->offset + skip},
+                    .offset = src->offset + skip,
+                    .rows = src->rows,
+                    .ctx = src->ctx,
+                    .order = src->order},
             .from = w->dtype,
+            .scheme = w->scheme,
+            .first = r,
             .rows = n,
             .cols = w->cols,
             .src_bytes = (size_t)n * row_bytes,
@@ -258,6 +306,7 @@ void cuda_weight_put(device *d, tensor *w, const weight_source *src)
         put_chunk(d->host->loader, &c);
     }
     w->dtype = d->act;
+    w->scheme = NULL;
     w->layout = LAYOUT_PLAIN;
 }
 
