@@ -11,10 +11,7 @@
 #include <unistd.h>
 #include <cmocka.h>
 
-#include "base/arena.h"
-#include "engine/decoder.h"
-#include "engine/model.h"
-#include "engine/plan.h"
+#include "tests/unit/engine/bare.h"
 #include "tests/unit/engine/drive.h"
 
 static const struct model_golden {
@@ -281,117 +278,11 @@ static void perplexity_of_a_text_is_that_of_transformers(void **state)
     assert_true(fabs(expm1(fast - golden.nll)) < 2e-2);
 }
 
-/* A decoder without a runner, to see whole distributions. */
-struct bare {
-    struct device *dev;
-    struct model_file file;
-    struct model model;
-    struct decoder decoder;
-};
-
-static void open_bare(struct bare *b, const char *precision)
+static struct engine_options bare_options(const char *precision)
 {
-    struct status st = {0};
-    struct device_options device;
-    struct plan plan;
     struct engine_options o = options(precision);
-    const struct ops *ops = cpu_backend.ops;
-    size_t half;
     o.seqs_max = 1;
-    drive_must(model_file_open(&b->file, o.model_path, &st), "file", &st);
-    drive_must(plan_device_options(&b->file, &o, &device, &st), "options", &st);
-    b->dev = cpu_backend.open(&device, &st);
-    drive_must(b->dev != NULL, "device", &st);
-    drive_must(plan_make(&plan, &b->file, &o, ops, b->dev,
-                         (struct plan_memory){.device = UINT64_MAX}, &st),
-               "plan", &st);
-    drive_must(model_load(&b->model, &b->file, ops, b->dev, &(struct load_progress){0}, &st),
-               "load", &st);
-    half = (size_t)plan.kv_bytes / 2;
-    b->decoder = (struct decoder){
-        .ops = ops,
-        .dev = b->dev,
-        .model = &b->model,
-        .kv = {.k = ops->mem_take(b->dev, half, &st),
-               .v = ops->mem_take(b->dev, half, &st),
-               .dtype = plan.kv_dtype,
-               .n_layers = b->model.cfg.n_layers,
-               .n_blocks = plan.limits.n_blocks,
-               .block_tokens = plan.limits.block_tokens,
-               .n_kv_heads = b->model.cfg.n_kv_heads,
-               .head_dim = b->model.cfg.head_dim},
-    };
-    struct arena arena;
-    arena_init(&arena, ops->mem_take(b->dev, (size_t)plan.activation_bytes, &st),
-               (size_t)plan.activation_bytes);
-    drive_must(decoder_init(&b->decoder, &plan.limits, &arena), "activations", &st);
-    void *work = ops->mem_take(b->dev, (size_t)plan.work_bytes, &st);
-    drive_must(work && ops->work_set(b->dev, &plan.device, work, &st), "memory", &st);
-}
-
-static void close_bare(struct bare *b)
-{
-    model_close(&b->model);
-    model_file_close(&b->file);
-    cpu_backend.ops->close(b->dev);
-}
-
-/* All layers over the text; its heads are all its tokens. */
-static void forward_text(struct bare *b, int32_t n)
-{
-    static int32_t positions[KL_TOKENS], zero[KL_TOKENS], table[KL_TOKENS / 16];
-    static struct batch_head head[KL_TOKENS];
-    const struct sample_params greedy = drive_greedy(-1);
-    for (int32_t i = 0; i < n; i++) {
-        positions[i] = i;
-        head[i] = (struct batch_head){.row = i, .n_history = i + 1, .forced = 0};
-    }
-    for (int32_t i = 0; i < KL_TOKENS / 16; i++)
-        table[i] = i;
-    b->decoder.ops->step_begin(
-        b->dev, &(struct batch){.n_tokens = n,
-                                .n_seqs = 1,
-                                .n_slots = 1,
-                                .n_heads = n,
-                                .token_ids = golden.text,
-                                .positions = positions,
-                                .token_seq = zero,
-                                .seq_start = (int32_t[]){0, n},
-                                .kv_len = &n,
-                                .slot = zero,
-                                .n_prompt = &n,
-                                .block_table = table,
-                                .set = &(struct batch_slot){.n_prompt = n, .params = &greedy},
-                                .head = head});
-    decoder_forward(&b->decoder, n);
-}
-
-static double log_sum(const float *logits, int n)
-{
-    double largest = -INFINITY, sum = 0;
-    for (int i = 0; i < n; i++)
-        largest = fmax(largest, logits[i]);
-    for (int i = 0; i < n; i++)
-        sum += exp(logits[i] - largest);
-    return largest + log(sum);
-}
-
-static double divergence(const float *p, const float *q, int n)
-{
-    const double log_p = log_sum(p, n), log_q = log_sum(q, n);
-    double sum = 0;
-    for (int i = 0; i < n; i++)
-        sum += exp(p[i] - log_p) * ((p[i] - log_p) - (q[i] - log_q));
-    return sum;
-}
-
-static int largest(const float *x, int n)
-{
-    int best = 0;
-    for (int i = 1; i < n; i++)
-        if (x[i] > x[best])
-            best = i;
-    return best;
+    return o;
 }
 
 static void the_fast_path_stays_close_to_the_exact_one(void **state)
@@ -403,25 +294,27 @@ static void the_fast_path_stays_close_to_the_exact_one(void **state)
     struct bare exact, fast;
     double sum = 0, worst = 0;
     int n_same = 0;
-    open_bare(&exact, "exact");
-    open_bare(&fast, "fast");
-    forward_text(&exact, n);
-    forward_text(&fast, n);
+    const struct engine_options as_exact = bare_options("exact"), as_fast = bare_options("fast");
+    bare_open(&exact, &as_exact);
+    bare_open(&fast, &as_fast);
+    bare_forward(&exact, golden.text, 0, n);
+    bare_forward(&fast, golden.text, 0, n);
     for (int32_t i = 0; i < n; i++) {
         const int vocab = exact.model.cfg.vocab;
         decoder_head(&exact.decoder, i, 1);
         decoder_head(&fast.decoder, i, 1);
-        const double kl = divergence(exact.decoder.logits, fast.decoder.logits, vocab);
+        const double kl = logits_divergence(exact.decoder.logits, fast.decoder.logits, vocab);
         sum += kl;
         worst = fmax(worst, kl);
-        n_same += largest(exact.decoder.logits, vocab) == largest(fast.decoder.logits, vocab);
+        n_same += logits_largest(exact.decoder.logits, vocab) ==
+                  logits_largest(fast.decoder.logits, vocab);
     }
     print_message("%d tokens: KL of fast from exact: mean %.5f, largest %.4f; same top token %.1f "
                   "%%\n",
                   n, sum / n, worst, 100.0 * n_same / n);
     assert_true(sum / n < (n == KL_TOKENS ? model_golden()->kl_max : 0.01));
-    close_bare(&exact);
-    close_bare(&fast);
+    bare_close(&exact);
+    bare_close(&fast);
 }
 
 int main(void)
