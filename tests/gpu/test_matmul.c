@@ -38,10 +38,18 @@ static const int shapes[][2] = {/* in, n of the first out */
                                 {2048, 8192},  {8192, 2048}, {4096, 4096}, {4096, 14336},
                                 {14336, 4096}, {1000, 56}};
 
+/* Random matrices of one shape, which all kinds take their rows from: making them is what takes
+ * time. */
+struct shape {
+    int in, n;
+    uint16_t *w[OUTS]; /* [n, in] */
+};
+
 struct operands {
     const struct kind *kind;
     int in, n[OUTS], stride; /* stride: of y's rows: all outs side by side */
-    uint16_t *x, *w[OUTS], *add;
+    uint16_t *x, *add;
+    uint16_t *const *w; /* the shape's */
     float *bias[OUTS], *norm_w, *norm_b;
     void *x_dev, *y_dev, *add_dev, *bias_dev[OUTS];
     struct tensor w_dev[OUTS];
@@ -80,8 +88,6 @@ static void *pool_put(const struct tested *t, struct pool *p, const void *from, 
 static void make_weights(const struct tested *t, struct pool *pool, struct operands *o)
 {
     for (int i = 0; i < o->kind->n_outs; i++) {
-        size_t n = (size_t)o->n[i] * (size_t)o->in;
-        o->w[i] = random_acts(t, n, 1 / sqrtf((float)o->in));
         o->bias[i] = random_floats((size_t)o->n[i], 1);
         o->bias_dev[i] = pool_put(t, pool, o->bias[i], (size_t)o->n[i] * sizeof(float));
     }
@@ -95,9 +101,11 @@ static void make_weights(const struct tested *t, struct pool *pool, struct opera
 }
 
 static struct operands make(const struct tested *t, struct pool *pool, const struct kind *kind,
-                            int in, int n)
+                            const struct shape *s)
 {
-    struct operands o = {.kind = kind, .in = in, .n = {n, kind->gated ? n : n / 8 * 2, n / 8 * 2}};
+    const int in = s->in, n = s->n;
+    struct operands o = {
+        .kind = kind, .in = in, .n = {n, kind->gated ? n : n / 8 * 2, n / 8 * 2}, .w = s->w};
     pool->next = pool->at;
     make_weights(t, pool, &o);
     for (int i = 0; i < outs_written(&o); i++)
@@ -122,10 +130,8 @@ static struct operands make(const struct tested *t, struct pool *pool, const str
 
 static void free_host(struct operands *o)
 {
-    for (int i = 0; i < o->kind->n_outs; i++) {
-        free(o->w[i]);
+    for (int i = 0; i < o->kind->n_outs; i++)
         free(o->bias[i]);
-    }
     free(o->x);
     free(o->add);
     free(o->norm_w);
@@ -284,10 +290,10 @@ static void check_bits(const struct tested *t, const struct operands *o, const u
     free(y);
 }
 
-static void check_case(const struct tested *t, struct pool *pool, const struct kind *kind, int in,
-                       int n)
+static void check_case(const struct tested *t, struct pool *pool, const struct kind *kind,
+                       const struct shape *shape)
 {
-    struct operands o = make(t, pool, kind, in, n);
+    struct operands o = make(t, pool, kind, shape);
     uint16_t *all = run(t, &o, 0, ROWS_MAX);
     check_values(t, &o, all);
     for (size_t i = 0; i < sizeof some_rows / sizeof some_rows[0]; i++) {
@@ -320,13 +326,19 @@ static void check_type(enum dtype act)
     struct tested t;
     device_open(&t, act, &limits);
     struct pool pool = {.at = take_device(&t, (size_t)512 << 20)};
-    for (size_t s = 0; s < sizeof shapes / sizeof shapes[0]; s++)
+    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
+        struct shape s = {.in = shapes[i][0], .n = shapes[i][1]};
+        for (int o = 0; o < OUTS; o++)
+            s.w[o] = random_acts(&t, (size_t)s.n * (size_t)s.in, 1 / sqrtf((float)s.in));
         for (size_t k = 0; k < sizeof kinds / sizeof kinds[0]; k++) {
             int before = failures;
-            check_case(&t, &pool, &kinds[k], shapes[s][0], shapes[s][1]);
+            check_case(&t, &pool, &kinds[k], &s);
             printf("%s %s in %d n %d %s\n", failures == before ? "ok  " : "FAIL",
-                   act == DT_F16 ? "f16 " : "bf16", shapes[s][0], shapes[s][1], kinds[k].name);
+                   act == DT_F16 ? "f16 " : "bf16", s.in, s.n, kinds[k].name);
         }
+        for (int o = 0; o < OUTS; o++)
+            free(s.w[o]);
+    }
     t.ops->close(t.d);
 }
 
