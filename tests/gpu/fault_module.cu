@@ -1,24 +1,14 @@
 /* fault_module.cu - the CUDA module with a fault to order, for tests/gpu/fault.py.
  *
- * It stands in for libinferd_cuda.so, and passes everything on to libinferd_cuda_real.so in the
- * same folder.  When a file `fault` lies there it takes the file away and makes the device fault in
- * the step that begins: "trap" or "address", as the file says. */
-#include <dlfcn.h>
-#include <stdio.h>
-#include <string.h>
+ * When a file `fault` lies in its folder it takes the file away and makes the device fault in the
+ * step that begins: "trap" or "address", as the file says. */
 #include <unistd.h>
 
-extern "C" {
-#include "kernels/ops.h"
-}
-
-extern "C" __attribute__((visibility("default"))) backend inferd_backend;
+#include "tests/gpu/wrap_module.cuh"
 
 namespace
 {
 
-backend *real;
-ops table;
 char fault_path[512];
 
 __global__ void trap_kernel()
@@ -46,26 +36,10 @@ void step_begin(device *d, const batch *b)
     unlink(fault_path);
 }
 
-__attribute__((constructor)) void wrap()
+void change(ops *table, const char *folder)
 {
-    Dl_info here;
-    char path[512];
-    dladdr(reinterpret_cast<void *>(wrap), &here);
-    const int n = (int)(strrchr(here.dli_fname, '/') - here.dli_fname);
-    snprintf(path, sizeof path, "%.*s/libinferd_cuda_real.so", n, here.dli_fname);
-    snprintf(fault_path, sizeof fault_path, "%.*s/fault", n, here.dli_fname);
-    void *module = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-    real = module ? static_cast<backend *>(dlsym(module, "inferd_backend")) : NULL;
-    if (!real) {
-        fprintf(stderr, "fault module: %s\n", dlerror());
-        return; /* its abi is then 0, which is refused */
-    }
-    inferd_backend = *real;
-    table = *real->ops;
-    table.step_begin = step_begin;
-    inferd_backend.ops = &table;
+    snprintf(fault_path, sizeof fault_path, "%s/fault", folder);
+    table->step_begin = step_begin;
 }
 
 } // namespace
-
-backend inferd_backend;

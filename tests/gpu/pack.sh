@@ -60,7 +60,7 @@ make_probes
 rm -rf "${out:?}/bin" "$out/lib" "$out/tests"
 mkdir -p "$out/bin" "$out/lib" "$out/tests/gpu"
 cp "$build/inferd" "$build/libinferd_cuda.so" "$out/bin"
-cp "$build/libinferd_cuda_fault.so" "$out/bin"
+cp "$build/libinferd_cuda_fault.so" "$build/libinferd_cuda_idle.so" "$out/bin"
 find "$build" -maxdepth 1 -name 'gpu_test_*' -type f -perm -u+x -exec cp {} "$out/bin" \;
 [ ! -d "$build/gpu" ] || find "$build/gpu" -type f -perm -u+x -exec cp {} "$out/bin" \;
 for f in "$out"/bin/*; do
@@ -70,7 +70,7 @@ done
 for f in "$out"/lib/*; do strip --strip-unneeded "$f" 2>/dev/null || true; done
 mkdir -p "$out/tests/bench"
 cp -r tests/bench/shapes tests/bench/peer_*.py "$out/tests/bench"
-cp -r tests/gpu/shapes tests/gpu/*.py "$out/tests/gpu"
+cp -r tests/gpu/shapes tests/gpu/*.py tests/gpu/idle.sh "$out/tests/gpu"
 cp tests/gpu/run.sh "$out/run.sh"
 git rev-parse HEAD >"$out/commit"
 

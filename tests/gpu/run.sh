@@ -147,6 +147,7 @@ bench() {
         part "bench engine $shape" 'grep -E "^decode +1 +128 "' \
             "$bin/inferd" bench engine --random "tests/bench/shapes/$shape" --device cuda --repeats 3
     done
+    part "bench idle" 'grep "^idle: width    1 "' tests/gpu/idle.sh "$bin" tests/bench/shapes/llama-3.2-1b
     [ ! -x "$bin/probe_decode" ] || part "bench decode" "$last" "$bin/probe_decode" bench
     [ ! -x "$bin/bench_prefill" ] || part "bench prefill" "$last" "$bin/bench_prefill" bench
 }

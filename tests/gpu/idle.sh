@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# idle.sh - how long the GPU waits for the host between decode steps (idle_module.cu).
+#
+#   idle.sh BIN-FOLDER SHAPE-FOLDER       BIN-FOLDER: inferd, libinferd_cuda.so, libinferd_cuda_idle.so
+#
+# Prints the engine's table, and then a line for each width of step.
+set -euo pipefail
+bin=$(cd "$1" && pwd)
+work=$(mktemp -d /tmp/inferd-idle-XXXXXX)
+trap 'rm -rf "$work"' EXIT
+cp "$bin/inferd" "$work"
+cp "$bin/libinferd_cuda.so" "$work/libinferd_cuda_real.so"
+cp "$bin/libinferd_cuda_idle.so" "$work/libinferd_cuda.so"
+"$work/inferd" bench engine --random "$2" --device cuda --repeats 1 2>"$work/log"
+grep ^idle: "$work/log" || { cat "$work/log" >&2; exit 1; }

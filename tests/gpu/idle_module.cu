@@ -1,0 +1,120 @@
+/* idle_module.cu - the CUDA module with a watch, for tests/gpu/idle.sh: how long the device waits
+ * for the host between decode steps.
+ *
+ * Events in the stream mark where a step begins (a), where its arrays are on the device and spread
+ * (b), and its end.  The device is idle from one step's end to the next one's a, which is only in
+ * the stream when the host has come that far; and, between a and b, for what that takes longer than
+ * in the quickest step of the same width, when it waits for the arrays.  On closing one line for
+ * each width: steps, microseconds a step, idle microseconds a step, idle share. */
+#include <stdlib.h>
+
+#include "kernels/cuda/cuda_int.h"
+#include "tests/gpu/wrap_module.cuh"
+
+namespace
+{
+
+enum { WIDTHS = 1025, MARKS = 2 * DEVICE_DEPTH };
+const float PAUSE_MS = 50; /* longer ones lie between measurements */
+
+struct mark {
+    cudaEvent_t a, b, end;
+    int width; /* of a step that decodes; else 0 */
+};
+
+struct width {
+    long n;
+    double step_ms, gap_ms, spread_ms, spread_least_ms;
+};
+
+mark marks[MARKS];
+width widths[WIDTHS];
+uint64_t n_begun, n_waited;
+
+void must(cudaError_t e)
+{
+    if (e == cudaSuccess)
+        return;
+    fprintf(stderr, "idle module: %s\n", cudaGetErrorString(e));
+    abort();
+}
+
+void step_begin(device *d, const batch *b)
+{
+    mark *m = &marks[n_begun++ % MARKS];
+    if (!m->a) {
+        must(cudaEventCreate(&m->a));
+        must(cudaEventCreate(&m->b));
+        must(cudaEventCreate(&m->end));
+    }
+    m->width = b->n_tokens == b->n_seqs && b->n_tokens < WIDTHS ? b->n_tokens : 0;
+    must(cudaEventRecord(m->a, d->stream));
+    real->ops->step_begin(d, b);
+    must(cudaEventRecord(m->b, d->stream));
+}
+
+void step_end(device *d)
+{
+    real->ops->step_end(d);
+    must(cudaEventRecord(marks[(n_begun - 1) % MARKS].end, d->stream));
+}
+
+float between(cudaEvent_t from, cudaEvent_t to)
+{
+    float ms;
+    must(cudaEventElapsedTime(&ms, from, to));
+    return ms;
+}
+
+/* The step that ended, if it is of the width of the one before. */
+void note(const mark *before, const mark *m)
+{
+    if (m->width == 0 || before->width != m->width)
+        return;
+    width *w = &widths[m->width];
+    const float gap = between(before->end, m->a), spread = between(m->a, m->b);
+    if (gap > PAUSE_MS)
+        return;
+    if (w->n == 0 || spread < w->spread_least_ms)
+        w->spread_least_ms = spread;
+    w->n++;
+    w->step_ms += between(before->end, m->end);
+    w->gap_ms += gap;
+    w->spread_ms += spread;
+}
+
+bool step_wait(device *d, sample_out *out, status *st)
+{
+    const mark *m = &marks[n_waited % MARKS], *before = &marks[(n_waited + MARKS - 1) % MARKS];
+    const bool ok = real->ops->step_wait(d, out, st);
+    if (ok)
+        must(cudaEventSynchronize(m->end));
+    if (ok && n_waited > 0)
+        note(before, m);
+    n_waited++;
+    return ok;
+}
+
+void close_device(device *d)
+{
+    for (int i = 1; i < WIDTHS; i++) {
+        const width *w = &widths[i];
+        if (w->n < 32)
+            continue;
+        const double idle = w->gap_ms + w->spread_ms - (double)w->n * w->spread_least_ms;
+        fprintf(stderr, "idle: width %4d  %6ld steps  %9.1f us a step  %7.2f us idle  %.2f %%\n", i,
+                w->n, 1e3 * w->step_ms / (double)w->n, 1e3 * idle / (double)w->n,
+                100 * idle / w->step_ms);
+    }
+    real->ops->close(d);
+}
+
+void change(ops *table, const char *)
+{
+    table->step_begin = step_begin;
+    table->step_end = step_end;
+    table->step_wait = step_wait;
+    table->close = close_device;
+}
+
+} // namespace
