@@ -6,6 +6,7 @@
 #include "engine/model.h"
 #include "engine/model_text.h"
 #include "engine/plan.h"
+#include "engine/quant_load.h"
 #include "kernels/backend.h"
 
 static void print_window(const struct model_config *c, struct buf *out)
@@ -145,13 +146,24 @@ static bool print_plan(const struct model_file *f, const struct engine_options *
     return fits;
 }
 
+bool check_options(const struct engine_options *o, struct status *st)
+{
+    struct quant_choice c;
+    return quant_choice_read(&c, o, st);
+}
+
 bool check_model(const struct engine_options *o, struct buf *out, struct status *st)
 {
     struct model_file f;
     if (!model_file_open(&f, o->model_path, st))
         return false;
+    if (!quant_load_apply(&f, o, st)) {
+        model_file_close(&f);
+        return false;
+    }
     print_config(&f, out);
     print_tensors(&f, out);
+    quant_load_print(&f, out);
     if (f.gguf)
         print_tokenizer(f.gguf, out);
     else

@@ -10,6 +10,9 @@
 #include "base/status.h"
 #include "engine/engine.h"
 
+/* Options that can be wrong without any model: BAD_INPUT names the one that is. */
+bool check_options(const struct engine_options *o, struct status *st) MUST_CHECK;
+
 /* The configuration, the tensors by type, what is known of tokenizer and template, and the plan.
  * False when the file is refused or does not fit; `out` then holds what was found up to there. */
 bool check_model(const struct engine_options *o, struct buf *out, struct status *st) MUST_CHECK;

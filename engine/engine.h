@@ -47,6 +47,10 @@ struct engine_options {
                                   devices the type of activations */
     const char *device;        /* "auto", "cpu", "cuda"; NULL = auto */
     const char *dtype;         /* of activations on other devices: "auto", "bf16", "f16" */
+    const char *quantize;      /* the layers' matrices, as scheme_parse reads it; NULL, "" and
+                                  "none" = as in the file */
+    const char *quantize_head; /* embedding and output, likewise */
+    const char *quantize_skip; /* parts of names of weights left alone, with commas between */
     int32_t device_index;
     double gpu_memory;         /* share of the device's memory that may be used; 0 = 0.92 */
     int32_t n_threads;         /* 0 = all cores */

@@ -20,7 +20,7 @@
 
 enum {
     LINK_MAGIC = 0x696e6664, /* "infd" */
-    LINK_VERSION = 2,
+    LINK_VERSION = 3,
     CONTROL_BYTES = 16384, /* a multiple of every page size in use for it to be mapped apart */
     PATH_BYTES = 4096,
     HEARTBEAT_MS = 250,
@@ -30,6 +30,7 @@ enum {
 struct shared_options { /* struct engine_options without pointers */
     char model_path[PATH_BYTES];
     char cpu_precision[16], cpu_isa[16], kv_dtype[16], device[16], dtype[16];
+    char quantize[64], quantize_head[64], quantize_skip[1024];
     struct engine_options rest; /* its pointers are NULL here */
 };
 
@@ -95,13 +96,19 @@ static bool copy_options(struct shared_options *to, const struct engine_options 
     to->rest = *o;
     to->rest.model_path = to->rest.cpu_precision = to->rest.cpu_isa = to->rest.kv_dtype = NULL;
     to->rest.device = to->rest.dtype = NULL;
+    to->rest.quantize = to->rest.quantize_head = to->rest.quantize_skip = NULL;
     return copy_text(to->model_path, sizeof to->model_path, o->model_path, "model path", st) &&
            copy_text(to->cpu_precision, sizeof to->cpu_precision, o->cpu_precision, "cpu precision",
                      st) &&
            copy_text(to->cpu_isa, sizeof to->cpu_isa, o->cpu_isa, "cpu isa", st) &&
            copy_text(to->kv_dtype, sizeof to->kv_dtype, o->kv_dtype, "kv dtype", st) &&
            copy_text(to->device, sizeof to->device, o->device, "device", st) &&
-           copy_text(to->dtype, sizeof to->dtype, o->dtype, "dtype", st);
+           copy_text(to->dtype, sizeof to->dtype, o->dtype, "dtype", st) &&
+           copy_text(to->quantize, sizeof to->quantize, o->quantize, "quantize", st) &&
+           copy_text(to->quantize_head, sizeof to->quantize_head, o->quantize_head,
+                     "quantize-head", st) &&
+           copy_text(to->quantize_skip, sizeof to->quantize_skip, o->quantize_skip,
+                     "quantize-skip", st);
 }
 
 bool link_open(struct link *k, const struct engine_options *o, struct status *st)
@@ -368,6 +375,9 @@ static bool work_load(struct work *w, struct status *st)
     o.kv_dtype = text_or_null(shared->kv_dtype);
     o.device = text_or_null(shared->device);
     o.dtype = text_or_null(shared->dtype);
+    o.quantize = text_or_null(shared->quantize);
+    o.quantize_head = text_or_null(shared->quantize_head);
+    o.quantize_skip = text_or_null(shared->quantize_skip);
     w->runner = w->backend->open(&o, on_progress, w, st);
     return w->runner != NULL;
 }

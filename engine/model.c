@@ -5,6 +5,7 @@
 
 #include "base/arena.h"
 #include "base/checked.h"
+#include "engine/quant_load.h"
 #include "engine/rope_freq.h"
 
 enum { WEIGHT_ALIGN = 64, PROGRESS_CALLS = 64 };
@@ -20,8 +21,8 @@ static struct tensor tensor_of(const struct weight *w)
         .dtype = w->dtype, .rows = w->rows, .cols = w->cols, .scheme = w->scheme};
 }
 
-static bool one_weight_bytes(const struct bound *b, const struct ops *ops, const struct device *dev,
-                             size_t *n_bytes)
+bool model_one_weight_bytes(const struct bound *b, const struct ops *ops, const struct device *dev,
+                            size_t *n_bytes)
 {
     const struct tensor t = tensor_of(b->src);
     if (!is_vector(b->rule))
@@ -50,7 +51,7 @@ bool model_weight_bytes(const struct model_file *f, const struct ops *ops, const
         return false;
     for (size_t i = 0; i < f->n_bound; i++) {
         size_t n;
-        if (!one_weight_bytes(&f->bound[i], ops, dev, &n) || !size_add(*n_bytes, n, n_bytes))
+        if (!model_one_weight_bytes(&f->bound[i], ops, dev, &n) || !size_add(*n_bytes, n, n_bytes))
             return false;
     }
     return true;
@@ -152,7 +153,7 @@ static bool load_weights(struct load *l, const struct load_progress *progress)
     uint64_t told = 0;
     for (size_t i = 0; i < l->f->n_bound; i++) {
         size_t n;
-        void *at = one_weight_bytes(l->order[i], l->ops, l->dev, &n)
+        void *at = model_one_weight_bytes(l->order[i], l->ops, l->dev, &n)
                        ? arena_take(&l->memory, n, WEIGHT_ALIGN)
                        : NULL;
         if (!at)
@@ -206,7 +207,7 @@ static bool load_all(struct load *l, const struct load_progress *progress, struc
     size_t n_bytes;
     if (!model_weight_bytes(l->f, l->ops, l->dev, &n_bytes))
         return status_fail(st, STATUS_CORRUPT, "the weights do not fit the address space");
-    if (!load_prepare(l, st))
+    if (!load_prepare(l, st) || !quant_load_prepare(l->f, st))
         return false;
     void *at = l->ops->mem_take(l->dev, n_bytes, st);
     if (!at)
@@ -215,7 +216,7 @@ static bool load_all(struct load *l, const struct load_progress *progress, struc
     if (!load_inv_freq(l) || !load_weights(l, progress))
         return status_fail(st, STATUS_CORRUPT, "weights need more than the %zu bytes planned",
                            n_bytes);
-    if (!l->ops->weights_done(l->dev, st))
+    if (!l->ops->weights_done(l->dev, st) || !quant_load_check(l->f, st))
         return false;
     if (!l->m->w[W_LM_HEAD])
         l->m->w[W_LM_HEAD] = l->m->w[W_EMBED];

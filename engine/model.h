@@ -20,6 +20,7 @@
 
 struct cJSON;
 struct gguf;
+struct quant_load;
 struct safetensors;
 struct weights_random;
 
@@ -75,6 +76,7 @@ struct model_file { /* a checkpoint on disk, checked, not loaded */
     struct model_config cfg;
     struct bound *bound; /* [n_bound] every weight that the model reads */
     size_t n_bound;
+    struct quant_load *quant; /* NULL <=> all weights are as the file has them */
 };
 
 struct model {
@@ -104,6 +106,9 @@ void model_file_release(const struct model_file *f); /* their pages may go: weig
 
 int64_t model_dim(const struct model_config *cfg, enum dim dim);
 
+/* Device bytes of one weight; false when they do not fit size_t. */
+bool model_one_weight_bytes(const struct bound *b, const struct ops *ops, const struct device *dev,
+                            size_t *n_bytes) MUST_CHECK;
 /* Device bytes model_load takes.  False when they do not fit size_t. */
 bool model_weight_bytes(const struct model_file *f, const struct ops *ops,
                         const struct device *dev, size_t *n_bytes) MUST_CHECK;

@@ -13,6 +13,7 @@
 #include "engine/config_read.h"
 #include "engine/gguf.h"
 #include "engine/json_file.h"
+#include "engine/quant_load.h"
 #include "engine/safetensors.h"
 #include "engine/weights_random.h"
 
@@ -334,6 +335,7 @@ void model_file_close(struct model_file *f)
     gguf_close(f->gguf);
     safetensors_close(f->folder);
     weights_random_close(f->random);
+    quant_load_close(f->quant);
     free(f->bound);
     *f = (struct model_file){0};
 }

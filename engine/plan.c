@@ -8,6 +8,7 @@
 #include "engine/decoder.h"
 #include "engine/gguf.h"
 #include "engine/model.h"
+#include "engine/quant_load.h"
 #include "engine/runner.h"
 
 enum {
@@ -46,7 +47,7 @@ static enum dtype matrix_dtype(const struct model_file *f)
 {
     for (size_t i = 0; i < f->n_bound; i++)
         if (f->bound[i].rule->slot == W_Q)
-            return f->bound[i].src->dtype;
+            return quant_load_file_weight(&f->bound[i])->dtype;
     return DT_F32;
 }
 
@@ -262,14 +263,12 @@ static void plan_device_limits(struct plan *p, const struct model_file *f)
 static bool plan_parts(struct plan *p, const struct model_file *f, const struct ops *ops,
                        const struct device *dev, struct status *st)
 {
-    size_t weights, activations, slots;
+    size_t activations, slots;
     plan_records(p);
     plan_device_limits(p, f);
-    if (!model_weight_bytes(f, ops, dev, &weights) ||
-        !decoder_bytes(&f->cfg, &p->limits, ops->act_dtype(dev), &activations) ||
+    if (!decoder_bytes(&f->cfg, &p->limits, ops->act_dtype(dev), &activations) ||
         !runner_host_bytes(&p->limits, &slots))
         return status_fail(st, STATUS_TOO_LARGE, "the plan does not fit the address space");
-    p->weight_bytes = weights;
     p->activation_bytes = activations;
     p->slot_bytes = slots;
     p->work_bytes = ops->work_bytes(dev, &p->device);
@@ -304,11 +303,22 @@ static unsigned long long mib(uint64_t n_bytes)
     return (unsigned long long)(n_bytes >> 20);
 }
 
-bool plan_make(struct plan *p, const struct model_file *f, const struct engine_options *o,
-               const struct ops *ops, const struct device *dev, struct plan_memory available,
-               struct status *st)
+static bool plan_weights(struct plan *p, const struct model_file *f, const struct ops *ops,
+                         const struct device *dev, struct status *st)
 {
-    *p = (struct plan){.available_bytes = available.device};
+    size_t weights;
+    if (!model_weight_bytes(f, ops, dev, &weights) ||
+        !plan_weights_count(&p->weights, f, ops, dev))
+        return status_fail(st, STATUS_TOO_LARGE, "the weights do not fit the address space");
+    p->weight_bytes = weights;
+    return true;
+}
+
+/* With the weights counted. */
+static bool plan_rest(struct plan *p, const struct model_file *f, const struct engine_options *o,
+                      const struct ops *ops, const struct device *dev,
+                      struct plan_memory available, struct status *st)
+{
     /* The parts twice: the cache takes what they leave, and then may bound the context. */
     if (!read_options(p, f, o, ops, dev, st) || !plan_parts(p, f, ops, dev, st) ||
         !plan_cache(p, f, o, ops, st) || !plan_parts(p, f, ops, dev, st))
@@ -326,6 +336,43 @@ bool plan_make(struct plan *p, const struct model_file *f, const struct engine_o
                        mib(on_host), mib(available.host));
 }
 
+/* Adds to a refusal the first scheme, from the most exact to the smallest, that would fit. */
+static bool offer_scheme(const struct model_file *f, const struct engine_options *o,
+                         const struct ops *ops, const struct device *dev,
+                         struct plan_memory available, struct status *st)
+{
+    static const char *const names[] = {"int8", "int4", "nf4"};
+    const struct status refusal = *st;
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        struct plan p = {.available_bytes = available.device};
+        struct status none = {0};
+        struct scheme s;
+        if (!scheme_parse(&s, names[i], &none))
+            continue;
+        p.weight_bytes = plan_weights_quantized(f, &s, ops, dev);
+        if (p.weight_bytes == 0 || !plan_rest(&p, f, o, ops, dev, available, &none))
+            continue;
+        *st = (struct status){0};
+        return status_fail(st, refusal.code, "%s; fits with --quantize %s (%llu MiB)", refusal.msg,
+                           names[i], mib(p.device_bytes));
+    }
+    return false;
+}
+
+bool plan_make(struct plan *p, const struct model_file *f, const struct engine_options *o,
+               const struct ops *ops, const struct device *dev, struct plan_memory available,
+               struct status *st)
+{
+    *p = (struct plan){.available_bytes = available.device};
+    if (!plan_weights(p, f, ops, dev, st))
+        return false;
+    if (plan_rest(p, f, o, ops, dev, available, st))
+        return true;
+    return !f->quant && st->code == STATUS_TOO_LARGE
+               ? offer_scheme(f, o, ops, dev, available, st)
+               : false;
+}
+
 /* The table. */
 
 static void print_line(struct buf *out, const char *what, uint64_t n_bytes, const char *why)
@@ -339,6 +386,7 @@ void plan_print(const struct plan *p, struct buf *out)
     char why[128];
     buf_put_str(out, "memory\n");
     print_line(out, "weights", p->weight_bytes, "as the device holds them");
+    plan_weights_print(&p->weights, out);
     snprintf(why, sizeof why, "%d blocks of %d tokens, %s, %llu bytes a block: %s", l->n_blocks,
              l->block_tokens, dtype_traits[p->kv_dtype].name, (unsigned long long)p->kv_block_bytes,
              p->kv_from);

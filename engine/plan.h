@@ -7,12 +7,14 @@
 #include "base/buf.h"
 #include "base/status.h"
 #include "engine/engine.h"
+#include "engine/plan_weights.h"
 #include "kernels/ops.h"
 
 struct model_file;
 
 struct plan {
     uint64_t weight_bytes; /* as the device holds them */
+    struct plan_weights weights;
     uint64_t kv_bytes, kv_block_bytes;
     uint64_t activation_bytes, work_bytes; /* work: of the ops */
     uint64_t slot_bytes, record_bytes;     /* on the host */
@@ -35,7 +37,8 @@ struct plan_memory { /* bytes that may be taken */
     uint64_t host; /* where that is another pool */
 };
 
-/* TOO_LARGE with the numbers when the model, or one request of context_max tokens, does not fit. */
+/* TOO_LARGE with the numbers when the model, or one request of context_max tokens, does not fit; and
+ * with the scheme that would make it fit, when the layers can be quantized on load by one. */
 bool plan_make(struct plan *p, const struct model_file *f, const struct engine_options *o,
                const struct ops *ops, const struct device *dev, struct plan_memory available,
                struct status *st) MUST_CHECK;

@@ -13,6 +13,7 @@
 #include "base/memory.h"
 #include "engine/decoder.h"
 #include "engine/plan.h"
+#include "engine/quant_load.h"
 #include "engine/slots.h"
 #include "kernels/backend.h"
 
@@ -66,8 +67,9 @@ bool runner_host_bytes(const struct step_limits *limits, size_t *n_bytes)
 
 static bool open_file(struct model_file *f, const struct engine_options *o, struct status *st)
 {
-    return o->random_weights ? model_file_open_random(f, o->model_path, st)
-                             : model_file_open(f, o->model_path, st);
+    return (o->random_weights ? model_file_open_random(f, o->model_path, st)
+                              : model_file_open(f, o->model_path, st)) &&
+           quant_load_apply(f, o, st);
 }
 
 static bool open_device(struct runner *r, const struct model_file *f,

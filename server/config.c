@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 
 #include "base/checked.h"
+#include "engine/check.h"
 
 enum kind { TEXT, CHOICE, NUMBER, BYTES, SWITCH };
 
@@ -48,6 +49,13 @@ static const struct option options[] = {
      "bf16"},
     {"Model", "gpu-memory", TEXT, AT(gpu_memory), "0.92", 1, 16, 0,
      "share of a CUDA device's memory that may be used, above 0 and at most 1"},
+    {"Model", "quantize", TEXT, AT(quantize), "none", 1, 63, 0,
+     "quantize the layers' matrices while they are loaded: int8[:threshold=6], w8a16, nf4[:nested], "
+     "fp4[:nested], int4[:asymmetric][:group=128] or fp8; none = as the file has them"},
+    {"Model", "quantize-head", TEXT, AT(quantize_head), "none", 1, 63, 0,
+     "the same for the embedding and the output"},
+    {"Model", "quantize-skip", TEXT, AT(quantize_skip), "", 0, 1023, 0,
+     "parts of names, with commas between: weights that have one in their name are not quantized"},
     {"Model", "threads", NUMBER, AT(threads), "0", 0, 64, 0, "CPU threads; 0 = all cores"},
     {"Model", "cpu-precision", CHOICE, AT(cpu_precision), "fast", 0, 0, "fast|exact",
      "fast: 8-bit activations for quantized weights; exact: float32 throughout"},
@@ -446,7 +454,11 @@ static bool read_share(struct config *c, struct status *st)
 
 static bool check_together(struct config *c, struct status *st)
 {
+    struct engine_options engine;
     if (!read_share(c, st))
+        return false;
+    config_engine(c, &engine);
+    if (!check_options(&engine, st))
         return false;
     if (c->max_step_tokens && c->max_step_tokens < c->max_seqs)
         return status_fail(st, STATUS_BAD_INPUT,
@@ -538,6 +550,9 @@ void config_engine(const struct config *c, struct engine_options *o)
         .kv_dtype = c->kv_dtype,
         .device = c->device,
         .dtype = c->dtype,
+        .quantize = c->quantize,
+        .quantize_head = c->quantize_head,
+        .quantize_skip = c->quantize_skip,
         .device_index = (int32_t)c->device_index,
         .gpu_memory = c->gpu_memory_share,
         .n_threads = (int32_t)c->threads,

@@ -24,6 +24,7 @@ struct config {
     /* model and engine */
     const char *model, *served_model_name, *engine;
     const char *cpu_precision, *cpu_isa, *kv_dtype, *device, *dtype, *gpu_memory;
+    const char *quantize, *quantize_head, *quantize_skip;
     double gpu_memory_share; /* gpu_memory as a number */
     int64_t engine_deaths_max, engine_backoff_ms;
     int64_t device_index, threads, kv_blocks, kv_memory, block_tokens, max_seqs, max_step_tokens, max_context;

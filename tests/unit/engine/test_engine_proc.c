@@ -12,6 +12,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -54,6 +55,9 @@ static void *stand_in_open(const struct engine_options *o,
                              .history_max = 64,
                              .bias_max = 16};
     strcpy(s->facts.arch, "stand-in");
+    snprintf(s->facts.isa, sizeof s->facts.isa, "%s, %s, %s", o->quantize ? o->quantize : "none",
+             o->quantize_head ? o->quantize_head : "none",
+             o->quantize_skip ? o->quantize_skip : "none");
     return s;
 }
 
@@ -442,6 +446,23 @@ static void a_worker_cannot_cut_the_memory_under_the_front(void **state)
     e->vt->close(e);
 }
 
+static void a_child_has_the_options_of_quantization(void **state)
+{
+    (void)state;
+    struct status st = {0};
+    char texts[3][16] = {"int4:group=64", "int8", "q_proj"};
+    const struct engine_options o = {.model_path = "good",
+                                     .quantize = texts[0],
+                                     .quantize_head = texts[1],
+                                     .quantize_skip = texts[2]};
+    struct engine *e = engine_proc_open(&o, &clock_real, &st);
+    assert_non_null(e);
+    memset(texts, 'x', sizeof texts); /* the caller's strings may go */
+    await_state(e, ENGINE_READY, 1);
+    assert_string_equal(e->facts.isa, "int4:group=64, int8, q_proj");
+    e->vt->close(e);
+}
+
 static void limits_beyond_all_memory_are_refused_not_wrapped(void **state)
 {
     (void)state;
@@ -473,6 +494,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_result_that_leads_outside_its_record_ends_the_life),
         cmocka_unit_test(a_worker_that_stretches_a_ring_ends_its_life_and_not_the_front),
         cmocka_unit_test(a_worker_cannot_cut_the_memory_under_the_front),
+        cmocka_unit_test(a_child_has_the_options_of_quantization),
         cmocka_unit_test(limits_beyond_all_memory_are_refused_not_wrapped),
     };
     return cmocka_run_group_tests_name("engine_proc", tests, NULL, NULL);

@@ -11,6 +11,7 @@
 #include "engine/check.h"
 #include "engine/gguf.h"
 #include "engine/model.h"
+#include "engine/quant_load.h"
 #include "tests/unit/engine/tiny_model.h"
 
 static const uint64_t GIB = 1ull << 30;
@@ -171,6 +172,89 @@ static void what_does_not_fit_is_refused_with_numbers(void **state)
     }
 }
 
+/* A device that holds weights as a checkpoint would. */
+static size_t stored_bytes(const struct device *d, const struct tensor *w)
+{
+    size_t n = 0;
+    (void)d;
+    if (w->scheme)
+        return scheme_bytes(w->scheme, w->rows, w->cols);
+    assert_true(tensor_file_bytes(w->dtype, w->rows, w->cols, &n));
+    return n;
+}
+
+static bool plan_1b(struct plan *p, const struct engine_options *o, uint64_t available,
+                    struct status *st)
+{
+    struct model_file f;
+    struct ops ops = *cpu_backend.ops;
+    ops.weight_bytes = stored_bytes;
+    assert_true(model_file_open_random(&f, "tests/bench/shapes/llama-3.2-1b", st));
+    struct device *dev = cpu_backend.open(&(struct device_options){.n_threads = 1}, st);
+    const bool fits = quant_load_apply(&f, o, st) &&
+                      plan_make(p, &f, o, &ops, dev, (struct plan_memory){.device = available}, st);
+    ops.close(dev);
+    model_file_close(&f);
+    return fits;
+}
+
+static void what_would_fit_quantized_is_offered(void **state)
+{
+    (void)state;
+    static const char *const schemes[] = {"int8", "int4"};
+    struct plan full;
+    struct status st = {0};
+    struct engine_options o = {.kv_blocks = 8, .seqs_max = 1, .step_tokens_max = 16};
+    assert_true(plan_1b(&full, &o, 4 * GIB, &st));
+    for (int i = 0; i < 2; i++) {
+        struct plan p;
+        char want[64];
+        o.quantize = schemes[i];
+        assert_true(plan_1b(&p, &o, 4 * GIB, &st));
+        /* With as many bytes as that takes, and no more, the full model does not fit. */
+        o.quantize = NULL;
+        assert_false(plan_1b(&full, &o, p.total_bytes, &st));
+        snprintf(want, sizeof want, "; fits with --quantize %s (%llu MiB)", schemes[i],
+                 (unsigned long long)(p.total_bytes >> 20));
+        if (!strstr(st.msg, want) || !strstr(st.msg, "MiB free"))
+            fail_msg("no \"%s\" in: %s", want, st.msg);
+        /* Who has chosen a scheme is offered none. */
+        st = (struct status){0};
+        o.quantize = schemes[0];
+        assert_false(plan_1b(&full, &o, p.total_bytes - 1, &st));
+        assert_null(strstr(st.msg, "fits with"));
+        st = (struct status){0};
+    }
+    o.quantize = NULL;
+    assert_false(plan_1b(&full, &o, 1 << 20, &st));
+    assert_null(strstr(st.msg, "fits with"));
+}
+
+static void weights_are_listed_by_scheme(void **state)
+{
+    (void)state;
+    struct plan p;
+    struct status st = {0};
+    struct buf out;
+    buf_init(&out, 1 << 16);
+    const struct engine_options o = {.quantize = "int4", .quantize_skip = "v_proj"};
+    assert_true(plan_1b(&p, &o, 4 * GIB, &st));
+    uint64_t sum = p.weights.vector_bytes;
+    for (int i = 0; i < p.weights.n_kinds; i++)
+        sum += p.weights.kind[i].n_bytes;
+    assert_true(sum <= p.weight_bytes && sum + 4096 > p.weight_bytes);
+    plan_print(&p, &out);
+    static const char *const words[] = {
+        "533.0 MiB  17 matrices: bf16", /* 128256 x 2048, and v of 512 x 2048 sixteen times */
+        "470.2 MiB  96 matrices: int4, groups of 128, f16 scales",
+        "0.3 MiB  33 vectors",
+    };
+    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
+        if (!strstr(out.at, words[i]))
+            fail_msg("no \"%s\" in:\n%s", words[i], out.at);
+    buf_close(&out);
+}
+
 static void the_table_names_every_part(void **state)
 {
     struct plan p;
@@ -231,6 +315,8 @@ int main(void)
         cmocka_unit_test(the_cache_takes_at_most_a_quarter_of_memory),
         cmocka_unit_test(options_decide_over_defaults),
         cmocka_unit_test(what_does_not_fit_is_refused_with_numbers),
+        cmocka_unit_test(what_would_fit_quantized_is_offered),
+        cmocka_unit_test(weights_are_listed_by_scheme),
         cmocka_unit_test(the_table_names_every_part),
         cmocka_unit_test(a_check_prints_the_file_and_the_plan),
     };

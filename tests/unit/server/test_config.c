@@ -114,6 +114,9 @@ static void an_error_says_what_would_be_right(void **state)
         {"--gpu-memory=1.01", "above 0 and at most 1"},
         {"--gpu-memory=nan", "above 0 and at most 1"},
         {"--gpu-memory=0.5x", "above 0 and at most 1"},
+        {"--quantize=int5", "quantize: want int8, w8a16, nf4, fp4, int4 or fp8, found \"int5\""},
+        {"--quantize=", "0 bytes"},
+        {"--quantize-head=int8:nested", "quantize-head: int8: want threshold=0..1000000 (int8)"},
         {"--block-tokens=17", "power of two"},
         {"--served-model-name=a\"b", "without quotes"},
         {"--served-model-name=../x", "\"..\""},
@@ -168,6 +171,28 @@ static void the_engine_gets_the_device_that_was_asked_for(void **state)
     assert_string_equal(o.dtype, "f16");
     assert_int_equal(o.device_index, 3);
     assert_true(o.gpu_memory == 0.5);
+    config_close(&c);
+}
+
+static void the_engine_gets_the_schemes_that_were_asked_for(void **state)
+{
+    struct config c;
+    struct status st;
+    struct engine_options o;
+    (void)state;
+    assert_true(READ(&c, &st, "m.gguf"));
+    config_engine(&c, &o);
+    assert_string_equal(o.quantize, "none");
+    assert_string_equal(o.quantize_head, "none");
+    assert_string_equal(o.quantize_skip, "");
+    config_close(&c);
+    setenv("INFERD_QUANTIZE_HEAD", "int8", 1);
+    assert_true(READ(&c, &st, "--quantize=nf4:nested", "--quantize-skip=q_proj,layers.0."));
+    unsetenv("INFERD_QUANTIZE_HEAD");
+    config_engine(&c, &o);
+    assert_string_equal(o.quantize, "nf4:nested");
+    assert_string_equal(o.quantize_head, "int8");
+    assert_string_equal(o.quantize_skip, "q_proj,layers.0.");
     config_close(&c);
 }
 
@@ -282,6 +307,7 @@ int main(void)
         cmocka_unit_test(an_error_says_what_would_be_right),
         cmocka_unit_test(a_step_must_have_room_for_each_sequence),
         cmocka_unit_test(the_engine_gets_the_device_that_was_asked_for),
+        cmocka_unit_test(the_engine_gets_the_schemes_that_were_asked_for),
         cmocka_unit_test(a_file_error_names_its_line),
         cmocka_unit_test(the_engine_is_started_again_as_the_options_say),
         cmocka_unit_test(what_is_printed_reads_back_the_same),
