@@ -104,6 +104,8 @@ const struct weight *model_file_weight(const struct model_file *f, size_t i);
 size_t model_file_bytes(const struct model_file *f); /* of all files */
 void model_file_release(const struct model_file *f); /* their pages may go: weights were copied */
 
+/* A name from a tensor_rule with the layer's number in it, as snprintf does. */
+int model_name(const char *pattern, int32_t il, char *name, size_t size);
 int64_t model_dim(const struct model_config *cfg, enum dim dim);
 
 /* Device bytes of one weight; false when they do not fit size_t. */

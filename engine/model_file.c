@@ -146,13 +146,17 @@ static bool check_shape(const struct model_config *cfg, const struct tensor_rule
 }
 
 /* Names come from the family's table, not from outside, and hold at most one %d. */
-static void make_name(const char *pattern, int32_t il, char name[NAME_MAX_BYTES])
+int model_name(const char *pattern, int32_t il, char *name, size_t size)
 {
     const char *mark = strstr(pattern, "%d");
-    if (mark)
-        snprintf(name, NAME_MAX_BYTES, "%.*s%d%s", (int)(mark - pattern), pattern, il, mark + 2);
-    else
-        snprintf(name, NAME_MAX_BYTES, "%s", pattern);
+    if (!mark)
+        return snprintf(name, size, "%s", pattern);
+    return snprintf(name, size, "%.*s%d%s", (int)(mark - pattern), pattern, il, mark + 2);
+}
+
+static void make_name(const char *pattern, int32_t il, char name[NAME_MAX_BYTES])
+{
+    model_name(pattern, il, name, NAME_MAX_BYTES);
 }
 
 /* A GGUF file ties the output to the embedding by having no output.  config.json says whether it

@@ -74,8 +74,8 @@ const struct scheme *quant_choice_of(const struct quant_choice *c, const struct 
     return is_head ? &c->head : &c->layers;
 }
 
-/* A name to skip that nothing has is a misspelt one. */
-static bool check_skip(const struct model_file *f, const struct quant_choice *c, struct status *st)
+bool quant_choice_check(const struct quant_choice *c, const struct model_file *f,
+                        struct status *st)
 {
     const char *at = c->skip;
     for (struct str part; next_name(&at, &part);) {
@@ -152,7 +152,7 @@ bool quant_load_apply(struct model_file *f, const struct engine_options *o, stru
         return false;
     if (!c.has_layers && !c.has_head)
         return true;
-    if (!check_skip(f, &c, st))
+    if (!quant_choice_check(&c, f, st))
         return false;
     f->quant = make(&c, f->n_bound, o->n_threads);
     if (!f->quant)

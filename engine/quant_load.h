@@ -32,6 +32,9 @@ struct quant_choice {
 /* BAD_INPUT names the option. */
 bool quant_choice_read(struct quant_choice *c, const struct engine_options *o,
                        struct status *st) MUST_CHECK;
+/* BAD_INPUT when a name to skip is part of no weight's: it is misspelt. */
+bool quant_choice_check(const struct quant_choice *c, const struct model_file *f,
+                        struct status *st) MUST_CHECK;
 /* What becomes of a weight: its scheme, or NULL when it stays as it is in the file. */
 const struct scheme *quant_choice_of(const struct quant_choice *c, const struct bound *b);
 

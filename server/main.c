@@ -6,6 +6,7 @@
 #include "engine/check.h"
 #include "server/bench.h"
 #include "server/config.h"
+#include "server/quantize.h"
 #include "server/serve.h"
 
 static int print_buf(struct buf *b, int code)
@@ -73,6 +74,7 @@ static const struct command {
     {"check", run_check, "MODEL [options]", "say what is in a model file and what it would take"},
     {"config", run_config, "[options]", "print the options in force, as a configuration file"},
     {"bench", bench_main, "engine|kernels|http [options]", "measure a model's speed, its kernels', or a server's"},
+    {"quantize", quantize_main, "IN OUT --scheme SCHEME [...]", "write a checkpoint, quantized, as a new folder"},
     {"engine", run_engine, "", NULL},
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands };

@@ -20,6 +20,8 @@ may() { # may FROM: folders whose headers FROM may include
 skip="server:engine/tokenizer.h server:engine/chat.h"
 # What start-up alone touches: options, the file for both, `inferd check`:
 skip="$skip server:engine/engine.h server:engine/model_text.h server:engine/check.h"
+# `inferd quantize`, which serves nothing:
+skip="$skip server:engine/store_folder.h"
 # Benchmarks of kernels alone, and what a device can do at best; no part of serving:
 skip="$skip server:kernels/backend.h server:kernels/bench.h"
 
