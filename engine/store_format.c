@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -390,8 +391,9 @@ static void put_bitsandbytes(const struct scheme *s, const char *kept, struct bu
                    "\"bnb_4bit_compute_dtype\": \"bfloat16\", \"bnb_4bit_quant_storage\": "
                    "\"uint8\", ",
                    dtype_traits[s->codes].name, s->nested ? "true" : "false");
-    else
-        buf_printf(out, "\"llm_int8_threshold\": %.9g, ", (double)s->threshold);
+    else /* some readers insist on a point */
+        buf_printf(out, "\"llm_int8_threshold\": %.9g%s, ", (double)s->threshold,
+                   s->threshold == floorf(s->threshold) ? ".0" : "");
     buf_put_str(out, "\"llm_int8_has_fp16_weight\": false, \"llm_int8_skip_modules\": ");
     put_names(kept, out);
     buf_put_char(out, '}');
