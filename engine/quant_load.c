@@ -84,7 +84,7 @@ bool quant_choice_check(const struct quant_choice *c, const struct model_file *f
             i++;
         if (i == f->n_bound)
             return status_fail(st, STATUS_BAD_INPUT,
-                               "quantize-skip: no weight has \"%s\" in its name",
+                               "no weight has \"%s\" in its name",
                                str_show(part).text);
     }
     return true;
@@ -153,7 +153,7 @@ bool quant_load_apply(struct model_file *f, const struct engine_options *o, stru
     if (!c.has_layers && !c.has_head)
         return true;
     if (!quant_choice_check(&c, f, st))
-        return false;
+        return status_wrap(st, "quantize-skip");
     f->quant = make(&c, f->n_bound, o->n_threads);
     if (!f->quant)
         return status_fail(st, STATUS_BUSY, "no memory to quantize %zu tensors", f->n_bound);

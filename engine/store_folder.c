@@ -77,8 +77,9 @@ static bool read_choice(struct store *s, struct status *st)
                                      .quantize_skip = s->o->skip};
     if (is_none(s->o->scheme))
         return status_fail(st, STATUS_BAD_INPUT, "which scheme?");
-    return quant_choice_read(&s->choice, &o, st) && check_head(s, st) &&
-           quant_choice_check(&s->choice, &s->f, st);
+    if (!quant_choice_read(&s->choice, &o, st) || !check_head(s, st))
+        return false;
+    return quant_choice_check(&s->choice, &s->f, st) || status_wrap(st, "skip");
 }
 
 /* ---- what there is ---- */
