@@ -105,10 +105,10 @@ static bool copy_options(struct shared_options *to, const struct engine_options 
            copy_text(to->device, sizeof to->device, o->device, "device", st) &&
            copy_text(to->dtype, sizeof to->dtype, o->dtype, "dtype", st) &&
            copy_text(to->quantize, sizeof to->quantize, o->quantize, "quantize", st) &&
-           copy_text(to->quantize_head, sizeof to->quantize_head, o->quantize_head,
-                     "quantize-head", st) &&
-           copy_text(to->quantize_skip, sizeof to->quantize_skip, o->quantize_skip,
-                     "quantize-skip", st);
+           copy_text(to->quantize_head, sizeof to->quantize_head, o->quantize_head, "quantize-head",
+                     st) &&
+           copy_text(to->quantize_skip, sizeof to->quantize_skip, o->quantize_skip, "quantize-skip",
+                     st);
 }
 
 bool link_open(struct link *k, const struct engine_options *o, struct status *st)

@@ -307,8 +307,7 @@ static bool plan_weights(struct plan *p, const struct model_file *f, const struc
                          const struct device *dev, struct status *st)
 {
     size_t weights;
-    if (!model_weight_bytes(f, ops, dev, &weights) ||
-        !plan_weights_count(&p->weights, f, ops, dev))
+    if (!model_weight_bytes(f, ops, dev, &weights) || !plan_weights_count(&p->weights, f, ops, dev))
         return status_fail(st, STATUS_TOO_LARGE, "the weights do not fit the address space");
     p->weight_bytes = weights;
     return true;
@@ -316,8 +315,8 @@ static bool plan_weights(struct plan *p, const struct model_file *f, const struc
 
 /* With the weights counted. */
 static bool plan_rest(struct plan *p, const struct model_file *f, const struct engine_options *o,
-                      const struct ops *ops, const struct device *dev,
-                      struct plan_memory available, struct status *st)
+                      const struct ops *ops, const struct device *dev, struct plan_memory available,
+                      struct status *st)
 {
     /* The parts twice: the cache takes what they leave, and then may bound the context. */
     if (!read_options(p, f, o, ops, dev, st) || !plan_parts(p, f, ops, dev, st) ||
@@ -368,9 +367,8 @@ bool plan_make(struct plan *p, const struct model_file *f, const struct engine_o
         return false;
     if (plan_rest(p, f, o, ops, dev, available, st))
         return true;
-    return !f->quant && st->code == STATUS_TOO_LARGE
-               ? offer_scheme(f, o, ops, dev, available, st)
-               : false;
+    return !f->quant && st->code == STATUS_TOO_LARGE ? offer_scheme(f, o, ops, dev, available, st)
+                                                     : false;
 }
 
 /* The table. */

@@ -74,8 +74,7 @@ const struct scheme *quant_choice_of(const struct quant_choice *c, const struct 
     return is_head ? &c->head : &c->layers;
 }
 
-bool quant_choice_check(const struct quant_choice *c, const struct model_file *f,
-                        struct status *st)
+bool quant_choice_check(const struct quant_choice *c, const struct model_file *f, struct status *st)
 {
     const char *at = c->skip;
     for (struct str part; next_name(&at, &part);) {
@@ -83,8 +82,7 @@ bool quant_choice_check(const struct quant_choice *c, const struct model_file *f
         while (i < f->n_bound && !has_part(f->bound[i].src->name, part))
             i++;
         if (i == f->n_bound)
-            return status_fail(st, STATUS_BAD_INPUT,
-                               "no weight has \"%s\" in its name",
+            return status_fail(st, STATUS_BAD_INPUT, "no weight has \"%s\" in its name",
                                str_show(part).text);
     }
     return true;
@@ -116,14 +114,14 @@ static bool replace(struct quant_load *q, struct bound *b, const struct scheme *
         return same_scheme(from->scheme, s) || refuse_codes(from, s, st);
     if (!quant_source_init(&to->source, from, s, &to->fault, st))
         return false;
-    to->weight = (struct weight){.name = from->name,
-                                 .dtype = s->codes,
-                                 .rows = from->rows,
-                                 .cols = from->cols,
-                                 .n_bytes = from->n_bytes,
-                                 .scheme = s,
-                                 .source = {.fd = -1, .rows = quant_source_rows,
-                                            .ctx = &to->source}};
+    to->weight =
+        (struct weight){.name = from->name,
+                        .dtype = s->codes,
+                        .rows = from->rows,
+                        .cols = from->cols,
+                        .n_bytes = from->n_bytes,
+                        .scheme = s,
+                        .source = {.fd = -1, .rows = quant_source_rows, .ctx = &to->source}};
     b->src = &to->weight;
     q->n++;
     return true;

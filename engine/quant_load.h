@@ -1,12 +1,12 @@
 /* quant_load.h - weights that are quantized while they are loaded.
  *
  * quant_load_apply() puts a weight of a scheme in the place of each one that the options name: its
- * source makes rows of codes when a device asks for them, from the rows of the file, of whatever type
- * they are there.  So nothing is held twice; only nested scales need a look at the whole
+ * source makes rows of codes when a device asks for them, from the rows of the file, of whatever
+ * type they are there.  So nothing is held twice; only nested scales need a look at the whole
  * matrix before, in quant_load_prepare(), and keep 8 bytes of 16384 values from it.
  *
- * The rules: `quantize` is for the matrices of the layers, `quantize-head` for the embedding and the
- * output; a name in `quantize-skip` leaves alone every weight whose name has it somewhere.
+ * The rules: `quantize` is for the matrices of the layers, `quantize-head` for the embedding and
+ * the output; a name in `quantize-skip` leaves alone every weight whose name has it somewhere.
  * Vectors are never quantized.
  *
  * Thread: one, at start; the sources' rows from any. */
@@ -39,8 +39,8 @@ bool quant_choice_check(const struct quant_choice *c, const struct model_file *f
 const struct scheme *quant_choice_of(const struct quant_choice *c, const struct bound *b);
 
 /* Replaces weights of f->bound, which owns the result.  Does nothing when the options are off.
- * Refused, by name: columns that do not fit the scheme, a weight that the checkpoint has quantized in
- * another way, and a name to skip that no weight has. */
+ * Refused, by name: columns that do not fit the scheme, a weight that the checkpoint has quantized
+ * in another way, and a name to skip that no weight has. */
 bool quant_load_apply(struct model_file *f, const struct engine_options *o,
                       struct status *st) MUST_CHECK;
 /* Before the first row is made.  False when a weight has a value that is not finite. */

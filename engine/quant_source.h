@@ -20,10 +20,10 @@
 struct quant_source {
     const struct weight *from;
     const struct scheme *scheme;
-    int32_t paired;     /* 0, or a head's rows, which lie as pairs (2i, 2i + 1) and are wanted as
-                           (i, i + paired / 2): q and k of GGUF files */
+    int32_t paired;       /* 0, or a head's rows, which lie as pairs (2i, 2i + 1) and are wanted as
+                             (i, i + paired / 2): q and k of GGUF files */
     struct nested nested; /* absmax: NULL until prepared, and where the scheme has none */
-    _Atomic int *fault; /* where rows() leaves what went wrong; the owner's */
+    _Atomic int *fault;   /* where rows() leaves what went wrong; the owner's */
 };
 
 /* UNSUPPORTED, by name, where the columns do not fit the scheme or the weight has codes already. */

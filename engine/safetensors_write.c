@@ -19,9 +19,9 @@ static const struct {
     const char *name;
     size_t n_bytes;
 } types[ST_TYPE_N] = {
-    [ST_I64] = {"I64", 8},   [ST_F32] = {"F32", 4}, [ST_I32] = {"I32", 4},
-    [ST_F16] = {"F16", 2},   [ST_BF16] = {"BF16", 2}, [ST_U8] = {"U8", 1},
-    [ST_I8] = {"I8", 1},     [ST_F8_E4M3] = {"F8_E4M3", 1},
+    [ST_I64] = {"I64", 8}, [ST_F32] = {"F32", 4},         [ST_I32] = {"I32", 4},
+    [ST_F16] = {"F16", 2}, [ST_BF16] = {"BF16", 2},       [ST_U8] = {"U8", 1},
+    [ST_I8] = {"I8", 1},   [ST_F8_E4M3] = {"F8_E4M3", 1},
 };
 
 struct placed {
@@ -194,8 +194,8 @@ static bool put_header(struct safetensors_out *o, int shard, struct status *st)
     while (!b.failed && b.n % HEADER_ALIGN)
         buf_put_char(&b, ' ');
     const uint64_t n_header = b.n - HEADER_ALIGN;
-    bool ok = !b.failed || status_fail(st, STATUS_TOO_LARGE, "a header of more than %d bytes",
-                                       HEADER_BYTES_MAX);
+    bool ok = !b.failed ||
+              status_fail(st, STATUS_TOO_LARGE, "a header of more than %d bytes", HEADER_BYTES_MAX);
     if (ok) {
         memcpy(b.at, &n_header, sizeof n_header);
         s->data = b.n;

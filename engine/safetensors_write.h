@@ -2,9 +2,9 @@
  *
  * All tensors are named with their shapes first; then each has its place in a file, and may be
  * written in any order, by any thread, in pieces.  So the same tensors give the same files however
- * many threads write them.  A file holds tensors of wide elements before those of narrow ones, which
- * keeps all aligned without the holes that the format forbids.  Up to SHARD_BYTES_MAX there is one
- * model.safetensors, else model-00001-of-0000N.safetensors and their index.
+ * many threads write them.  A file holds tensors of wide elements before those of narrow ones,
+ * which keeps all aligned without the holes that the format forbids.  Up to SHARD_BYTES_MAX there
+ * is one model.safetensors, else model-00001-of-0000N.safetensors and their index.
  *
  * Thread: put: any; all else one. */
 #ifndef ENGINE_SAFETENSORS_WRITE_H
@@ -41,7 +41,7 @@ bool safetensors_out_put(const struct safetensors_out *o, int64_t tensor, uint64
 /* Writes the index, and everything to the disk. */
 bool safetensors_out_finish(struct safetensors_out *o, int folder_fd, struct status *st) MUST_CHECK;
 uint64_t safetensors_out_bytes(const struct safetensors_out *o); /* of all tensors */
-void safetensors_out_close(struct safetensors_out *o); /* accepts NULL */
+void safetensors_out_close(struct safetensors_out *o);           /* accepts NULL */
 
 /* A whole file in the folder, on disk when it returns. */
 bool file_put(int folder_fd, const char *name, const void *bytes, size_t n,

@@ -110,8 +110,7 @@ static bool name_item(const struct store *s, struct item *it, const struct bound
 static bool is_paired(const struct store *s, const struct bound *b)
 {
     const enum slot slot = b ? b->rule->slot : W_N;
-    return s->f.gguf && s->f.arch->gguf_rope == ROPE_ADJACENT &&
-           s->f.arch->hf_rope == ROPE_NEOX &&
+    return s->f.gguf && s->f.arch->gguf_rope == ROPE_ADJACENT && s->f.arch->hf_rope == ROPE_NEOX &&
            (slot == W_Q || slot == W_K || slot == W_Q_BIAS || slot == W_K_BIAS);
 }
 
@@ -184,9 +183,8 @@ static enum st_type plain_type(enum dtype dtype)
 static struct st_tensor plain_tensor(const struct item *it)
 {
     const struct weight *w = it->from;
-    return it->is_vector
-               ? (struct st_tensor){plain_type(w->dtype), 1, {w->rows * w->cols}}
-               : (struct st_tensor){plain_type(w->dtype), 2, {w->rows, w->cols}};
+    return it->is_vector ? (struct st_tensor){plain_type(w->dtype), 1, {w->rows * w->cols}}
+                         : (struct st_tensor){plain_type(w->dtype), 2, {w->rows, w->cols}};
 }
 
 static bool add_parts(struct store *s, struct item *it)
@@ -339,8 +337,8 @@ static bool is_copied(const struct item *it)
 
 static bool write_item(struct store *s, struct item *it, struct status *st)
 {
-    struct job j = {.s = s, .it = it, .rows_per_part = choose_rows(it->from),
-                    .failing = ATOMIC_FLAG_INIT};
+    struct job j = {
+        .s = s, .it = it, .rows_per_part = choose_rows(it->from), .failing = ATOMIC_FLAG_INIT};
     const struct store_sink to = {put_part, &j};
     const int64_t n_rows = (it->from->rows + j.rows_per_part - 1) / j.rows_per_part;
     const int n_threads = s->o->n_threads;
@@ -382,8 +380,7 @@ static bool write_weights(struct store *s, struct status *st)
 
 static bool prepare(struct store *s, struct status *st)
 {
-    return store_place_check(s->o->to, st) &&
-           store_texts_check(s->o->from, s->o->texts, st) &&
+    return store_place_check(s->o->to, st) && store_texts_check(s->o->from, s->o->texts, st) &&
            model_file_open(&s->f, s->o->from, st) &&
            (!s->f.gguf || store_texts_match(s->o->texts, &s->f, st)) && read_choice(s, st) &&
            list_items(s, st) && add_tensors(s, st);
@@ -412,15 +409,15 @@ static void summarize(const struct store *s, struct buf *summary)
         n_quantized += s->item[i].scheme != NULL;
     buf_printf(summary, "%s: %zu of %zu weights in %s; %.1f MiB, from %.1f\n", s->o->to,
                n_quantized, s->n, scheme_describe(&s->choice.layers, text, sizeof text),
-               (double)safetensors_out_bytes(s->out) / (1 << 20),
-               (double)s->n_total / (1 << 20));
+               (double)safetensors_out_bytes(s->out) / (1 << 20), (double)s->n_total / (1 << 20));
 }
 
 bool store_folder(const struct store_options *o, struct buf *summary, struct status *st)
 {
     struct store s = {.o = o, .place.fd = -1};
     buf_init(&s.kept, KEPT_BYTES_MAX);
-    const bool ok = prepare(&s, st) && store_place_make(&s.place, o->to, st) && write_folder(&s, st);
+    const bool ok =
+        prepare(&s, st) && store_place_make(&s.place, o->to, st) && write_folder(&s, st);
     if (ok)
         summarize(&s, summary);
     store_place_close(&s.place);

@@ -1,8 +1,8 @@
 /* store_folder.h - `inferd quantize`: a checkpoint, quantized, as a new Hugging Face folder.
  *
- * The layers' matrices become codes of a scheme (quant_source.h) in the layout of store_format.h; all
- * other weights are copied, and so are the files about text.  The output becomes codes too when `head`
- * says so; the embedding never, because these layouts have no place for it.
+ * The layers' matrices become codes of a scheme (quant_source.h) in the layout of store_format.h;
+ * all other weights are copied, and so are the files about text.  The output becomes codes too when
+ * `head` says so; the embedding never, because these layouts have no place for it.
  *
  * The new folder is made beside its final place and moved there when all of it is on disk, so it is
  * there whole or not at all; one that is there already is refused.  Memory: a few rows for each
@@ -36,7 +36,6 @@ struct store_options {
 };
 
 /* `summary` gets what was made, for people.  CANCELLED when stopped. */
-bool store_folder(const struct store_options *o, struct buf *summary,
-                  struct status *st) MUST_CHECK;
+bool store_folder(const struct store_options *o, struct buf *summary, struct status *st) MUST_CHECK;
 
 #endif

@@ -92,10 +92,10 @@ static int bnb_4_parts(const struct scheme *s, int64_t rows, int64_t cols,
     part[BNB_SCALES] =
         (struct store_part){".weight.absmax", vector(s->nested ? ST_U8 : ST_F32, n_scales)};
     part[BNB_MAP] = (struct store_part){".weight.quant_map", vector(ST_F32, 16)};
-    part[BNB_STATE] = (struct store_part){s->codes == DT_NF4
-                                              ? ".weight.quant_state.bitsandbytes__nf4"
-                                              : ".weight.quant_state.bitsandbytes__fp4",
-                                          vector(ST_U8, STATE_BYTES)};
+    part[BNB_STATE] =
+        (struct store_part){s->codes == DT_NF4 ? ".weight.quant_state.bitsandbytes__nf4"
+                                               : ".weight.quant_state.bitsandbytes__fp4",
+                            vector(ST_U8, STATE_BYTES)};
     if (!s->nested)
         return BNB_NESTED;
     part[BNB_NESTED] =
@@ -194,8 +194,7 @@ static bool put_packed_codes(const struct quant_source *q, int64_t first, int64_
     if (q->scheme->codes == DT_INT4)
         pack_pairs(codes, n * cols, true);
     if (code_bytes == row_bytes)
-        return put(to, PACKED_CODES, (uint64_t)(first * row_bytes), codes,
-                   (size_t)(n * row_bytes));
+        return put(to, PACKED_CODES, (uint64_t)(first * row_bytes), codes, (size_t)(n * row_bytes));
     for (int64_t r = 0; r < n; r++) /* words that a row does not fill: the rest is zero already */
         if (!put(to, PACKED_CODES, (uint64_t)((first + r) * row_bytes), codes + r * code_bytes,
                  (size_t)code_bytes))
@@ -342,7 +341,8 @@ static void put_names(const char *names, struct buf *out)
 
 static void put_weights(const struct scheme *s, struct buf *out)
 {
-    buf_printf(out, "{\"num_bits\": %d, \"type\": \"%s\", \"symmetric\": %s, \"strategy\": \"%s\", ",
+    buf_printf(out,
+               "{\"num_bits\": %d, \"type\": \"%s\", \"symmetric\": %s, \"strategy\": \"%s\", ",
                s->codes == DT_INT4 ? 4 : 8, s->codes == DT_FP8 ? "float" : "int",
                s->has_zero ? "false" : "true", s->group ? "group" : "channel");
     if (s->group)

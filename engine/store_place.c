@@ -81,8 +81,7 @@ static bool sync_parent(const struct store_place *p)
 
 bool store_place_move(struct store_place *p, struct status *st)
 {
-    if (fsync(p->fd) != 0 ||
-        renameat2(AT_FDCWD, p->made, AT_FDCWD, p->path, RENAME_NOREPLACE) != 0)
+    if (fsync(p->fd) != 0 || renameat2(AT_FDCWD, p->made, AT_FDCWD, p->path, RENAME_NOREPLACE) != 0)
         return status_fail(st, STATUS_IO, "%.150s: %s", p->path, strerror(errno));
     p->made[0] = '\0';
     return sync_parent(p) || status_fail(st, STATUS_IO, "%.150s: %s", p->path, strerror(errno));

@@ -1,7 +1,8 @@
 /* store_place.h - a folder that is there whole or not at all.
  *
- * It is made beside its final place, under a name that begins with a point, and gets its own name when
- * everything in it is on disk.  A process that is killed without warning leaves the unfinished one.
+ * It is made beside its final place, under a name that begins with a point, and gets its own name
+ * when everything in it is on disk.  A process that is killed without warning leaves the unfinished
+ * one.
  *
  * Thread: one. */
 #ifndef ENGINE_STORE_PLACE_H

@@ -17,9 +17,15 @@ enum { CONFIG_BYTES_MAX = 1 << 20 };
 static const char config_name[] = "config.json", key[] = "quantization_config";
 
 static const char *const copied[] = {
-    "tokenizer.json",      "tokenizer_config.json",  "special_tokens_map.json",
-    "added_tokens.json",   "vocab.json",             "merges.txt",
-    "tokenizer.model",     "chat_template.jinja",    "chat_template.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "chat_template.jinja",
+    "chat_template.json",
     "generation_config.json",
 };
 
@@ -123,8 +129,8 @@ static bool copy_file(const char *folder, const char *name, int folder_fd, struc
         return false;
     if (access(path, F_OK) != 0)
         return true;
-    const bool ok = file_map_open(&file, path, st) &&
-                    file_put(folder_fd, name, file.bytes, file.n, st);
+    const bool ok =
+        file_map_open(&file, path, st) && file_put(folder_fd, name, file.bytes, file.n, st);
     file_map_close(&file);
     return ok || status_wrap(st, "%s", name);
 }
@@ -136,8 +142,7 @@ bool store_texts_put(const char *texts, int folder_fd, const char *config, size_
     struct file_map file;
     if (!path_join(path, texts, config_name, st))
         return false;
-    bool ok = file_map_open(&file, path, st) &&
-              put_config(&file, folder_fd, config, n_config, st);
+    bool ok = file_map_open(&file, path, st) && put_config(&file, folder_fd, config, n_config, st);
     file_map_close(&file);
     for (size_t i = 0; ok && i < sizeof copied / sizeof copied[0]; i++)
         ok = copy_file(texts, copied[i], folder_fd, st);

@@ -4,6 +4,7 @@
 #ifndef SERVER_QUANTIZE_H
 #define SERVER_QUANTIZE_H
 
-int quantize_main(int argc, char **argv); /* the arguments after the name; returns the exit status */
+int quantize_main(int argc,
+                  char **argv); /* the arguments after the name; returns the exit status */
 
 #endif

@@ -11,9 +11,10 @@ Then, bit for bit:
     other's layout);
   * the weights that transformers has after loading the folder on the CPU, as float32, are scale *
     code, as kernels/scheme.h defines it, rounded to the type that the library rounds to;
-  * files are the same for 1 and 3 threads.
+  * files are the same for 1 and 3 threads;
+  * of a GGUF file, weights and their names are as transformers reads them.
 
-Needs: accelerate, bitsandbytes, compressed-tensors, numpy, safetensors, torch, transformers.
+Needs: accelerate, bitsandbytes, compressed-tensors, gguf, numpy, safetensors, torch, transformers.
 """
 import argparse
 import filecmp
@@ -26,6 +27,7 @@ import tempfile
 import warnings
 
 import bitsandbytes.functional as bnb
+import gguf
 import numpy as np
 import torch
 import transformers
@@ -248,7 +250,7 @@ def check(inferd, plain_folder, out, scheme, name):
     print(f"ok    {name}: {len(quantized)} matrices", flush=True)
 
 
-def check_shards(inferd, plain_folder, tmp):
+def check_names(inferd, plain_folder, tmp):
     """--skip and --head, as transformers sees them."""
     out = tmp / "skip"
     run(inferd, plain_folder, out, "--scheme", "int4", "--head", "int4", "--skip",
@@ -260,6 +262,68 @@ def check_shards(inferd, plain_folder, tmp):
     for base in ("model.layers.0.self_attn.q_proj", "lm_head"):
         assert base + ".weight_packed" in t, base
     print("ok    head and skip")
+
+
+def make_gguf(path, texts):
+    """A random GGUF file, with the rows of q and k in the order that such files have."""
+    rng = np.random.default_rng(7)
+    config = LlamaConfig.from_pretrained(texts)
+    hidden, kv = config.hidden_size, config.num_key_value_heads * config.head_dim
+    w = gguf.GGUFWriter(path, "llama")
+    w.add_context_length(config.max_position_embeddings)
+    w.add_embedding_length(hidden)
+    w.add_block_count(config.num_hidden_layers)
+    w.add_feed_forward_length(config.intermediate_size)
+    w.add_head_count(config.num_attention_heads)
+    w.add_head_count_kv(config.num_key_value_heads)
+    w.add_layer_norm_rms_eps(config.rms_norm_eps)
+    w.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    w.add_vocab_size(config.vocab_size)
+
+    def add(name, *shape, kind=gguf.GGMLQuantizationType.Q8_0):
+        x = rng.normal(0, 0.02, shape).astype(np.float32)
+        if len(shape) == 1:
+            w.add_tensor(name, x)
+        else:
+            w.add_tensor(name, gguf.quantize(x, kind), raw_dtype=kind)
+
+    add("token_embd.weight", config.vocab_size, hidden)
+    add("output_norm.weight", hidden)
+    add("output.weight", config.vocab_size, hidden)
+    for i in range(config.num_hidden_layers):
+        add(f"blk.{i}.attn_norm.weight", hidden)
+        add(f"blk.{i}.attn_q.weight", hidden, hidden)
+        add(f"blk.{i}.attn_k.weight", kv, hidden, kind=gguf.GGMLQuantizationType.F16)
+        add(f"blk.{i}.attn_v.weight", kv, hidden, kind=gguf.GGMLQuantizationType.BF16)
+        add(f"blk.{i}.attn_output.weight", hidden, hidden)
+        add(f"blk.{i}.ffn_norm.weight", hidden)
+        add(f"blk.{i}.ffn_gate.weight", config.intermediate_size, hidden)
+        add(f"blk.{i}.ffn_up.weight", config.intermediate_size, hidden)
+        add(f"blk.{i}.ffn_down.weight", hidden, config.intermediate_size)
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.write_tensors_to_file()
+    w.close()
+
+
+def check_gguf(inferd, texts, tmp):
+    """The weights of a GGUF file are those that transformers reads from it."""
+    folder = tmp / "gguf"
+    folder.mkdir()
+    make_gguf(folder / "model.gguf", texts)
+    run(inferd, folder / "model.gguf", tmp / "from-gguf", "--texts", texts, "--scheme", "nf4")
+    t = read(tmp / "from-gguf")
+    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file="model.gguf",
+                                                 dtype=torch.float32)
+    for name, w in model.state_dict().items():
+        base = name.removesuffix(".weight")
+        if name + ".absmax" in t:
+            packed, state = bnb.quantize_4bit(w, blocksize=64, quant_type="nf4")
+            same(f"gguf {name}", t[name], packed)
+            same(f"gguf {base} absmax", t[name + ".absmax"], state.absmax)
+        else:
+            same(f"gguf {name}", t[name].float(), w.half().float() if w.ndim == 2 else w)
+    print("ok    from GGUF")
 
 
 def main():
@@ -281,7 +345,8 @@ def main():
                 for scheme in args.schemes.split(","):
                     name = f"{kind} {scheme}"
                     check(inferd, tmp / kind, tmp / name.replace(" ", "-"), scheme, name)
-        check_shards(inferd, tmp / "bfloat16-normal", tmp)
+        check_names(inferd, tmp / "bfloat16-normal", tmp)
+        check_gguf(inferd, tmp / "float16-normal", tmp)
 
 
 if __name__ == "__main__":

@@ -181,10 +181,9 @@ static float *expect(const struct scheme *s, const struct weight *from)
         nested_round(&nested, 0, rows * n, scales, NULL);
     }
     for (int64_t i = 0; i < rows; i++)
-        scheme_dequantize_row(s,
-                              &(struct scheme_rows){codes + i * cols, scales + i * n,
-                                                    zeros + i * n},
-                              cols, values + i * cols);
+        scheme_dequantize_row(
+            s, &(struct scheme_rows){codes + i * cols, scales + i * n, zeros + i * n}, cols,
+            values + i * cols);
     free(x), free(scales), free(codes), free(zeros);
     return values;
 }
@@ -216,11 +215,9 @@ static int check_all(const struct loaded *l, const struct scheme *layers, const 
 
 static void every_scheme_loads_as_its_rows_are_made(void **state)
 {
-    static const char *const names[] = {"int8",       "w8a16",
-                                        "nf4",        "nf4:nested",
-                                        "fp4",        "fp4:nested",
-                                        "fp8",        "int4:group=32",
-                                        "int4:asymmetric:group=64"};
+    static const char *const names[] = {"int8",       "w8a16",         "nf4",
+                                        "nf4:nested", "fp4",           "fp4:nested",
+                                        "fp8",        "int4:group=32", "int4:asymmetric:group=64"};
     static const enum dtype from[] = {DT_F32, DT_F16, DT_Q8_0};
     (void)state;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
@@ -286,8 +283,10 @@ static void names_to_skip_are_left_alone(void **state)
     quant_load_print(&l.f, &out);
     static const char *const words[] = {"layers       int8, a scale a row",
                                         "head         as in the file",
-                                        "left alone   ", "blk.1.attn_q.weight",
-                                        "blk.0.ffn_down.weight", "output.weight"};
+                                        "left alone   ",
+                                        "blk.1.attn_q.weight",
+                                        "blk.0.ffn_down.weight",
+                                        "output.weight"};
     for (size_t i = 0; i < sizeof words / sizeof *words; i++)
         if (!strstr(out.at, words[i]))
             fail_msg("no \"%s\" in:\n%s", words[i], out.at);

@@ -1,6 +1,6 @@
-/* A quantized folder is there whole or not at all, its bytes do not depend on threads, its tensors lie
- * as its headers and index say, and they are what quantize_row makes.  (That other programs read it:
- * tests/golden/check_quantize.py.) */
+/* A quantized folder is there whole or not at all, its bytes do not depend on threads, its tensors
+ * lie as its headers and index say, and they are what quantize_row makes.  (That other programs
+ * read it: tests/golden/check_quantize.py.) */
 #include "engine/store_folder.h"
 
 #include <dirent.h>
@@ -82,7 +82,8 @@ static void put_weight(struct source *s, const char *name, int rows, int cols)
             0.05f * (float)((double)(int64_t)make_random(&s->random) / 9223372036854775808.0);
         buf_put(&s->data, &v, sizeof v);
     }
-    buf_printf(&s->header, "%s\"%s\":{\"dtype\":\"F32\",\"shape\":[", s->header.n ? "," : "{", name);
+    buf_printf(&s->header, "%s\"%s\":{\"dtype\":\"F32\",\"shape\":[", s->header.n ? "," : "{",
+               name);
     if (rows > 1)
         buf_printf(&s->header, "%d,", rows);
     buf_printf(&s->header, "%d],\"data_offsets\":[%zu,%zu]}", cols, first, s->data.n);
@@ -330,15 +331,16 @@ static void compare_folders(const char *a, const char *b)
 static void bytes_do_not_depend_on_threads(void **state)
 {
     (void)state;
-    static const char *const schemes[] = {"int8",       "int8:threshold=0", "w8a16", "nf4",
-                                          "nf4:nested", "fp4:nested",       "fp8",   "int4:group=64"};
+    static const char *const schemes[] = {"int8", "int8:threshold=0", "w8a16",
+                                          "nf4",  "nf4:nested",       "fp4:nested",
+                                          "fp8",  "int4:group=64"};
     const char *in = path_of("in"), *one = path_of("one"), *many = path_of("many");
     make_plain(in);
     for (size_t i = 0; i < sizeof schemes / sizeof *schemes; i++) {
-        must_store((struct store_options){
-            .from = in, .to = one, .scheme = schemes[i], .n_threads = 1});
-        must_store((struct store_options){
-            .from = in, .to = many, .scheme = schemes[i], .n_threads = 7});
+        must_store(
+            (struct store_options){.from = in, .to = one, .scheme = schemes[i], .n_threads = 1});
+        must_store(
+            (struct store_options){.from = in, .to = many, .scheme = schemes[i], .n_threads = 7});
         compare_folders(one, many);
         remove_folder(one);
         remove_folder(many);
@@ -390,8 +392,8 @@ static void large_checkpoints_are_sharded(void **state)
         n_tensors += check_cover(&f);
         for (const struct cJSON *e = f.header->child; e; e = e->next)
             if (strcmp(e->string, "__metadata__"))
-                assert_string_equal(
-                    cJSON_GetObjectItemCaseSensitive(map, e->string)->valuestring, name);
+                assert_string_equal(cJSON_GetObjectItemCaseSensitive(map, e->string)->valuestring,
+                                    name);
         file_close(&f);
     }
     assert_int_equal(n_tensors, cJSON_GetArraySize(map));
@@ -407,11 +409,8 @@ static void config_says_how_it_is_quantized(void **state)
     (void)state;
     const char *in = path_of("in"), *out = path_of("out");
     make_plain(in);
-    must_store((struct store_options){.from = in,
-                                      .to = out,
-                                      .scheme = "fp8",
-                                      .head = "fp8",
-                                      .skip = "1.mlp.up_proj,embed"});
+    must_store((struct store_options){
+        .from = in, .to = out, .scheme = "fp8", .head = "fp8", .skip = "1.mlp.up_proj,embed"});
     size_t n;
     char path[PATH];
     snprintf(path, sizeof path, "%s/config.json", out);
@@ -447,23 +446,57 @@ static void what_fails_leaves_nothing(void **state)
         enum status_code code;
         const char *message;
     } rows[] = {
-        {"NaN", {.scheme = "int8"}, NAN, false, "", STATUS_CORRUPT,
+        {"NaN",
+         {.scheme = "int8"},
+         NAN,
+         false,
+         "",
+         STATUS_CORRUPT,
          "tensor model.layers.1.mlp.down_proj.weight: want finite values to quantize"},
-        {"infinity, nested", {.scheme = "nf4:nested"}, INFINITY, false, "", STATUS_CORRUPT,
+        {"infinity, nested",
+         {.scheme = "nf4:nested"},
+         INFINITY,
+         false,
+         "",
+         STATUS_CORRUPT,
          "tensor model.layers.1.mlp.down_proj.weight: want finite values"},
         {"stopped", {.scheme = "int8", .stop = &stop}, 0, false, "", STATUS_CANCELLED, "stopped"},
-        {"columns", {.scheme = "int4"}, 0, false, "", STATUS_UNSUPPORTED,
+        {"columns",
+         {.scheme = "int4"},
+         0,
+         false,
+         "",
+         STATUS_UNSUPPORTED,
          "tensor model.layers.0.self_attn.q_proj.weight: int4: want a multiple of the group's 128 "
          "columns, found 64"},
         {"no scheme", {.scheme = "int3"}, 0, false, "", STATUS_BAD_INPUT, "want int8, w8a16"},
-        {"another head", {.scheme = "int8", .head = "nf4"}, 0, false, "", STATUS_UNSUPPORTED,
+        {"another head",
+         {.scheme = "int8", .head = "nf4"},
+         0,
+         false,
+         "",
+         STATUS_UNSUPPORTED,
          "head: want none or int8, as the layers, found nf4"},
-        {"tied head", {.scheme = "int8", .head = "int8"}, 0, true, "", STATUS_UNSUPPORTED,
+        {"tied head",
+         {.scheme = "int8", .head = "int8"},
+         0,
+         true,
+         "",
+         STATUS_UNSUPPORTED,
          "head: the output of this model is its embedding"},
-        {"skip", {.scheme = "int8", .skip = "q_porj"}, 0, false, "", STATUS_BAD_INPUT,
+        {"skip",
+         {.scheme = "int8", .skip = "q_porj"},
+         0,
+         false,
+         "",
+         STATUS_BAD_INPUT,
          "skip: no weight has \"q_porj\" in its name"},
-        {"quantized already", {.scheme = "int8"}, 0, false,
-         ",\"quantization_config\":{\"quant_method\":\"gptq\"}", STATUS_UNSUPPORTED,
+        {"quantized already",
+         {.scheme = "int8"},
+         0,
+         false,
+         ",\"quantization_config\":{\"quant_method\":\"gptq\"}",
+         STATUS_UNSUPPORTED,
          "is quantized already"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
@@ -501,8 +534,8 @@ static void what_is_there_is_not_touched(void **state)
     assert_int_equal(n_entries(root), 2);
     remove_folder(out);
     st = (struct status){0};
-    assert_false(store((struct store_options){.from = in, .to = "/proc/no/where", .scheme = "int8"},
-                       &st));
+    assert_false(
+        store((struct store_options){.from = in, .to = "/proc/no/where", .scheme = "int8"}, &st));
     assert_non_null(strstr(st.msg, "/proc/no"));
     remove_folder(in);
 }
@@ -564,8 +597,11 @@ static void rows_of_a_gguf_file_find_their_places(void **state)
     make_gguf(&m, in, DT_Q8_0);
     mkdir(texts, 0755);
     put_config(texts, false, "");
-    must_store((struct store_options){
-        .from = in, .to = out, .texts = texts, .scheme = "int8:threshold=0", .skip = "blk.1.attn_k"});
+    must_store((struct store_options){.from = in,
+                                      .to = out,
+                                      .texts = texts,
+                                      .scheme = "int8:threshold=0",
+                                      .skip = "blk.1.attn_k"});
     file_open(&file, out, "model.safetensors");
     assert_true(model_file_open(&f, in, &st));
     const struct weight *q = NULL, *k = NULL;

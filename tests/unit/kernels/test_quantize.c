@@ -1,5 +1,5 @@
-/* Rows become the codes and scales that bitsandbytes and compressed-tensors make of them, bit for bit
- * (tests/golden/quantize), and codes stand for values near those they were made of. */
+/* Rows become the codes and scales that bitsandbytes and compressed-tensors make of them, bit for
+ * bit (tests/golden/quantize), and codes stand for values near those they were made of. */
 #include <float.h>
 #include <math.h>
 #include <setjmp.h>
@@ -34,9 +34,8 @@ static struct scheme parse(const char *text)
 
 static bool quantize(const struct scheme *s, const float *x, int64_t cols, struct row *to)
 {
-    return quantize_row(s, x, cols,
-                        &(struct scheme_rows){to->codes, to->scales,
-                                              s->has_zero ? to->zeros : NULL});
+    return quantize_row(
+        s, x, cols, &(struct scheme_rows){to->codes, to->scales, s->has_zero ? to->zeros : NULL});
 }
 
 /* ---- golden ---- */
@@ -188,12 +187,11 @@ static void codes_are_near_their_values(void **state)
         for (int i = 0; i < COLS_MAX; i++)
             x[i] = size * normal();
         assert_true(quantize(&s, x, COLS_MAX, &to));
-        scheme_dequantize_row(
-            &s, &(struct scheme_rows){to.codes, to.scales, to.zeros}, COLS_MAX, got);
+        scheme_dequantize_row(&s, &(struct scheme_rows){to.codes, to.scales, to.zeros}, COLS_MAX,
+                              got);
         const int64_t width = COLS_MAX / scheme_groups(&s, COLS_MAX);
         for (int i = 0; i < COLS_MAX; i++)
-            if (fabs((double)got[i] - (double)x[i]) >
-                error_max(&s, to.scales[i / width], x[i]))
+            if (fabs((double)got[i] - (double)x[i]) > error_max(&s, to.scales[i / width], x[i]))
                 fail_msg("%s: %a became %a, scale %a", schemes[round % N_SCHEMES], (double)x[i],
                          (double)got[i], (double)to.scales[i / width]);
     }
@@ -208,8 +206,8 @@ static void zeros_stay_zeros(void **state)
         float got[COLS_MAX];
         static struct row to;
         assert_true(quantize(&s, x, COLS_MAX, &to));
-        scheme_dequantize_row(
-            &s, &(struct scheme_rows){to.codes, to.scales, to.zeros}, COLS_MAX, got);
+        scheme_dequantize_row(&s, &(struct scheme_rows){to.codes, to.scales, to.zeros}, COLS_MAX,
+                              got);
         for (int i = 0; i < COLS_MAX; i++)
             assert_true(got[i] == 0);
     }
@@ -228,8 +226,8 @@ static void one_huge_value_is_kept(void **state)
             x[i] = normal();
         x[3] = -huge;
         assert_true(quantize(&s, x, COLS_MAX, &to));
-        scheme_dequantize_row(
-            &s, &(struct scheme_rows){to.codes, to.scales, to.zeros}, COLS_MAX, got);
+        scheme_dequantize_row(&s, &(struct scheme_rows){to.codes, to.scales, to.zeros}, COLS_MAX,
+                              got);
         assert_true(fabsf(got[3] + huge) <= 0.07F * huge);
         assert_true(fabsf(got[4]) <= 0.004F * huge);
         if (s.group)
