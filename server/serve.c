@@ -393,6 +393,9 @@ static bool front_open(struct front *f, struct status *st)
         return false;
     name_model(f);
     f->sv.model_name = f->model_name;
+    f->sv.quantized[0] = f->cfg.quantize;
+    f->sv.quantized[1] = f->cfg.quantize_head;
+    f->sv.quantized[2] = f->cfg.quantize_skip;
     f->sv.started_unix_s = clock_unix_s();
     f->sv.clock = &clock_real;
     config_limits(&f->cfg, &f->sv.limits);

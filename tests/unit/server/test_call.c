@@ -931,6 +931,27 @@ static void what_cannot_run_is_refused_with_the_numbers(void **state)
     close_server(&fx);
 }
 
+static void weights_quantized_otherwise_have_another_fingerprint(void **state)
+{
+    (void)state;
+    static const char *const schemes[] = {"nf4", "fp4", "nf4"};
+    char found[3][64];
+    for (int i = 0; i < 3; i++) {
+        struct fixture fx;
+        struct exchange x;
+        open_server(&fx, &fake_default, 8);
+        fx.sv.quantized[0] = schemes[i];
+        run_whole(&fx, api_completions, "{\"model\":\"m\",\"prompt\":\"a\",\"max_tokens\":1}", &x);
+        const char *at = strstr(x.answer.at, "\"system_fingerprint\":\"fp_");
+        assert_non_null(at);
+        snprintf(found[i], sizeof found[i], "%.40s", at);
+        close_exchange(&x);
+        close_server(&fx);
+    }
+    assert_string_not_equal(found[0], found[1]);
+    assert_string_equal(found[0], found[2]);
+}
+
 static void the_last_token_of_the_context_can_be_used(void **state)
 {
     (void)state;
@@ -1029,6 +1050,7 @@ int main(void)
         cmocka_unit_test(a_full_queue_refuses_the_whole_call_and_says_when_to_come_back),
         cmocka_unit_test(a_call_of_one_finishes_while_the_engine_dies_under_it),
         cmocka_unit_test(what_cannot_run_is_refused_with_the_numbers),
+        cmocka_unit_test(weights_quantized_otherwise_have_another_fingerprint),
         cmocka_unit_test(the_last_token_of_the_context_can_be_used),
         cmocka_unit_test(a_draining_or_busy_server_takes_nothing_new),
         cmocka_unit_test(tokenize_and_detokenize_are_inverse),
