@@ -101,7 +101,8 @@ static bool load_prepare(struct load *l, struct status *st)
     l->vector = calloc(longest_vector(l->f) + 1, sizeof *l->vector);
     l->m->layer = calloc((size_t)l->f->cfg.n_layers, sizeof *l->m->layer);
     l->m->tensor = calloc(n + 1, sizeof *l->m->tensor);
-    if (!l->order || !l->vector || !l->m->layer || !l->m->tensor)
+    l->m->scheme = calloc(n + 1, sizeof *l->m->scheme);
+    if (!l->order || !l->vector || !l->m->layer || !l->m->tensor || !l->m->scheme)
         return status_fail(st, STATUS_BUSY, "no memory for %zu tensors", n);
     for (size_t i = 0; i < n; i++)
         l->order[i] = &l->f->bound[i];
@@ -136,9 +137,14 @@ static void load_vector(struct load *l, struct tensor *t, const struct bound *b)
     t->layout = LAYOUT_PLAIN;
 }
 
-static void load_one(struct load *l, struct tensor *t, const struct bound *b, void *at)
+static void load_one(struct load *l, size_t i, const struct bound *b, void *at)
 {
+    struct tensor *t = &l->m->tensor[i];
     *t = tensor_of(b->src);
+    if (t->scheme) {
+        l->m->scheme[i] = *t->scheme;
+        t->scheme = &l->m->scheme[i];
+    }
     t->data = at;
     if (is_vector(b->rule))
         load_vector(l, t, b);
@@ -158,7 +164,7 @@ static bool load_weights(struct load *l, const struct load_progress *progress)
                        : NULL;
         if (!at)
             return false;
-        load_one(l, &l->m->tensor[i], l->order[i], at);
+        load_one(l, i, l->order[i], at);
         if (progress->fn && l->memory.n_used - told >= n_total / PROGRESS_CALLS) {
             told = l->memory.n_used;
             progress->fn(progress->ctx, told, n_total);
@@ -243,5 +249,6 @@ void model_close(struct model *m)
 {
     free(m->layer);
     free(m->tensor);
+    free(m->scheme);
     *m = (struct model){0};
 }

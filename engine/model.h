@@ -86,6 +86,7 @@ struct model {
     const float *inv_freq;       /* [rope_dims / 2] radians per position; device memory */
     const float *inv_freq_local; /* the same for local layers; NULL <=> there are none */
     struct tensor *tensor;       /* [n_bound] what the slots point to */
+    struct scheme *scheme;       /* [n_bound] what those of a scheme point to: the file may go */
 };
 
 bool model_path_is_folder(const char *path);

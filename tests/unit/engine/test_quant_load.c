@@ -265,6 +265,20 @@ static bool is_quantized(const struct loaded *l, const char *name)
     return false;
 }
 
+/* A device asks what its codes mean when the file is long closed. */
+static void schemes_outlive_the_file(void **state)
+{
+    (void)state;
+    struct loaded l;
+    struct status st = {0};
+    assert_true(apply(&l, &shape, &(struct engine_options){.quantize = "int8:threshold=3"}, &st));
+    assert_true(load(&l, &st));
+    model_file_close(&l.f);
+    const struct scheme *s = l.model.layer[1].w[W_UP]->scheme;
+    assert_true(s && s->codes == DT_INT8 && s->act == ACTS_OUTLIERS && s->threshold == 3);
+    loaded_close(&l);
+}
+
 static void names_to_skip_are_left_alone(void **state)
 {
     (void)state;
@@ -402,6 +416,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_scheme_loads_as_its_rows_are_made),
         cmocka_unit_test(the_head_has_a_scheme_of_its_own),
+        cmocka_unit_test(schemes_outlive_the_file),
         cmocka_unit_test(names_to_skip_are_left_alone),
         cmocka_unit_test(without_options_nothing_changes),
         cmocka_unit_test(what_cannot_be_quantized_is_refused_by_name),
