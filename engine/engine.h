@@ -73,7 +73,7 @@ struct engine_facts { /* known once READY; constant over epochs, or the restart 
     char device[8]; /* "cpu", "cuda" */
     char isa[64];   /* what the device is, for people */
     char kv_dtype[8];
-    char plan[2048]; /* the table of plan.h; "" when nothing was planned */
+    char plan[4096]; /* the table of plan.h; "" when nothing was planned */
 };
 
 struct engine_progress { /* while STARTING */
