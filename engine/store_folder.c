@@ -378,10 +378,19 @@ static bool write_weights(struct store *s, struct status *st)
 
 /* ---- all of it ---- */
 
+/* Norms that the two kinds of file hold differently are not rewritten. */
+static bool check_family(const struct store *s, struct status *st)
+{
+    return !s->f.gguf || s->f.arch->hf_gain == 0 ||
+           status_fail(st, STATUS_UNSUPPORTED,
+                       "want a folder: the norms of %s are others in a GGUF file",
+                       s->f.arch->gguf_name);
+}
+
 static bool prepare(struct store *s, struct status *st)
 {
     return store_place_check(s->o->to, st) && store_texts_check(s->o->from, s->o->texts, st) &&
-           model_file_open(&s->f, s->o->from, st) &&
+           model_file_open(&s->f, s->o->from, st) && check_family(s, st) &&
            (!s->f.gguf || store_texts_match(s->o->texts, &s->f, st)) && read_choice(s, st) &&
            list_items(s, st) && add_tensors(s, st);
 }

@@ -9,7 +9,8 @@
  * thread.  The bytes do not depend on the number of threads.
  *
  * A GGUF file has neither config.json nor tokenizer.json: `texts` names a folder of the same model
- * that has them, and whose config.json must say what the file says.
+ * that has them, and whose config.json must say what the file says.  Families whose norms differ in
+ * the two kinds of file are refused.
  *
  * Thread: one, with threads of its own. */
 #ifndef ENGINE_STORE_FOLDER_H

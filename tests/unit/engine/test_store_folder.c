@@ -641,6 +641,68 @@ static void rows_of_a_gguf_file_find_their_places(void **state)
     make_close(&m);
 }
 
+/* A family whose norms a GGUF file holds with 1 added. */
+static void make_other_norms(struct make *m, const char *path)
+{
+    static const struct {
+        const char *name;
+        int rows, cols;
+    } list[] = {
+        {"token_embd", VOCAB, HIDDEN},
+        {"output_norm", 1, HIDDEN},
+        {"blk.0.attn_norm", 1, HIDDEN},
+        {"blk.0.attn_q_norm", 1, HEAD_DIM},
+        {"blk.0.attn_k_norm", 1, HEAD_DIM},
+        {"blk.0.attn_q", HEADS * HEAD_DIM, HIDDEN},
+        {"blk.0.attn_k", KV_HEADS * HEAD_DIM, HIDDEN},
+        {"blk.0.attn_v", KV_HEADS * HEAD_DIM, HIDDEN},
+        {"blk.0.attn_output", HIDDEN, HEADS * HEAD_DIM},
+        {"blk.0.post_attention_norm", 1, HIDDEN},
+        {"blk.0.ffn_norm", 1, HIDDEN},
+        {"blk.0.post_ffw_norm", 1, HIDDEN},
+        {"blk.0.ffn_gate", FFN, HIDDEN},
+        {"blk.0.ffn_up", FFN, HIDDEN},
+        {"blk.0.ffn_down", HIDDEN, FFN},
+    };
+    make_begin(m);
+    make_key_str(m, "general.architecture", "gemma3");
+    make_key_u32(m, "gemma3.embedding_length", HIDDEN);
+    make_key_u32(m, "gemma3.block_count", 1);
+    make_key_u32(m, "gemma3.attention.head_count", HEADS);
+    make_key_u32(m, "gemma3.attention.head_count_kv", KV_HEADS);
+    make_key_u32(m, "gemma3.attention.key_length", HEAD_DIM);
+    make_key_u32(m, "gemma3.feed_forward_length", FFN);
+    make_key_u32(m, "gemma3.context_length", 128);
+    make_key_u32(m, "gemma3.attention.sliding_window", 64);
+    make_key_f32(m, "gemma3.attention.layer_norm_rms_epsilon", 1e-6f);
+    const size_t first_record = m->n;
+    for (size_t i = 0; i < sizeof list / sizeof *list; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "%s.weight", list[i].name);
+        make_tensor(m, name, DT_F32, (size_t)list[i].rows, (size_t)list[i].cols);
+    }
+    tiny_data(m, first_record);
+    make_write(m, path);
+}
+
+static void norms_of_another_kind_are_refused(void **state)
+{
+    (void)state;
+    struct make m;
+    struct status st = {0};
+    const char *in = path_of("in.gguf"), *out = path_of("out"), *texts = path_of("texts");
+    make_other_norms(&m, in);
+    mkdir(texts, 0755);
+    put_config(texts, true, "");
+    assert_false(store(
+        (struct store_options){.from = in, .to = out, .texts = texts, .scheme = "int8"}, &st));
+    assert_int_equal(st.code, STATUS_UNSUPPORTED);
+    assert_non_null(strstr(st.msg, "the norms of gemma3 are others in a GGUF file"));
+    remove_folder(texts);
+    unlink(in);
+    make_close(&m);
+}
+
 static int make_root(void **state)
 {
     (void)state;
@@ -664,6 +726,7 @@ int main(void)
         cmocka_unit_test(what_is_there_is_not_touched),
         cmocka_unit_test(a_gguf_file_needs_a_folder_of_the_same_model),
         cmocka_unit_test(rows_of_a_gguf_file_find_their_places),
+        cmocka_unit_test(norms_of_another_kind_are_refused),
     };
     return cmocka_run_group_tests_name("store_folder", tests, make_root, remove_root);
 }
