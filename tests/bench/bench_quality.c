@@ -49,6 +49,10 @@ static void set_option(struct engine_options *o, const char *name, const char *v
         o->cpu_precision = value;
     else if (strcmp(name, "kv-dtype") == 0)
         o->kv_dtype = value;
+    else if (strcmp(name, "quantize") == 0)
+        o->quantize = value;
+    else if (strcmp(name, "quantize-head") == 0)
+        o->quantize_head = value;
     else
         fail("no such option", name);
 }
