@@ -43,8 +43,7 @@ static inline void bare_open(struct bare *b, const struct engine_options *o)
     struct status st = {0};
     struct device_options device;
     *b = (struct bare){0};
-    drive_must(model_file_open(&b->file, o->model_path, &st) &&
-                   quant_load_apply(&b->file, o, &st),
+    drive_must(model_file_open(&b->file, o->model_path, &st) && quant_load_apply(&b->file, o, &st),
                "file", &st);
     drive_must(plan_device_options(&b->file, o, &device, &st), "options", &st);
     b->dev = cpu_backend.open(&device, &st);
