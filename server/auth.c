@@ -30,6 +30,13 @@ static void digest_of(const char *s, size_t n, struct digest *d)
     sha256_digest(&ctx, sizeof d->at, d->at);
 }
 
+/* Bits that a key file may not have.  One that root owns may be read by a group: that is how a daemon
+ * of another user gets a file that it cannot change, from a package or a Kubernetes secret. */
+static mode_t forbidden_bits(const struct stat *s)
+{
+    return S_IRWXO | (s->st_uid == 0 ? S_IWGRP | S_IXGRP : S_IRWXG);
+}
+
 static char *read_private_file(const char *path, size_t *n, struct status *st)
 {
     char *text = NULL;
@@ -44,8 +51,10 @@ static char *read_private_file(const char *path, size_t *n, struct status *st)
         status_fail(st, STATUS_BAD_INPUT, "not a regular file");
         goto done;
     }
-    if (s.st_mode & (S_IRWXG | S_IRWXO)) {
-        status_fail(st, STATUS_BAD_INPUT, "mode %04o lets others read the keys; want 0600 or 0400",
+    if (s.st_mode & forbidden_bits(&s)) {
+        status_fail(st, STATUS_BAD_INPUT,
+                    "mode %04o lets others at the keys; want 0600 or 0400, or 0640 for a file of "
+                    "root's",
                     (unsigned)(s.st_mode & 07777));
         goto done;
     }

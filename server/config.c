@@ -91,7 +91,7 @@ static const struct option options[] = {
     {"HTTP", "host", TEXT, AT(host), "127.0.0.1", 1, 255, 0, "address to listen on"},
     {"HTTP", "port", NUMBER, AT(port), "8080", 0, 65535, 0, "port to listen on; 0 = any free one"},
     {"HTTP", "api-key-file", TEXT, AT(api_key_file), "", 0, 4096, 0,
-     "file with one API key a line, mode 0600; read again on SIGHUP"},
+     "file with one API key a line, mode 0600, or 0640 if root's; read again on SIGHUP"},
     {"HTTP", "allow-open", SWITCH, AT(allow_open), "off", 0, 1, 0,
      "listen on other addresses than loopback without API keys"},
     {"HTTP", "max-connections", NUMBER, AT(max_connections), "10000", 1, 1000000, 0,

@@ -90,7 +90,7 @@ static void a_bad_file_is_refused(void **state)
         {"empty", "", 0, 0600, "has no key"},
         {"comments alone", "# a\n\n", 5, 0600, "has no key"},
         {"world-readable", "k\n", 2, 0604, "0604"},
-        {"group-readable", "k\n", 2, 0640, "0640"},
+        {"group-writable", "k\n", 2, 0620, "0620"},
         {"a space in a key", "a b\n", 4, 0600, "line 1"},
         {"a NUL in a key", "ok\na\0b\n", 7, 0600, "line 2"},
         {"8-bit key", "\303\244\n", 3, 0600, "line 1"},
@@ -107,6 +107,25 @@ static void a_bad_file_is_refused(void **state)
     struct status st = {0};
     assert_null(auth_open("/nonexistent/keys", &st));
     assert_int_equal(st.code, STATUS_IO);
+}
+
+/* Only root can give a file away, so only root sees both halves. */
+static void a_group_may_read_what_is_roots(void **state)
+{
+    struct status st = {0};
+    bool is_root = geteuid() == 0;
+    (void)state;
+    write_keys("k\n", 2, 0640);
+    struct auth *a = auth_open(path, &st);
+    assert_int_equal(a != NULL, is_root);
+    auth_close(a);
+    if (!is_root)
+        return;
+    assert_int_equal(chown(path, 1, 0), 0);
+    a = auth_open(path, &st);
+    assert_int_equal(chown(path, 0, 0), 0);
+    assert_null(a);
+    assert_non_null(strstr(st.msg, "0640"));
 }
 
 /* The loop reads the file on SIGHUP: it must never wait there for a writer. */
@@ -168,6 +187,7 @@ int main(void)
         cmocka_unit_test(only_a_listed_key_passes),
         cmocka_unit_test(each_key_has_its_own_domain),
         cmocka_unit_test(a_bad_file_is_refused),
+        cmocka_unit_test(a_group_may_read_what_is_roots),
         cmocka_unit_test(a_pipe_is_refused_at_once),
         cmocka_unit_test(reloading_a_bad_file_keeps_the_keys),
     };
