@@ -675,6 +675,13 @@ int32_t http_n_connections(const struct http *h)
     return h->n_conns;
 }
 
+void http_pause(struct http *h)
+{
+    int fd = MHD_quiesce_daemon(h->mhd);
+    if (fd >= 0)
+        close(fd); /* whoever handed it over has it too */
+}
+
 void http_cut(struct http *h, const struct api_error *e)
 {
     struct exchange *x;

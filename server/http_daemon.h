@@ -20,6 +20,7 @@ struct http;
 struct http_options {
     const char *host;        /* address or name to listen on */
     int32_t port;            /* 0 = any free port */
+    int listen_fd;           /* a listening socket instead of these two; 0 = none */
     int32_t connections_max; /* one more is answered 503 and closed */
     int32_t per_ip_max;      /* connections of one address that is not loopback; 0 = no limit */
     uint32_t header_ms, body_ms, idle_ms, stall_ms;
@@ -36,6 +37,10 @@ int32_t http_port(const struct http *h);
 int32_t
 http_n_busy(const struct http *h); /* requests a handler has, or whose answer is on its way */
 int32_t http_n_connections(const struct http *h);
+/* Takes no new connection from now on: they wait in the listening socket.  For a drain whose socket
+ * another process goes on with. */
+void http_pause(struct http *h);
+bool http_is_loopback(int fd); /* no other machine can reach the socket fd */
 /* Ends every exchange: what was not answered is answered with e, a stream gets e as its last
  * event.  Their `gone` is called. */
 void http_cut(struct http *h, const struct api_error *e);

@@ -136,6 +136,7 @@ void loop_kick(struct http *h);
 void loop_stop(struct http *h);
 
 /* http_listen.c */
+/* The socket and its port: opened, or the one that the options bring. */
 int listen_open(const struct http_options *o, int32_t *port, struct status *st);
 
 #endif

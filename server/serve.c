@@ -6,8 +6,6 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 #include <uv.h>
 
@@ -19,6 +17,7 @@
 #include "server/auth.h"
 #include "server/config.h"
 #include "server/http_daemon.h"
+#include "server/manager.h"
 #include "server/metrics.h"
 
 enum {
@@ -44,35 +43,15 @@ struct front { /* everything serve opens, in order */
     uv_poll_t news;
     uv_timer_t drain, watch;
     bool loop_open, handles_open;
+    int listen_fd; /* the service manager's socket; 0 = none, host and port are opened */
     uint64_t drain_started_ns;
+    uint64_t watchdog_ns, told_alive_ns;
     bool cut; /* the drain's time is over */
     enum engine_state last_state;
     uint32_t last_epoch, last_deaths, last_percent;
     bool told_ready;
     bool hopeless; /* the engine never ran, and never will */
 };
-
-/* ---- the service manager ---- */
-
-/* One datagram to $NOTIFY_SOCKET, as sd_notify(3) sends it. */
-static void notify_manager(const char *state)
-{
-    const char *path = config_environment("NOTIFY_SOCKET");
-    struct sockaddr_un to = {.sun_family = AF_UNIX};
-    size_t n = path ? strlen(path) : 0;
-    if (n < 2 || n >= sizeof to.sun_path)
-        return;
-    memcpy(to.sun_path, path, n);
-    if (path[0] == '@')
-        to.sun_path[0] = '\0';
-    int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    if (fd < 0)
-        return;
-    socklen_t len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + n);
-    ssize_t sent = sendto(fd, state, strlen(state), MSG_NOSIGNAL, (struct sockaddr *)&to, len);
-    (void)sent; /* nobody to tell if the manager does not listen */
-    close(fd);
-}
 
 /* Keys and prompts are in this process: no core files, no ptrace by the same user. */
 static void harden(void)
@@ -94,12 +73,15 @@ static bool is_loopback_host(const char *host)
 
 static bool check_exposure(const struct front *f, struct status *st)
 {
-    if (auth_has_keys(f->auth) || f->cfg.allow_open || is_loopback_host(f->cfg.host))
+    bool is_loopback =
+        f->listen_fd ? http_is_loopback(f->listen_fd) : is_loopback_host(f->cfg.host);
+    if (auth_has_keys(f->auth) || f->cfg.allow_open || is_loopback)
         return true;
     return status_fail(st, STATUS_BAD_INPUT,
-                       "host %.60s can be reached from elsewhere and there are no API keys; give "
+                       "%s%.60s can be reached from elsewhere and there are no API keys; give "
                        "--api-key-file, or --allow-open to serve everyone",
-                       f->cfg.host);
+                       f->listen_fd ? "the service manager's socket" : "host ",
+                       f->listen_fd ? "" : f->cfg.host);
 }
 
 /* Makes room for the connections asked for, or asks for fewer. */
@@ -256,14 +238,25 @@ static void tell_ready(struct front *f, const struct scheduler_view *v)
               LOG_I("context", e->limits.context_max), LOG_I("kv_blocks", e->limits.n_blocks),
               LOG_I("seqs", e->limits.seqs_max));
     if (!f->told_ready)
-        notify_manager("READY=1");
+        manager_tell("READY=1");
     f->told_ready = true;
+}
+
+/* A sign of life, twice within the time after which the manager would end us. */
+static void tell_alive(struct front *f)
+{
+    uint64_t now = clock_now(&clock_real);
+    if (!f->watchdog_ns || now - f->told_alive_ns < f->watchdog_ns / 2)
+        return;
+    manager_tell("WATCHDOG=1");
+    f->told_alive_ns = now;
 }
 
 static void on_watch(uv_timer_t *t)
 {
     struct front *f = t->data;
     struct scheduler_view v;
+    tell_alive(f);
     scheduler_view(f->sv.sched, &v);
     bool changed = v.engine_state != f->last_state || v.engine_epoch != f->last_epoch;
     if (changed && v.engine_state == ENGINE_READY)
@@ -317,7 +310,9 @@ static void on_stop_signal(uv_signal_t *s, int signum)
     }
     f->sv.draining = true;
     f->drain_started_ns = clock_now(&clock_real);
-    notify_manager("STOPPING=1");
+    manager_tell("STOPPING=1");
+    if (f->listen_fd) /* who comes now waits in the socket for the next process */
+        http_pause(f->http);
     uv_timer_start(&f->drain, on_drain, 0, TICK_MS);
 }
 
@@ -364,6 +359,7 @@ static bool open_http(struct front *f, struct status *st)
     struct http_options o = {
         .host = c->host,
         .port = (int32_t)c->port,
+        .listen_fd = f->listen_fd,
         .connections_max = (int32_t)c->max_connections,
         .per_ip_max = (int32_t)c->connections_per_ip,
         .header_ms = (uint32_t)c->header_timeout_ms,
@@ -378,7 +374,9 @@ static bool open_http(struct front *f, struct status *st)
     f->http = http_open(&o, &f->sv, st);
     if (!f->http)
         return false;
-    log_event(LOG_INFO, "listening", LOG_S("host", c->host), LOG_I("port", http_port(f->http)),
+    log_event(LOG_INFO, "listening",
+              LOG_S("host", f->listen_fd ? "socket of the service manager" : c->host),
+              LOG_I("port", http_port(f->http)),
               LOG_S("keys", auth_has_keys(f->auth) ? "yes" : "no"));
     return true;
 }
@@ -389,8 +387,10 @@ static bool front_open(struct front *f, struct status *st)
         return status_fail(st, STATUS_BAD_INPUT,
                            "which model?  inferd serve --model FILE.gguf or FOLDER");
     f->auth = auth_open(f->cfg.api_key_file, st);
-    if (!f->auth || !check_exposure(f, st) || !raise_descriptors(f, st))
+    if (!f->auth || !manager_socket(&f->listen_fd, st) || !check_exposure(f, st) ||
+        !raise_descriptors(f, st))
         return false;
+    f->watchdog_ns = manager_watchdog_ns();
     name_model(f);
     f->sv.model_name = f->model_name;
     f->sv.quantized[0] = f->cfg.quantize;
