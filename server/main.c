@@ -6,6 +6,7 @@
 #include "engine/check.h"
 #include "server/bench.h"
 #include "server/config.h"
+#include "server/probe.h"
 #include "server/quantize.h"
 #include "server/serve.h"
 
@@ -73,6 +74,7 @@ static const struct command {
     {"serve", serve_main, "[MODEL] [options]", "serve a model over HTTP"},
     {"check", run_check, "MODEL [options]", "say what is in a model file and what it would take"},
     {"config", run_config, "[options]", "print the options in force, as a configuration file"},
+    {"health", probe_main, "[options]", "ask the daemon with these options whether it is ready"},
     {"bench", bench_main, "engine|kernels|http [options]", "measure a model's speed, its kernels', or a server's"},
     {"quantize", quantize_main, "IN OUT --scheme SCHEME [...]", "write a checkpoint, quantized, as a new folder"},
     {"engine", run_engine, "", NULL},
