@@ -469,6 +469,14 @@ static double open_fds(void)
     return d ? n : 0;
 }
 
+/* How many descriptors may be open; 0 = no limit. */
+static double max_fds(void)
+{
+    struct rlimit r;
+    bool is_limited = getrlimit(RLIMIT_NOFILE, &r) == 0 && r.rlim_cur != RLIM_INFINITY;
+    return is_limited ? (double)r.rlim_cur : 0;
+}
+
 static void put_process(const struct server *sv, const struct scheduler_view *v, struct buf *out)
 {
     char pid[24];
@@ -483,6 +491,8 @@ static void put_process(const struct server *sv, const struct scheduler_view *v,
         {"inferd_engine_resident_memory_bytes", NULL, "gauge", "Resident memory of the engine.",
          v->engine_pid ? resident_bytes(pid) : 0},
         {"process_open_fds", NULL, "gauge", "Open descriptors of the front.", open_fds()},
+        {"process_max_fds", NULL, "gauge", "Descriptors that the front may open; 0 = no limit.",
+         max_fds()},
         {"process_cpu_seconds_total", NULL, "counter", "CPU time of the front.", cpu},
         {"process_start_time_seconds", NULL, "gauge", "Start, in seconds since 1970.",
          (double)sv->started_unix_s},
