@@ -23,6 +23,7 @@
 enum {
     TICK_MS = 50,    /* how often a drain looks whether it is done */
     WATCH_MS = 250,  /* how often the engine's state is looked at, for the log */
+    GRACE_MS = 250,  /* what a drain leaves connections whose request is still on its way */
     FLUSH_MS = 1000, /* after a cut, for last events to leave */
     /* Descriptors that are not connections: 64 connections that wait for their 503, 256 sockets
      * that linger, and what the engine's next life must find free however full the house is. */
@@ -287,7 +288,9 @@ static void on_drain(uv_timer_t *t)
     struct front *f = t->data;
     uint64_t ms = (clock_now(&clock_real) - f->drain_started_ns) / NS_PER_MS;
     uint64_t limit_ms = (uint64_t)f->cfg.drain_timeout_ms;
-    if (http_n_busy(f->http) == 0 || ms >= limit_ms + FLUSH_MS) {
+    bool is_done =
+        http_n_busy(f->http) == 0 && (http_n_connections(f->http) == 0 || ms >= GRACE_MS);
+    if (is_done || ms >= limit_ms + FLUSH_MS) {
         uv_stop(&f->loop);
     } else if (ms >= limit_ms && !f->cut) {
         struct api_error e;

@@ -43,15 +43,15 @@ def end(process):
 
 
 def ask(port):
-    """(status, body) of one small completion on a connection of its own."""
-    c = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    try:
-        c.request("POST", "/v1/completions", '{"model":"m","prompt":"hi","max_tokens":2}',
-                  {"Content-Type": "application/json", "Connection": "close"})
-        r = c.getresponse()
+    """(status, body) of one small completion on a connection of its own, sent in one piece."""
+    body = '{"model":"m","prompt":"hi","max_tokens":2}'
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as s:
+        s.sendall(f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+                  f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+                  .encode())
+        r = http.client.HTTPResponse(s)
+        r.begin()
         return r.status, r.read().decode()
-    finally:
-        c.close()
 
 
 def wait_for(happens, *what):
