@@ -12,7 +12,6 @@ import argparse
 import hashlib
 import os
 import re
-import shutil
 import subprocess
 import sys
 
@@ -40,7 +39,6 @@ class Built:
         if lowers:
             run("mount", "-t", "overlay", "overlay", "-o", f"lowerdir={':'.join(reversed(lowers))},"
                 f"upperdir={self.upper},workdir={os.path.join(work, name, 'overlay')}", self.root)
-            run("mount", "--rbind", "--make-rslave", "/dev", os.path.join(self.root, "dev"))
             run("mount", "-t", "proc", "proc", os.path.join(self.root, "proc"))
         else:
             run("mount", "--bind", self.upper, self.root)
@@ -123,8 +121,13 @@ def main():
     for name in ("base", "downloads", "work"):
         p.add_argument(f"--{name}", required=True)
     o = p.parse_args()
+    # Mounts end with this process, whatever ends it, and no folder with mounts in it is removed.
+    if os.environ.get("INFERD_IMAGE_NAMESPACE") != "1":
+        os.environ["INFERD_IMAGE_NAMESPACE"] = "1"
+        os.execvp("unshare", ["unshare", "--mount", sys.executable, *sys.argv])
     o.base, o.work = os.path.abspath(o.base), os.path.abspath(o.work)
-    shutil.rmtree(o.work, ignore_errors=True)
+    if os.path.exists(o.work):
+        p.error(f"{o.work} is there already: remove it, or name another")
     built = {}
     try:
         for stage in needed(dockerfile.read(os.path.join(ROOT, "Dockerfile")), o.target):
