@@ -6,9 +6,9 @@
 #
 # Suites: lints; unit tests, fuzz corpora and the simulation in a release build; the same under
 # ASan+UBSan; the threaded parts under TSan; the daemon end to end with the
-# official OpenAI clients.  Logs are in build/logs.
+# official OpenAI clients; what deploys it, and the Debian package.  Logs are in build/logs.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 mode=${1:-full}
 jobs=$(nproc)
 passed=0 failed=0
@@ -73,19 +73,27 @@ ASAN_OPTIONS=detect_stack_use_after_return=1 ctests dev
 build tsan
 ctests tsan -R 'ring|thread_pool|engine_proc|scheduler_test|test_http|test_call|test_log'
 
-if [ -f tests/e2e/run.py ]; then
-    say "end to end"
-    log=build/logs/e2e.log
-    python3 tests/e2e/run.py --model models/SmolLM2-135M-Instruct.Q4_1.gguf >"$log" 2>&1
+counted() { # counted NAME COMMAND...: adds the counts of its last line
+    local name=$1 log line ok bad status
+    shift
+    say "$name"
+    log=build/logs/${name// /-}.log
+    "$@" >"$log" 2>&1
     status=$?
     tail -15 "$log"
     line=$(grep -E '^[0-9]+ passed, [0-9]+ failed' "$log" | tail -1)
-    if [ -z "$line" ]; then
-        count "end to end (no count)" 1
-    else
-        ok=${line%% passed*}; bad=${line#*, }; bad=${bad%% failed*}
-        passed=$((passed + ok)); failed=$((failed + bad))
-        if [ "$status" -ne 0 ] && [ "$bad" -eq 0 ]; then count "end to end exit $status" 1; fi
-    fi
+    if [ -z "$line" ]; then count "$name (no count)" 1; return; fi
+    ok=${line%% passed*}; bad=${line#*, }; bad=${bad%% failed*}
+    passed=$((passed + ok)); failed=$((failed + bad))
+    if [ "$status" -ne 0 ] && [ "$bad" -eq 0 ]; then count "$name exit $status" 1; fi
+}
+
+model=models/SmolLM2-135M-Instruct.Q4_1.gguf
+counted "end to end" python3 tests/e2e/run.py --model $model
+counted "deploy" python3 tests/deploy/run.py --model $model
+if [ "$(id -u)" -eq 0 ]; then
+    counted "package" tests/deploy/package.sh build/release $model
+else
+    echo "package: wants root, left out"
 fi
 finish

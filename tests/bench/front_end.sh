@@ -23,7 +23,7 @@ start() { # start STEP_US: sets server, url
         --max-seqs "$((streams + 8))" --max-step-tokens "$((16 * streams))" --max-context 32768 \
         --kv-blocks 262144 --queue-max "$((2 * streams))" --log-requests off 2>"$dir/log" &
     server=$!
-    local port= i
+    local port='' i
     for ((i = 0; i < 100; i++)); do
         port=$(sed -n 's/.*listening.* port=\([0-9]*\).*/\1/p' "$dir/log")
         [ -z "$port" ] || ! grep -q "engine ready" "$dir/log" || break

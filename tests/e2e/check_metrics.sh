@@ -26,7 +26,7 @@ for name in vllm:num_requests_running vllm:num_requests_waiting vllm:kv_cache_us
             vllm:request_max_num_generation_tokens_sum vllm:iteration_tokens_total_count \
             inferd_engine_up inferd_engine_restarts_total inferd_http_requests_total \
             process_resident_memory_bytes process_open_fds inferd_build_info; do
-    if ! grep -q "^$name[{ ]" "$text"; then
+    if ! grep -q "^${name}[{ ]" "$text"; then
         echo "missing: $name" >&2
         bad=1
     fi

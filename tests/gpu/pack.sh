@@ -57,7 +57,7 @@ copy_libraries() { # of one program
 
 make_all
 make_probes
-rm -rf "${out:?}/bin" "$out/lib" "$out/tests"
+rm -rf "${out:?}/bin" "${out:?}/lib" "${out:?}/tests"
 mkdir -p "$out/bin" "$out/lib" "$out/tests/gpu"
 cp "$build/inferd" "$build/libinferd_cuda.so" "$out/bin"
 cp "$build/libinferd_cuda_fault.so" "$build/libinferd_cuda_idle.so" "$out/bin"

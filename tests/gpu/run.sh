@@ -90,9 +90,9 @@ part() {
     *) state=FAIL ;;
     esac
     figure=$(eval "$filter" <"$log" | tail -1)
-    [ $rc -ne 124 ] && [ $rc -ne 137 ] || figure="over $limit s"
-    [ $state != FAIL ] || tail -5 "$log"
-    row $state "$name" $((SECONDS - start)) "$figure"
+    [ "$rc" -ne 124 ] && [ "$rc" -ne 137 ] || figure="over $limit s"
+    [ "$state" != FAIL ] || tail -5 "$log"
+    row "$state" "$name" $((SECONDS - start)) "$figure"
 }
 
 last='grep -v "^ *$"'
@@ -153,17 +153,17 @@ bench() {
 }
 
 peers() {
-    local mode py="env LD_LIBRARY_PATH=$libraries python3" # its libraries are not ours
-    if ! $py -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null; then
+    local mode py=(env "LD_LIBRARY_PATH=$libraries" python3) # its libraries are not ours
+    if ! "${py[@]}" -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null; then
         row skipped peers - "no torch with CUDA here"
         return
     fi
-    part "peer matmul" 'head -1' $py tests/bench/peer_matmul.py
-    part "peer sdpa" 'head -1' $py tests/bench/peer_sdpa.py
-    $py -c 'import transformers' 2>/dev/null || { row skipped "peer transformers" - "not there"; return; }
+    part "peer matmul" 'head -1' "${py[@]}" tests/bench/peer_matmul.py
+    part "peer sdpa" 'head -1' "${py[@]}" tests/bench/peer_sdpa.py
+    "${py[@]}" -c 'import transformers' 2>/dev/null || { row skipped "peer transformers" - "not there"; return; }
     for mode in eager compiled; do
         part "peer transformers 8b $mode" 'grep ^transformers' \
-            $py tests/bench/peer_transformers.py tests/bench/shapes/llama-3.1-8b/config.json --only "$mode"
+            "${py[@]}" tests/bench/peer_transformers.py tests/bench/shapes/llama-3.1-8b/config.json --only "$mode"
     done
 }
 
