@@ -42,9 +42,12 @@ set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
 set(CPACK_DEBIAN_PACKAGE_SECTION net)
 set(CPACK_DEBIAN_PACKAGE_PRIORITY optional)
 set(CPACK_DEBIAN_PACKAGE_DESCRIPTION
-  "A daemon that serves models of local GGUF files or Hugging Face folders on CPUs and NVIDIA GPUs, with continuous batching, a paged KV cache, and an engine in a process of its own that may die without ending a stream.")
+"A daemon that serves models of local GGUF files or Hugging Face folders
+on CPUs and NVIDIA GPUs, with continuous batching, a paged KV cache, and an
+engine in a process of its own that may die without ending a stream.")
 set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
-set(CPACK_DEBIAN_PACKAGE_DEPENDS "systemd | systemd-standalone-sysusers | systemd-sysusers")
+set(CPACK_DEBIAN_PACKAGE_DEPENDS # procps: `systemctl reload` is its kill
+    "systemd | systemd-standalone-sysusers | systemd-sysusers, procps")
 set(CPACK_DEBIAN_PACKAGE_CONTROL_STRICT_PERMISSION ON)
 file(WRITE ${CMAKE_BINARY_DIR}/package/conffiles "/etc/inferd.conf\n")
 set(CPACK_DEBIAN_PACKAGE_CONTROL_EXTRA ${deploy}/debian/postinst ${deploy}/debian/prerm

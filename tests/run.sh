@@ -6,7 +6,8 @@
 #
 # Suites: lints; unit tests, fuzz corpora and the simulation in a release build; the same under
 # ASan+UBSan; the threaded parts under TSan; the daemon end to end with the
-# official OpenAI clients; what deploys it, and the Debian package.  Logs are in build/logs.
+# official OpenAI clients; what deploys it, the Debian package, and its
+# units under a systemd that runs.  Logs are in build/logs.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 mode=${1:-full}
@@ -93,7 +94,8 @@ counted "end to end" python3 tests/e2e/run.py --model $model
 counted "deploy" python3 tests/deploy/run.py --model $model
 if [ "$(id -u)" -eq 0 ]; then
     counted "package" tests/deploy/package.sh build/release $model
+    counted "booted" tests/deploy/booted.sh build/release $model
 else
-    echo "package: wants root, left out"
+    echo "package, booted: want root, left out"
 fi
 finish

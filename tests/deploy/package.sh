@@ -4,9 +4,8 @@
 #
 #   tests/deploy/package.sh BUILD-FOLDER MODEL.gguf
 #
-# Wants root, mmdebstrap and Debian's mirror; the bare system is kept as build/deploy/bookworm.tar.  Nothing
-# of this machine is mounted into it but a fresh /proc: what is removed at the end is a copy.  Ends with a
-# line of counts.
+# Wants root.  Nothing of this machine is mounted into the system but a fresh /proc: what is removed at the end
+# is a copy.  Ends with a line of counts.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 build=$(realpath "$1")
@@ -14,10 +13,8 @@ model=$(realpath "$2")
 if [ "${INFERD_PACKAGE_NAMESPACE:-}" != 1 ]; then
     INFERD_PACKAGE_NAMESPACE=1 exec unshare --mount "$0" "$build" "$model"
 fi
-passed=0 failed=0
 work=$(mktemp -d /tmp/inferd-package.XXXXXX)
 root=$work/root
-tar=build/deploy/bookworm.tar
 server=
 finish() {
     [ -z "$server" ] || kill "$server" 2>/dev/null || true
@@ -25,26 +22,19 @@ finish() {
     rm -rf --one-file-system "$work"
 }
 trap finish EXIT
+suite=package
+# shellcheck source=tests/deploy/bookworm.sh
+. tests/deploy/bookworm.sh
 
-is() { # is NAME COMMAND...: one more passed or failed
-    local name=$1 said
-    shift
-    if said=$("$@" 2>&1); then
-        passed=$((passed + 1)); echo "pass  package: $name"
-    else
-        failed=$((failed + 1)); echo "FAIL  package: $name"; echo "$said" | tail -15
-    fi
-}
 # Arrays, not functions: a daemon started by them has the id that bash knows.
 within=(env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive chroot "$root")
 # What the unit does to the process: its user, no rights, no way to new ones.
 as_inferd=("${within[@]}" setpriv --reuid inferd --regid inferd --clear-groups --no-new-privs --bounding-set=-all)
 
-make_package() { (cd "$build" && cpack -G DEB -B "$work/deb" >"$work/cpack.log" 2>&1) || { tail -5 "$work/cpack.log"; false; }; }
 says_what_it_needs() {
     local field list name
     field=$(dpkg-deb -f "$deb" Depends)
-    for name in libc6 libcjson1 libmicrohttpd12 libnettle8 libutf8proc2 libuv1; do
+    for name in procps libc6 libcjson1 libmicrohttpd12 libnettle8 libutf8proc2 libuv1; do
         grep -q "$name" <<<"$field" || { echo "Depends lacks $name: $field"; return 1; }
     done
     [ "$(dpkg-deb -I "$deb" conffiles)" = /etc/inferd.conf ] || { echo "conffiles"; return 1; }
@@ -59,13 +49,6 @@ says_what_it_needs() {
     fi
 }
 
-make_tar() { # the bare system with what the package needs, once
-    [ -f "$tar" ] && return
-    mkdir -p "$(dirname "$tar")"
-    mmdebstrap --quiet --format=tar --variant=apt \
-        --include="systemd-standalone-sysusers,libcjson1,libmicrohttpd12,libnettle8,libutf8proc2,libuv1" \
-        bookworm "$work/new.tar" && mv "$work/new.tar" "$tar"
-}
 make_root() {
     mkdir "$root" && tar -xf "$tar" -C "$root" && install -D -m 0644 -t "$root/models" "$model" &&
         mount -t proc proc "$root/proc"
@@ -106,8 +89,6 @@ purge() {
     files >"$work/after"
     diff "$work/before" "$work/after"
 }
-
-end() { echo "$passed passed, $failed failed"; [ "$failed" -eq 0 ]; exit; }
 
 is "cpack makes it" make_package
 deb=$(ls "$work"/deb/*.deb)
