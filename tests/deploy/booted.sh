@@ -34,7 +34,8 @@ until_true() { # until_true SECONDS COMMAND...
         sleep 0.2
     done
 }
-inside() { nsenter -t "$leader" -m -u -i -n -p "$@"; }
+# Bounded: a unit that never gets ready would be waited for as long as its TimeoutStartSec.
+inside() { timeout -k 5 60 nsenter -t "$leader" -m -u -i -n -p "$@"; }
 ready() { curl -fs -m 5 "http://127.0.0.1:$1/readyz" >/dev/null; }
 show() { inside systemctl show "$1" -p "$2" --value; }
 
@@ -116,6 +117,7 @@ is "a bare Debian 12" make_tar
 is "the package is in it" make_root
 boot || { tail -5 "$work/boot.log"; failed=$((failed + 1)); end; }
 is "the unit starts, and is ready when systemd says so" starts
+[ "$failed" -eq 0 ] || end
 is "it answers ten requests" answers
 is "it has no rights, a filter, and a read-only system" is_confined
 is "its watchdog ends a front that hangs, and it comes back" watchdog_ends_it
