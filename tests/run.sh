@@ -6,8 +6,8 @@
 #
 # Suites: lints; unit tests, fuzz corpora and the simulation in a release build; the same under
 # ASan+UBSan; the threaded parts under TSan; the daemon end to end with the
-# official OpenAI clients; what deploys it, the Debian package, and its
-# units under a systemd that runs.  Logs are in build/logs.
+# official OpenAI clients; what deploys it, and the Debian package.  Its units under a systemd that
+# runs want more of a machine than CI has for sure: tests/deploy/booted.sh.  Logs are in build/logs.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 mode=${1:-full}
@@ -92,10 +92,9 @@ counted() { # counted NAME COMMAND...: adds the counts of its last line
 model=models/SmolLM2-135M-Instruct.Q4_1.gguf
 counted "end to end" python3 tests/e2e/run.py --model $model
 counted "deploy" python3 tests/deploy/run.py --model $model
-if [ "$(id -u)" -eq 0 ]; then
+if unshare --mount true 2>/dev/null; then # root, and not in a sandbox that forbids it
     counted "package" tests/deploy/package.sh build/release $model
-    counted "booted" tests/deploy/booted.sh build/release $model
 else
-    echo "package, booted: want root, left out"
+    echo "package: wants root and mounts, left out"
 fi
 finish
