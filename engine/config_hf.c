@@ -1,6 +1,7 @@
 /* config_hf.c - the numbers of a model from the config.json of a Hugging Face folder.
  *
- * A key that would change what the model computes and that nothing here honours is refused. */
+ * A key that would change what the model computes and that nothing here honours is refused.
+ * quantization_config is quant_folder's, or whoever's the weights are. */
 #include "engine/config_read.h"
 
 #include <cjson/cJSON.h>
@@ -215,16 +216,9 @@ static bool check_act(const struct cJSON *config, const struct arch *arch, struc
 
 static bool check_keys(const struct cJSON *config, struct status *st)
 {
-    const struct cJSON *quant = json_value(config, "quantization_config");
     bool window;
     double part = 1;
     bool found;
-    if (quant) {
-        const struct cJSON *method = json_value(quant, "quant_method");
-        return status_fail(st, STATUS_UNSUPPORTED,
-                           "key quantization_config: weights quantized by %.40s are not supported",
-                           cJSON_IsString(method) ? method->valuestring : "an unnamed method");
-    }
     if (!json_flag(config, "use_sliding_window", false, &window, st) ||
         !read_number(config, "partial_rotary_factor", F_FLOAT, &part, &found, st))
         return false;

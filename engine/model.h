@@ -20,6 +20,7 @@
 
 struct cJSON;
 struct gguf;
+struct quant_folder;
 struct quant_load;
 struct safetensors;
 struct weights_random;
@@ -72,6 +73,7 @@ struct model_file { /* a checkpoint on disk, checked, not loaded */
     struct gguf *gguf;          /* two of these three are NULL */
     struct safetensors *folder;
     struct weights_random *random;
+    struct quant_folder *quant_folder; /* the weights, where the folder is quantized; else NULL */
     const struct arch *arch;
     struct model_config cfg;
     struct bound *bound; /* [n_bound] every weight that the model reads */

@@ -13,6 +13,7 @@
 #include "engine/config_read.h"
 #include "engine/gguf.h"
 #include "engine/json_file.h"
+#include "engine/quant_folder.h"
 #include "engine/quant_load.h"
 #include "engine/safetensors.h"
 #include "engine/weights_random.h"
@@ -32,6 +33,8 @@ size_t model_file_n_weights(const struct model_file *f)
 {
     if (f->random)
         return weights_random_n(f->random);
+    if (f->quant_folder)
+        return quant_folder_n(f->quant_folder);
     return f->gguf ? gguf_n_tensors(f->gguf) : safetensors_n(f->folder);
 }
 
@@ -39,6 +42,8 @@ const struct weight *model_file_weight(const struct model_file *f, size_t i)
 {
     if (f->random)
         return weights_random_at(f->random, i);
+    if (f->quant_folder)
+        return quant_folder_at(f->quant_folder, i);
     return f->gguf ? gguf_tensor_at(f->gguf, i) : safetensors_at(f->folder, i);
 }
 
@@ -64,6 +69,8 @@ static const char *name_of(const struct model_file *f, const struct tensor_rule 
 
 static const struct weight *find(const struct model_file *f, const char *name)
 {
+    if (f->quant_folder)
+        return quant_folder_find(f->quant_folder, name);
     return f->gguf ? gguf_tensor_find(f->gguf, name) : safetensors_find(f->folder, name);
 }
 
@@ -293,13 +300,28 @@ static bool check_biases(const struct model_file *f, const struct cJSON *config,
     return true;
 }
 
+/* Quantized matrices become weights; without them, every tensor is a plain weight. */
+static bool open_weights(struct model_file *f, const struct cJSON *config, struct status *st)
+{
+    const struct cJSON *quant = json_value(config, "quantization_config");
+    if (quant) {
+        f->quant_folder = quant_folder_open(f->folder, quant, st);
+        return f->quant_folder != NULL;
+    }
+    for (size_t i = 0; i < safetensors_n(f->folder); i++)
+        if (!safetensors_check_plain(f->folder, safetensors_at(f->folder, i), st))
+            return false;
+    return true;
+}
+
 bool model_file_bind_folder(struct model_file *f, struct safetensors *s, const struct cJSON *config,
                             struct status *st)
 {
     *f = (struct model_file){.folder = s};
     if (!config_read_hf(config, &f->arch, &f->cfg, st))
         status_wrap(st, "config.json");
-    else if (derive_vocab(f, st) && bind_tensors(f, st) && check_biases(f, config, st))
+    else if (open_weights(f, config, st) && derive_vocab(f, st) && bind_tensors(f, st) &&
+             check_biases(f, config, st))
         return true;
     model_file_close(f);
     return false;
@@ -337,6 +359,7 @@ bool model_file_open(struct model_file *f, const char *path, struct status *st)
 void model_file_close(struct model_file *f)
 {
     gguf_close(f->gguf);
+    quant_folder_close(f->quant_folder);
     safetensors_close(f->folder);
     weights_random_close(f->random);
     quant_load_close(f->quant);

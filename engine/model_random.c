@@ -89,6 +89,9 @@ static bool open_shape(struct model_file *f, const struct cJSON *config, struct 
 {
     if (!config_read_hf(config, &f->arch, &f->cfg, st))
         return false;
+    if (json_value(config, "quantization_config"))
+        return status_fail(st, STATUS_UNSUPPORTED,
+                           "key quantization_config: random weights are not quantized");
     if (f->cfg.vocab == 0)
         return status_fail(st, STATUS_CORRUPT, "key vocab_size is missing");
     return bind_random(f, dtype_of(config), st);

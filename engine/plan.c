@@ -42,13 +42,20 @@ static bool is_word(const char *s, const char *word)
     return s && strcmp(s, word) == 0;
 }
 
-/* The type of a layer's first matrix stands for all of them. */
+/* The type of a layer's first matrix stands for all of them; where that is codes, what was not
+ * quantized says what the model's values were. */
 static enum dtype matrix_dtype(const struct model_file *f)
 {
-    for (size_t i = 0; i < f->n_bound; i++)
+    enum dtype plain = DT_F32;
+    for (size_t i = 0; i < f->n_bound; i++) {
+        const struct weight *w = quant_load_file_weight(&f->bound[i]);
+        if (w->scheme)
+            continue;
         if (f->bound[i].rule->slot == W_Q)
-            return quant_load_file_weight(&f->bound[i])->dtype;
-    return DT_F32;
+            return w->dtype;
+        plain = w->dtype;
+    }
+    return plain;
 }
 
 static bool choose_act(const struct model_file *f, const struct engine_options *o,

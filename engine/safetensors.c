@@ -28,7 +28,22 @@ enum {
     SHARD_NAME_MAX = 255,
 };
 
+static const char want_plain[] = "want dtype F32, F16 or BF16, found %s";
+static const char want_dims[] = "want 1 or 2 dimensions, found %d";
+
+const struct element_traits element_traits[ELEMENT_N] = {
+    [ELEMENT_F32] = {"F32", 4, DT_F32},    [ELEMENT_F16] = {"F16", 2, DT_F16},
+    [ELEMENT_BF16] = {"BF16", 2, DT_BF16}, [ELEMENT_F8_E4M3] = {"F8_E4M3", 1, DT_ALL_N},
+    [ELEMENT_I8] = {"I8", 1, DT_ALL_N},    [ELEMENT_U8] = {"U8", 1, DT_ALL_N},
+    [ELEMENT_I32] = {"I32", 4, DT_ALL_N},  [ELEMENT_I64] = {"I64", 8, DT_ALL_N},
+};
+
 static const char single[] = "model.safetensors", index_name[] = "model.safetensors.index.json";
+
+struct part { /* what a header says of a tensor and a plain weight has no need of */
+    enum element element;
+    uint8_t n_dims;
+};
 
 struct shard {
     const char *name; /* in the index; "" for one that was opened over memory */
@@ -44,6 +59,7 @@ struct safetensors {
     struct shard *shard; /* [n_shards] */
     size_t n_shards;
     struct weight *weight; /* [n_weights], as headers list them */
+    struct part *part;     /* [n_weights] */
     size_t n_weights;
     uint32_t *cell; /* [mask + 1] weight + 1; 0 = free */
     size_t mask;
@@ -52,46 +68,48 @@ struct safetensors {
 
 /* One tensor of a header. */
 
-static bool read_dtype(const struct cJSON *entry, struct weight *w, struct status *st)
+static bool read_element(const struct cJSON *entry, struct part *p, struct status *st)
 {
-    static const struct {
-        const char *name;
-        enum dtype dtype;
-    } known[] = {{"F32", DT_F32}, {"F16", DT_F16}, {"BF16", DT_BF16}};
     struct str name;
     if (!json_text(entry, "dtype", &name, st))
         return st->code == STATUS_OK ? status_fail(st, STATUS_CORRUPT, "key dtype is missing")
                                      : false;
-    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
-        if (str_is(name, known[i].name)) {
-            w->dtype = known[i].dtype;
+    for (p->element = 0; p->element < ELEMENT_N; p->element++)
+        if (str_is(name, element_traits[p->element].name))
             return true;
-        }
-    }
-    return status_fail(st, STATUS_UNSUPPORTED, "want dtype F32, F16 or BF16, found %s",
-                       str_show(name).text);
+    return status_fail(st, STATUS_UNSUPPORTED, want_plain, str_show(name).text);
 }
 
-static bool read_shape(const struct cJSON *entry, struct weight *w, struct status *st)
+static bool read_shape(const struct cJSON *entry, struct part *p, struct weight *w,
+                       struct status *st)
 {
     const struct cJSON *shape = json_value(entry, "shape");
     const int n_dims = cJSON_IsArray(shape) ? cJSON_GetArraySize(shape) : -1;
     if (n_dims < 0)
         return status_fail(st, STATUS_CORRUPT, "want a shape, found none");
-    if (n_dims < 1 || n_dims > 2)
-        return status_fail(st, STATUS_UNSUPPORTED, "want 1 or 2 dimensions, found %d", n_dims);
+    if (n_dims > 2)
+        return status_fail(st, STATUS_UNSUPPORTED, want_dims, n_dims);
     uint64_t dim[2] = {1, 1};
     const struct cJSON *d = shape->child;
     for (int i = 2 - n_dims; i < 2; i++, d = d->next)
         if (!json_is_count(d, &dim[i]) || dim[i] == 0 || dim[i] > INT32_MAX)
             return status_fail(st, STATUS_CORRUPT, "want dimensions from 1 to 2^31 - 1");
+    p->n_dims = (uint8_t)n_dims;
     w->rows = (int64_t)dim[0];
     w->cols = (int64_t)dim[1];
+    w->dtype = n_dims == 0 ? DT_ALL_N : element_traits[p->element].dtype;
     return true;
 }
 
+static bool tensor_bytes(enum element element, const struct weight *w, size_t *n_bytes)
+{
+    size_t n;
+    return size_mul((size_t)w->rows, (size_t)w->cols, &n) &&
+           size_mul(n, (size_t)element_traits[element].bytes, n_bytes);
+}
+
 static bool read_place(const struct cJSON *entry, const struct shard *sh, size_t data,
-                       struct weight *w, struct status *st)
+                       enum element element, struct weight *w, struct status *st)
 {
     const struct cJSON *pair = json_value(entry, "data_offsets");
     uint64_t begin, end;
@@ -102,10 +120,10 @@ static bool read_place(const struct cJSON *entry, const struct shard *sh, size_t
         return status_fail(st, STATUS_CORRUPT,
                            "want data in [0, %zu) of the data section, found [%llu, %llu)",
                            sh->n - data, (unsigned long long)begin, (unsigned long long)end);
-    if (!tensor_file_bytes(w->dtype, w->rows, w->cols, &w->n_bytes) || w->n_bytes != end - begin)
+    if (!tensor_bytes(element, w, &w->n_bytes) || w->n_bytes != end - begin)
         return status_fail(st, STATUS_CORRUPT,
                            "want the bytes of %s [%lld, %lld], found %llu of them",
-                           dtype_traits[w->dtype].name, (long long)w->rows, (long long)w->cols,
+                           element_traits[element].name, (long long)w->rows, (long long)w->cols,
                            (unsigned long long)(end - begin));
     const size_t at = data + (size_t)begin;
     w->source = (struct weight_source){.at = sh->bytes + at, .fd = sh->file.fd, .offset = at};
@@ -113,7 +131,7 @@ static bool read_place(const struct cJSON *entry, const struct shard *sh, size_t
 }
 
 static bool read_weight(const struct cJSON *entry, const struct shard *sh, size_t data,
-                        struct weight *w, struct status *st)
+                        struct weight *w, struct part *p, struct status *st)
 {
     *w = (struct weight){.name = str_of(entry->string)};
     if (w->name.n == 0 || w->name.n > NAME_BYTES_MAX)
@@ -122,8 +140,8 @@ static bool read_weight(const struct cJSON *entry, const struct shard *sh, size_
     if (!cJSON_IsObject(entry))
         return status_fail(st, STATUS_CORRUPT, "tensor %s: want an object, found another value",
                            str_show(w->name).text);
-    return (read_dtype(entry, w, st) && read_shape(entry, w, st) &&
-            read_place(entry, sh, data, w, st)) ||
+    return (read_element(entry, p, st) && read_shape(entry, p, w, st) &&
+            read_place(entry, sh, data, p->element, w, st)) ||
            status_wrap(st, "tensor %s", str_show(w->name).text);
 }
 
@@ -175,11 +193,22 @@ static bool grow(struct safetensors *s, size_t n_more, struct status *st)
     if (n_more > TENSORS_MAX - s->n_weights)
         return status_fail(st, STATUS_UNSUPPORTED, "want at most %d tensors, found more",
                            TENSORS_MAX);
-    struct weight *grown = realloc(s->weight, (s->n_weights + n_more + 1) * sizeof *grown);
-    if (!grown)
-        return status_fail(st, STATUS_BUSY, "no memory for %zu tensors", s->n_weights + n_more);
-    s->weight = grown;
+    const size_t n = s->n_weights + n_more;
+    struct weight *weight = realloc(s->weight, (n + 1) * sizeof *weight);
+    if (weight)
+        s->weight = weight;
+    struct part *part = weight ? realloc(s->part, (n + 1) * sizeof *part) : NULL;
+    if (!part)
+        return status_fail(st, STATUS_BUSY, "no memory for %zu tensors", n);
+    s->part = part;
     return true;
+}
+
+static bool read_next(struct safetensors *s, const struct cJSON *entry, const struct shard *sh,
+                      size_t data, struct status *st)
+{
+    const size_t i = s->n_weights++;
+    return read_weight(entry, sh, data, &s->weight[i], &s->part[i], st);
 }
 
 static bool read_header(struct safetensors *s, struct shard *sh, struct status *st)
@@ -199,7 +228,7 @@ static bool read_header(struct safetensors *s, struct shard *sh, struct status *
         return false;
     sh->first = s->n_weights;
     for (const struct cJSON *e = sh->header->child; e; e = e->next)
-        if (!is_metadata(e) && !read_weight(e, sh, data, &s->weight[s->n_weights++], st))
+        if (!is_metadata(e) && !read_next(s, e, sh, data, st))
             return false;
     sh->end = s->n_weights;
     return check_cover(s->weight + sh->first, sh->end - sh->first, sh, data, st);
@@ -386,6 +415,7 @@ void safetensors_close(struct safetensors *s)
     cJSON_Delete(s->index);
     free(s->shard);
     free(s->weight);
+    free(s->part);
     free(s->cell);
     free(s);
 }
@@ -419,4 +449,27 @@ const struct weight *safetensors_find(const struct safetensors *s, const char *n
 {
     const uint32_t at = *find_cell(s, str_of(name));
     return at ? &s->weight[at - 1] : NULL;
+}
+
+static const struct part *part_of(const struct safetensors *s, const struct weight *w)
+{
+    assert(w >= s->weight && w < s->weight + s->n_weights);
+    return &s->part[w - s->weight];
+}
+
+enum element safetensors_element(const struct safetensors *s, const struct weight *w)
+{
+    return part_of(s, w)->element;
+}
+
+bool safetensors_check_plain(const struct safetensors *s, const struct weight *w, struct status *st)
+{
+    const struct part *p = part_of(s, w);
+    if (w->dtype != DT_ALL_N)
+        return true;
+    if (p->n_dims == 0)
+        status_fail(st, STATUS_UNSUPPORTED, want_dims, 0);
+    else
+        status_fail(st, STATUS_UNSUPPORTED, want_plain, element_traits[p->element].name);
+    return status_wrap(st, "tensor %s", str_show(w->name).text);
 }

@@ -4,9 +4,12 @@
  * the data.  Files are mapped read-only and never copied.  Everything is checked at open, with
  * sizes through base/checked.h: what the format refuses (offsets out of the data, overlaps,
  * holes, bytes behind the last tensor), names that come twice, in one file or in two, types
- * other than F32, F16 and BF16, tensors of other than one or two dimensions, and an index that
- * does not agree with its files.  A failure names file and tensor, what was wanted and what
- * was found.
+ * other than those below, tensors of more than two dimensions, and an index that does not agree
+ * with its files.  A failure names file and tensor, what was wanted and what was found.
+ *
+ * A plain weight is F32, F16 or BF16 and has one or two dimensions.  Any other tensor is a part
+ * of a quantized matrix (quant_folder.h): its dtype is DT_ALL_N, and whoever has no use for it
+ * refuses it with safetensors_check_plain.
  *
  * Limits: header 64 MiB, 65536 tensors, names below 128 bytes, 1024 shards.
  *
@@ -18,6 +21,21 @@
 #include "engine/weight.h"
 
 struct safetensors;
+
+/* What the values of a tensor are in the file. */
+enum element {
+    ELEMENT_F32, ELEMENT_F16, ELEMENT_BF16,
+    ELEMENT_F8_E4M3, ELEMENT_I8, ELEMENT_U8, ELEMENT_I32, ELEMENT_I64, /* of parts */
+    ELEMENT_N
+};
+
+struct element_traits {
+    const char *name; /* in a header: "BF16" */
+    int bytes;
+    enum dtype dtype; /* of a plain weight; DT_ALL_N = none */
+};
+
+extern const struct element_traits element_traits[ELEMENT_N];
 
 /* folder/model.safetensors, else the shards that folder/model.safetensors.index.json names. */
 struct safetensors *safetensors_open(const char *folder, struct status *st) MUST_CHECK;
@@ -31,5 +49,11 @@ void safetensors_release_pages(const struct safetensors *s); /* madvise: the wei
 size_t safetensors_n(const struct safetensors *s);
 const struct weight *safetensors_at(const struct safetensors *s, size_t i);
 const struct weight *safetensors_find(const struct safetensors *s, const char *name); /* or NULL */
+
+/* Of a tensor of s. */
+enum element safetensors_element(const struct safetensors *s, const struct weight *w);
+/* UNSUPPORTED, with its name, for a tensor that is no plain weight. */
+bool safetensors_check_plain(const struct safetensors *s, const struct weight *w,
+                             struct status *st) MUST_CHECK;
 
 #endif

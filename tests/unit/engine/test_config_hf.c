@@ -44,9 +44,6 @@ static const struct {
     {"rms_norm_eps", "null", "key rms_norm_eps is missing"},
     {"num_key_value_heads", "3", "want query heads to be a multiple of key heads, found 4 and 3"},
     {"num_local_experts", "8", "key num_local_experts: want a value from 0 to 0, found 8"},
-    {"quantization_config", "{\"quant_method\":\"awq\"}",
-     "key quantization_config: weights quantized by awq are not supported"},
-    {"quantization_config", "null", NULL},
     {"use_sliding_window", "true", "key use_sliding_window: want false, found true"},
     {"use_sliding_window", "false", NULL},
     {"partial_rotary_factor", "0.5", "key partial_rotary_factor: want 1, found 0.5"},
@@ -310,6 +307,15 @@ static const struct {
      "key attention_bias is false, and tensors such as model.layers.0."},
     {"another shape", "intermediate_size", "16", "", NULL,
      "tensor model.layers.0.mlp.gate_proj.weight: want [ffn, hidden] = [16, 8], found [12, 8]"},
+    {"quantized, and plain", "quantization_config",
+     "{\"quant_method\":\"awq\",\"bits\":4,\"group_size\":8}", "", NULL,
+     "key quantization_config: want tensors named X.qweight, found none"},
+    {"quantized by what is not known", "quantization_config", "{\"quant_method\":\"hqq\"}", "",
+     NULL,
+     "key quantization_config: key quant_method: want bitsandbytes, gptq, awq, compressed-tensors "
+     "or "
+     "fp8, found hqq"},
+    {"not quantized", "quantization_config", "null", "", NULL, NULL},
     {"another vocabulary", "vocab_size", "17", "", NULL,
      "tensor model.embed_tokens.weight: want [vocab] = [17] rows, found 16"},
 };

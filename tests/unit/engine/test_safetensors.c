@@ -68,12 +68,11 @@ static const struct {
     {"no object", "{\"a\":1}", 0, STATUS_CORRUPT, "tensor a: want an object"},
     {"no dtype", "{\"a\":{\"shape\":[1],\"data_offsets\":[0,4]}}", 4, STATUS_CORRUPT,
      "tensor a: key dtype is missing"},
-    {"I64", "{\"a\":{\"dtype\":\"I64\",\"shape\":[1],\"data_offsets\":[0,8]}}", 8,
-     STATUS_UNSUPPORTED, "tensor a: want dtype F32, F16 or BF16, found I64"},
-    {"float8", "{\"a\":{\"dtype\":\"F8_E4M3\",\"shape\":[1],\"data_offsets\":[0,1]}}", 1,
-     STATUS_UNSUPPORTED, "found F8_E4M3"},
-    {"scalar", "{\"a\":{\"dtype\":\"F32\",\"shape\":[],\"data_offsets\":[0,4]}}", 4,
-     STATUS_UNSUPPORTED, "want 1 or 2 dimensions, found 0"},
+    {"U64", "{\"a\":{\"dtype\":\"U64\",\"shape\":[1],\"data_offsets\":[0,8]}}", 8,
+     STATUS_UNSUPPORTED, "tensor a: want dtype F32, F16 or BF16, found U64"},
+    {"float8 of another kind",
+     "{\"a\":{\"dtype\":\"F8_E5M2\",\"shape\":[1],\"data_offsets\":[0,1]}}", 1, STATUS_UNSUPPORTED,
+     "found F8_E5M2"},
     {"three dimensions", "{\"a\":{\"dtype\":\"F32\",\"shape\":[1,1,1],\"data_offsets\":[0,4]}}", 4,
      STATUS_UNSUPPORTED, "found 3"},
     {"dimension 0", "{\"a\":{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[0,0]}}", 0,
@@ -84,9 +83,9 @@ static const struct {
      STATUS_CORRUPT, "want dimensions from 1"},
     {"sizes that overflow",
      "{\"a\":{\"dtype\":\"F32\",\"shape\":[2147483647,2147483647],\"data_offsets\":[0,4]}}", 4,
-     STATUS_CORRUPT, "want the bytes of f32 [2147483647, 2147483647], found 4"},
+     STATUS_CORRUPT, "want the bytes of F32 [2147483647, 2147483647], found 4"},
     {"fewer bytes", "{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,4]}}", 4,
-     STATUS_CORRUPT, "want the bytes of f32 [1, 2], found 4"},
+     STATUS_CORRUPT, "want the bytes of F32 [1, 2], found 4"},
     {"past the end", "{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}", 4,
      STATUS_CORRUPT, "tensor a: want data in [0, 4) of the data section, found [0, 8)"},
     {"backwards", "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,0]}}", 4,
@@ -112,6 +111,45 @@ static void what_is_wrong_is_refused_by_name(void **state)
         struct safetensors *s = safetensors_open_memory(f.at, f.n, &st);
         if (s || st.code != bad[i].code || !strstr(st.msg, bad[i].message))
             fail_msg("%s: %s: %s", bad[i].name, status_name(st.code), st.msg);
+    }
+}
+
+static const struct {
+    const char *dtype, *shape;
+    size_t n_bytes;
+    enum element element;
+    const char *message; /* as a plain weight */
+} parts[] = {
+    {"I64", "[2]", 16, ELEMENT_I64, "tensor a: want dtype F32, F16 or BF16, found I64"},
+    {"I32", "[2,3]", 24, ELEMENT_I32, "found I32"},
+    {"I8", "[2,3]", 6, ELEMENT_I8, "found I8"},
+    {"U8", "[]", 1, ELEMENT_U8, "tensor a: want 1 or 2 dimensions, found 0"},
+    {"F8_E4M3", "[1,5]", 5, ELEMENT_F8_E4M3, "found F8_E4M3"},
+    {"F32", "[]", 4, ELEMENT_F32, "want 1 or 2 dimensions, found 0"},
+    {"F32", "[1]", 4, ELEMENT_F32, NULL},
+};
+
+static void parts_of_matrices_are_no_plain_weights(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
+        struct file f;
+        struct status st = {0};
+        char header[256];
+        snprintf(header, sizeof header,
+                 "{\"a\":{\"dtype\":\"%s\",\"shape\":%s,\"data_offsets\":[0,%zu]}}", parts[i].dtype,
+                 parts[i].shape, parts[i].n_bytes);
+        make_file(&f, header, parts[i].n_bytes);
+        struct safetensors *s = safetensors_open_memory(f.at, f.n, &st);
+        if (!s)
+            fail_msg("%s: %s", parts[i].dtype, st.msg);
+        const struct weight *w = safetensors_find(s, "a");
+        assert_int_equal(safetensors_element(s, w), parts[i].element);
+        assert_int_equal(w->n_bytes, parts[i].n_bytes);
+        assert_int_equal(w->dtype == DT_ALL_N, parts[i].message != NULL);
+        assert_int_equal(safetensors_check_plain(s, w, &st), !parts[i].message);
+        assert_true(!parts[i].message || strstr(st.msg, parts[i].message));
+        safetensors_close(s);
     }
 }
 
@@ -221,6 +259,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_file_gives_its_weights_by_name),
         cmocka_unit_test(what_is_wrong_is_refused_by_name),
+        cmocka_unit_test(parts_of_matrices_are_no_plain_weights),
         cmocka_unit_test(every_truncation_is_refused),
         cmocka_unit_test(an_index_must_agree_with_its_files),
     };
