@@ -1,6 +1,9 @@
 /* check.c - prints a checkpoint's header for people. */
 #include "engine/check.h"
 
+#include <stdio.h>
+#include <string.h>
+
 #include "base/memory.h"
 #include "engine/gguf.h"
 #include "engine/model.h"
@@ -41,21 +44,56 @@ static void print_config(const struct model_file *f, struct buf *out)
     buf_printf(out, "\n  norm epsilon %g\n", (double)c->norm_eps);
 }
 
+/* Quantized matrices by what is the same of them; a folder has few such kinds, or is odd. */
+struct kind {
+    char text[128];
+    uint64_t n, n_bytes;
+};
+enum { KINDS_MAX = 12 };
+
+static void count_kind(struct kind kinds[KINDS_MAX], const struct weight *w)
+{
+    char text[sizeof kinds->text];
+    int i = 0;
+    scheme_describe(w->scheme, text, sizeof text);
+    while (i < KINDS_MAX - 1 && kinds[i].n && strcmp(kinds[i].text, text) != 0)
+        i++;
+    if (i == KINDS_MAX - 1)
+        snprintf(text, sizeof text, "others, of other schemes");
+    memcpy(kinds[i].text, text, sizeof text);
+    kinds[i].n++;
+    kinds[i].n_bytes += w->n_bytes;
+}
+
+static void print_kinds(const struct kind kinds[KINDS_MAX], struct buf *out)
+{
+    for (int i = 0; i < KINDS_MAX && kinds[i].n; i++)
+        buf_printf(out, "  %-6.*s %5llu %10.1f MiB%s\n", (int)strcspn(kinds[i].text, ","),
+                   kinds[i].text, (unsigned long long)kinds[i].n,
+                   (double)kinds[i].n_bytes / (1 << 20), strchr(kinds[i].text, ','));
+}
+
 static void print_tensors(const struct model_file *f, struct buf *out)
 {
     const size_t n_all = model_file_n_weights(f);
+    struct kind kinds[KINDS_MAX] = {0};
     uint64_t n[DT_N] = {0}, n_bytes[DT_N] = {0}, total = 0;
     for (size_t i = 0; i < n_all; i++) {
         const struct weight *w = model_file_weight(f, i);
+        total += w->n_bytes;
+        if (w->scheme) {
+            count_kind(kinds, w);
+            continue;
+        }
         n[w->dtype]++;
         n_bytes[w->dtype] += w->n_bytes;
-        total += w->n_bytes;
     }
     buf_put_str(out, "tensors\n");
     for (int i = 0; i < DT_N; i++)
         if (n[i])
             buf_printf(out, "  %-6s %5llu %10.1f MiB\n", dtype_traits[i].name,
                        (unsigned long long)n[i], (double)n_bytes[i] / (1 << 20));
+    print_kinds(kinds, out);
     buf_printf(out, "  %-6s %5zu %10.1f MiB in files of %.1f MiB\n", "all", n_all,
                (double)total / (1 << 20), (double)model_file_bytes(f) / (1 << 20));
     if (f->gguf && gguf_trailing_bytes(f->gguf))
