@@ -1,7 +1,8 @@
 /* fuzz_safetensors.c - any bytes as a safetensors file, and any JSON before it as config.json:
- * opened, every byte of every weight read, and bound.
+ * opened, every byte of every tensor read, bound, and every row of quantized matrices read.
  *
  * The first two bytes are the length of config.json, which follows; the rest is the file. */
+#include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,6 +34,41 @@ static void read_weights(const struct safetensors *s)
     (void)sink;
 }
 
+/* Rows into memory of their exact size, a few at a time: what a reader writes beyond is seen. */
+static void read_matrix(const struct weight *w)
+{
+    const int64_t groups = scheme_groups(w->scheme, w->cols), step = 3;
+    for (int64_t r = 0; r < w->rows; r += step) {
+        const int64_t n = step < w->rows - r ? step : w->rows - r;
+        const struct scheme_rows to = {
+            .codes = malloc((size_t)(n * w->cols)),
+            .scales = malloc((size_t)(n * groups) * sizeof(float)),
+            .zeros = w->scheme->has_zero ? malloc((size_t)(n * groups) * sizeof(int16_t)) : NULL};
+        if (!to.codes || !to.scales || (w->scheme->has_zero && !to.zeros))
+            abort();
+        w->source.rows(w->source.ctx, r, n, &to);
+        for (int64_t i = 0; i < n * w->cols; i++)
+            if (dtype_traits[w->dtype].block == 2 && to.codes[i] > 15)
+                abort();
+        for (int64_t i = 0; i < n * groups; i++)
+            if (!isfinite(to.scales[i]) || (to.zeros && (to.zeros[i] < 0 || to.zeros[i] > 256)))
+                abort();
+        for (int64_t i = 0; i < w->cols && w->source.order; i++)
+            if (w->source.order[i] < 0 || w->source.order[i] >= w->cols)
+                abort();
+        free(to.codes);
+        free(to.scales);
+        free(to.zeros);
+    }
+}
+
+static void read_model(const struct model_file *f)
+{
+    for (size_t i = 0; i < model_file_n_weights(f); i++)
+        if (model_file_weight(f, i)->scheme)
+            read_matrix(model_file_weight(f, i));
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
 {
     if (n < 2)
@@ -49,10 +85,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
     read_weights(s);
     struct cJSON *config = json_text_parse((struct str){(const char *)bytes + 2, n_config}, &st);
     struct model_file f;
-    if (!config)
+    if (!config) {
         safetensors_close(s);
-    else if (model_file_bind_folder(&f, s, config, &st)) /* takes s */
+    } else if (model_file_bind_folder(&f, s, config, &st)) { /* takes s */
+        read_model(&f);
         model_file_close(&f);
+    }
     if (!config && st.code == STATUS_OK)
         abort();
     cJSON_Delete(config);
