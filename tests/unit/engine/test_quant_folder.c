@@ -354,8 +354,8 @@ static const struct {
     {"a group that does not divide",
      GPTQ,
      CONFIG,
-     {.name = "{\"quant_method\":\"gptq\",\"bits\":4,\"group_size\":48}"},
-     "tensor m.weight: int4: want a multiple of the group's 48 columns, found 64"},
+     {.name = "{\"quant_method\":\"gptq\",\"bits\":4,\"group_size\":96}"},
+     "tensor m.weight: int4: want a multiple of the group's 96 columns, found 64"},
     {"3 bits",
      GPTQ,
      CONFIG,
@@ -644,30 +644,33 @@ static void symmetric_zero_points_are_none(void **state)
 }
 
 /* The scale of block i is map[absmax[i]] * nested_absmax[i / 256] + offset, over all rows. */
+enum { TALL_BLOCKS = 160 * 2 };
+
 static void scales_of_scales_go_by_256_blocks(void **state)
 {
     (void)state;
     static struct folder f;
     static const float units[2] = {3, 5};
-    static uint8_t absmax[ROWS * COLS], codes[ROWS * COLS];
-    static float got[ROWS * COLS];
-    static const char text[] = "{\"quant_type\":\"nf4\",\"blocksize\":1,\"dtype\":\"float16\","
-                               "\"shape\":[8,64]" NESTED "}";
+    static uint8_t absmax[TALL_BLOCKS], codes[3 * COLS];
+    static float got[3 * 2];
+    static const char text[] = "{\"quant_type\":\"nf4\",\"blocksize\":32,\"dtype\":\"float16\","
+                               "\"shape\":[160,64]" NESTED "}";
     struct entry list[TENSORS_MAX];
     struct status st = {0};
     const int n = copy_list(&formats[BNB4], list);
-    for (int i = 0; i < ROWS * COLS; i++)
+    for (int i = 0; i < TALL_BLOCKS; i++)
         absmax[i] = (uint8_t)(i * 7);
-    list[1] = (struct entry){"m.weight.absmax", "U8", "[512]", sizeof absmax, (char *)absmax};
+    list[1] = (struct entry){"m.weight.absmax", "U8", "[320]", sizeof absmax, (char *)absmax};
+    list[0] = (struct entry){"m.weight", "U8", "[5120]", 5120, NULL};
     list[3] = (struct entry){"m.weight.nested_absmax", "F32", "[2]", BYTES(units)};
     list[5] = (struct entry)STATE_OF(text);
     assert_true(open_list(&f, formats[BNB4].config, list, n, &st));
     const struct weight *w = quant_folder_find(f.q, "m.weight");
-    for (int r = 0; r < ROWS; r += 3) {
-        const int rows = r + 3 < ROWS ? 3 : ROWS - r;
+    for (int r = 0; r < 160; r += 3) {
+        const int rows = r + 3 < 160 ? 3 : 160 - r;
         w->source.rows(w->source.ctx, r, rows, &(struct scheme_rows){codes, got, NULL});
-        for (int i = 0; i < rows * COLS; i++) {
-            const int at = r * COLS + i;
+        for (int i = 0; i < rows * 2; i++) {
+            const int at = r * 2 + i;
             assert_true(got[i] == nested_map[absmax[at]] * units[at / 256] + 0.5f);
         }
     }
@@ -676,7 +679,7 @@ static void scales_of_scales_go_by_256_blocks(void **state)
 
 /* ---- packed across: more than a tile, and parts of one, against the definition ---- */
 
-enum { WIDE = 200, TALL = 40 };
+enum { WIDE = 224, TALL = 40 };
 
 static uint32_t words[WIDE * TALL / 8];
 
@@ -698,8 +701,8 @@ static int awq_code(int r, int c)
 static void compare_chunks(const struct weight *w, int (*code)(int r, int c))
 {
     static uint8_t got[WIDE * TALL];
-    float scales[TALL * 5];
-    int16_t zeros[TALL * 5];
+    float scales[TALL * 7];
+    int16_t zeros[TALL * 7];
     for (int first = 0, n = 1; first < TALL; first += n, n = n * 3 % 31) {
         n = n < TALL - first ? n : TALL - first;
         memset(got, 0xff, sizeof got);
@@ -722,21 +725,21 @@ static void columns_beyond_a_tile_are_read(void **state)
         int n_parts; /* the last one is the order */
         int (*code)(int r, int c);
     } cases[] = {
-        {"{\"quant_method\":\"gptq\",\"bits\":4,\"group_size\":40}", "[25,40]", 3, gptq_code},
-        {"{\"quant_method\":\"gptq\",\"bits\":4,\"group_size\":40}", "[25,40]", 4, gptq_code},
-        {"{\"quant_method\":\"awq\",\"bits\":4,\"group_size\":40}", "[200,5]", 3, awq_code},
+        {"{\"quant_method\":\"gptq\",\"bits\":4,\"group_size\":32}", "[28,40]", 3, gptq_code},
+        {"{\"quant_method\":\"gptq\",\"bits\":4,\"group_size\":32}", "[28,40]", 4, gptq_code},
+        {"{\"quant_method\":\"awq\",\"bits\":4,\"group_size\":32}", "[224,5]", 3, awq_code},
     };
     uint32_t seed = 1;
     for (size_t i = 0; i < sizeof words / sizeof *words; i++)
         words[i] = seed = seed * 1664525 + 1013904223;
     for (int c = 0; c < WIDE; c++)
-        g_idx[c] = c * 77 % WIDE / 40;
+        g_idx[c] = c * 27 % WIDE / 32;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct status st = {0};
         const struct entry list[] = {{"m.qweight", "I32", cases[i].shape, BYTES(words)},
-                                     {"m.qzeros", "I32", "[5,5]", 100, NULL},
-                                     {"m.scales", "F16", "[5,40]", 400, NULL},
-                                     {"m.g_idx", "I32", "[200]", BYTES(g_idx)}};
+                                     {"m.qzeros", "I32", "[7,5]", 140, NULL},
+                                     {"m.scales", "F16", "[7,40]", 560, NULL},
+                                     {"m.g_idx", "I32", "[224]", BYTES(g_idx)}};
         if (!open_list(&f, cases[i].config, list, cases[i].n_parts, &st))
             fail_msg("case %zu: %s", i, st.msg);
         const struct weight *w = quant_folder_find(f.q, "m.weight");
