@@ -36,11 +36,18 @@ def safetensors(name, config, shapes, dtype="BF16", tail=b""):
         struct.pack("<H", len(text)) + text + struct.pack("<Q", len(head)) + head + data + tail)
 
 
-def quantized(name, rules, parts):
-    """The model whose q_proj is quantized."""
+def quantized(name, rules, parts, width=8):
+    """The model whose q_proj is quantized, of 8 rows; `width` columns, for groups of 32."""
     base = "model.layers.0.self_attn.q_proj"
-    plain = {k: v for k, v in weights.items() if k != base + ".weight"}
-    safetensors("quant-" + name, {**CONFIG, "quantization_config": rules},
+    other = {"input_layernorm", "post_attention_layernorm"}
+    turned = {"self_attn.o_proj", "mlp.down_proj"}
+    layer = {k: [width] if k in other else [width, 8] if k in turned else [8, width]
+             for k in LAYER}
+    plain = {"model.embed_tokens.weight": [16, width], "model.norm.weight": [width],
+             **{f"model.layers.0.{k}.weight": v for k, v in layer.items()}}
+    del plain[base + ".weight"]
+    safetensors("quant-" + name,
+                {**CONFIG, "hidden_size": width, "head_dim": 8, "quantization_config": rules},
                 {**plain, **{base + k: v for k, v in parts.items()}})
 
 
@@ -74,7 +81,7 @@ safetensors("quantized", {**CONFIG, "quantization_config": {"quant_method": "gpt
 safetensors("empty", {}, {})
 
 ONES = struct.pack("<e", 1)
-STATE = ('{"quant_type":"nf4","blocksize":4,"dtype":"bfloat16","shape":[8,8],'
+STATE = ('{"quant_type":"nf4","blocksize":32,"dtype":"bfloat16","shape":[8,64],'
          '"nested_blocksize":256,"nested_dtype":"float32","nested_offset":0.5}').encode()
 NF4 = [-1, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,
        -0.18477343022823334, -0.09105003625154495, 0, 0.07958029955625534, 0.16093020141124725,
@@ -91,30 +98,30 @@ def group(bits, form, acts=None, **changes):
 
 quantized("nf4", {"quant_method": "bitsandbytes", "load_in_4bit": True,
                   "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
-          {".weight": ("U8", [32, 1], None), ".weight.absmax": ("U8", [16], None),
+          {".weight": ("U8", [256, 1], None), ".weight.absmax": ("U8", [16], None),
            ".weight.quant_map": ("F32", [16], struct.pack("<16f", *NF4)),
            ".weight.nested_absmax": ("F32", [1], struct.pack("<f", 2)),
            ".weight.nested_quant_map": ("F32", [256], struct.pack("<256f", *range(256))),
-           ".weight.quant_state.bitsandbytes__nf4": ("U8", [len(STATE)], STATE)})
+           ".weight.quant_state.bitsandbytes__nf4": ("U8", [len(STATE)], STATE)}, 64)
 quantized("int8", {"quant_method": "bitsandbytes", "load_in_8bit": True},
           {".weight": ("I8", [8, 8], None), ".SCB": ("F32", [8], struct.pack("<8f", *range(8))),
            ".weight_format": ("U8", [], b"\0")})
-quantized("gptq", {"quant_method": "gptq", "bits": 4, "group_size": 4, "desc_act": True},
-          {".qweight": ("I32", [1, 8], None), ".qzeros": ("I32", [2, 1], None),
+quantized("gptq", {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": True},
+          {".qweight": ("I32", [8, 8], None), ".qzeros": ("I32", [2, 1], None),
            ".scales": ("F16", [2, 8], ONES * 16),
-           ".g_idx": ("I32", [8], struct.pack("<8i", 1, 0, 1, 0, 0, 1, 1, 0))})
+           ".g_idx": ("I32", [64], struct.pack("<64i", *[i % 2 for i in range(64)]))}, 64)
 quantized("gptq8", {"quant_method": "gptq", "bits": 8, "group_size": -1,
                     "checkpoint_format": "gptq_v2"},
           {".qweight": ("I32", [2, 8], None), ".qzeros": ("I32", [1, 2], None),
            ".scales": ("F16", [1, 8], ONES * 8)})
-quantized("awq", {"quant_method": "awq", "bits": 4, "group_size": 8, "version": "gemm"},
+quantized("awq", {"quant_method": "awq", "bits": 4, "group_size": -1, "version": "gemm"},
           {".qweight": ("I32", [8, 1], None), ".qzeros": ("I32", [1, 1], None),
            ".scales": ("F16", [1, 8], ONES * 8)})
-quantized("pack", group(4, "pack-quantized", strategy="group", group_size=4, symmetric=False),
-          {".weight_packed": ("I32", [8, 1], None), ".weight_scale": ("F16", [8, 2], ONES * 16),
+quantized("pack", group(4, "pack-quantized", strategy="group", group_size=32, symmetric=False),
+          {".weight_packed": ("I32", [8, 8], None), ".weight_scale": ("F16", [8, 2], ONES * 16),
            ".weight_zero_point": ("I32", [1, 2], None),
-           ".weight_shape": ("I64", [2], struct.pack("<2q", 8, 8)),
-           ".weight_g_idx": ("I32", [8], struct.pack("<8i", 1, 0, 1, 0, 0, 1, 1, 0))})
+           ".weight_shape": ("I64", [2], struct.pack("<2q", 8, 64)),
+           ".weight_g_idx": ("I32", [64], struct.pack("<64i", *[i % 2 for i in range(64)]))}, 64)
 quantized("w8a8", group(8, "int-quantized", {"num_bits": 8, "type": "int", "strategy": "token",
                                               "dynamic": True}),
           {".weight": ("I8", [8, 8], None), ".weight_scale": ("F16", [8, 1], ONES * 8)})
