@@ -43,8 +43,8 @@ struct engine_options {
     bool random_weights;       /* model_path has a config.json alone: for benchmarks */
     const char *cpu_precision; /* "fast", "exact" */
     const char *cpu_isa;       /* NULL = best */
-    const char *kv_dtype;      /* "auto", "f32", "f16", "bf16"; auto = f16, f32 when exact; on other
-                                  devices the type of activations */
+    const char *kv_dtype;      /* "auto", "f32", "f16", "bf16", "int8", "fp8"; auto = f16, f32 when
+                                  exact; on other devices the type of activations */
     const char *device;        /* "auto", "cpu", "cuda"; NULL = auto */
     const char *dtype;         /* of activations on other devices: "auto", "bf16", "f16" */
     const char *quantize;      /* the layers' matrices, as scheme_parse reads it; NULL, "" and

@@ -96,21 +96,31 @@ bool plan_device_options(const struct model_file *f, const struct engine_options
     return choose_act(f, o, out, st);
 }
 
-static bool choose_kv_dtype(struct plan *p, const struct engine_options *o, enum dtype act,
-                            struct status *st)
+static bool find_kv_dtype(const char *name, enum dtype *out, struct status *st)
 {
-    if (!o->kv_dtype || is_word(o->kv_dtype, "auto"))
+    static const enum dtype types[] = {DT_F32, DT_F16, DT_BF16, DT_INT8, DT_FP8};
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        *out = types[i];
+        if (is_word(name, dtype_traits[types[i]].name))
+            return true;
+    }
+    return status_fail(st, STATUS_BAD_INPUT,
+                       "kv-dtype: want auto, f32, f16, bf16, int8 or fp8, found %.32s", name);
+}
+
+static bool choose_kv_dtype(struct plan *p, const struct engine_options *o, const struct ops *ops,
+                            const struct device *dev, struct status *st)
+{
+    const enum dtype act = ops->act_dtype(dev);
+    if (!o->kv_dtype || is_word(o->kv_dtype, "auto")) {
         p->kv_dtype = act != DT_F32 ? act : p->precision == PRECISION_EXACT ? DT_F32 : DT_F16;
-    else if (is_word(o->kv_dtype, "f32"))
-        p->kv_dtype = DT_F32;
-    else if (is_word(o->kv_dtype, "f16"))
-        p->kv_dtype = DT_F16;
-    else if (is_word(o->kv_dtype, "bf16"))
-        p->kv_dtype = DT_BF16;
-    else
-        return status_fail(st, STATUS_BAD_INPUT,
-                           "kv-dtype: want auto, f32, f16 or bf16, found %.32s", o->kv_dtype);
-    return true;
+        return true;
+    }
+    return find_kv_dtype(o->kv_dtype, &p->kv_dtype, st) &&
+           (ops->kv_fits(dev, p->kv_dtype) ||
+            status_fail(st, STATUS_UNSUPPORTED,
+                        "kv-dtype: %s with %s activations does not run on %s; auto does",
+                        o->kv_dtype, dtype_traits[act].name, ops->name));
 }
 
 static int32_t least(int32_t a, int32_t b)
@@ -138,7 +148,7 @@ static bool read_options(struct plan *p, const struct model_file *f, const struc
     if (!plan_device_options(f, o, &device, st))
         return false;
     p->precision = device.precision;
-    if (!choose_kv_dtype(p, o, ops->act_dtype(dev), st) ||
+    if (!choose_kv_dtype(p, o, ops, dev, st) ||
         !check_range("max-seqs", o->seqs_max, SEQS_MAX, st) ||
         !check_range("max-step-tokens", o->step_tokens_max, STEP_TOKENS_MAX, st) ||
         !check_range("block-tokens", o->block_tokens, BLOCK_TOKENS_MAX, st) ||
@@ -158,8 +168,13 @@ static bool read_options(struct plan *p, const struct model_file *f, const struc
 static size_t count_block_bytes(const struct plan *p, const struct model_config *cfg)
 {
     /* Each factor has a limit: 1024 layers, 1024 heads of 512, 256 tokens: below 2^42. */
-    return 2 * (size_t)cfg->n_layers * (size_t)cfg->n_kv_heads * (size_t)p->limits.block_tokens *
-           (size_t)cfg->head_dim * (size_t)dtype_traits[p->kv_dtype].block_bytes;
+    const struct kv_cache block = {.dtype = p->kv_dtype,
+                                   .n_layers = cfg->n_layers,
+                                   .n_blocks = 1,
+                                   .block_tokens = p->limits.block_tokens,
+                                   .n_kv_heads = cfg->n_kv_heads,
+                                   .head_dim = cfg->head_dim};
+    return 2 * (kv_bytes(&block) + kv_scale_bytes(&block));
 }
 
 static uint64_t count_blocks_wanted(const struct step_limits *l)
@@ -171,7 +186,7 @@ static uint64_t count_blocks_wanted(const struct step_limits *l)
 /* What all else leaves of a device that runs nothing else. */
 static uint64_t count_blocks_left(const struct plan *p)
 {
-    const uint64_t rest = p->weight_bytes + p->activation_bytes + p->work_bytes + 2 * MEM_ALIGN;
+    const uint64_t rest = p->weight_bytes + p->activation_bytes + p->work_bytes + 4 * MEM_ALIGN;
     return p->available_bytes > rest ? (p->available_bytes - rest) / p->kv_block_bytes : 0;
 }
 
@@ -392,9 +407,10 @@ void plan_print(const struct plan *p, struct buf *out)
     buf_put_str(out, "memory\n");
     print_line(out, "weights", p->weight_bytes, "as the device holds them");
     plan_weights_print(&p->weights, out);
-    snprintf(why, sizeof why, "%d blocks of %d tokens, %s, %llu bytes a block: %s", l->n_blocks,
-             l->block_tokens, dtype_traits[p->kv_dtype].name, (unsigned long long)p->kv_block_bytes,
-             p->kv_from);
+    snprintf(why, sizeof why, "%d blocks of %d tokens, %s%s, %llu bytes a block: %s", l->n_blocks,
+             l->block_tokens, dtype_traits[p->kv_dtype].name,
+             kv_has_scales(p->kv_dtype) ? " with scales" : "",
+             (unsigned long long)p->kv_block_bytes, p->kv_from);
     print_line(out, "KV cache", p->kv_bytes, why);
     snprintf(why, sizeof why, "%d tokens a step, %d rows of logits", l->step_tokens_max,
              p->device.heads_max);

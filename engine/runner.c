@@ -95,7 +95,6 @@ static bool make_plan(struct runner *r, const struct model_file *f, const struct
 static bool take_cache(struct runner *r, struct status *st)
 {
     const struct model_config *cfg = &r->model.cfg;
-    const size_t half = (size_t)r->plan.kv_bytes / 2;
     struct kv_cache *kv = &r->decoder.kv;
     *kv = (struct kv_cache){
         .dtype = r->plan.kv_dtype,
@@ -105,11 +104,13 @@ static bool take_cache(struct runner *r, struct status *st)
         .n_kv_heads = cfg->n_kv_heads,
         .head_dim = cfg->head_dim,
     };
-    kv->k = r->ops->mem_take(r->dev, half, st);
-    if (!kv->k)
-        return false;
-    kv->v = r->ops->mem_take(r->dev, half, st);
-    return kv->v != NULL;
+    kv->k = r->ops->mem_take(r->dev, kv_bytes(kv), st);
+    kv->v = kv->k ? r->ops->mem_take(r->dev, kv_bytes(kv), st) : NULL;
+    if (!kv->v || !kv_has_scales(kv->dtype))
+        return kv->v != NULL;
+    kv->k_scale = r->ops->mem_take(r->dev, kv_scale_bytes(kv), st);
+    kv->v_scale = kv->k_scale ? r->ops->mem_take(r->dev, kv_scale_bytes(kv), st) : NULL;
+    return kv->v_scale != NULL;
 }
 
 static bool take_activations(struct runner *r, struct status *st)

@@ -32,7 +32,8 @@ struct option {
 #define AT(field) offsetof(struct config, field)
 
 static const struct option options[] = {
-    {"Model", "model", TEXT, AT(model), "", 0, 4096, 0, "GGUF file or Hugging Face folder to serve"},
+    {"Model", "model", TEXT, AT(model), "", 0, 4096, 0,
+     "GGUF file or Hugging Face folder to serve"},
     {"Model", "served-model-name", TEXT, AT(served_model_name), "", 0, 200, 0,
      "name in /v1/models and in answers; default: that of the file or folder"},
     {"Model", "engine", CHOICE, AT(engine), "process", 0, 0, "process|local|fake",
@@ -66,9 +67,10 @@ static const struct option options[] = {
      "deaths of the engine in 10 minutes, after which it stays down; -1 = always start it again"},
     {"Model", "engine-backoff-ms", NUMBER, AT(engine_backoff_ms), "10000", 1, 3600000, 0,
      "longest wait before the engine is started again"},
-    {"Cache", "kv-dtype", CHOICE, AT(kv_dtype), "auto", 0, 0, "auto|f32|f16|bf16",
-     "type of cached keys and values; auto = f16, or f32 with cpu-precision exact; on a CUDA device "
-     "that of activations"},
+    {"Cache", "kv-dtype", CHOICE, AT(kv_dtype), "auto", 0, 0, "auto|f32|f16|bf16|int8|fp8",
+     "type of cached keys and values; auto = f16, or f32 with cpu-precision exact; on a CUDA "
+     "device "
+     "that of activations; int8 and fp8 take half as much"},
     {"Cache", "kv-blocks", NUMBER, AT(kv_blocks), "0", 0, 1 << 28, 0,
      "blocks of the KV cache; 0 = from kv-memory"},
     {"Cache", "kv-memory", BYTES, AT(kv_memory), "0", 0, 1024 * GIB, 0,

@@ -165,22 +165,27 @@ static void find_columns(struct attend_source *from, const struct attend_job *jo
                          const struct attend_part *p, int first, int n_cols)
 {
     const struct kv_cache *kv = job->args->kv;
-    size_t row_bytes = (size_t)kv->head_dim * kv_value_bytes(kv->dtype);
-    size_t at = 0;
+    const size_t row_bytes = kv_row_bytes(kv);
+    size_t row = 0;
     bool known = false;
     for (int c = 0; c < n_cols; c++) {
         int position = first + c;
         if (position < p->begin || position >= p->end) {
             from->k[c] = from->v[c] = (const char *)p->zeros;
+            from->k_scale[c] = from->v_scale[c] = 0;
             continue;
         }
         if (!known || position % kv->block_tokens == 0)
-            at = kv_offset(kv, job->args->layer, p->table, p->kv_head, position);
+            row = kv_row(kv, job->args->layer, p->table, p->kv_head, position);
         else
-            at += row_bytes;
+            row++;
         known = true;
-        from->k[c] = (const char *)kv->k + at;
-        from->v[c] = (const char *)kv->v + at;
+        from->k[c] = (const char *)kv->k + row * row_bytes;
+        from->v[c] = (const char *)kv->v + row * row_bytes;
+        if (kv_has_scales(kv->dtype)) {
+            from->k_scale[c] = kv->k_scale[row];
+            from->v_scale[c] = kv->v_scale[row];
+        }
     }
 }
 
@@ -307,7 +312,7 @@ void cpu_attention(struct device *d, const struct attention_args *a)
 {
     const struct kv_cache *kv = a->kv;
     assert(kv->head_dim <= HEAD_DIM_MAX && a->n_heads % kv->n_kv_heads == 0);
-    assert(kv->dtype == DT_F32 || kv->dtype == DT_F16 || kv->dtype == DT_BF16);
+    assert(cpu_backend.ops->kv_fits(d, kv->dtype));
     assert(d->scratch_bytes >= cpu_attention_scratch_bytes(d, d->batch.n_seqs));
     float *spans = (float *)d->scratch + (size_t)d->n_threads * WORK_FLOATS;
     struct attend_job job = {.args = a,

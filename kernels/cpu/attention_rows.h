@@ -16,15 +16,25 @@ ALWAYS_INLINE __m256 load8_as(enum dtype dtype, const char *p)
 {
     if (dtype == DT_F32)
         return _mm256_loadu_ps((const float *)p);
+    if (dtype == DT_INT8)
+        return load8_i8(p);
     __m128i half = _mm_loadu_si128((const __m128i *)p);
     if (dtype == DT_F16)
         return _mm256_cvtph_ps(half);
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
 }
 
-/* 8 columns x 8 values at row[0..8) + at become 8 rows at out, ATTEND_CHUNK apart. */
-ALWAYS_INLINE void transpose8(float *out, const char *const *row, size_t at, enum dtype dtype)
+ALWAYS_INLINE void put8(float *out, __m256 columns, __m256 scales, enum dtype dtype)
 {
+    _mm256_storeu_ps(out, kv_has_scales(dtype) ? _mm256_mul_ps(columns, scales) : columns);
+}
+
+/* 8 columns x 8 values at row[0..8) + at, times their scales, become 8 rows at out, ATTEND_CHUNK
+ * apart. */
+ALWAYS_INLINE void transpose8(float *out, const char *const *row, size_t at, const float *scale,
+                              enum dtype dtype)
+{
+    const __m256 scales = _mm256_loadu_ps(scale);
     __m256 a[8], b[8];
     for (int i = 0; i < 8; i++)
         a[i] = load8_as(dtype, row[i] + at);
@@ -39,57 +49,82 @@ ALWAYS_INLINE void transpose8(float *out, const char *const *row, size_t at, enu
         a[i + 3] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0xee);
     }
     for (int i = 0; i < 4; i++) {
-        _mm256_storeu_ps(out + i * ATTEND_CHUNK, _mm256_permute2f128_ps(a[i], a[i + 4], 0x20));
-        _mm256_storeu_ps(out + (i + 4) * ATTEND_CHUNK,
-                         _mm256_permute2f128_ps(a[i], a[i + 4], 0x31));
+        put8(out + i * ATTEND_CHUNK, _mm256_permute2f128_ps(a[i], a[i + 4], 0x20), scales, dtype);
+        put8(out + (i + 4) * ATTEND_CHUNK, _mm256_permute2f128_ps(a[i], a[i + 4], 0x31), scales,
+             dtype);
     }
 }
 #endif
 
+ALWAYS_INLINE float load_scaled(enum dtype dtype, const char *p, float scale)
+{
+    return kv_has_scales(dtype) ? load_as(dtype, p) * (scale * code_unit(dtype))
+                                : load_as(dtype, p);
+}
+
 ALWAYS_INLINE void load_keys(const struct attend_tile *t, const struct attend_source *from,
                              int n_cols, enum dtype dtype)
 {
-    size_t bytes = dtype == DT_F32 ? 4 : 2;
+    const size_t bytes = value_bytes(dtype);
     int d = 0;
 #if defined(__AVX2__)
     for (; d + 8 <= t->head_dim; d += 8) {
         for (int c = 0; c < n_cols; c += 8)
-            transpose8(t->kt + d * ATTEND_CHUNK + c, from->k + c, (size_t)d * bytes, dtype);
+            transpose8(t->kt + d * ATTEND_CHUNK + c, from->k + c, (size_t)d * bytes,
+                       from->k_scale + c, dtype);
     }
 #endif
     for (; d < t->head_dim; d++) {
         for (int c = 0; c < n_cols; c++)
-            t->kt[d * ATTEND_CHUNK + c] = load_as(dtype, from->k[c] + (size_t)d * bytes);
+            t->kt[d * ATTEND_CHUNK + c] =
+                load_scaled(dtype, from->k[c] + (size_t)d * bytes, from->k_scale[c]);
     }
 }
 
 ALWAYS_INLINE void load_values(const struct attend_tile *t, const struct attend_source *from,
                                int n_cols, enum dtype dtype)
 {
-    size_t bytes = dtype == DT_F32 ? 4 : 2;
+    const size_t bytes = value_bytes(dtype);
     for (int c = 0; c < n_cols; c++) {
         float *v = t->v + c * t->stride;
+        const vf scale = vf_set(from->v_scale[c] * code_unit(dtype));
         int d = 0;
-        for (; d + VEC_N <= t->head_dim; d += VEC_N)
-            vf_store(v + d, vf_load_as(dtype, from->v[c] + (size_t)d * bytes));
+        for (; d + VEC_N <= t->head_dim; d += VEC_N) {
+            const vf codes = vf_load_as(dtype, from->v[c] + (size_t)d * bytes);
+            vf_store(v + d, kv_has_scales(dtype) ? vf_mul(codes, scale) : codes);
+        }
         for (; d < t->head_dim; d++)
-            v[d] = load_as(dtype, from->v[c] + (size_t)d * bytes);
+            v[d] = load_scaled(dtype, from->v[c] + (size_t)d * bytes, from->v_scale[c]);
         for (; d < t->stride; d++)
             v[d] = 0;
     }
 }
 
+ALWAYS_INLINE void load_both(const struct attend_tile *t, const struct attend_source *from,
+                             int n_cols, enum dtype dtype)
+{
+    load_keys(t, from, n_cols, kv_key_dtype(dtype));
+    load_values(t, from, n_cols, dtype);
+}
+
 static void attend_load(const struct attend_tile *t, const struct attend_source *from, int n_cols)
 {
-    if (from->dtype == DT_F16) {
-        load_keys(t, from, n_cols, DT_F16);
-        load_values(t, from, n_cols, DT_F16);
-    } else if (from->dtype == DT_BF16) {
-        load_keys(t, from, n_cols, DT_BF16);
-        load_values(t, from, n_cols, DT_BF16);
-    } else {
-        load_keys(t, from, n_cols, DT_F32);
-        load_values(t, from, n_cols, DT_F32);
+    switch (from->dtype) {
+    case DT_F16:
+        load_both(t, from, n_cols, DT_F16);
+        return;
+    case DT_BF16:
+        load_both(t, from, n_cols, DT_BF16);
+        return;
+    case DT_INT8:
+        load_both(t, from, n_cols, DT_INT8);
+        return;
+    case DT_FP8:
+        load_both(t, from, n_cols, DT_FP8);
+        return;
+    default:
+        load_both(t, from, n_cols, DT_F32);
+        return;
     }
 }
 

@@ -145,6 +145,12 @@ static enum dtype act_dtype(const struct device *d)
     return DT_F32;
 }
 
+static bool kv_fits(const struct device *d, enum dtype dtype)
+{
+    (void)d;
+    return dtype == DT_F32 || dtype == DT_F16 || dtype == DT_BF16 || kv_has_scales(dtype);
+}
+
 static uint64_t count_free(const struct device *d)
 {
     (void)d;
@@ -228,6 +234,7 @@ static const struct ops ops = {
     .name = "cpu",
     .host_memory = true,
     .act_dtype = act_dtype,
+    .kv_fits = kv_fits,
     .mem_free = count_free,
     .mem_take = take_mem,
     .copy_in = copy,

@@ -6,19 +6,23 @@
 
 static inline size_t kv_value_bytes(enum dtype dtype)
 {
-    return dtype == DT_F32 ? 4 : 2;
+    return (size_t)dtype_traits[dtype].block_bytes;
 }
 
-/* Bytes from the start of K (or V) to the row of `position` in the sequence whose blocks are in
- * `table`. */
-static inline size_t kv_offset(const struct kv_cache *kv, int layer, const int32_t *table,
-                               int kv_head, int position)
+/* Number of the row of `position` in the sequence whose blocks are in `table`: of K, of V, and of
+ * their scales. */
+static inline size_t kv_row(const struct kv_cache *kv, int layer, const int32_t *table, int kv_head,
+                            int position)
 {
     size_t block =
         (size_t)layer * (size_t)kv->n_blocks + (size_t)table[position / kv->block_tokens];
-    size_t row = (block * (size_t)kv->n_kv_heads + (size_t)kv_head) * (size_t)kv->block_tokens +
-                 (size_t)(position % kv->block_tokens);
-    return row * (size_t)kv->head_dim * kv_value_bytes(kv->dtype);
+    return (block * (size_t)kv->n_kv_heads + (size_t)kv_head) * (size_t)kv->block_tokens +
+           (size_t)(position % kv->block_tokens);
+}
+
+static inline size_t kv_row_bytes(const struct kv_cache *kv)
+{
+    return (size_t)kv->head_dim * kv_value_bytes(kv->dtype);
 }
 
 /* The place in its sequence's cache of token t of the batch. */

@@ -1,5 +1,6 @@
 /* rope_kv.c - the step between projections and attention: norms the heads of q and k where the
- * family does, rotates them by their position, and writes k and v to their pages.
+ * family does, rotates them by their position, and writes k and v to their pages, in 8 bits behind
+ * a Hadamard turn.
  *
  * The angle position * inv_freq is rounded to float before its sine is taken, as the models were
  * trained (rotary embedding in float32); the sine itself is the C library's. */
@@ -34,7 +35,7 @@ static void find_angles(struct rope_angles *angles, const struct rope_kv_args *a
     }
 }
 
-/* Norms and rotates n_heads heads at x. */
+/* Norms and turns n_heads heads at x. */
 static void turn_heads(const struct rope_job *job, float *x, const float *norm, int n_heads,
                        const struct rope_angles *angles)
 {
@@ -44,7 +45,21 @@ static void turn_heads(const struct rope_job *job, float *x, const float *norm, 
             job->kernels->norm_rms(x, x, NULL, norm, a->kv->head_dim, a->norm_eps);
         if (a->rope != ROPE_NONE)
             job->kernels->rope(x, angles, a->rope, a->rope_dims);
+        if (kv_has_scales(a->kv->dtype))
+            job->kernels->hadamard(x, a->kv->head_dim);
     }
+}
+
+/* Row of K or V, which are `cache`, `scales` and `dtype`. */
+static void store_row(const struct rope_job *job, void *cache, float *scales, enum dtype dtype,
+                      size_t row, const float *from)
+{
+    const struct kv_cache *kv = job->args->kv;
+    char *to = (char *)cache + row * kv_row_bytes(kv);
+    if (kv_has_scales(dtype))
+        scales[row] = job->kernels->kv_quantize(to, from, kv->head_dim, dtype);
+    else
+        job->kernels->kv_store(to, from, kv->head_dim, dtype);
 }
 
 static void store_token(const struct rope_job *job, int t, const float *k, const float *v)
@@ -54,10 +69,10 @@ static void store_token(const struct rope_job *job, int t, const float *k, const
     int position = batch_kv_position(job->batch, t);
     const int32_t *table = batch_table(job->batch, job->table_stride, job->batch->token_seq[t]);
     for (int h = 0; h < kv->n_kv_heads; h++) {
-        size_t at = kv_offset(kv, a->layer, table, h, position);
+        size_t row = kv_row(kv, a->layer, table, h, position);
         int from = h * kv->head_dim;
-        job->kernels->kv_store((char *)kv->k + at, k + from, kv->head_dim, kv->dtype);
-        job->kernels->kv_store((char *)kv->v + at, v + from, kv->head_dim, kv->dtype);
+        store_row(job, kv->k, kv->k_scale, kv_key_dtype(kv->dtype), row, k + from);
+        store_row(job, kv->v, kv->v_scale, kv->dtype, row, v + from);
     }
 }
 
@@ -83,7 +98,7 @@ void cpu_rope_kv(struct device *d, const struct rope_kv_args *a)
 {
     assert(a->kv->head_dim <= HEAD_DIM_MAX);
     assert(a->rope == ROPE_NONE || (a->rope_dims % 2 == 0 && a->rope_dims <= a->kv->head_dim));
-    assert(a->kv->dtype == DT_F32 || a->kv->dtype == DT_F16 || a->kv->dtype == DT_BF16);
+    assert(cpu_backend.ops->kv_fits(d, a->kv->dtype));
     struct rope_job job = {a, &d->batch, d->limits.table_stride, cpu_rows(d)};
     cpu_parallel(d, rope_part, &job, divide_up(d->batch.n_tokens, TOKENS_PER_PART));
 }

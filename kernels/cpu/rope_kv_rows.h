@@ -1,6 +1,8 @@
-/* rope_kv_rows.h - rotates one head, and writes one row to the cache. */
+/* rope_kv_rows.h - turns one head, and writes one row to the cache. */
 #include "kernels/cpu/rows.h"
 #include "kernels/cpu/vec.h"
+
+#include <float.h>
 
 static void rope_neox(float *x, const struct rope_angles *angles, int half)
 {
@@ -55,4 +57,76 @@ static void kv_store(char *dst, const float *src, int n, enum dtype dtype)
     }
     for (; i < n; i++)
         out[i] = dtype == DT_F16 ? f32_to_f16(src[i]) : f32_to_bf16(src[i]);
+}
+
+/* log2 of 2 `half` such steps multiply by the Hadamard matrix, all in the same places. */
+static void add_halves(float *restrict y, const float *restrict x, int half)
+{
+    for (int i = 0; i < half; i++) {
+        y[2 * i] = x[i] + x[i + half];
+        y[2 * i + 1] = x[i] - x[i + half];
+    }
+}
+
+/* In blocks, and over the root of their size: the turn that ops.h defines. */
+static void hadamard(float *x, int n)
+{
+    const int block = n & -n;
+    const float scale = 1 / sqrtf((float)block);
+    float step[2][HEAD_DIM_MAX];
+    for (int first = 0; first < n; first += block) {
+        const float *from = x + first;
+        for (int i = 0; 1 << i < block; i++) {
+            add_halves(step[i % 2], from, block / 2);
+            from = step[i % 2];
+        }
+        for (int i = 0; i < block; i++)
+            x[first + i] = from[i] * scale;
+    }
+}
+
+/* A number's place as an integer: what is added makes the last place of the sum 1. */
+static uint8_t int8_code(float x) /* |x| <= 127 */
+{
+    return (uint8_t)f32_to_bits(x + 0x1.8p23f);
+}
+
+/* To nearest even: above 2^-6 by a carry out of the bits that go, below in places of 2^-9. */
+static uint8_t e4m3_code(float x) /* |x| <= 448 */
+{
+    uint32_t bits = f32_to_bits(x), magnitude = bits & 0x7fffffff;
+    uint32_t normal = ((magnitude + 0x7ffff + (magnitude >> 20 & 1)) >> 20) - (120 << 3);
+    uint32_t small = f32_to_bits(fabsf(x) + 0x1p14f) - f32_to_bits(0x1p14f);
+    return (uint8_t)((magnitude < f32_to_bits(0x1p-6f) ? small : normal) | (bits >> 24 & 0x80));
+}
+
+/* The scale of a row by which its largest magnitude becomes `limit`. */
+static float kv_scale(const float *x, int n, float limit)
+{
+    vf top = vf_set(0.0f), nan = vf_set(0.0f);
+    for (int i = 0; i < n; i += VEC_N) {
+        vf v = vf_load_n(x + i, smaller(n - i, VEC_N));
+        top = vf_max(top, vf_max(v, vf_sub(vf_set(0.0f), v)));
+        nan = vf_note_nan(nan, v);
+    }
+    float scale = vf_top(top) / limit;
+    if (vf_any_nan(nan) || isinf(scale))
+        return NAN;
+    return scale < FLT_MIN ? 0 : scale;
+}
+
+static float kv_quantize(char *dst, const float *src, int n, enum dtype dtype)
+{
+    uint8_t *out = (uint8_t *)dst;
+    float scale = kv_scale(src, n, dtype == DT_INT8 ? 127.0f : 448.0f);
+    if (!(scale > 0)) {
+        memset(out, 0, (size_t)n);
+    } else if (dtype == DT_INT8) {
+        for (int i = 0; i < n; i++)
+            out[i] = int8_code(src[i] / scale);
+    } else {
+        for (int i = 0; i < n; i++)
+            out[i] = e4m3_code(src[i] / scale);
+    }
+    return scale;
 }

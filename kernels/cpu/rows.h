@@ -43,6 +43,7 @@ struct attend_tile {
 /* Where the K and V of a chunk are: one pointer for each column. */
 struct attend_source {
     const char *k[ATTEND_CHUNK], *v[ATTEND_CHUNK]; /* each [head_dim] of dtype */
+    float k_scale[ATTEND_CHUNK], v_scale[ATTEND_CHUNK]; /* where the type has scales */
     enum dtype dtype;
 };
 
@@ -60,6 +61,8 @@ struct row_kernels {
     void (*act)(float *y, const float *gate, const float *up, int n, enum act_kind kind);
     void (*rope)(float *x, const struct rope_angles *angles, enum rope_kind kind, int dims);
     void (*kv_store)(char *dst, const float *src, int n, enum dtype dtype);
+    void (*hadamard)(float *x, int n);
+    float (*kv_quantize)(char *dst, const float *src, int n, enum dtype dtype); /* its scale */
 
     void (*attend_load)(const struct attend_tile *t, const struct attend_source *from, int n_cols);
     void (*attend_chunk)(const struct attend_tile *t, int first, int n_cols);

@@ -21,6 +21,33 @@
 #include <immintrin.h>
 #endif
 
+/* The 7 bits of E4M3's exponent and fraction, put behind a clear upper bit of a half's exponent,
+ * are a half of 2^-8 its value, subnormal ones too: what a sign-extended byte times 128 is under
+ * this mask. */
+enum { E4M3_AS_HALF = (int16_t)0xbfff };
+
+static inline float load_i8(const char *p)
+{
+    return (float)*(const int8_t *)p;
+}
+
+static inline float load_e4m3(const char *p)
+{
+    return f32_from_f16((uint16_t)((*(const int8_t *)p * 128) & E4M3_AS_HALF));
+}
+
+#if defined(__AVX2__)
+static inline __m256 load8_i8(const char *p)
+{
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+}
+static inline __m256 load8_e4m3(const char *p)
+{
+    __m128i u = _mm_slli_epi16(_mm_cvtepi8_epi16(_mm_loadl_epi64((const __m128i *)p)), 7);
+    return _mm256_cvtph_ps(_mm_and_si128(u, _mm_set1_epi16(E4M3_AS_HALF)));
+}
+#endif
+
 #if defined(__AVX512F__)
 
 enum { VEC_N = 16 };
@@ -75,6 +102,15 @@ static inline vf vf_load_bf16(const uint16_t *p)
     __m512i u = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
     return _mm512_castsi512_ps(_mm512_slli_epi32(u, 16));
 }
+static inline vf vf_load_i8(const char *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
+static inline vf vf_load_e4m3(const char *p)
+{
+    __m256i u = _mm256_slli_epi16(_mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)p)), 7);
+    return _mm512_cvtph_ps(_mm256_and_si256(u, _mm256_set1_epi16(E4M3_AS_HALF)));
+}
 
 #elif defined(__AVX2__)
 
@@ -125,6 +161,8 @@ static inline vf vf_load_bf16(const uint16_t *p)
     __m256i u = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));
     return _mm256_castsi256_ps(_mm256_slli_epi32(u, 16));
 }
+#define vf_load_i8(p)             load8_i8(p)
+#define vf_load_e4m3(p)           load8_e4m3(p)
 
 #else
 
@@ -148,6 +186,8 @@ typedef float vf;
 #define vf_load_f16(p)            f32_from_f16(*(p))
 #define vf_store_f16(p, v)        (*(p) = f32_to_f16(v))
 #define vf_load_bf16(p)           f32_from_bf16(*(p))
+#define vf_load_i8(p)             load_i8(p)
+#define vf_load_e4m3(p)           load_e4m3(p)
 
 static inline float vf_max(float a, float b)
 {
@@ -225,13 +265,29 @@ static inline void vf_store_bf16(uint16_t *p, vf a)
 
 #endif
 
-/* VEC_N values of a cache type at p, and one. */
+static inline size_t
+value_bytes(enum dtype dtype) /* of a cache type; for loops it is constant in */
+{
+    return dtype == DT_F32 ? 4 : dtype == DT_F16 || dtype == DT_BF16 ? 2 : 1;
+}
+
+/* What 1 of the numbers below is worth, before the scale. */
+static inline float code_unit(enum dtype dtype)
+{
+    return dtype == DT_FP8 ? 256.0f : 1.0f;
+}
+
+/* VEC_N values of a cache type at p, and one; codes where the type has scales. */
 static inline vf vf_load_as(enum dtype dtype, const char *p)
 {
     if (dtype == DT_F16)
         return vf_load_f16((const uint16_t *)p);
     if (dtype == DT_BF16)
         return vf_load_bf16((const uint16_t *)p);
+    if (dtype == DT_INT8)
+        return vf_load_i8(p);
+    if (dtype == DT_FP8)
+        return vf_load_e4m3(p);
     return vf_load((const float *)p);
 }
 
@@ -241,6 +297,10 @@ static inline float load_as(enum dtype dtype, const char *p)
         return f32_from_f16(*(const uint16_t *)p);
     if (dtype == DT_BF16)
         return f32_from_bf16(*(const uint16_t *)p);
+    if (dtype == DT_INT8)
+        return load_i8(p);
+    if (dtype == DT_FP8)
+        return load_e4m3(p);
     return *(const float *)p;
 }
 

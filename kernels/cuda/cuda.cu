@@ -123,6 +123,11 @@ enum dtype act_dtype(const device *d)
     return d->act;
 }
 
+bool kv_fits(const device *d, enum dtype dtype)
+{
+    return dtype == d->act;
+}
+
 /* Memory. */
 
 uint64_t mem_free(const device *d)
@@ -365,6 +370,7 @@ const ops table = {
     .name = "cuda",
     .host_memory = false,
     .act_dtype = act_dtype,
+    .kv_fits = kv_fits,
     .mem_free = mem_free,
     .mem_take = mem_take,
     .copy_in = copy_in,

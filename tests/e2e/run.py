@@ -18,7 +18,8 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import harness  # noqa: E402
 
-SUITES = ("start", "manager", "openai_python", "openai_node", "metrics", "bad_inputs", "batching", "aborts", "kills")
+SUITES = ("start", "manager", "openai_python", "openai_node", "metrics", "bad_inputs", "batching",
+          "kv8", "aborts", "kills")
 
 
 def use_python_with_openai():

@@ -23,11 +23,8 @@ struct bare {
 static inline struct kv_cache bare_cache(const struct bare *b)
 {
     const struct ops *ops = cpu_backend.ops;
-    const size_t half = (size_t)b->plan.kv_bytes / 2;
     struct status st = {0};
-    return (struct kv_cache){
-        .k = ops->mem_take(b->dev, half, &st),
-        .v = ops->mem_take(b->dev, half, &st),
+    struct kv_cache kv = {
         .dtype = b->plan.kv_dtype,
         .n_layers = b->model.cfg.n_layers,
         .n_blocks = b->plan.limits.n_blocks,
@@ -35,6 +32,11 @@ static inline struct kv_cache bare_cache(const struct bare *b)
         .n_kv_heads = b->model.cfg.n_kv_heads,
         .head_dim = b->model.cfg.head_dim,
     };
+    kv.k = ops->mem_take(b->dev, kv_bytes(&kv), &st);
+    kv.v = ops->mem_take(b->dev, kv_bytes(&kv), &st);
+    kv.k_scale = ops->mem_take(b->dev, kv_scale_bytes(&kv), &st);
+    kv.v_scale = ops->mem_take(b->dev, kv_scale_bytes(&kv), &st);
+    return kv;
 }
 
 static inline void bare_open(struct bare *b, const struct engine_options *o)

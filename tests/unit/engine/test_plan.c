@@ -53,6 +53,8 @@ static bool plan(const struct fixture *x, struct plan *p, const struct engine_op
 
 /* 2 of (K, V) x 2 layers x 2 heads x 16 dimensions x 16 tokens x 2 bytes */
 enum { BLOCK_BYTES = 2 * 2 * 2 * 16 * 16 * 2 };
+/* ... x 16 tokens x (16 dimensions and a scale of 4 bytes) */
+enum { BLOCK_BYTES_8 = 2 * 2 * 2 * 16 * (16 + 4) };
 
 static void by_default_all_sequences_fit_at_full_context(void **state)
 {
@@ -103,6 +105,14 @@ static void options_decide_over_defaults(void **state)
     assert_true(plan(*state, &p, &o, GIB, &st));
     assert_int_equal(p.limits.n_blocks, 10);
     assert_int_equal(p.kv_dtype, DT_BF16);
+    o = (struct engine_options){.kv_bytes = 10 * BLOCK_BYTES_8 + 1, .kv_dtype = "int8"};
+    assert_true(plan(*state, &p, &o, GIB, &st));
+    assert_int_equal(p.limits.n_blocks, 10);
+    assert_int_equal(p.kv_dtype, DT_INT8);
+    o.kv_dtype = "fp8";
+    assert_true(plan(*state, &p, &o, GIB, &st));
+    assert_int_equal(p.kv_block_bytes, BLOCK_BYTES_8);
+    assert_int_equal(p.kv_dtype, DT_FP8);
     o = (struct engine_options){.context_max = 40, .seqs_max = 3, .block_tokens = 8};
     assert_true(plan(*state, &p, &o, GIB, &st));
     assert_int_equal(p.limits.n_blocks, 3 * 5);
@@ -158,10 +168,10 @@ static void what_does_not_fit_is_refused_with_numbers(void **state)
          STATUS_BAD_INPUT,
          "cpu-precision: want fast or exact, found exactly"},
         {"dtype",
-         {.kv_dtype = "int8"},
+         {.kv_dtype = "q8_0"},
          1ull << 30,
          STATUS_BAD_INPUT,
-         "kv-dtype: want auto, f32, f16 or bf16, found int8"},
+         "kv-dtype: want auto, f32, f16, bf16, int8 or fp8, found q8_0"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         struct plan p;

@@ -366,17 +366,26 @@ static void a_sequence_gets_the_same_bits_alone_and_among_others(void **state)
     (void)state;
     static struct request q[SEQS];
     static struct answer alone[SEQS], mixed[SEQS];
-    static const char *const precisions[] = {"exact", "fast"};
-    static const enum dtype dtypes[] = {DT_F32, DT_Q8_0, DT_BF16};
-    for (int p = 0; p < 6; p++) {
+    static const struct {
+        const char *precision, *kv_dtype;
+        enum dtype dtype;
+        bool windowed;
+    } kinds[] = {
+        {"exact", "auto", DT_F32, false},  {"fast", "auto", DT_F32, false},
+        {"exact", "auto", DT_Q8_0, false}, {"fast", "auto", DT_Q8_0, false},
+        {"exact", "auto", DT_F32, true},   {"fast", "auto", DT_F32, true},
+        {"exact", "int8", DT_F32, false},  {"fast", "int8", DT_Q8_0, false},
+        {"exact", "fp8", DT_F32, true},    {"fast", "fp8", DT_Q8_0, false},
+    };
+    for (size_t p = 0; p < sizeof kinds / sizeof *kinds; p++) {
         struct fixture x;
         struct drive d;
         struct tiny t = tiny_default;
-        const bool windowed = dtypes[p / 2] == DT_BF16;
-        t.dtype = windowed ? DT_F32 : dtypes[p / 2];
+        t.dtype = kinds[p].dtype;
         write_model(&x, &t);
-        struct engine_options o = options(&x, precisions[p % 2], 1);
-        o.model_path = windowed ? windowed_path : o.model_path;
+        struct engine_options o = options(&x, kinds[p].precision, 1);
+        o.model_path = kinds[p].windowed ? windowed_path : o.model_path;
+        o.kv_dtype = kinds[p].kv_dtype;
         drive_open(&d, &o);
         for (int i = 0; i < SEQS; i++)
             make_request(&q[i], i);
@@ -391,9 +400,10 @@ static void a_sequence_gets_the_same_bits_alone_and_among_others(void **state)
                 assert_int_equal(mixed[i].n, q[i].n_prompt - 1 + q[i].n_new);
                 for (int j = 0; j < mixed[i].n; j++)
                     if (!same_out(&alone[i].out[j], &mixed[i].out[j]))
-                        fail_msg("%s, %s, seed %llu: sequence %d, output %d: alone %d %.9g, mixed "
-                                 "%d %.9g",
-                                 precisions[p % 2], dtype_traits[dtypes[p / 2]].name,
+                        fail_msg("%s, %s%s, kv %s, seed %llu: sequence %d, output %d: alone %d "
+                                 "%.9g, mixed %d %.9g",
+                                 kinds[p].precision, dtype_traits[t.dtype].name,
+                                 kinds[p].windowed ? ", windows" : "", kinds[p].kv_dtype,
                                  (unsigned long long)seed, i, j, alone[i].out[j].id,
                                  alone[i].out[j].logprob, mixed[i].out[j].id,
                                  mixed[i].out[j].logprob);
@@ -405,7 +415,7 @@ static void a_sequence_gets_the_same_bits_alone_and_among_others(void **state)
 }
 
 /* A prefix that is in the cache already: the slot is set with it as history. */
-static void check_prefix_hit(const char *model_path)
+static void check_prefix_hit(const char *model_path, const char *kv_dtype)
 {
     enum { N = 40, SHARED = 32 };
     struct fixture x;
@@ -415,6 +425,7 @@ static void check_prefix_hit(const char *model_path)
     random_ids(ids, N, 3);
     struct engine_options o = options(&x, "fast", 2);
     o.model_path = model_path ? model_path : o.model_path;
+    o.kv_dtype = kv_dtype;
     drive_open(&d, &o);
     struct sample_params params = drive_greedy(TOP);
     params.repetition = 1.5f; /* so that history counts */
@@ -444,11 +455,67 @@ static void check_prefix_hit(const char *model_path)
     drop_model(&x);
 }
 
+static const char *const kv_dtypes[] = {"auto", "int8", "fp8"};
+enum { KV_DTYPES = sizeof kv_dtypes / sizeof *kv_dtypes };
+
 static void a_prefix_hit_continues_as_if_it_had_run_here(void **state)
 {
     (void)state;
-    check_prefix_hit(NULL);
-    check_prefix_hit(windowed_path);
+    for (int i = 0; i < KV_DTYPES; i++) {
+        check_prefix_hit(NULL, kv_dtypes[i]);
+        check_prefix_hit(windowed_path, kv_dtypes[i]);
+    }
+}
+
+/* What preemption and a new life of the engine do: the tokens so far, generated ones too, are
+ * computed again in chunks, in another slot. */
+static void check_again(const char *kv_dtype)
+{
+    enum { N = 30, NEW = 12, AGAIN = N + 7, CHUNK = 13 };
+    struct fixture x;
+    struct drive d;
+    int32_t ids[N + NEW];
+    struct sample_out want[NEW];
+    write_model(&x, &tiny_default);
+    random_ids(ids, N, 5);
+    struct engine_options o = options(&x, "fast", 2);
+    o.kv_dtype = kv_dtype;
+    drive_open(&d, &o);
+    drive_begin(&d);
+    struct drive_seq seq = drive_set(&d, 0, drive_greedy(TOP), N);
+    drive_row(&d, &seq, ROW_SAMPLE, ids, N);
+    for (int i = 0; i < NEW; i++) {
+        want[i] = step_result_tokens(drive_run(&d))[0];
+        ids[N + i] = want[i].id;
+        drive_begin(&d);
+        drive_row(&d, &seq, ROW_SAMPLE, NULL, 1);
+    }
+    drive_run(&d);
+    for (int first = 0; first < AGAIN; first += CHUNK) {
+        const int n = first + CHUNK < AGAIN ? CHUNK : AGAIN - first;
+        drive_begin(&d);
+        if (first == 0)
+            seq = drive_set(&d, 3, drive_greedy(TOP), N);
+        drive_row(&d, &seq, first + n == AGAIN ? ROW_SAMPLE : 0, ids + first, n);
+        if (first + n < AGAIN)
+            drive_run(&d);
+    }
+    for (int i = AGAIN - N; i < NEW; i++) {
+        const struct sample_out found = step_result_tokens(drive_run(&d))[0];
+        if (!same_out(&want[i], &found))
+            fail_msg("kv %s: token %d: want %d, found %d", kv_dtype, i, want[i].id, found.id);
+        drive_begin(&d);
+        drive_row(&d, &seq, ROW_SAMPLE, NULL, 1);
+    }
+    drive_close(&d);
+    drop_model(&x);
+}
+
+static void a_sequence_computed_again_goes_on_with_the_same_bits(void **state)
+{
+    (void)state;
+    for (int i = 0; i < KV_DTYPES; i++)
+        check_again(kv_dtypes[i]);
 }
 
 /* Steps that contradict the slots: each begins with slot 1 holding 5 tokens and a sample. */
@@ -528,9 +595,8 @@ static void a_step_that_contradicts_the_slots_is_corrupt(void **state)
 }
 
 /* The embedding of one token is NaN: who uses it fails, and nobody else sees a difference. */
-static void a_row_with_a_nan_fails_alone(void **state)
+static void check_nan(const char *kv_dtype)
 {
-    (void)state;
     enum { N = 20, SICK = 77 };
     struct fixture x;
     struct drive d;
@@ -552,6 +618,7 @@ static void a_row_with_a_nan_fails_alone(void **state)
         if (ids[i / N][i % N] == SICK)
             ids[i / N][i % N] = 0;
     struct engine_options o = options(&x, "fast", 2);
+    o.kv_dtype = kv_dtype;
     drive_open(&d, &o);
     for (int with = 0; with < 2; with++) {
         int32_t sick[N];
@@ -579,6 +646,13 @@ static void a_row_with_a_nan_fails_alone(void **state)
     }
     drive_close(&d);
     drop_model(&x);
+}
+
+static void a_row_with_a_nan_fails_alone(void **state)
+{
+    (void)state;
+    for (int i = 0; i < KV_DTYPES; i++)
+        check_nan(kv_dtypes[i]);
 }
 
 /* Step n + 1 is submitted before the result of n is taken, as the scheduler does. */
@@ -714,6 +788,7 @@ int main(void)
         cmocka_unit_test(log_probabilities_are_those_of_a_forward_in_double),
         cmocka_unit_test(a_sequence_gets_the_same_bits_alone_and_among_others),
         cmocka_unit_test(a_prefix_hit_continues_as_if_it_had_run_here),
+        cmocka_unit_test(a_sequence_computed_again_goes_on_with_the_same_bits),
         cmocka_unit_test(a_step_that_contradicts_the_slots_is_corrupt),
         cmocka_unit_test(a_row_with_a_nan_fails_alone),
         cmocka_unit_test(two_steps_in_flight_give_what_one_after_another_gives),

@@ -6,6 +6,8 @@
 
 #include "kernels/half.h"
 #include "kernels/cpu/kv_page.h"
+#include "kernels/cpu/rows.h"
+#include "kernels/scheme.h"
 
 enum { SEQS_MAX = 6, SLOTS = 8, STRIDE = 256 };
 
@@ -37,6 +39,14 @@ static const struct shape shapes[] = {
     {"window of one", 4, 2, 32, 16, DT_F32, 0, 1, 2, {300, 9}, {70, 9}, {0}},
     {"window and cap", 4, 1, 80, 16, DT_BF16, 20, 300, 2, {700, 513}, {90, 1}, {0}},
     {"long decode", 9, 3, 64, 32, DT_F16, 0, 0, 1, {2100}, {1}, {0}},
+    {"int8, decode", 9, 3, 64, 16, DT_INT8, 0, 0, 3, {1, 70, 1300}, {1, 1, 1}, {0}},
+    {"int8, mixed batch", 8, 2, 128, 16, DT_INT8, 0, 0, 3, {613, 97, 40}, {40, 33, 1}, {0}},
+    {"int8, odd head and block", 6, 2, 20, 5, DT_INT8, 0, 0, 2, {77, 23}, {77, 1}, {0}},
+    {"int8, window and cap", 4, 1, 80, 16, DT_INT8, 20, 300, 2, {700, 513}, {90, 1}, {0}},
+    {"fp8, decode", 9, 3, 64, 16, DT_FP8, 0, 0, 3, {1, 70, 1300}, {1, 1, 1}, {0}},
+    {"fp8, mixed batch", 8, 2, 128, 16, DT_FP8, 0, 0, 3, {613, 97, 40}, {40, 33, 1}, {0}},
+    {"fp8, odd head and block", 6, 2, 20, 5, DT_FP8, 0, 0, 2, {77, 23}, {77, 1}, {0}},
+    {"fp8, window and cap", 4, 1, 80, 16, DT_FP8, 20, 300, 2, {700, 513}, {90, 1}, {0}},
     {"queries apart", 4, 2, 64, 16, DT_F16, 0, 0, 2, {40, 300}, {40, 2}, {.q_gap = 333}},
     {"alibi", 6, 2, 64, 16, DT_F16, 0, 0, 3, {400, 20, 900}, {100, 20, 1}, {.alibi = true}},
     {"alibi, cap and window",
@@ -75,26 +85,45 @@ static int32_t *new_ints(size_t n)
     return x;
 }
 
-static void fill_cache(struct random *r, const struct kv_cache *kv, void *data)
+static int random_code(struct random *r, enum dtype dtype)
 {
-    size_t n = (size_t)kv->n_layers * (size_t)kv->n_blocks * (size_t)kv->n_kv_heads *
-               (size_t)(kv->block_tokens * kv->head_dim);
+    if (dtype == DT_INT8)
+        return random_below(r, 255) - 127;
+    return random_below(r, 127) + 128 * random_below(r, 2); /* not the NaNs, 0x7f and 0xff */
+}
+
+static void fill_cache(struct random *r, const struct kv_cache *kv, enum dtype dtype, void *data,
+                       float *scales)
+{
+    const float unit = dtype == DT_INT8 ? 100 : 200; /* of codes, so that values are about 1 */
+    size_t n = kv_bytes(kv) / kv_value_bytes(kv->dtype);
     for (size_t i = 0; i < n; i++) {
         float x = random_normal(r);
         if (kv->dtype == DT_F32)
             ((float *)data)[i] = x;
+        else if (kv_has_scales(kv->dtype))
+            ((uint8_t *)data)[i] = (uint8_t)random_code(r, dtype);
         else
             ((uint16_t *)data)[i] = kv->dtype == DT_F16 ? f32_to_f16(x) : f32_to_bf16(x);
     }
+    for (size_t i = 0; i < kv_scale_bytes(kv) / sizeof *scales; i++)
+        scales[i] = fabsf(random_normal(r)) / unit;
 }
 
-static void spoil_unused(const struct kv_cache *kv, void *data, const bool *used)
+/* NaN in each type; in int8 it is the scale's. */
+static void spoil_rows(const struct kv_cache *kv, void *data, float *scales, size_t first, size_t n)
 {
-    size_t page =
-        (size_t)(kv->n_kv_heads * kv->block_tokens * kv->head_dim) * kv_value_bytes(kv->dtype);
+    memset((char *)data + first * kv_row_bytes(kv), 0xff, n * kv_row_bytes(kv));
+    if (kv_has_scales(kv->dtype))
+        memset(scales + first, 0xff, n * sizeof *scales);
+}
+
+static void spoil_unused(const struct kv_cache *kv, void *data, float *scales, const bool *used)
+{
+    size_t page = (size_t)(kv->n_kv_heads * kv->block_tokens);
     for (int i = 0; i < kv->n_layers * kv->n_blocks; i++) {
         if (!used[i])
-            memset((char *)data + (size_t)i * page, 0xff, page); /* NaN in each type */
+            spoil_rows(kv, data, scales, (size_t)i * page, page);
     }
 }
 
@@ -118,11 +147,12 @@ static void build_world(struct world *w, const struct shape *s, uint64_t seed)
                               .block_tokens = s->block_tokens,
                               .n_kv_heads = s->n_kv_heads,
                               .head_dim = s->head_dim};
-    size_t bytes = 2 * (size_t)(n_blocks * s->n_kv_heads * s->block_tokens * s->head_dim) * 4;
-    w->kv.k = malloc(bytes);
-    w->kv.v = malloc(bytes);
-    fill_cache(&r, &w->kv, w->kv.k);
-    fill_cache(&r, &w->kv, w->kv.v);
+    w->kv.k = malloc(kv_bytes(&w->kv));
+    w->kv.v = malloc(kv_bytes(&w->kv));
+    w->kv.k_scale = malloc(kv_scale_bytes(&w->kv));
+    w->kv.v_scale = malloc(kv_scale_bytes(&w->kv));
+    fill_cache(&r, &w->kv, kv_key_dtype(s->dtype), w->kv.k, w->kv.k_scale);
+    fill_cache(&r, &w->kv, s->dtype, w->kv.v, w->kv.v_scale);
 
     int32_t *order = new_ints((size_t)n_blocks);
     bool *used = calloc((size_t)n_blocks * 2, sizeof *used);
@@ -140,16 +170,15 @@ static void build_world(struct world *w, const struct shape *s, uint64_t seed)
             w->table[w->slot[i] * STRIDE + k] = order[next++];
         }
     }
-    spoil_unused(&w->kv, w->kv.k, used);
-    spoil_unused(&w->kv, w->kv.v, used);
+    spoil_unused(&w->kv, w->kv.k, w->kv.k_scale, used);
+    spoil_unused(&w->kv, w->kv.v, w->kv.v_scale, used);
     /* The rest of each last block too. */
     for (int i = 0; i < s->n_seqs; i++) {
         for (int p = s->kv_len[i]; p % s->block_tokens; p++) {
             for (int h = 0; h < s->n_kv_heads; h++) {
-                size_t at = kv_offset(&w->kv, 1, w->table + w->slot[i] * STRIDE, h, p);
-                size_t n = (size_t)s->head_dim * kv_value_bytes(s->dtype);
-                memset((char *)w->kv.k + at, 0xff, n);
-                memset((char *)w->kv.v + at, 0xff, n);
+                size_t row = kv_row(&w->kv, 1, w->table + w->slot[i] * STRIDE, h, p);
+                spoil_rows(&w->kv, w->kv.k, w->kv.k_scale, row, 1);
+                spoil_rows(&w->kv, w->kv.v, w->kv.v_scale, row, 1);
             }
         }
     }
@@ -186,6 +215,8 @@ static void free_world(struct world *w)
 {
     free(w->kv.k);
     free(w->kv.v);
+    free(w->kv.k_scale);
+    free(w->kv.v_scale);
     free(w->table);
     free(w->token_seq);
     free(w->positions);
@@ -209,13 +240,23 @@ static struct attention_args args_of(const struct world *w, const struct shape *
                                    .bidirectional = s->more.bidirectional};
 }
 
-static double value_at(const struct kv_cache *kv, const void *data, size_t offset, int d)
+/* The cache means scale * code in float (ops.h). */
+static double value_at(enum dtype dtype, const void *data, size_t i, const float *scale)
 {
-    const char *p = (const char *)data + offset;
-    if (kv->dtype == DT_F32)
-        return ((const float *)p)[d];
-    uint16_t h = ((const uint16_t *)p)[d];
-    return kv->dtype == DT_F16 ? f32_from_f16(h) : f32_from_bf16(h);
+    if (dtype == DT_F32)
+        return ((const float *)data)[i];
+    if (dtype == DT_INT8)
+        return *scale * (float)((const int8_t *)data)[i];
+    if (dtype == DT_FP8)
+        return *scale * scheme_e4m3(((const uint8_t *)data)[i]);
+    uint16_t h = ((const uint16_t *)data)[i];
+    return dtype == DT_F16 ? f32_from_f16(h) : f32_from_bf16(h);
+}
+
+static double key_at(const struct kv_cache *kv, size_t row, int d)
+{
+    return value_at(kv_key_dtype(kv->dtype), kv->k, row * (size_t)kv->head_dim + (size_t)d,
+                    kv->k_scale + row);
 }
 
 /* The definition, in double. */
@@ -231,10 +272,10 @@ static void attend_exactly(const struct world *w, const struct attention_args *a
     int first = a->window > 0 && p + 1 > a->window ? p + 1 - a->window : 0;
     double *score = malloc((size_t)(last + 1) * sizeof *score), top = -INFINITY, sum = 0;
     for (int c = first; c <= last; c++) {
-        size_t at = kv_offset(kv, a->layer, table, kv_head, c);
+        size_t row = kv_row(kv, a->layer, table, kv_head, c);
         double dot = 0;
         for (int d = 0; d < hd; d++)
-            dot += (double)q[d] * value_at(kv, kv->k, at, d);
+            dot += (double)q[d] * key_at(kv, row, d);
         score[c] = dot * (double)a->scale;
         if (a->soft_cap > 0)
             score[c] = (double)a->soft_cap * tanh(score[c] / (double)a->soft_cap);
@@ -245,11 +286,12 @@ static void attend_exactly(const struct world *w, const struct attention_args *a
     for (int d = 0; d < hd; d++)
         out[d] = 0;
     for (int c = first; c <= last; c++) {
-        size_t at = kv_offset(kv, a->layer, table, kv_head, c);
+        size_t row = kv_row(kv, a->layer, table, kv_head, c);
         double weight = exp(score[c] - top);
         sum += weight;
         for (int d = 0; d < hd; d++)
-            out[d] += weight * value_at(kv, kv->v, at, d);
+            out[d] += weight *
+                      value_at(kv->dtype, kv->v, row * (size_t)hd + (size_t)d, kv->v_scale + row);
     }
     for (int d = 0; d < hd; d++)
         out[d] /= sum;
@@ -296,6 +338,106 @@ static void every_row_is_its_softmax(void **state)
             free_world(&w);
         }
         print_message("           %s: largest error %.2g\n", isa_names[isa], worst);
+        cpu_backend.ops->close(d);
+    }
+}
+
+/* The same cache in another type, of 8 bits. */
+static struct kv_cache quantize(const struct device *d, const struct kv_cache *from,
+                                enum dtype dtype)
+{
+    struct kv_cache to = *from;
+    to.dtype = dtype;
+    const size_t n_rows = kv_scale_bytes(&to) / sizeof(float), n = (size_t)to.head_dim;
+    to.k = malloc(kv_bytes(&to));
+    to.v = malloc(kv_bytes(&to));
+    to.k_scale = new_floats(n_rows);
+    to.v_scale = new_floats(n_rows);
+    for (size_t row = 0; row < n_rows; row++) {
+        to.k_scale[row] = cpu_rows(d)->kv_quantize(
+            (char *)to.k + row * n, (const float *)from->k + row * n, (int)n, kv_key_dtype(dtype));
+        to.v_scale[row] = cpu_rows(d)->kv_quantize((char *)to.v + row * n,
+                                                   (const float *)from->v + row * n, (int)n, dtype);
+    }
+    return to;
+}
+
+/* By how much rounding to the type may move value d of a row. */
+static double rounding(const struct kv_cache *wide, const float *x, int d, enum dtype dtype)
+{
+    double top = 0;
+    for (int i = 0; i < wide->head_dim; i++)
+        top = fmax(top, fabs((double)x[i]));
+    if (dtype == DT_INT8)
+        return 1.001 * top / 254;
+    return 1.001 * fmax(fabs((double)x[d]) / 16, top / 448 * 0x1p-10);
+}
+
+/* A score moves by at most e, so a weight by a factor within exp(-2e) and exp(2e), and the result
+ * by (exp(2e) - 1) of the largest value besides that value's own rounding. */
+static double result_bound(const struct world *w, const struct attention_args *a, int t, int head,
+                           enum dtype dtype)
+{
+    const struct kv_cache *kv = a->kv;
+    const int kv_head = head / (a->n_heads / kv->n_kv_heads), hd = kv->head_dim;
+    const int32_t *table = w->table + w->slot[w->token_seq[t]] * STRIDE;
+    const float *q = w->q + (size_t)t * (size_t)w->q_stride + (size_t)(head * hd);
+    double score = 0, top = 0, value = 0;
+    for (int c = 0; c <= w->positions[t]; c++) {
+        const size_t row = kv_row(kv, a->layer, table, kv_head, c) * (size_t)hd;
+        const float *k = (const float *)kv->k + row, *v = (const float *)kv->v + row;
+        double e = 0;
+        for (int d = 0; d < hd; d++) {
+            e += fabs((double)q[d]) * rounding(kv, k, d, kv_key_dtype(dtype));
+            value = fmax(value, rounding(kv, v, d, dtype));
+            top = fmax(top, fabs((double)v[d]));
+        }
+        score = fmax(score, e * (double)a->scale);
+    }
+    return value + top * expm1(2 * score);
+}
+
+static void eight_bits_move_a_result_no_more_than_their_rounding(void **state)
+{
+    (void)state;
+    static const struct shape s = {"wide", 6, 2, 64,           16,         DT_F32,
+                                   0,      0, 3, {40, 300, 1}, {40, 2, 1}, {0}};
+    static const enum dtype types[] = {DT_INT8, DT_FP8};
+    for (int i = 0; i < 2 * ISAS; i++) {
+        const enum dtype dtype = types[i % 2];
+        struct device *d = open_cpu(isa_names[i / 2], 2);
+        if (!d)
+            continue;
+        struct world w = {0};
+        build_world(&w, &s, 500);
+        for (size_t k = 0; k < (size_t)w.batch.n_tokens * (size_t)w.q_stride; k++)
+            w.q[k] *= 0.05f; /* scores of any size would make the bound say nothing */
+        struct attention_args a = args_of(&w, &s);
+        float *narrow = new_floats(w.n_values);
+        double most = 0;
+        begin_world(d, &w, &s);
+        cpu_backend.ops->attention(d, &a);
+        struct attention_args of_narrow = a;
+        struct kv_cache kv = quantize(d, &w.kv, dtype);
+        of_narrow.kv = &kv;
+        of_narrow.out = narrow;
+        cpu_backend.ops->attention(d, &of_narrow);
+        for (int row = 0; row < w.batch.n_tokens * s.n_heads; row++) {
+            const double bound = result_bound(&w, &a, row / s.n_heads, row % s.n_heads, dtype);
+            for (int k = 0; k < s.head_dim; k++) {
+                const int at = row * s.head_dim + k;
+                const double moved = fabs((double)narrow[at] - (double)w.out[at]);
+                if (!(moved <= bound))
+                    fail_msg("%s, %s: row %d value %d moved by %.3g, more than %.3g",
+                             isa_names[i / 2], dtype_traits[dtype].name, row, k, moved, bound);
+                most = fmax(most, moved / bound);
+            }
+        }
+        print_message("           %s, %s: at most %.2f of the bound\n", isa_names[i / 2],
+                      dtype_traits[dtype].name, most);
+        assert_true(most > 0.05); /* or it says nothing */
+        free(narrow), free(kv.k), free(kv.v), free(kv.k_scale), free(kv.v_scale);
+        free_world(&w);
         cpu_backend.ops->close(d);
     }
 }
@@ -365,6 +507,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_row_is_its_softmax),
+        cmocka_unit_test(eight_bits_move_a_result_no_more_than_their_rounding),
         cmocka_unit_test(bits_do_not_depend_on_batch_threads_or_chunks),
     };
     return cmocka_run_group_tests_name("attention", tests, NULL, NULL);

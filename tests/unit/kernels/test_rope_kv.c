@@ -1,11 +1,14 @@
 /* What rope_kv promises: heads normed and turned as defined, K and V rounded to nearest even in
- * the right place of the right page, and nothing else in the cache touched. */
+ * the right place of the right page, in 8 bits by the row's own scale behind a Hadamard turn of q
+ * and k, and nothing else in the cache touched. */
 #include "cpu_test.h"
 
 #include <math.h>
 
 #include "kernels/half.h"
+#include "kernels/scheme.h"
 #include "kernels/cpu/kv_page.h"
+#include "kernels/cpu/rows.h"
 
 struct shape {
     const char *name;
@@ -35,6 +38,10 @@ static const struct shape shapes[] = {
     {"neox, part of the head", 4, 4, 80, 20, 16, ROPE_NEOX, DT_F32, false, 1, 2, {9, 700}, {9, 5}},
     {"adjacent, odd part", 2, 1, 20, 6, 5, ROPE_ADJACENT, DT_BF16, false, 1, 1, {17}, {12}},
     {"norms and scale", 4, 2, 64, 64, 16, ROPE_NEOX, DT_BF16, true, 1.3f, 1, {100}, {10}},
+    {"int8", 9, 3, 64, 64, 16, ROPE_NEOX, DT_INT8, false, 1, 2, {40, 3}, {21, 1}},
+    {"int8, odd head", 2, 1, 21, 6, 5, ROPE_ADJACENT, DT_INT8, true, 1, 1, {17}, {12}},
+    {"fp8", 9, 3, 64, 64, 16, ROPE_NEOX, DT_FP8, false, 1, 2, {40, 3}, {21, 1}},
+    {"fp8, odd head", 2, 1, 21, 6, 5, ROPE_ADJACENT, DT_FP8, true, 1, 1, {17}, {12}},
     {"no rope, norms", 2, 2, 48, 0, 16, ROPE_NONE, DT_F16, true, 1, 1, {5}, {5}},
     {"far away", 2, 1, 64, 64, 16, ROPE_NEOX, DT_F32, false, 1, 1, {131072}, {3}},
 };
@@ -50,8 +57,12 @@ struct world {
     float *qkv, *q, *k, *v, *inv_freq, *q_norm, *k_norm; /* q, k, v in qkv */
     struct kv_cache kv;
     struct batch batch;
-    size_t kv_bytes;
 };
+
+static void *new_spoiled(size_t n_bytes)
+{
+    return memset(malloc(n_bytes + 1), 0xff, n_bytes);
+}
 
 static void build_world(struct world *w, const struct shape *s, uint64_t seed)
 {
@@ -95,12 +106,10 @@ static void build_world(struct world *w, const struct shape *s, uint64_t seed)
                               .block_tokens = s->block_tokens,
                               .n_kv_heads = s->n_kv_heads,
                               .head_dim = s->head_dim};
-    w->kv_bytes = (size_t)LAYERS * (size_t)n_blocks * (size_t)s->n_kv_heads *
-                  (size_t)(s->block_tokens * s->head_dim) * kv_value_bytes(s->dtype);
-    w->kv.k = malloc(w->kv_bytes);
-    w->kv.v = malloc(w->kv_bytes);
-    memset(w->kv.k, 0xff, w->kv_bytes);
-    memset(w->kv.v, 0xff, w->kv_bytes);
+    w->kv.k = new_spoiled(kv_bytes(&w->kv));
+    w->kv.v = new_spoiled(kv_bytes(&w->kv));
+    w->kv.k_scale = new_spoiled(kv_scale_bytes(&w->kv));
+    w->kv.v_scale = new_spoiled(kv_scale_bytes(&w->kv));
     w->batch = (struct batch){.n_tokens = w->n_tokens,
                               .n_seqs = s->n_seqs,
                               .token_ids = w->ids,
@@ -115,7 +124,7 @@ static void build_world(struct world *w, const struct shape *s, uint64_t seed)
 static void free_world(struct world *w)
 {
     free(w->table), free(w->qkv), free(w->q_norm), free(w->k_norm);
-    free(w->inv_freq), free(w->kv.k), free(w->kv.v);
+    free(w->inv_freq), free(w->kv.k), free(w->kv.v), free(w->kv.k_scale), free(w->kv.v_scale);
 }
 
 static void give_world(struct device *d, const struct world *w)
@@ -147,6 +156,24 @@ static void run_rope(struct device *d, struct world *w)
                                                        .rope_scale = s->rope_scale});
 }
 
+/* Entry (i, j) of a block is -1 to the number of ones that i and j share, over the root of its
+ * size. */
+static void turn_by_hadamard(double *y, int n)
+{
+    double x[512];
+    int block = 1;
+    while (n % (2 * block) == 0)
+        block *= 2;
+    memcpy(x, y, (size_t)n * sizeof *x);
+    for (int i = 0; i < n; i++) {
+        const double *of = x + i / block * block;
+        y[i] = 0;
+        for (int j = 0; j < block; j++)
+            y[i] += (__builtin_popcount((unsigned)(i % block & j)) % 2 ? -of[j] : of[j]);
+        y[i] /= sqrt(block);
+    }
+}
+
 /* One head, in double but for the angle, which is rounded to float by contract. */
 static void turn_exactly(const struct world *w, const float *x, const float *norm, int position,
                          double *y)
@@ -168,6 +195,8 @@ static void turn_exactly(const struct world *w, const float *x, const float *nor
         y[a] = ya;
         y[b] = yb;
     }
+    if (kv_has_scales(s->dtype))
+        turn_by_hadamard(y, s->head_dim);
 }
 
 static void check_heads(const char *isa, const struct world *w, const float *before,
@@ -185,9 +214,48 @@ static void check_heads(const char *isa, const struct world *w, const float *bef
     }
 }
 
+/* The code of x by its definition, for x that is its row's largest or smaller. */
+static uint8_t nearest_code(float x, enum dtype dtype)
+{
+    if (dtype == DT_INT8)
+        return (uint8_t)(int)nearbyint((double)x);
+    uint8_t best = 0;
+    for (uint8_t c = 1; c < 0x7f; c++) {
+        double error = fabs((double)scheme_e4m3(c) - fabs((double)x));
+        double least = fabs((double)scheme_e4m3(best) - fabs((double)x));
+        if (error < least || (error == least && c % 2 == 0))
+            best = c;
+    }
+    return (uint8_t)(best | (signbit(x) ? 0x80 : 0));
+}
+
+static float expected_scale(const float *x, int n, enum dtype dtype)
+{
+    float top = 0;
+    for (int i = 0; i < n; i++)
+        top = fmaxf(top, fabsf(x[i]));
+    return top / (dtype == DT_INT8 ? 127 : 448);
+}
+
+/* One row in 8 bits; clears its place. */
+static void check_codes(const char *name, uint8_t *codes, float *scale, const float *x, int n,
+                        enum dtype dtype)
+{
+    const float want = expected_scale(x, n, dtype);
+    if (*scale != want)
+        fail_msg("%s: scale %.9g, want %.9g", name, (double)*scale, (double)want);
+    for (int i = 0; i < n; i++)
+        if (codes[i] != nearest_code(x[i] / want, dtype))
+            fail_msg("%s: value %d of %d, %.9g / %.9g: code %02x, want %02x", name, i, n,
+                     (double)x[i], (double)want, codes[i], nearest_code(x[i] / want, dtype));
+    memset(codes, 0xff, (size_t)n);
+    memset(scale, 0xff, sizeof *scale);
+}
+
 /* Each value of `from` lies rounded in its page; clears those places, so that what is left shows
  * whether anything else was written. */
-static void check_pages(const char *isa, const struct world *w, char *cache, const float *from)
+static void check_pages(const char *isa, const struct world *w, char *cache, float *scales,
+                        enum dtype dtype, const float *from)
 {
     const struct shape *s = w->s;
     for (int t = 0; t < w->n_tokens; t++) {
@@ -199,8 +267,14 @@ static void check_pages(const char *isa, const struct world *w, char *cache, con
                  (size_t)h) *
                     (size_t)s->block_tokens +
                 (size_t)(p % s->block_tokens);
+            const float *head = from + t * w->stride + h * s->head_dim;
+            if (kv_has_scales(s->dtype)) {
+                check_codes(s->name, (uint8_t *)cache + row * (size_t)s->head_dim, scales + row,
+                            head, s->head_dim, dtype);
+                continue;
+            }
             for (int i = 0; i < s->head_dim; i++) {
-                float x = from[t * w->stride + h * s->head_dim + i];
+                float x = head[i];
                 size_t bytes = s->dtype == DT_F32 ? 4 : 2;
                 char *at = cache + (row * (size_t)s->head_dim + (size_t)i) * bytes;
                 uint16_t half = s->dtype == DT_F16 ? f32_to_f16(x) : f32_to_bf16(x);
@@ -211,8 +285,10 @@ static void check_pages(const char *isa, const struct world *w, char *cache, con
             }
         }
     }
-    for (size_t i = 0; i < w->kv_bytes; i++)
+    for (size_t i = 0; i < kv_bytes(&w->kv); i++)
         assert_int_equal((unsigned char)cache[i], 0xff);
+    for (size_t i = 0; i < kv_scale_bytes(&w->kv); i++)
+        assert_int_equal(((unsigned char *)scales)[i], 0xff);
 }
 
 static float *copy_floats(const float *x, size_t n)
@@ -238,8 +314,8 @@ static void heads_turn_and_pages_fill_as_defined(void **state)
             run_rope(d, &w);
             check_heads(isa_names[isa], &w, before, w.q, w.q_norm, s->n_heads);
             check_heads(isa_names[isa], &w, before + (w.k - w.q), w.k, w.k_norm, s->n_kv_heads);
-            check_pages(isa_names[isa], &w, w.kv.k, w.k);
-            check_pages(isa_names[isa], &w, w.kv.v, w.v);
+            check_pages(isa_names[isa], &w, w.kv.k, w.kv.k_scale, kv_key_dtype(s->dtype), w.k);
+            check_pages(isa_names[isa], &w, w.kv.v, w.kv.v_scale, s->dtype, w.v);
             free(before);
             free_world(&w);
         }
@@ -281,13 +357,81 @@ static void a_token_alone_has_the_same_bits(void **state)
             }
             size_t n = (size_t)all.n_tokens;
             assert_memory_equal(all.qkv, single.qkv, n * (size_t)all.stride * sizeof(float));
-            assert_memory_equal(all.kv.k, single.kv.k, all.kv_bytes);
-            assert_memory_equal(all.kv.v, single.kv.v, all.kv_bytes);
+            assert_memory_equal(all.kv.k, single.kv.k, kv_bytes(&all.kv));
+            assert_memory_equal(all.kv.v, single.kv.v, kv_bytes(&all.kv));
+            assert_memory_equal(all.kv.k_scale, single.kv.k_scale, kv_scale_bytes(&all.kv));
+            assert_memory_equal(all.kv.v_scale, single.kv.v_scale, kv_scale_bytes(&all.kv));
             free_world(&all);
             free_world(&single);
         }
         cpu_backend.ops->close(d);
         cpu_backend.ops->close(many);
+    }
+}
+
+/* Rows that a scale does not fit, by the contract in ops.h; and every code, met exactly and in the
+ * middle between two. */
+static void rows_of_8_bits_are_rounded_as_defined_at_their_edges(void **state)
+{
+    (void)state;
+    enum { N = 20, SET_N = 6 };
+    static const struct {
+        const char *name;
+        float set[SET_N], scale; /* NAN, 0, or 1: as defined */
+    } rows[] = {
+        {"zeros", {0}, 0},
+        {"negative zeros", {-0.0f, -0.0f}, 0},
+        {"a NaN", {1, 2, NAN, 3}, NAN},
+        {"a NaN in front", {NAN, 2}, NAN},
+        {"an infinity", {1, INFINITY, 3}, NAN},
+        {"minus infinity", {-INFINITY}, NAN},
+        {"largest floats", {3.4e38f, -3.4e38f, 1e38f, 1}, 1},
+        {"small", {1e-35f, -3e-36f, 2e-37f}, 1},
+        {"too small for a scale", {1e-37f, -1e-38f}, 0},
+        {"subnormal", {1e-42f, 1e-45f}, 0},
+        {"one value", {0, 0, -7}, 1},
+        {"far apart", {1e10f, 1, -1e-10f, 4e7f, -3e6f, 2e5f}, 1},
+    };
+    static const enum dtype types[] = {DT_INT8, DT_FP8};
+    for (int isa = 0; isa < 2 * ISAS; isa++) {
+        const enum dtype dtype = types[isa % 2];
+        struct device *d = open_cpu(isa_names[isa / 2], 1);
+        if (!d)
+            continue;
+        const struct row_kernels *k = cpu_rows(d);
+        for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+            float x[N] = {0};
+            uint8_t codes[N];
+            for (int at = 0; at < SET_N; at++)
+                x[at * 3] = rows[i].set[at];
+            float scale = k->kv_quantize((char *)codes, x, N, dtype);
+            if (rows[i].scale == 1) {
+                check_codes(rows[i].name, codes, &scale, x, N, dtype);
+                continue;
+            }
+            assert_true(isnan(rows[i].scale) ? isnan(scale) : scale == 0);
+            for (int at = 0; at < N; at++)
+                assert_int_equal(codes[at], 0);
+        }
+        const float limit = dtype == DT_INT8 ? 127 : 448;
+        for (int c = 0; c < 126; c++) {
+            const float low = dtype == DT_INT8 ? (float)c : scheme_e4m3((uint8_t)c);
+            const float high = dtype == DT_INT8 ? (float)(c + 1) : scheme_e4m3((uint8_t)(c + 1));
+            const float middle = (low + high) / 2;
+            const float x[N] = {limit,
+                                low,
+                                -high,
+                                middle,
+                                -middle,
+                                nextafterf(middle, 0),
+                                nextafterf(middle, 1000),
+                                -nextafterf(middle, 1000)};
+            uint8_t codes[N];
+            float scale = k->kv_quantize((char *)codes, x, N, dtype);
+            assert_true(scale == 1);
+            check_codes("codes", codes, &scale, x, N, dtype);
+        }
+        cpu_backend.ops->close(d);
     }
 }
 
@@ -325,6 +469,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(heads_turn_and_pages_fill_as_defined),
         cmocka_unit_test(a_token_alone_has_the_same_bits),
+        cmocka_unit_test(rows_of_8_bits_are_rounded_as_defined_at_their_edges),
         cmocka_unit_test(halves_are_rounded_to_nearest_even),
     };
     return cmocka_run_group_tests_name("rope_kv", tests, NULL, NULL);
