@@ -5,6 +5,10 @@
  * at most 16 of them, which are the rows of one tensor core tile.  Blocks stay, take items from the
  * list in its order (longest first), and begin to copy the next item while the last is computed.
  *
+ * A cache of 8 bits comes as codes, and each warp makes its keys, then its values, the numbers that
+ * tensor cores take, in shared memory of its own.  Codes of keys are exact as they are, and their
+ * scales go to the scores.
+ *
  *     stage  64 keys: each of 4 warps copies and computes 16 of its own, without barriers between
  *     item   warps join at its end, in order; partial -> workspace, or the output if it is alone
  *     token  the last of its items to end joins all partials in order of position
@@ -12,6 +16,7 @@
  * Nothing but the order of items depends on the batch: borders of splits, stages and warps lie at
  * fixed positions, and keys outside of the window weigh exactly 0.  The grid is fixed and the list
  * is in device memory, so that a recorded launch serves any lengths. */
+#include "kernels/cuda/cache8.cuh"
 #include "kernels/cuda/cuda_int.h"
 #include "kernels/cuda/ptx.cuh"
 
@@ -55,24 +60,32 @@ struct decode_params {
     int n_parts; /* items of a split: kv heads x tiles of their group */
     int q_stride, table_stride, block_tokens, window;
     int last_split; /* of the list's room */
+    const float *k_scale,
+        *v_scale; /* of the layer, in 8 bits: [n_blocks, n_kv_heads, block_tokens] */
+    bool values_e4m3;
 };
 
-/* Sizes that follow from the head's: */
-template <int HEAD_DIM> struct layout {
+/* Sizes that follow from the head's, and from whether the cache is of 8 bits: */
+template <int HEAD_DIM, bool NARROW = false> struct layout {
     static constexpr int PIECES = HEAD_DIM / 8; /* of 16 bytes, in a row */
     /* Rows that ldmatrix reads together lie in different banks: by exchange where a row is a
      * multiple of all banks, else by an odd number of pieces in a row. */
     static constexpr bool SWIZZLED = PIECES % 8 == 0;
     static constexpr int ROW_BYTES = HEAD_DIM * 2 + (SWIZZLED ? 0 : 16);
     static constexpr int TILE_BYTES = WARP_KEYS * ROW_BYTES; /* K or V of a warp's stage */
-    static constexpr int STAGE_BYTES = WARPS * 2 * TILE_BYTES;
+    static constexpr int CODE_BYTES = WARP_KEYS * HEAD_DIM;  /* the same in 8 bits */
+    static constexpr int SCALES_AT = 2 * CODE_BYTES;         /* of K, then of V */
+    static constexpr int WARP_BYTES =
+        NARROW ? SCALES_AT + 2 * WARP_KEYS * (int)sizeof(float) : 2 * TILE_BYTES;
+    static constexpr int STAGE_BYTES = WARPS * WARP_BYTES;
+    static constexpr int WIDE_BYTES = NARROW ? WARPS * TILE_BYTES : 0; /* codes as numbers */
     static constexpr int JOIN_STRIDE = (HEAD_DIM + 31) / 32 * 32; /* floats */
     static constexpr int JOIN_BYTES = WARPS * MERGE_ROWS * JOIN_STRIDE * 4;
     static constexpr bool WIDE = HEAD_DIM > 128; /* registers are short */
     static constexpr int BLOCKS = WIDE ? 1 : 2;  /* of a multiprocessor */
-    static constexpr int ROOM = SM_BYTES / BLOCKS - 2 * 1024 - JOIN_BYTES;
+    static constexpr int ROOM = SM_BYTES / BLOCKS - 2 * 1024 - JOIN_BYTES - WIDE_BYTES;
     static constexpr int STAGES = ROOM / STAGE_BYTES < STAGES_MAX ? ROOM / STAGE_BYTES : STAGES_MAX;
-    static constexpr int BYTES = STAGES * STAGE_BYTES + JOIN_BYTES;
+    static constexpr int BYTES = STAGES * STAGE_BYTES + JOIN_BYTES + WIDE_BYTES;
 
     static_assert(PIECES * WARP_KEYS % 32 == 0, "all lanes copy the same number of pieces");
     static_assert(HEAD_DIM % 16 == 0, "the depth of a tensor core product");
@@ -182,19 +195,57 @@ __device__ __forceinline__ void enter_item(struct loader *l, const struct decode
     l->ahead++;
 }
 
+/* The warp's codes and scales of a stage, of which n keys from `key` on are there. */
+template <int HEAD_DIM>
+__device__ __forceinline__ void copy_codes(const struct loader *l, const struct decode_params &p,
+                                           uint32_t to, int key, int n, uint32_t first_row,
+                                           uint64_t policy)
+{
+    using L = layout<HEAD_DIM, true>;
+    constexpr int PIECES = HEAD_DIM / 16;
+    const int lane = threadIdx.x % 32;
+    const bool one_page = p.block_tokens % WARP_KEYS == 0;
+    auto row_at = [&](int row) {
+        const int at = key + min(row, n - 1);
+        return one_page ? first_row + (uint32_t)(at - key)
+                        : row_of(p, block_of(p, l->table_row, at), l->kv_head, at);
+    };
+#pragma unroll 4
+    for (int at = lane; at < PIECES * WARP_KEYS; at += 32) {
+        const int row = at / PIECES, n_bytes = row < n ? 16 : 0;
+        const size_t offset = (size_t)row_at(row) * HEAD_DIM + (size_t)(at % PIECES) * 16;
+        cp_async_16(to + at * 16, (const char *)p.k + offset, n_bytes, policy);
+        cp_async_16(to + L::CODE_BYTES + at * 16, (const char *)p.v + offset, n_bytes, policy);
+    }
+    /* Past L1, which would keep what a neighbour of an old key had before the kernel before wrote
+     * it: copies of 4 bytes cannot, so without whole pages scales are read at once. */
+    if (one_page && lane < 8) {
+        const int first = lane % 4 * 4; /* 4 lanes for the scales of K, 4 for those of V */
+        cp_async_16(to + L::SCALES_AT + lane * 16,
+                    (lane < 4 ? p.k_scale : p.v_scale) + first_row + first,
+                    max(0, min(16, (n - first) * 4)), policy);
+    } else if (!one_page) {
+        const int row = lane % WARP_KEYS;
+        const float *from = (lane < WARP_KEYS ? p.k_scale : p.v_scale) + row_at(row);
+        store_shared(to + L::SCALES_AT + lane * 4, row < n ? __ldcg(from) : 0.0f);
+    }
+}
+
 /* Starts the copy of one stage.  Rows behind the last key become 0: their weight is 0, but what
  * lies there may be no number. */
-template <int HEAD_DIM>
+template <int HEAD_DIM, bool NARROW>
 __device__ __forceinline__ void copy_stage(struct loader *l, const struct decode_params &p,
                                            uint32_t tiles, uint64_t policy)
 {
-    using L = layout<HEAD_DIM>;
+    using L = layout<HEAD_DIM, NARROW>;
     const int lane = threadIdx.x % 32, key = stage_key(l->keys, l->stage);
     const int n = l->keys.end - key;
     const uint32_t first_row = __shfl_sync(~0u, l->row, l->stage);
     const uint32_t to = tiles + (uint32_t)l->slot * L::STAGE_BYTES;
 
-    if (n > 0 && key + WARP_KEYS > l->keys.seen) {
+    if (NARROW && n > 0 && key + WARP_KEYS > l->keys.seen) {
+        copy_codes<HEAD_DIM>(l, p, to, key, n, first_row, policy);
+    } else if (n > 0 && key + WARP_KEYS > l->keys.seen) {
         const bool one_page = p.block_tokens % WARP_KEYS == 0;
         const size_t from = (size_t)first_row * (HEAD_DIM * 2);
 #pragma unroll(L::WIDE ? 4 : 8)
@@ -220,17 +271,17 @@ __device__ __forceinline__ void copy_stage(struct loader *l, const struct decode
 }
 
 /* Copies ahead while there is room, up to the end of the item behind the one in hand. */
-template <int HEAD_DIM>
+template <int HEAD_DIM, bool NARROW>
 __device__ __forceinline__ void copy_ahead(struct loader *l, const struct decode_params &p,
                                            const struct item &next, uint32_t tiles, uint64_t policy)
 {
-    while (l->n_slots_used < layout<HEAD_DIM>::STAGES) {
+    while (l->n_slots_used < layout<HEAD_DIM, NARROW>::STAGES) {
         if (l->stage == l->keys.n_stages) {
             if (l->ahead > 0 || next.part < 0)
                 return;
             enter_item(l, p, next);
         } else {
-            copy_stage<HEAD_DIM>(l, p, tiles, policy);
+            copy_stage<HEAD_DIM, NARROW>(l, p, tiles, policy);
         }
     }
 }
@@ -426,6 +477,60 @@ compute_stage(struct rows<T, HEAD_DIM, HALF> *r, const struct decode_params &p,
     if constexpr (!HALF)
         weigh<T, HEAD_DIM, HALF, 1>(r, s);
     add_values(r, s, tile + layout<HEAD_DIM>::TILE_BYTES);
+}
+
+/* The warp's codes as numbers, which lie as a copy would have put them; with the scales of rows
+ * where they are values. */
+template <class T, int HEAD_DIM>
+__device__ __forceinline__ void widen_codes(char *to, const char *codes, const float *scales,
+                                            bool is_e4m3)
+{
+    using L = layout<HEAD_DIM>;
+    __syncwarp();
+#pragma unroll(L::WIDE ? 2 : 4)
+    for (int i = 0; i < L::PIECES * WARP_KEYS / 32; i++) {
+        const int at = i * 32 + threadIdx.x % 32, row = at / L::PIECES;
+        const uint2 eight = *(const uint2 *)(codes + at * 8);
+        float v[8];
+        if (scales)
+            values8_to_f32(v, eight, scales[row], is_e4m3);
+        else
+            keys8_to_f32(v, eight);
+        *(uint4 *)(to + L::at(row, at % L::PIECES)) = make_uint4(
+            pack<T>(v[0], v[1]), pack<T>(v[2], v[3]), pack<T>(v[4], v[5]), pack<T>(v[6], v[7]));
+    }
+    __syncwarp();
+}
+
+/* compute_stage of a cache in 8 bits: `codes` are the warp's of the stage, `wide` its room. */
+template <class T, int HEAD_DIM, bool HALF>
+__device__ __forceinline__ void compute_codes(struct rows<T, HEAD_DIM, HALF> *r,
+                                              const struct decode_params &p, const struct keys &k,
+                                              int stage, int position, uint32_t shared_q,
+                                              const char *codes, char *wide)
+{
+    using L = layout<HEAD_DIM, true>;
+    const int key = stage_key(k, stage), column = threadIdx.x % 4 * 2;
+    if (key >= k.end || key + WARP_KEYS <= k.seen)
+        return;
+    const float *scales = (const float *)(codes + L::SCALES_AT);
+    float s[2][4] = {};
+    widen_codes<T, HEAD_DIM>(wide, codes, nullptr, false);
+    make_scores(s, r, shared_q, shared_addr(wide));
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        const float2 by = *(const float2 *)(scales + 8 * i + column);
+        s[i][0] *= by.x;
+        s[i][1] *= by.y;
+        s[i][2] *= by.x;
+        s[i][3] *= by.y;
+    }
+    finish_scores<HALF>(s, p, r->slope, key + column, k, position);
+    weigh<T, HEAD_DIM, HALF, 0>(r, s);
+    if constexpr (!HALF)
+        weigh<T, HEAD_DIM, HALF, 1>(r, s);
+    widen_codes<T, HEAD_DIM>(wide, codes + L::CODE_BYTES, scales + WARP_KEYS, p.values_e4m3);
+    add_values(r, s, shared_addr(wide));
 }
 
 /* ---- The end of an item. ---- */
@@ -633,16 +738,16 @@ __device__ __forceinline__ void close_queue(const struct queue *q, const struct 
 /* grid: BLOCKS a multiprocessor; block: 4 warps.  See above.  Old keys are copied before the wait
  * for the kernel before: they were written in earlier steps, as the lists and the block table were
  * by step_begin. */
-template <class T, int HEAD_DIM, bool HALF>
+template <class T, int HEAD_DIM, bool HALF, bool NARROW>
 __global__ void __launch_bounds__(THREADS, layout<HEAD_DIM>::BLOCKS)
     attention_decode_kernel(const __grid_constant__ struct decode_params p)
 {
-    using L = layout<HEAD_DIM>;
+    using L = layout<HEAD_DIM, NARROW>;
     extern __shared__ __align__(1024) char stages[];
     __shared__ struct shared_state st;
     float *join = (float *)(stages + L::STAGES * L::STAGE_BYTES);
     const int warp = threadIdx.x / 32;
-    const uint32_t tiles = shared_addr(stages) + (uint32_t)warp * 2 * L::TILE_BYTES;
+    const uint32_t tiles = shared_addr(stages) + (uint32_t)warp * L::WARP_BYTES;
     const uint64_t policy = policy_evict_first();
     struct queue queue = {};
     struct loader l = {};
@@ -665,7 +770,7 @@ __global__ void __launch_bounds__(THREADS, layout<HEAD_DIM>::BLOCKS)
         enter_item(&l, p, st.ring[0]);
         const int n_old = max(0, st.ring[0].split.old_keys - l.keys.first) / STAGE_KEYS;
         while (l.stage < min(n_old, min(l.keys.n_stages, (int)L::STAGES)))
-            copy_stage<HEAD_DIM>(&l, p, tiles, policy);
+            copy_stage<HEAD_DIM, NARROW>(&l, p, tiles, policy);
     }
     depend_wait();
     depend_launch();
@@ -694,11 +799,16 @@ __global__ void __launch_bounds__(THREADS, layout<HEAD_DIM>::BLOCKS)
         }
         clear_rows(&r);
         for (int stage = 0; stage < k.n_stages; stage++) {
-            copy_ahead<HEAD_DIM>(&l, p, next, tiles, policy);
+            copy_ahead<HEAD_DIM, NARROW>(&l, p, next, tiles, policy);
             wait_oldest<L::STAGES>(l.n_slots_used);
             __syncwarp();
-            compute_stage(&r, p, k, stage, s.kv_len - 1, shared_addr(join),
-                          tiles + (uint32_t)slot * L::STAGE_BYTES);
+            if constexpr (NARROW)
+                compute_codes(&r, p, k, stage, s.kv_len - 1, shared_addr(join),
+                              stages + slot * L::STAGE_BYTES + warp * L::WARP_BYTES,
+                              (char *)join + L::JOIN_BYTES + warp * L::TILE_BYTES);
+            else
+                compute_stage(&r, p, k, stage, s.kv_len - 1, shared_addr(join),
+                              tiles + (uint32_t)slot * L::STAGE_BYTES);
             __syncwarp();
             slot = slot + 1 == L::STAGES ? 0 : slot + 1;
             l.n_slots_used--;
@@ -723,11 +833,11 @@ __global__ void __launch_bounds__(THREADS, layout<HEAD_DIM>::BLOCKS)
         close_queue(&queue, p);
 }
 
-template <class T, int HEAD_DIM, bool HALF>
+template <class T, int HEAD_DIM, bool HALF, bool NARROW>
 void launch_decode(struct device *d, const struct decode_params *p)
 {
-    using L = layout<HEAD_DIM>;
-    void (*kernel)(struct decode_params) = attention_decode_kernel<T, HEAD_DIM, HALF>;
+    using L = layout<HEAD_DIM, NARROW>;
+    void (*kernel)(struct decode_params) = attention_decode_kernel<T, HEAD_DIM, HALF, NARROW>;
     cudaLaunchAttribute attribute = {};
     attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attribute.val.programmaticStreamSerializationAllowed = 1;
@@ -744,36 +854,45 @@ void launch_decode(struct device *d, const struct decode_params *p)
     cuda_check(d, cudaLaunchKernelEx(&config, kernel, *p), "attention_decode");
 }
 
-template <class T, bool HALF>
+template <class T, bool HALF, bool NARROW>
 void launch_head_dim(struct device *d, int head_dim, const struct decode_params *p)
 {
     switch (head_dim) {
     case 64:
-        launch_decode<T, 64, HALF>(d, p);
+        launch_decode<T, 64, HALF, NARROW>(d, p);
         return;
     case 80:
-        launch_decode<T, 80, HALF>(d, p);
+        launch_decode<T, 80, HALF, NARROW>(d, p);
         return;
     case 96:
-        launch_decode<T, 96, HALF>(d, p);
+        launch_decode<T, 96, HALF, NARROW>(d, p);
         return;
     case 128:
-        launch_decode<T, 128, HALF>(d, p);
+        launch_decode<T, 128, HALF, NARROW>(d, p);
         return;
     case 256:
-        launch_decode<T, 256, HALF>(d, p);
+        launch_decode<T, 256, HALF, NARROW>(d, p);
         return;
     default:
         cuda_check(d, cudaErrorInvalidValue, "attention_decode: head_dim");
     }
 }
 
-template <class T> void launch_type(struct device *d, int head_dim, const struct decode_params *p)
+template <class T, bool NARROW>
+void launch_group(struct device *d, int head_dim, const struct decode_params *p)
 {
     if (p->group <= MERGE_ROWS)
-        launch_head_dim<T, true>(d, head_dim, p);
+        launch_head_dim<T, true, NARROW>(d, head_dim, p);
     else
-        launch_head_dim<T, false>(d, head_dim, p);
+        launch_head_dim<T, false, NARROW>(d, head_dim, p);
+}
+
+template <class T> void launch_type(struct device *d, int head_dim, const struct decode_params *p)
+{
+    if (p->k_scale)
+        launch_group<T, true>(d, head_dim, p);
+    else
+        launch_group<T, false>(d, head_dim, p);
 }
 
 void set_scores(struct decode_params *p, const struct attention_args *a)
@@ -787,10 +906,13 @@ void set_scores(struct decode_params *p, const struct attention_args *a)
 void set_shape(struct decode_params *p, const struct device *d, const struct attention_args *a)
 {
     const struct kv_cache *kv = a->kv;
-    const size_t layer_bytes =
-        (size_t)kv->n_blocks * kv->n_kv_heads * kv->block_tokens * kv->head_dim * 2;
+    const size_t layer_rows = (size_t)kv->n_blocks * kv->n_kv_heads * kv->block_tokens;
+    const size_t layer_bytes = layer_rows * kv->head_dim * (kv_has_scales(kv->dtype) ? 1 : 2);
     p->k = (const char *)kv->k + (size_t)a->layer * layer_bytes;
     p->v = (const char *)kv->v + (size_t)a->layer * layer_bytes;
+    p->k_scale = kv->k_scale ? kv->k_scale + a->layer * layer_rows : nullptr;
+    p->v_scale = kv->v_scale ? kv->v_scale + a->layer * layer_rows : nullptr;
+    p->values_e4m3 = kv->dtype == DT_FP8;
     p->n_heads = a->n_heads;
     p->n_kv_heads = kv->n_kv_heads;
     p->group = a->n_heads / kv->n_kv_heads;

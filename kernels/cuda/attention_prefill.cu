@@ -6,9 +6,13 @@
  * during its softmax.  Rows in shared memory are 16 bytes longer than a head, so that
  * ldmatrix meets no bank twice.
  *
+ * A cache of 8 bits runs here on every GPU: codes go through registers, which make them the numbers
+ * that tensor cores take; scales of values go with them, those of keys to the scores.
+ *
  * Read once an item: 128 queries, all keys and values they see.  Written once: 128 outputs. */
 #include "kernels/cuda/attention_prefill.cuh"
 
+#include "kernels/cuda/cache8.cuh"
 #include "kernels/cuda/ptx.cuh"
 
 namespace
@@ -19,10 +23,11 @@ constexpr int THREADS = 256;
 
 static_assert(QUERIES == THREADS / 32 * 16, "a warp has 16 queries");
 
-template <int D> struct tiles {
+template <int D, bool NARROW = false> struct tiles {
     static constexpr int KEYS = D == 256 ? 32 : 64;
     static constexpr int ROW = D + 8; /* values of a row in shared memory */
-    static constexpr int BYTES = (QUERIES + 2 * KEYS) * ROW * 2;
+    static constexpr int SCALES_AT = (QUERIES + 2 * KEYS) * ROW * 2; /* of the keys */
+    static constexpr int BYTES = SCALES_AT + (NARROW ? KEYS * (int)sizeof(float) : 0);
     static_assert(D % 16 == 0 && ROW / 8 % 2 == 1, "rows of 8 fall on different banks");
 };
 
@@ -65,6 +70,55 @@ __device__ __forceinline__ void copy_keys(const struct prefill_params &p,
         size_t in_block = (size_t)(key & ((1 << p.block_shift) - 1));
         return (const T *)cache + ((head << p.block_shift) + in_block) * D;
     });
+}
+
+/* The row of a key among those of all layers. */
+__device__ __forceinline__ size_t cache_row(const struct prefill_params &p,
+                                            const struct prefill_work &w, int key)
+{
+    const int32_t *table = p.block_table + (size_t)w.tile.slot * (size_t)p.table_stride;
+    const size_t block = (size_t)(p.first_block + table[key >> p.block_shift]);
+    const size_t head = block * (size_t)p.n_kv_heads + (size_t)w.kv_head;
+    return (head << p.block_shift) + (size_t)(key & ((1 << p.block_shift) - 1));
+}
+
+/* A tile of codes as numbers, zeros behind the last key; keys leave their scales to key_scales,
+ * values take them along. */
+template <typename T, int D, bool KEYS_ELSE_VALUES>
+__device__ __forceinline__ void widen_codes(const struct prefill_params &p,
+                                            const struct prefill_work &w, unsigned char *to,
+                                            float *key_scales, int tile)
+{
+    constexpr int KEYS = tiles<D>::KEYS, PIECES = D / 8;
+    const uint2 *cache = (const uint2 *)(KEYS_ELSE_VALUES ? p.k : p.v);
+    const float *scales = KEYS_ELSE_VALUES ? p.k_scale : p.v_scale;
+#pragma unroll(D == 64 ? 2 : 4) /* registers are short where two blocks share them */
+    for (int i = threadIdx.x; i < KEYS * PIECES; i += THREADS) {
+        const int row = i / PIECES, piece = i % PIECES, key = tile * KEYS + row;
+        uint2 codes = make_uint2(0, 0);
+        float scale = 0, v[8];
+        if (key < w.key_end) {
+            const size_t at = cache_row(p, w, key);
+            codes = cache[at * PIECES + piece];
+            scale = scales[at];
+        }
+        if (!KEYS_ELSE_VALUES)
+            values8_to_f32(v, codes, scale, p.values_e4m3);
+        else
+            keys8_to_f32(v, codes);
+        if (KEYS_ELSE_VALUES && piece == 0)
+            key_scales[row] = scale;
+        *(uint4 *)(to + (row * tiles<D>::ROW + piece * 8) * 2) = make_uint4(
+            pack2<T>(v[0], v[1]), pack2<T>(v[2], v[3]), pack2<T>(v[4], v[5]), pack2<T>(v[6], v[7]));
+    }
+}
+
+/* Scores of codes become those of keys. */
+template <int N> __device__ __forceinline__ void scale_scores(float (&s)[N], const float *scales)
+{
+#pragma unroll
+    for (int i = 0; i < N; i++)
+        s[i] *= scales[i / 4 * 8 + i % 2 + threadIdx.x % 4 * 2];
 }
 
 /* s = queries . keys for this warp's 16 queries. */
@@ -113,7 +167,7 @@ __device__ __forceinline__ void add_values(float (&o)[N], const uint32_t (&weigh
 }
 
 /* grid: [n_tiles * n_heads], the longest first   block: [THREADS], warp i has queries 16i.. */
-template <typename T, int D, bool SHAPED>
+template <typename T, int D, bool SHAPED, bool NARROW>
 __global__ void __launch_bounds__(THREADS, D == 64 ? 2 : 1)
     attention_prefill_kernel(const __grid_constant__ struct prefill_params p)
 {
@@ -127,6 +181,10 @@ __global__ void __launch_bounds__(THREADS, D == 64 ? 2 : 1)
         return;
     float s[KEYS / 2], o[D / 2], keep[2];
     uint32_t weights[KEYS / 4];
+    /* Of 8 bits: the same places by their addresses. */
+    unsigned char *wide_keys = dynamic + QUERIES * ROW_BYTES;
+    unsigned char *wide_values = wide_keys + KEYS * ROW_BYTES;
+    float *key_scales = (float *)(dynamic + tiles<D>::SCALES_AT);
     struct row_state state[2] = {{-INFINITY, 0}, {-INFINITY, 0}};
 #pragma unroll
     for (int i = 0; i < D / 2; i++)
@@ -134,18 +192,30 @@ __global__ void __launch_bounds__(THREADS, D == 64 ? 2 : 1)
 
     int tile = w.first_key_tile + w.n_key_tiles - 1;
     copy_queries<T, D>(p, w, queries);
-    copy_keys<T, D>(p, w, keys, p.k, tile);
+    if constexpr (NARROW)
+        widen_codes<T, D, true>(p, w, wide_keys, key_scales, tile);
+    else
+        copy_keys<T, D>(p, w, keys, p.k, tile);
     cp_async_commit();
     for (; tile >= w.first_key_tile; tile--) {
         const int first_key = tile * KEYS;
-        copy_keys<T, D>(p, w, values, p.v, tile);
+        if constexpr (NARROW)
+            widen_codes<T, D, false>(p, w, wide_values, nullptr, tile);
+        else
+            copy_keys<T, D>(p, w, values, p.v, tile);
         cp_async_commit();
         cp_async_wait<1>();
         __syncthreads();
         make_scores<T, D>(s, queries, keys);
+        if constexpr (NARROW)
+            scale_scores(s, key_scales);
         __syncthreads();
-        if (tile > w.first_key_tile)
-            copy_keys<T, D>(p, w, keys, p.k, tile - 1);
+        if (tile > w.first_key_tile) {
+            if constexpr (NARROW)
+                widen_codes<T, D, true>(p, w, wide_keys, key_scales, tile - 1);
+            else
+                copy_keys<T, D>(p, w, keys, p.k, tile - 1);
+        }
         cp_async_commit();
         if (SHAPED)
             shape_scores(p, s, p.alibi ? p.alibi[w.head] : 0.0f, first_key - w.tile.position - row);
@@ -164,29 +234,38 @@ __global__ void __launch_bounds__(THREADS, D == 64 ? 2 : 1)
     write_rows<T, D>(p, w, o, state, row);
 }
 
-template <typename T, int D, bool SHAPED>
+template <typename T, int D, bool SHAPED, bool NARROW>
 void launch(struct device *d, const struct prefill_params *p)
 {
+    constexpr int BYTES = tiles<D, NARROW>::BYTES;
     static bool is_set;
-    auto kernel = attention_prefill_kernel<T, D, SHAPED>;
+    auto kernel = attention_prefill_kernel<T, D, SHAPED, NARROW>;
     if (!is_set) {
         cuda_check(d,
-                   cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                        tiles<D>::BYTES),
+                   cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, BYTES),
                    "attention_prefill shared memory");
         is_set = true;
     }
-    kernel<<<p->n_tiles * p->n_heads, THREADS, tiles<D>::BYTES, d->stream>>>(*p);
+    kernel<<<p->n_tiles * p->n_heads, THREADS, BYTES, d->stream>>>(*p);
     CUDA_LAUNCHED(d, "attention_prefill");
+}
+
+template <typename T, int D, bool SHAPED>
+void launch_cache(struct device *d, const struct prefill_params *p)
+{
+    if (p->k_scale)
+        launch<T, D, SHAPED, true>(d, p);
+    else
+        launch<T, D, SHAPED, false>(d, p);
 }
 
 template <typename T, int D>
 void launch_shape(struct device *d, const struct attention_args *a, const struct prefill_params *p)
 {
     if (prefill_is_shaped(a))
-        launch<T, D, true>(d, p);
+        launch_cache<T, D, true>(d, p);
     else
-        launch<T, D, false>(d, p);
+        launch_cache<T, D, false>(d, p);
 }
 
 template <typename T>
@@ -215,7 +294,8 @@ void cuda_attention_prefill(struct device *d, const struct attention_args *a)
     const struct prefill_params p = prefill_params_of(d, a);
     if (p.n_tiles == 0 || cuda_attention_prefill_sm90(d, a, &p))
         return;
-    if (a->kv->dtype == DT_BF16)
+    const enum dtype act = kv_has_scales(a->kv->dtype) ? d->act : a->kv->dtype;
+    if (act == DT_BF16)
         launch_width<__nv_bfloat16>(d, a, &p);
     else
         launch_width<__half>(d, a, &p);

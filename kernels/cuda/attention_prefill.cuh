@@ -29,6 +29,8 @@ struct prefill_params {                /* of one launch */
     float scale, soft_cap;
     float exponent; /* exp(score) = exp2(score * exponent) */
     bool bidirectional;
+    const float *k_scale, *v_scale; /* of the whole cache, in 8 bits */
+    bool values_e4m3;
 };
 
 /* False when a score is only q.k: then the scale is part of the exponent. */
@@ -70,6 +72,9 @@ inline struct prefill_params prefill_params_of(const struct device *d,
     p.soft_cap = a->soft_cap;
     p.exponent = prefill_is_shaped(a) ? log2_e : a->scale * log2_e;
     p.bidirectional = a->bidirectional;
+    p.k_scale = a->kv->k_scale;
+    p.v_scale = a->kv->v_scale;
+    p.values_e4m3 = a->kv->dtype == DT_FP8;
     return p;
 }
 

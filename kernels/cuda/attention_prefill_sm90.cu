@@ -519,7 +519,7 @@ bool launch_width(struct device *d, const struct attention_args *a, const struct
 bool cuda_attention_prefill_sm90(struct device *d, const struct attention_args *a,
                                  const struct prefill_params *p)
 {
-    if (d->cc != 90)
+    if (d->cc != 90 || kv_has_scales(a->kv->dtype))
         return false;
     return a->kv->dtype == DT_BF16 ? launch_width<__nv_bfloat16>(d, a, p)
                                    : launch_width<__half>(d, a, p);

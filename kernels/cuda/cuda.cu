@@ -125,7 +125,7 @@ enum dtype act_dtype(const device *d)
 
 bool kv_fits(const device *d, enum dtype dtype)
 {
-    return dtype == d->act;
+    return dtype == d->act || kv_has_scales(dtype);
 }
 
 /* Memory. */

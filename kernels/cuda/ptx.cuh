@@ -157,6 +157,12 @@ __device__ __forceinline__ void cp_async_16(uint32_t to, const void *from, int n
                  : "memory");
 }
 
+/* st.shared */
+__device__ __forceinline__ void store_shared(uint32_t to, float v)
+{
+    asm volatile("st.shared.f32 [%0], %1;" ::"r"(to), "f"(v) : "memory");
+}
+
 __device__ __forceinline__ void cp_async_commit()
 {
     asm volatile("cp.async.commit_group;" ::: "memory");

@@ -6,9 +6,13 @@
  * on the CPU; it is then reduced in double, so that the sine is right at any position.  A block
  * takes the sines of its token once, in shared memory, for all of its heads.
  *
+ * For a cache of 8 bits the heads of q and k are then turned by a Hadamard matrix, in the order of
+ * the CPU's additions, and a row of K or V gets its scale.
+ *
  * Heads of whole chunks go 16 bytes at a time, a chunk a lane; others a value at a time, a warp a
  * head.  The norm's sum is in f32 in an order that depends on the head's size alone. */
 #include "kernels/cuda/act_type.cuh"
+#include "kernels/cuda/cache8.cuh"
 #include "kernels/cuda/launch.cuh"
 
 namespace
@@ -27,6 +31,9 @@ struct rope_job {
     enum rope_kind rope;
     enum dtype cache_dtype;
     float norm_eps, rope_scale;
+    float *k_scale, *v_scale; /* of the layer, in 8 bits: [n_blocks, n_kv_heads, block_tokens] */
+    float hadamard_scale;
+    int hadamard; /* size of its blocks */
 };
 
 struct angles {
@@ -112,9 +119,92 @@ __device__ inline void turn_chunk(float v[CHUNK], int c, const struct rope_job &
     }
 }
 
-/* grid: [n_tokens, parts]   block: [THREADS]
- * LANES lanes hold a head; heads are those of q, then k, then v. */
+/* Sums and differences of all pairs, the most distant ones first: between lanes, then within. */
+template <int LANES> __device__ inline void hadamard_chunk(float v[CHUNK], const struct rope_job &j)
+{
+    const int lane = (int)threadIdx.x;
+    for (int apart = j.hadamard / CHUNK / 2; apart > 0; apart /= 2) {
+#pragma unroll
+        for (int i = 0; i < CHUNK; i++) {
+            const float other = __shfl_xor_sync(0xffffffffu, v[i], apart, LANES);
+            v[i] = lane & apart ? other - v[i] : v[i] + other;
+        }
+    }
+#pragma unroll
+    for (int apart = CHUNK / 2; apart > 0; apart /= 2) {
+#pragma unroll
+        for (int i = 0; i < CHUNK; i++) {
+            if (i & apart)
+                continue;
+            const float a = v[i], b = v[i + apart];
+            v[i] = a + b;
+            v[i + apart] = a - b;
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < CHUNK; i++)
+        v[i] = __fmul_rn(v[i], j.hadamard_scale);
+}
+
+/* The scale of the head that LANES lanes hold, to all of them; lanes behind its end hold zeros. */
+template <int LANES> __device__ inline float chunk_scale(const float v[CHUNK], bool is_e4m3)
+{
+    float top = 0;
+    int is_finite = 1;
+#pragma unroll
+    for (int i = 0; i < CHUNK; i++) {
+        top = fmaxf(top, fabsf(v[i]));
+        is_finite &= fabsf(v[i]) <= FLT_MAX;
+    }
+#pragma unroll
+    for (int lanes = LANES / 2; lanes > 0; lanes /= 2) {
+        top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, lanes));
+        is_finite &= __shfl_xor_sync(0xffffffffu, is_finite, lanes);
+    }
+    return row_scale(top, is_finite, is_e4m3);
+}
+
+__device__ inline uint2 chunk_codes(const float v[CHUNK], float scale, bool is_e4m3)
+{
+    uint2 codes = make_uint2(0, 0);
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        codes.x |= (uint32_t)code_of(v[i], scale, is_e4m3) << 8 * i;
+        codes.y |= (uint32_t)code_of(v[i + 4], scale, is_e4m3) << 8 * i;
+    }
+    return codes;
+}
+
+/* A chunk of a head on its way to a cache of 8 bits; q goes to where it was.  All lanes of the warp
+ * come here, those that are not `here` with zeros. */
 template <class PAIR, int LANES>
+__device__ inline void store_turned(const struct rope_job &j, const float read[CHUNK],
+                                    float turned[CHUNK], int token, int head, size_t q_at,
+                                    bool is_q, bool is_k, bool here)
+{
+    const int c = (int)threadIdx.x % LANES;
+    hadamard_chunk<LANES>(turned, j);
+    const bool is_e4m3 = !is_k && j.cache_dtype == DT_FP8;
+    float v[CHUNK];
+#pragma unroll
+    for (int i = 0; i < CHUNK; i++)
+        v[i] = is_k ? turned[i] : read[i];
+    const float scale = chunk_scale<LANES>(v, is_e4m3);
+    if (here && is_q) {
+        ((uint4 *)j.q)[q_at] = chunk_from_f32<PAIR>(turned);
+    } else if (here) {
+        const size_t at = page_row(j, token, head);
+        *(uint2 *)((char *)(is_k ? j.cache_k : j.cache_v) + at + c * CHUNK) =
+            chunk_codes(v, scale, is_e4m3);
+        if (c == 0)
+            (is_k ? j.k_scale : j.v_scale)[at / j.head_dim] = scale;
+    }
+}
+
+/* grid: [n_tokens, parts]   block: [THREADS]
+ * LANES lanes hold a head; heads are those of q, then k, then v.  NARROW: the cache is of 8 bits.
+ */
+template <class PAIR, int LANES, bool NARROW>
 __global__ void __launch_bounds__(THREADS) rope_kv_kernel(const struct rope_job j)
 {
     __shared__ struct angles angles;
@@ -140,6 +230,10 @@ __global__ void __launch_bounds__(THREADS) rope_kv_kernel(const struct rope_job 
             turned[i] = v[i];
         const float *norm = is_q ? j.q_norm : j.k_norm;
         turn_chunk<LANES>(turned, c, j, norm, &angles);
+        if constexpr (NARROW) {
+            store_turned<PAIR, LANES>(j, v, turned, token, of_kind, at, is_q, is_k, here);
+            continue;
+        }
         if (!here)
             continue;
         if (is_q)
@@ -163,11 +257,50 @@ __device__ inline void store_one(const struct rope_job &j, T *q, void *cache, si
         store_f32((__nv_bfloat16 *)cache + at, v);
 }
 
-/* grid: [n_tokens, parts]   block: [THREADS]; a warp a head, a value a lane */
+/* One head of 8 bits, which the warp has in shared memory: its end, as store_turned. */
 template <class T>
+__device__ inline void store_head(const struct rope_job &j, float *x, T *q, void *cache,
+                                  float *scales, size_t to, bool is_e4m3)
+{
+    const int lane = (int)threadIdx.x % WARP;
+    __syncwarp();
+    for (int apart = q || cache == j.cache_k ? j.hadamard / 2 : 0; apart > 0; apart /= 2) {
+        for (int i = lane; i < j.head_dim / 2; i += WARP) {
+            const int low = i / apart * 2 * apart + i % apart;
+            const float a = x[low], b = x[low + apart];
+            x[low] = a + b;
+            x[low + apart] = a - b;
+        }
+        __syncwarp();
+    }
+    const float turn = q || cache == j.cache_k ? j.hadamard_scale : 1.0f;
+    float top = 0;
+    bool is_finite = true;
+    for (int i = lane; i < j.head_dim; i += WARP) {
+        x[i] = __fmul_rn(x[i], turn);
+        top = fmaxf(top, fabsf(x[i]));
+        is_finite = is_finite && fabsf(x[i]) <= FLT_MAX;
+    }
+    for (int lanes = WARP / 2; lanes > 0; lanes /= 2)
+        top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, lanes));
+    const float scale = row_scale(top, __all_sync(0xffffffffu, is_finite), is_e4m3);
+    for (int i = lane; i < j.head_dim; i += WARP) {
+        if (q)
+            store_f32(q + to + i, x[i]);
+        else
+            ((uint8_t *)cache)[to + i] = code_of(x[i], scale, is_e4m3);
+    }
+    if (!q && lane == 0)
+        scales[to / j.head_dim] = scale;
+    __syncwarp();
+}
+
+/* grid: [n_tokens, parts]   block: [THREADS]; a warp a head, a value a lane */
+template <class T, bool NARROW>
 __global__ void __launch_bounds__(THREADS) rope_kv_any_kernel(const struct rope_job j)
 {
     __shared__ struct angles angles;
+    __shared__ float heads[NARROW ? THREADS / WARP : 1][NARROW ? DIMS_MAX : 1];
     const int token = (int)blockIdx.x, lane = (int)threadIdx.x % WARP;
     const int n_all = j.n_heads + 2 * j.n_kv_heads, warps = THREADS / WARP;
     await_previous();
@@ -197,19 +330,35 @@ __global__ void __launch_bounds__(THREADS) rope_kv_any_kernel(const struct rope_
             const int low = j.rope == ROPE_NEOX ? i : 2 * i,
                       high = j.rope == ROPE_NEOX ? i + half : low + 1;
             const float a = value(low), b = value(high), t = angles.cos[i], s = angles.sin[i];
+            if constexpr (NARROW) {
+                heads[threadIdx.x / WARP][low] = a * t - b * s;
+                heads[threadIdx.x / WARP][high] = b * t + a * s;
+                continue;
+            }
             store_one(j, q, cache, to + low, a * t - b * s);
             store_one(j, q, cache, to + high, b * t + a * s);
         }
-        for (int i = dims + lane; i < j.head_dim; i += WARP)
-            store_one(j, q, cache, to + i, value(i));
+        for (int i = dims + lane; i < j.head_dim; i += WARP) {
+            if constexpr (NARROW)
+                heads[threadIdx.x / WARP][i] = value(i);
+            else
+                store_one(j, q, cache, to + i, value(i));
+        }
+        if constexpr (NARROW)
+            store_head(j, heads[threadIdx.x / WARP], q, cache, is_k ? j.k_scale : j.v_scale, to,
+                       !is_k && j.cache_dtype == DT_FP8);
     }
 }
 
 struct rope_job make_job(const struct device *d, const struct rope_kv_args *a)
 {
     const struct kv_cache *kv = a->kv;
-    const size_t layer_bytes = (size_t)kv->n_blocks * kv->n_kv_heads * kv->block_tokens *
-                               kv->head_dim * (kv->dtype == DT_F32 ? 4 : 2);
+    const bool narrow = kv_has_scales(kv->dtype);
+    const size_t layer_rows = (size_t)kv->n_blocks * kv->n_kv_heads * kv->block_tokens;
+    const size_t layer_bytes = layer_rows * kv->head_dim *
+                               (narrow                ? 1
+                                : kv->dtype == DT_F32 ? 4
+                                                      : 2);
     struct rope_job j = {};
     j.q = a->q;
     j.k = a->k;
@@ -233,6 +382,10 @@ struct rope_job make_job(const struct device *d, const struct rope_kv_args *a)
     j.cache_dtype = kv->dtype;
     j.norm_eps = a->norm_eps;
     j.rope_scale = a->rope_scale;
+    j.k_scale = narrow ? kv->k_scale + layer_rows * a->layer : nullptr;
+    j.v_scale = narrow ? kv->v_scale + layer_rows * a->layer : nullptr;
+    j.hadamard = kv->head_dim & -kv->head_dim;
+    j.hadamard_scale = 1 / sqrtf((float)j.hadamard);
     return j;
 }
 
@@ -259,6 +412,20 @@ void launch_rope(struct device *d, void (*kernel)(struct rope_job), const struct
         kernel, j);
 }
 
+template <class PAIR, bool NARROW> void launch_cache(struct device *d, const struct rope_job &j)
+{
+    const int chunks = j.head_dim / CHUNK;
+    if (!fits_chunks(&j))
+        launch_rope(d, rope_kv_any_kernel<typename single_of<PAIR>::type, NARROW>, j,
+                    THREADS / WARP);
+    else if (chunks <= 8)
+        launch_rope(d, rope_kv_kernel<PAIR, 8, NARROW>, j, THREADS / 8);
+    else if (chunks <= 16)
+        launch_rope(d, rope_kv_kernel<PAIR, 16, NARROW>, j, THREADS / 16);
+    else
+        launch_rope(d, rope_kv_kernel<PAIR, 32, NARROW>, j, THREADS / 32);
+}
+
 } /* namespace */
 
 void cuda_rope_kv(struct device *d, const struct rope_kv_args *a)
@@ -268,14 +435,9 @@ void cuda_rope_kv(struct device *d, const struct rope_kv_args *a)
     const struct rope_job j = make_job(d, a);
     with_act_type(d->act, [&](auto pair) {
         typedef decltype(pair) act;
-        const int chunks = j.head_dim / CHUNK;
-        if (!fits_chunks(&j))
-            launch_rope(d, rope_kv_any_kernel<typename single_of<act>::type>, j, THREADS / WARP);
-        else if (chunks <= 8)
-            launch_rope(d, rope_kv_kernel<act, 8>, j, THREADS / 8);
-        else if (chunks <= 16)
-            launch_rope(d, rope_kv_kernel<act, 16>, j, THREADS / 16);
+        if (j.k_scale)
+            launch_cache<act, true>(d, j);
         else
-            launch_rope(d, rope_kv_kernel<act, 32>, j, THREADS / 32);
+            launch_cache<act, false>(d, j);
     });
 }

@@ -22,8 +22,10 @@ static const double SPREAD_MIN = 0.05; /* of log-probabilities: else a wrong mod
 static const double ERROR_MAX = 0.05;  /* root mean square, in units of the spread */
 
 static const char *device = "cuda", *shapes = "tests/gpu/shapes";
-static const char *const names[] = {"small", "wide-heads"};
-enum { N_SHAPES = sizeof names / sizeof names[0] };
+static const struct model {
+    const char *name, *kv_dtype;
+} models[] = {{"small", "auto"}, {"wide-heads", "auto"}, {"small", "int8"}, {"wide-heads", "fp8"}};
+enum { N_MODELS = sizeof models / sizeof models[0] };
 
 static void skip_without_device(void)
 {
@@ -35,13 +37,14 @@ static void skip_without_device(void)
     exit(77);
 }
 
-static void open_engine(struct drive *d, const char *on, const char *name)
+static void open_engine(struct drive *d, const char *on, const struct model *m)
 {
     static char path[512];
-    snprintf(path, sizeof path, "%s/%s", shapes, name);
+    snprintf(path, sizeof path, "%s/%s", shapes, m->name);
     drive_open(d, &(struct engine_options){.model_path = path,
                                            .random_weights = true,
                                            .cpu_precision = "exact",
+                                           .kv_dtype = m->kv_dtype,
                                            .device = on,
                                            .gpu_memory = 0.3,
                                            .seqs_max = SEQS,
@@ -117,14 +120,14 @@ static void answer(struct drive *d, int n, int piece, struct answer a[])
 static void scores_are_those_of_the_cpu(void **state)
 {
     (void)state;
-    for (int s = 0; s < N_SHAPES; s++) {
+    for (int s = 0; s < N_MODELS; s++) {
         static struct answer want[1], got[1];
         struct drive d;
         double mean = 0, spread = 0, error = 0;
-        open_engine(&d, "cpu", names[s]);
+        open_engine(&d, "cpu", &models[s]);
         answer(&d, 1, PROMPT, want);
         drive_close(&d);
-        open_engine(&d, device, names[s]);
+        open_engine(&d, device, &models[s]);
         answer(&d, 1, PROMPT, got);
         drive_close(&d);
         for (int i = 0; i < PROMPT - 1; i++)
@@ -135,7 +138,8 @@ static void scores_are_those_of_the_cpu(void **state)
         }
         spread = sqrt(spread);
         error = sqrt(error) / spread;
-        printf("%s: spread %.4f, error %.5f of it\n", names[s], spread, error);
+        printf("%s, kv %s: spread %.4f, error %.5f of it\n", models[s].name, models[s].kv_dtype,
+               spread, error);
         assert_true(spread > SPREAD_MIN);
         assert_true(error < ERROR_MAX); /* NaN fails too */
     }
@@ -144,10 +148,10 @@ static void scores_are_those_of_the_cpu(void **state)
 static void company_and_cuts_change_no_bit(void **state)
 {
     (void)state;
-    for (int s = 0; s < N_SHAPES; s++) {
+    for (int s = 0; s < N_MODELS; s++) {
         static struct answer all[SEQS], alone[1], cut[1];
         struct drive d;
-        open_engine(&d, device, names[s]);
+        open_engine(&d, device, &models[s]);
         answer(&d, SEQS, PROMPT, all);
         answer(&d, 1, PROMPT, alone);
         answer(&d, 1, 37, cut);

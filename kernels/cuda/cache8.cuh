@@ -1,0 +1,69 @@
+/* cache8.cuh - keys and values of 8 bits: from codes to numbers and back (ops.h has the format). */
+#ifndef KERNELS_CUDA_CACHE8_CUH
+#define KERNELS_CUDA_CACHE8_CUH
+
+#include <cuda_fp8.h>
+#include <float.h>
+#include <math.h>
+#include <stdint.h>
+
+/* Exactly: with its sign turned over, a code is 128 too large, and these are the last bits of a
+ * float from 2^23 on. */
+__device__ __forceinline__ void int8x4_to_f32(float v[4], uint32_t codes)
+{
+    const uint32_t bytes = codes ^ 0x80808080u;
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        v[i] = __uint_as_float(__byte_perm(bytes, 0x4b000000u, 0x7440 + i)) - 8388736.0f;
+}
+
+__device__ __forceinline__ void e4m3x4_to_f32(float v[4], uint32_t codes)
+{
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        const __half2_raw pair =
+            __nv_cvt_fp8x2_to_halfraw2((__nv_fp8x2_storage_t)(codes >> 16 * i & 0xffff), __NV_E4M3);
+        const float2 two = __half22float2(__half2(pair));
+        v[2 * i] = two.x;
+        v[2 * i + 1] = two.y;
+    }
+}
+
+/* Eight neighbours of a row of K, without the row's scale. */
+__device__ __forceinline__ void keys8_to_f32(float v[8], uint2 codes)
+{
+    int8x4_to_f32(v, codes.x);
+    int8x4_to_f32(v + 4, codes.y);
+}
+
+/* Eight neighbours of a row of V, with it. */
+__device__ __forceinline__ void values8_to_f32(float v[8], uint2 codes, float scale, bool is_e4m3)
+{
+    if (is_e4m3) {
+        e4m3x4_to_f32(v, codes.x);
+        e4m3x4_to_f32(v + 4, codes.y);
+    } else {
+        keys8_to_f32(v, codes);
+    }
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+        v[i] = __fmul_rn(v[i], scale);
+}
+
+/* The scale of a row from its largest magnitude; `is_finite`: all of it. */
+__device__ __forceinline__ float row_scale(float top, bool is_finite, bool is_e4m3)
+{
+    const float scale = __fdiv_rn(top, is_e4m3 ? 448.0f : 127.0f);
+    return !is_finite ? NAN : scale < FLT_MIN ? 0.0f : scale;
+}
+
+__device__ __forceinline__ uint8_t code_of(float x, float scale, bool is_e4m3)
+{
+    if (!(scale > 0))
+        return 0;
+    const float code = __fdiv_rn(x, scale);
+    return is_e4m3 ? (uint8_t)__nv_cvt_float_to_fp8(code, __NV_SATFINITE, __NV_E4M3)
+                   : (uint8_t)__float2int_rn(code);
+}
+
+#endif
