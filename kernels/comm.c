@@ -1,0 +1,447 @@
+/* comm.c - the mailboxes in which ranks meet, and the calls made of rounds through them.
+ *
+ * Everything is rounds.  In round k a rank writes a piece of data and a letter, which says what
+ * call it is in, into its mailbox, counts its `round` up to k, waits until all others have done so,
+ * and reads what it wants of theirs.  Data and letters have two places, by the parity of k: a rank
+ * that writes for round k has seen all others arrive at k - 1, so they have read what they wanted
+ * of k - 2.  One wait a round is enough.
+ *
+ * A sum of a few values is one round: all read all.  Of many it is two: each rank sums its share,
+ * then all read the shares.  Which of them never changes a bit. */
+#include "kernels/comm.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+
+enum {
+    MAGIC = 0x6b6e6172, /* "rank" */
+    LINE = 64,
+    PIECE_BYTES = 256 * 1024,
+    PIECE_FLOATS = PIECE_BYTES / sizeof(float),
+    ONE_ROUND_FLOATS = 4096, /* up to here a second round costs more than it saves */
+    BLOCK_FLOATS = 512,      /* summed at a time: stays in the first-level cache */
+    SPINS = 500,             /* looks before a waiter gives way: some 20 us */
+    YIELDS = 200,            /*   and before it sleeps */
+    WHY_BYTES = 200
+};
+
+enum call { CALL_BARRIER = 1, CALL_AGREE, CALL_BROADCAST, CALL_ALL_GATHER, CALL_ALL_REDUCE };
+
+static const char *const call_names[] = {
+    [0] = "nothing",
+    [CALL_BARRIER] = "barrier",
+    [CALL_AGREE] = "agree",
+    [CALL_BROADCAST] = "broadcast",
+    [CALL_ALL_GATHER] = "all_gather",
+    [CALL_ALL_REDUCE] = "all_reduce",
+};
+
+struct letter { /* must be the same from all ranks */
+    uint32_t call;
+    uint32_t root;
+    uint64_t n_bytes; /* of the whole call */
+    uint64_t value;   /* CALL_AGREE */
+};
+
+struct mailbox {
+    /* The rank writes. */
+    _Alignas(LINE) _Atomic uint32_t round; /* rounds it has come to; its waiters' futex */
+    struct letter letter[2];               /* of the last two */
+    uint32_t code; /* enum status_code; final once `failed` names the rank */
+    char why[WHY_BYTES];
+    /* Its waiters write. */
+    _Alignas(LINE) _Atomic uint32_t n_asleep;
+};
+
+struct group {
+    uint32_t magic, n_ranks;
+    _Atomic uint32_t failed; /* 0, or 1 + the rank whose mailbox says why */
+    struct mailbox box[];    /* [n_ranks]; behind them the pieces: [n_ranks, 2, PIECE_BYTES] */
+};
+
+struct comm {
+    struct group *group;
+    int rank, n_ranks;
+    uint32_t round;  /* the last one this rank came to */
+    int64_t wait_ms; /* 0 = no limit */
+    _Atomic bool reported;
+};
+
+/* --- memory --------------------------------------------------------------------------------- */
+
+static size_t pieces_at(int n_ranks)
+{
+    return sizeof(struct group) + (size_t)n_ranks * sizeof(struct mailbox);
+}
+
+static size_t memory_bytes(int n_ranks)
+{
+    return pieces_at(n_ranks) + (size_t)n_ranks * 2 * PIECE_BYTES;
+}
+
+void *comm_memory_take(int n_ranks, struct status *st)
+{
+    assert(n_ranks >= 1 && n_ranks <= COMM_RANKS_MAX);
+    struct group *g = mmap(NULL, memory_bytes(n_ranks), PROT_READ | PROT_WRITE,
+                           MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (g == MAP_FAILED) {
+        status_fail(st, STATUS_BUSY, "no memory for a group of %d ranks: %s", n_ranks,
+                    strerror(errno));
+        return NULL;
+    }
+    g->magic = MAGIC;
+    g->n_ranks = (uint32_t)n_ranks;
+    return g;
+}
+
+void comm_memory_drop(void *memory, int n_ranks)
+{
+    if (memory)
+        munmap(memory, memory_bytes(n_ranks));
+}
+
+struct comm *comm_open(void *memory, int rank, struct status *st)
+{
+    struct group *g = memory;
+    if (g->magic != MAGIC || rank < 0 || rank >= (int)g->n_ranks) {
+        status_fail(st, STATUS_CORRUPT, "rank %d is not one of a group of %u", rank, g->n_ranks);
+        return NULL;
+    }
+    struct comm *c = calloc(1, sizeof *c);
+    if (!c) {
+        status_fail(st, STATUS_BUSY, "no memory for rank %d", rank);
+        return NULL;
+    }
+    c->group = g;
+    c->rank = rank;
+    c->n_ranks = (int)g->n_ranks;
+    c->wait_ms = COMM_WAIT_MS;
+    return c;
+}
+
+void comm_close(struct comm *c)
+{
+    free(c);
+}
+
+int comm_rank(const struct comm *c)
+{
+    return c->rank;
+}
+
+int comm_size(const struct comm *c)
+{
+    return c->n_ranks;
+}
+
+void comm_wait_set(struct comm *c, int64_t wait_ms)
+{
+    c->wait_ms = wait_ms;
+}
+
+/* --- failure -------------------------------------------------------------------------------- */
+
+static bool has_failed(const struct comm *c)
+{
+    return atomic_load_explicit(&c->group->failed, memory_order_acquire) != 0;
+}
+
+/* Sleepers look by themselves. */
+void comm_abort(struct comm *c, const struct status *why)
+{
+    uint32_t none = 0;
+    struct mailbox *box = &c->group->box[c->rank];
+    if (has_failed(c) || atomic_exchange(&c->reported, true))
+        return;
+    box->code = (uint32_t)why->code;
+    memcpy(box->why, why->msg, WHY_BYTES - 1);
+    atomic_compare_exchange_strong(&c->group->failed, &none, (uint32_t)c->rank + 1);
+}
+
+bool comm_ok(struct comm *c, struct status *st)
+{
+    const uint32_t failed = atomic_load_explicit(&c->group->failed, memory_order_acquire);
+    if (failed == 0)
+        return true;
+    const int by = (int)(failed - 1) % c->n_ranks;
+    const struct mailbox *box = &c->group->box[by];
+    const bool sane = box->code > STATUS_OK && box->code < STATUS_N;
+    status_fail(st, sane ? (enum status_code)box->code : STATUS_DEVICE, "rank %d: %.*s", by,
+                WHY_BYTES - 1, box->why);
+    return false;
+}
+
+/* --- waiting -------------------------------------------------------------------------------- */
+
+static bool has_come(const struct comm *c, int rank)
+{
+    const uint32_t at = atomic_load_explicit(&c->group->box[rank].round, memory_order_acquire);
+    return (int32_t)(at - c->round) >= 0; /* rounds wrap */
+}
+
+/* Until the rank comes to a round or some milliseconds are over. */
+static void sleep_on(struct comm *c, int rank, int64_t ms)
+{
+    struct mailbox *box = &c->group->box[rank];
+    const struct timespec longest = {.tv_nsec = (long)ms * 1000000};
+    atomic_fetch_add(&box->n_asleep, 1);
+    const uint32_t at = atomic_load(&box->round);
+    if (!has_come(c, rank))
+        syscall(SYS_futex, &box->round, FUTEX_WAIT, at, &longest, NULL, 0);
+    atomic_fetch_sub(&box->n_asleep, 1);
+}
+
+static bool lost(struct comm *c, int rank, enum call call)
+{
+    struct status st = {0};
+    status_fail(&st, STATUS_DEVICE, "rank %d did not come to %s %u in %lld ms", rank,
+                call_names[call], c->round, (long long)c->wait_ms);
+    comm_abort(c, &st);
+    return false;
+}
+
+static bool wait_long(struct comm *c, int rank, enum call call)
+{
+    const uint64_t start = clock_now(&clock_real);
+    while (!has_come(c, rank)) {
+        const int64_t ms = (int64_t)((clock_now(&clock_real) - start) / NS_PER_MS);
+        if (has_failed(c))
+            return false;
+        if (c->wait_ms && ms >= c->wait_ms)
+            return lost(c, rank, call);
+        const int64_t left = c->wait_ms ? c->wait_ms - ms : COMM_LOOK_MS;
+        sleep_on(c, rank, left < COMM_LOOK_MS ? left : COMM_LOOK_MS);
+    }
+    return true;
+}
+
+static bool wait_for(struct comm *c, int rank, enum call call)
+{
+    for (int i = 0; i < SPINS; i++) {
+        if (has_come(c, rank))
+            return true;
+        __builtin_ia32_pause();
+    }
+    for (int i = 0; i < YIELDS && !has_come(c, rank); i++)
+        sched_yield();
+    return wait_long(c, rank, call);
+}
+
+/* --- rounds --------------------------------------------------------------------------------- */
+
+/* Where a rank's data of a round is. */
+static void *piece(const struct comm *c, int rank, uint32_t round)
+{
+    return (char *)c->group + pieces_at(c->n_ranks) + ((size_t)rank * 2 + round % 2) * PIECE_BYTES;
+}
+
+/* What this rank has to say in the next round. */
+static void *next_piece(const struct comm *c)
+{
+    return piece(c, c->rank, c->round + 1);
+}
+
+static const void *piece_of(const struct comm *c, int rank)
+{
+    return piece(c, rank, c->round);
+}
+
+static bool check_letter(struct comm *c, int rank, const struct letter *mine, const char *what)
+{
+    const struct letter *theirs = &c->group->box[rank].letter[c->round % 2];
+    struct status st = {0};
+    if (memcmp(theirs, mine, sizeof *mine) == 0)
+        return true;
+    if (theirs->call == CALL_AGREE && mine->call == CALL_AGREE)
+        status_fail(&st, STATUS_CORRUPT, "ranks %d and %d differ in %s", c->rank, rank, what);
+    else
+        status_fail(&st, STATUS_CORRUPT, "in %s of %llu bytes, where rank %d is in %s of %llu",
+                    call_names[mine->call], (unsigned long long)mine->n_bytes, rank,
+                    call_names[theirs->call <= CALL_ALL_REDUCE ? theirs->call : 0],
+                    (unsigned long long)theirs->n_bytes);
+    comm_abort(c, &st);
+    return false;
+}
+
+/* What next_piece holds is out, and so is what the others have. */
+static bool meet(struct comm *c, const struct letter *mine, const char *what)
+{
+    struct mailbox *box = &c->group->box[c->rank];
+    if (has_failed(c))
+        return false;
+    c->round++;
+    box->letter[c->round % 2] = *mine;
+    atomic_store(&box->round, c->round);
+    if (atomic_load(&box->n_asleep) > 0)
+        syscall(SYS_futex, &box->round, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+    for (int r = 0; r < c->n_ranks; r++)
+        if (r != c->rank &&
+            (!wait_for(c, r, (enum call)mine->call) || !check_letter(c, r, mine, what)))
+            return false;
+    return true;
+}
+
+static size_t least(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+/* --- the calls ------------------------------------------------------------------------------ */
+
+bool comm_barrier(struct comm *c)
+{
+    return meet(c, &(struct letter){.call = CALL_BARRIER}, "");
+}
+
+bool comm_agree(struct comm *c, const char *what, uint64_t value)
+{
+    return meet(c, &(struct letter){.call = CALL_AGREE, .value = value}, what);
+}
+
+bool comm_broadcast(struct comm *c, void *p, size_t n, int root)
+{
+    const struct letter letter = {.call = CALL_BROADCAST, .root = (uint32_t)root, .n_bytes = n};
+    for (size_t at = 0; at < n; at += PIECE_BYTES) {
+        const size_t n_piece = least(n - at, PIECE_BYTES);
+        if (c->rank == root)
+            memcpy(next_piece(c), (char *)p + at, n_piece);
+        if (!meet(c, &letter, ""))
+            return false;
+        if (c->rank != root)
+            memcpy((char *)p + at, piece_of(c, root), n_piece);
+    }
+    return true;
+}
+
+/* A rank's parts of the rows, one behind the other, are a stream.  Copies its bytes
+ * [at, at + n) between the rows and a piece. */
+struct stream {
+    char *rows; /* the rank's part of the first row */
+    size_t row_bytes, width;
+};
+
+static void copy_stream(const struct stream *s, size_t at, size_t n, char *to, const char *from)
+{
+    for (size_t done = 0; done < n;) {
+        const size_t in_row = (at + done) % s->width;
+        const size_t n_bytes = least(s->width - in_row, n - done);
+        char *row = s->rows + (at + done) / s->width * s->row_bytes + in_row;
+        memcpy(to ? to + done : row, to ? row : from + done, n_bytes);
+        done += n_bytes;
+    }
+}
+
+static size_t widest(const struct comm *c, const size_t *split)
+{
+    size_t width = 0;
+    for (int r = 0; r < c->n_ranks; r++)
+        if (split[r + 1] - split[r] > width)
+            width = split[r + 1] - split[r];
+    return width;
+}
+
+bool comm_all_gather(struct comm *c, void *rows, size_t n_rows, size_t row_bytes,
+                     const size_t *split)
+{
+    const struct letter letter = {.call = CALL_ALL_GATHER, .n_bytes = n_rows * row_bytes};
+    const size_t longest = n_rows * widest(c, split);
+    for (size_t at = 0; at < longest; at += PIECE_BYTES) {
+        for (int i = 0; i <= c->n_ranks; i++) { /* own part out, then the others' in */
+            const int r = i == 0 ? c->rank : i - 1;
+            const struct stream s = {(char *)rows + split[r], row_bytes, split[r + 1] - split[r]};
+            const size_t n_stream = n_rows * s.width;
+            const size_t n = at < n_stream ? least(n_stream - at, PIECE_BYTES) : 0;
+            if (i == 0)
+                copy_stream(&s, at, n, next_piece(c), NULL);
+            if (i == 0 && !meet(c, &letter, ""))
+                return false;
+            if (i > 0 && r != c->rank)
+                copy_stream(&s, at, n, NULL, piece_of(c, r));
+        }
+    }
+    return true;
+}
+
+/* to[i] = x0[first + i] + x1[first + i] + ... of the pieces of the round, i < n. */
+static void sum_pieces(const struct comm *c, float *to, size_t first, size_t n)
+{
+    memcpy(to, (const float *)piece_of(c, 0) + first, n * sizeof *to);
+    for (int r = 1; r < c->n_ranks; r++) {
+        const float *x = (const float *)piece_of(c, r) + first;
+        for (size_t i = 0; i < n; i++)
+            to[i] += x[i];
+    }
+}
+
+static void put_sum(float *y, const float *add, const float *sum, size_t n)
+{
+    if (!add)
+        memcpy(y, sum, n * sizeof *y);
+    for (size_t i = 0; add && i < n; i++)
+        y[i] = add[i] + sum[i];
+}
+
+static void sum_all(const struct comm *c, float *y, const float *add, size_t n)
+{
+    float sum[BLOCK_FLOATS];
+    for (size_t at = 0; at < n; at += BLOCK_FLOATS) {
+        const size_t n_block = least(n - at, BLOCK_FLOATS);
+        sum_pieces(c, sum, at, n_block);
+        put_sum(y + at, add ? add + at : NULL, sum, n_block);
+    }
+}
+
+/* Rank r sums the values [share(r), share(r + 1)) of n. */
+static size_t share(const struct comm *c, int rank, size_t n)
+{
+    return n * (size_t)rank / (size_t)c->n_ranks;
+}
+
+static void take_shares(const struct comm *c, float *y, const float *add, size_t n)
+{
+    for (int r = 0; r < c->n_ranks; r++) {
+        const size_t first = share(c, r, n), end = share(c, r + 1, n);
+        put_sum(y + first, add ? add + first : NULL, (const float *)piece_of(c, r) + first,
+                end - first);
+    }
+}
+
+static bool reduce_piece(struct comm *c, const struct letter *letter, float *y, const float *x,
+                         const float *add, size_t n)
+{
+    memcpy(next_piece(c), x, n * sizeof *x);
+    if (!meet(c, letter, ""))
+        return false;
+    if (n <= ONE_ROUND_FLOATS) {
+        sum_all(c, y, add, n);
+        return true;
+    }
+    const size_t first = share(c, c->rank, n), end = share(c, c->rank + 1, n);
+    sum_pieces(c, (float *)next_piece(c) + first, first, end - first);
+    if (!meet(c, letter, ""))
+        return false;
+    take_shares(c, y, add, n);
+    return true;
+}
+
+bool comm_all_reduce(struct comm *c, float *y, const float *x, const float *add, size_t n)
+{
+    const struct letter letter = {.call = CALL_ALL_REDUCE, .n_bytes = n * sizeof *x};
+    for (size_t at = 0; at < n; at += PIECE_FLOATS)
+        if (!reduce_piece(c, &letter, y + at, x + at, add ? add + at : NULL,
+                          least(n - at, PIECE_FLOATS)))
+            return false;
+    return true;
+}

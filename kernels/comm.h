@@ -1,0 +1,68 @@
+/* comm.h - what the ranks of one model say to each other.
+ *
+ * A group is N ranks that make the same calls in the same order; a call returns when every rank has
+ * come to it.  Sums are taken in order of rank, value by value: ((x0 + x1) + x2) + ...  So the bits
+ * of a result depend on N alone, not on who came first, on how a message was cut, or on what
+ * carries it.
+ *
+ * Ranks meet in one piece of shared memory, where each has a mailbox: threads of a process and
+ * processes of a machine alike.  The CPU device sums activations here; a device with links of its
+ * own uses it to set them up, and for what its host must agree on.
+ *
+ * Nobody waits for ever: a rank that does not come in the time that comm_wait_set allows fails the
+ * group, and so does comm_abort.  A failure is final and shared: the calls of all ranks return
+ * false from then on, at once or when their wait is over (within COMM_LOOK_MS), and comm_ok gives
+ * the one reason, which names the rank.  What a failed call should have written is undefined.
+ *
+ * Thread: one for each rank, but comm_abort and comm_ok: any. */
+#ifndef KERNELS_COMM_H
+#define KERNELS_COMM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+
+enum {
+    COMM_RANKS_MAX = 16,
+    COMM_WAIT_MS = 5000, /* for another rank, until comm_wait_set says otherwise */
+    COMM_LOOK_MS = 50    /* between two looks of a sleeper at the group's state */
+};
+
+struct comm; /* one rank's end of a group */
+
+/* The memory of one group of this process and its children.  NULL when there is none. */
+void *comm_memory_take(int n_ranks, struct status *st) MUST_CHECK;
+void comm_memory_drop(void *memory, int n_ranks); /* accepts NULL; no end may be open */
+
+/* Rank `rank` of the group in `memory`; each rank is opened once. */
+struct comm *comm_open(void *memory, int rank, struct status *st) MUST_CHECK;
+/* Does not tell the others: they miss this rank at the next call.  Accepts NULL. */
+void comm_close(struct comm *c);
+
+int comm_rank(const struct comm *c);
+int comm_size(const struct comm *c); /* N */
+
+/* How long the calls from now on wait for each other rank; 0 = until it comes or the group fails. */
+void comm_wait_set(struct comm *c, int64_t wait_ms);
+
+bool comm_barrier(struct comm *c);
+/* A barrier that fails the group, with `what` and the rank in the reason, unless all ranks have
+ * rank 0's value. */
+bool comm_agree(struct comm *c, const char *what, uint64_t value);
+/* p[0 .. n) of all ranks becomes that of `root`. */
+bool comm_broadcast(struct comm *c, void *p, size_t n, int root);
+/* Rank r has the bytes [split[r], split[r + 1]) of each row; in the end all ranks have all of the
+ * rows.  split: [N + 1], the same on all ranks; [0] = 0, [N] = row_bytes. */
+bool comm_all_gather(struct comm *c, void *rows, size_t n_rows, size_t row_bytes,
+                     const size_t *split);
+/* y[i] = add[i] + (x0[i] + x1[i] + ...), i < n, on all ranks.  add may be NULL; y may be x or add. */
+bool comm_all_reduce(struct comm *c, float *y, const float *x, const float *add, size_t n);
+
+/* This rank cannot go on, and so nobody can.  The first reason stays. */
+void comm_abort(struct comm *c, const struct status *why);
+/* False <=> the group has failed; st says why. */
+bool comm_ok(struct comm *c, struct status *st);
+
+#endif
