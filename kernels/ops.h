@@ -23,6 +23,11 @@
  * alone, never on how many rows or sequences run beside it, nor on the number of
  * threads, nor on how its prompt was cut into steps.  Reductions have one fixed order.
  *
+ * A model may be divided among several ranks (tensor parallelism): each has a device, opened with
+ * its end of the group (comm.h), and asks it for the same ops in the same order.  all_reduce, and
+ * head with a split, are where they meet.  Bits then depend on the number of ranks too.  A rank
+ * that is lost is a device fault to the others.
+ *
  * Shapes are written [outer, ..., inner], inner contiguous; a stride is in values.
  *
  * Thread: all calls on one device come from one thread (its rank). */
@@ -37,6 +42,7 @@
 #include "kernels/scheme.h"
 #include "kernels/tensor.h"
 
+struct comm;   /* comm.h */
 struct device; /* opaque; made by a backend's open() */
 
 enum { MATMUL_OUTS_MAX = 3, TOP_LOGPROBS_MAX = 20, DEVICE_DEPTH = 2, TOKEN_SAMPLED = -1 };
@@ -186,8 +192,16 @@ static inline size_t kv_scale_bytes(const struct kv_cache *kv)
 
 struct embed_args { /* out[t] = table[id of token t] * scale, for the tokens of the batch */
     void *out;                  /* [n_tokens, hidden] */
-    const struct tensor *table; /* [vocab, hidden], PLAIN or PACKED */
+    const struct tensor *table; /* [vocab, hidden], PLAIN or PACKED; or the rows from `first` on */
     float scale;                /* 1 for most families */
+    int32_t first;              /* a token that the table has no row for gives zeros */
+};
+
+struct all_reduce_args { /* y = add + (sum of the ranks' x, in order of rank); on every rank */
+    void *y;         /* [rows, width]; may be x or add */
+    const void *x;   /* [rows, width] what this rank has of the sum */
+    const void *add; /* [rows, width] or NULL: the residual, the same on every rank */
+    int rows, width;
 };
 
 enum norm_kind { NORM_RMS, NORM_LAYER };
@@ -271,6 +285,9 @@ struct head_args {
     int first, n;  /* n <= heads_max */
     const struct norm *norm;
     const struct tensor *w; /* [vocab, hidden], PACKED */
+    /* NULL, or [ranks + 1]: w of rank r has the rows [split[r], split[r + 1]) of the vocabulary, and
+     * every rank gets all logits. */
+    const int32_t *split;
 };
 
 /* Sample or score the heads [first, first + n) of the batch; step_wait gives what was found.  Random
@@ -287,6 +304,7 @@ struct weight_source {
     const void *at;    /* mapped */
     int fd;            /* the same bytes through read(2): [offset, offset + bytes); -1 = only mapped */
     uint64_t offset;
+    size_t row_bytes; /* from row to row: a part of the columns of a wider matrix; 0 = no gap */
     /* NULL <=> the fields above.  Makes the rows [first, first + n); any thread, several at once;
      * cannot fail: what there is to check was checked when the weight was found. */
     void (*rows)(const void *ctx, int64_t first, int64_t n, const struct scheme_rows *to);
@@ -329,6 +347,7 @@ struct ops {
     void (*matmul)(struct device *, const struct matmul_args *);
     void (*rope_kv)(struct device *, const struct rope_kv_args *);
     void (*attention)(struct device *, const struct attention_args *);
+    void (*all_reduce)(struct device *, const struct all_reduce_args *); /* only with a comm */
     void (*head)(struct device *, const struct head_args *);
     void (*sample)(struct device *, const struct sample_args *);
     void (*step_end)(struct device *);
@@ -346,12 +365,14 @@ enum precision {
 };
 
 struct device_options {
-    int n_threads;       /* CPU: 1..64; 0 = one for each core this process may use */
+    int n_threads;       /* CPU: 1..64, divided among the ranks; 0 = one for each core this process
+                            may use */
     enum precision precision; /* CPU */
     const char *isa_max; /* CPU: "scalar", "avx2", "avx512" or "avx512vnni" at most; NULL = best */
     int index;           /* CUDA: which device */
     enum dtype act;      /* CUDA: DT_BF16 or DT_F16 */
     double memory_share; /* CUDA: of the device's memory that may be used, (0, 1] */
+    struct comm *comm;   /* this rank's end, open as long as the device; NULL = the only rank */
 };
 
 /* What a kind of device is before one is open. */

@@ -1,12 +1,13 @@
 /* cpu.c - the CPU device: its instruction set, its memory, and the table of its ops.
  *
- * The ops run at the call, so a step that ended is done, and a CPU reports no faults: a machine
- * check ends the process.  Memory comes straight from the kernel, zeroed, and goes back
- * when the device closes. */
+ * The ops run at the call, so a step that ended is done.  A CPU reports no faults, for a machine
+ * check ends the process; but a rank can lose the others.  Memory comes straight from the kernel,
+ * zeroed, and goes back when the device closes. */
 #include "kernels/cpu/cpu_int.h"
 
 #include "base/checked.h"
 #include "base/memory.h"
+#include "kernels/comm.h"
 
 #include <assert.h>
 #include <cpuid.h>
@@ -91,7 +92,9 @@ static bool choose_threads(struct device *d, int n_threads, struct status *st)
         if (n_threads > THREADS_MAX)
             n_threads = THREADS_MAX;
     }
-    d->n_threads = n_threads;
+    if (d->comm)
+        n_threads /= comm_size(d->comm);
+    d->n_threads = n_threads > 0 ? n_threads : 1;
     return true;
 }
 
@@ -212,6 +215,7 @@ static struct device *open_device(const struct device_options *opts, struct stat
         return NULL;
     }
     d->precision = opts->precision;
+    d->comm = opts->comm;
     if (!choose_isa(d, opts->isa_max, st) || !choose_threads(d, opts->n_threads, st))
         goto fail;
     d->pool = thread_pool_open(d->n_threads, st);
@@ -252,6 +256,7 @@ static const struct ops ops = {
     .matmul = cpu_linear,
     .rope_kv = cpu_rope_kv,
     .attention = cpu_attention,
+    .all_reduce = cpu_all_reduce,
     .head = cpu_head,
     .sample = cpu_sample,
     .step_end = end_nothing,

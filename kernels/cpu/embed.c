@@ -1,7 +1,9 @@
-/* embed.c - rows of the token table, as floats.
+/* embed.c - rows of the token table, as floats; zeros for a token whose row another rank has.
  *
  * The table may be PACKED: a model that ties its embeddings to its head keeps one copy. */
 #include "kernels/cpu/matmul_int.h"
+
+#include <string.h>
 
 enum { EMBED_PART_ROWS = 8 };
 
@@ -21,8 +23,10 @@ static void embed_part(void *ctx, int part, int thread)
     for (int t = part * EMBED_PART_ROWS; t < (part + 1) * EMBED_PART_ROWS && t < e->batch->n_tokens;
          t++) {
         float *out = (float *)a->out + t * table->cols;
-        const int32_t id = e->batch->token_ids[t];
-        if (table->layout == LAYOUT_PACKED)
+        const int32_t id = e->batch->token_ids[t] - a->first;
+        if (id < 0 || id >= table->rows)
+            memset(out, 0, (size_t)table->cols * sizeof *out);
+        else if (table->layout == LAYOUT_PACKED)
             pack_row_read(table, e->lanes, id, out);
         else
             dequantize_row(table->dtype, (const char *)table->data + (size_t)id * e->row_bytes, out,

@@ -5,6 +5,7 @@
 #include "kernels/cpu/cpu_int.h"
 
 #include "base/checked.h"
+#include "kernels/comm.h"
 
 #include <assert.h>
 #include <string.h>
@@ -183,9 +184,8 @@ struct sample_out *cpu_step_out(struct device *d)
 
 bool cpu_step_wait(struct device *d, struct sample_out *out, struct status *st)
 {
-    (void)st;
     assert(d->n_waited < d->n_begun);
     const struct cpu_flight *f = &d->flight[d->n_waited++ % DEVICE_DEPTH];
     keep(out, f->out, (size_t)f->n_heads, sizeof *out);
-    return true;
+    return !d->comm || comm_ok(d->comm, st);
 }

@@ -95,6 +95,10 @@ bool read_properties(device *d, status *st)
 
 device *open_device(const device_options *o, status *st)
 {
+    if (o->comm) {
+        status_fail(st, STATUS_UNSUPPORTED, "tensor-parallel: CUDA devices are one rank alone");
+        return NULL;
+    }
     device *d = static_cast<device *>(calloc(1, sizeof *d));
     cuda_host *h = static_cast<cuda_host *>(calloc(1, sizeof *h));
     if (!d || !h) {
@@ -388,6 +392,7 @@ const ops table = {
     .matmul = cuda_matmul,
     .rope_kv = cuda_rope_kv,
     .attention = cuda_attention,
+    .all_reduce = NULL, /* one rank alone: open_device */
     .head = cuda_head,
     .sample = cuda_sample,
     .step_end = step_end,
