@@ -18,9 +18,10 @@ enum dim { DIM_ONE, DIM_VOCAB, DIM_HIDDEN, DIM_Q, DIM_KV, DIM_FFN, DIM_HEAD, DIM
 
 /* How tensor-parallel ranks divide a weight. */
 enum shard {
-    SHARD_NONE, /* every rank holds all of it */
-    SHARD_OUT,  /* each rank holds a range of rows:    its output is partial in width */
-    SHARD_IN,   /* each rank holds a range of columns: its output must be summed over ranks */
+    SHARD_NONE,  /* every rank holds all of it */
+    SHARD_OUT,   /* each rank holds a range of rows:    its output is partial in width */
+    SHARD_IN,    /* each rank holds a range of columns: its output must be summed over ranks */
+    SHARD_FIRST, /* rank 0 alone has it: added to what is summed, so added once */
 };
 
 enum need { REQUIRED, OPTIONAL };

@@ -10,6 +10,7 @@
 #include "engine/model_text.h"
 #include "engine/plan.h"
 #include "engine/quant_load.h"
+#include "engine/shard.h"
 #include "kernels/backend.h"
 
 static void print_window(const struct model_config *c, struct buf *out)
@@ -161,6 +162,32 @@ static void print_device(const struct backend *b, const struct device *dev,
         buf_printf(out, "  %-12s not used: %s\n", "cuda", against_cuda->msg);
 }
 
+/* Each rank's plan; the first's, which has the most, is printed whole. */
+static bool print_rank_plans(const struct engine_options *o, const struct ops *ops,
+                             const struct device *dev, struct plan_memory available,
+                             struct buf *out, struct status *st)
+{
+    struct plan_rank ranks[COMM_RANKS_MAX];
+    for (int i = 0; i < o->tensor_parallel; i++) {
+        struct model_file f;
+        struct plan plan;
+        if (!model_file_open(&f, o->model_path, st))
+            return false;
+        const bool fits = shard_model(&f, i, o->tensor_parallel, st) &&
+                          quant_load_apply(&f, o, st) &&
+                          plan_make(&plan, &f, o, ops, dev, available, st);
+        if (fits)
+            ranks[i] = plan_rank(&plan, &f);
+        model_file_close(&f);
+        if (!fits)
+            return false;
+        if (i == 0)
+            plan_print(&plan, out);
+    }
+    plan_print_ranks(ranks, o->tensor_parallel, out);
+    return true;
+}
+
 static bool print_plan(const struct model_file *f, const struct engine_options *o, struct buf *out,
                        struct status *st)
 {
@@ -177,9 +204,14 @@ static bool print_plan(const struct model_file *f, const struct engine_options *
     const struct plan_memory available = {.device = ops->mem_free(dev),
                                           .host = memory_available_bytes("")};
     print_device(backend, dev, &against_cuda, out);
-    const bool fits = plan_make(&plan, f, o, ops, dev, available, st);
-    if (fits)
-        plan_print(&plan, out);
+    bool fits;
+    if (o->tensor_parallel > 1) {
+        fits = print_rank_plans(o, ops, dev, available, out, st);
+    } else {
+        fits = plan_make(&plan, f, o, ops, dev, available, st);
+        if (fits)
+            plan_print(&plan, out);
+    }
     ops->close(dev);
     return fits;
 }

@@ -6,7 +6,7 @@
 #include "base/arena.h"
 #include "base/checked.h"
 
-enum { ALIGN = 256, N_ARRAYS = 5, HEADS_MIN = 64, HEADS_MAX = 256 };
+enum { ALIGN = 256, N_ARRAYS = 6, HEADS_MIN = 64, HEADS_MAX = 256 };
 
 struct array {
     void **at;
@@ -41,6 +41,7 @@ static void list_arrays(struct decoder *d, const struct model_config *cfg,
         {&d->qkv, n, qkv_width(cfg) > cfg->hidden ? qkv_width(cfg) : cfg->hidden, act},
         {&d->attn, n, q_width(cfg), act},
         {&d->gate, n, cfg->ffn, act},
+        {&d->part, n, cfg->n_ranks > 1 ? cfg->hidden : 0, act},
         {(void **)&d->logits, decoder_heads_max(limits), cfg->vocab, DT_F32},
     };
     for (int i = 0; i < N_ARRAYS; i++)
@@ -77,8 +78,8 @@ bool decoder_init(struct decoder *d, const struct step_limits *limits, struct ar
         size_t n;
         if (!array_bytes(&list[i], &n))
             return false;
-        void *at = arena_take(activations, n, ALIGN);
-        if (!at)
+        void *at = n > 0 ? arena_take(activations, n, ALIGN) : NULL;
+        if (n > 0 && !at)
             return false;
         memcpy(list[i].at, &at, sizeof at);
     }
@@ -104,17 +105,30 @@ static const float *vector(const struct tensor *w)
 
 /* clang-format off: argument structs are read in lines, as a call is. */
 
-/* x += y w^T, or, where the family norms what a part puts out, x += norm(y w^T) */
+/* y = add + what the ranks have in `part`. */
+static void sum_parts(struct decoder *d, int n, void *y, const void *add)
+{
+    d->ops->all_reduce(d->dev, &(struct all_reduce_args){
+        .y = y, .x = d->part, .add = add, .rows = n, .width = d->model->cfg.hidden});
+}
+
+/* x += y w^T, or, where the family norms what a part puts out, x += norm(y w^T).  Ranks have some
+ * columns of w each, and the first of them the bias. */
 static void add_to_x(struct decoder *d, int n, const void *y, const struct tensor *w,
                      const struct tensor *bias, const struct tensor *out_norm)
 {
+    void *sum = out_norm ? d->qkv : d->x;
+    const void *add = out_norm ? NULL : d->x;
+    const bool alone = !d->part;
     d->ops->matmul(d->dev, &(struct matmul_args){
         .x = y, .rows = n, .n_outs = 1,
-        .out = {{.y = out_norm ? d->qkv : d->x, .w = w, .bias = vector(bias),
-                 .add = out_norm ? NULL : d->x}}});
+        .out = {{.y = alone ? sum : d->part, .w = w, .bias = vector(bias),
+                 .add = alone ? add : NULL}}});
+    if (!alone)
+        sum_parts(d, n, sum, add);
     if (out_norm)
         d->ops->norm(d->dev, &(struct norm_args){
-            .y = d->x, .x = d->qkv, .rows = n, .width = d->model->cfg.hidden,
+            .y = d->x, .x = sum, .rows = n, .width = d->model->cfg.hidden,
             .norm = norm_by(d, out_norm), .add = d->x});
 }
 
@@ -164,7 +178,10 @@ void decoder_forward(struct decoder *d, int n_tokens)
 {
     const struct model_config *cfg = &d->model->cfg;
     d->ops->embed(d->dev, &(struct embed_args){
-        .out = d->x, .table = d->model->w[W_EMBED], .scale = cfg->embed_scale});
+        .out = d->part ? d->part : d->x, .table = d->model->w[W_EMBED], .scale = cfg->embed_scale,
+        .first = cfg->vocab_split[cfg->rank]});
+    if (d->part) /* each token's row is in one part, zero in the others */
+        sum_parts(d, n_tokens, d->x, NULL);
     for (int il = 0; il < cfg->n_layers; il++) {
         attend(d, il, n_tokens);
         feed_forward(d, il, n_tokens);
@@ -176,6 +193,7 @@ void decoder_head(struct decoder *d, int first, int n)
     const struct norm norm = norm_by(d, d->model->w[W_FINAL_NORM]);
     d->ops->head(d->dev, &(struct head_args){
         .logits = d->logits, .x = d->x, .first = first, .n = n, .norm = &norm,
-        .w = d->model->w[W_LM_HEAD]});
+        .w = d->model->w[W_LM_HEAD],
+        .split = d->part ? d->model->cfg.vocab_split : NULL});
 }
 /* clang-format on */

@@ -3,6 +3,7 @@
  * decoder_forward() brings the batch's tokens through all layers and writes their keys
  * and values to the cache.  decoder_head() then makes logits for the rows that want them.
  * Everything about the model comes from model_config and from which weights are there.
+ * Ranks (shard.h) run the same calls on their parts, and meet in the sums over them.
  *
  * Thread: the device's. */
 #ifndef ENGINE_DECODER_H
@@ -25,6 +26,7 @@ struct decoder {
                       it is normed, [T, hidden] what attention and feed-forward put out */
     void *attn;    /* [T, n_heads, head_dim] */
     void *gate;    /* [T, ffn] */
+    void *part;    /* [T, hidden] what this rank has of a sum; NULL <=> the only rank */
     float *logits; /* [decoder_heads_max, vocab] */
 };
 

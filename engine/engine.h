@@ -53,7 +53,8 @@ struct engine_options {
     const char *quantize_skip; /* parts of names of weights left alone, with commas between */
     int32_t device_index;
     double gpu_memory;         /* share of the device's memory that may be used; 0 = 0.92 */
-    int32_t n_threads;         /* 0 = all cores */
+    int32_t n_threads;         /* of all ranks; 0 = all cores */
+    int32_t tensor_parallel;   /* ranks that divide the model; 0 = 1 */
     int32_t seqs_max;          /* 0 = 64, or 256 on other devices than the CPU */
     int32_t step_tokens_max;   /* 0 = 512, or 8192 */
     int32_t context_max;       /* 0 = the model's, bounded by the cache */
@@ -66,7 +67,8 @@ struct engine_options {
 
 struct engine_facts { /* known once READY; constant over epochs, or the restart fails */
     struct step_limits limits;
-    uint64_t weight_bytes, kv_bytes, total_bytes;
+    int32_t n_ranks;            /* 1 <=> the model is not divided */
+    uint64_t weight_bytes, kv_bytes, total_bytes; /* of all ranks */
     uint64_t step_weight_bytes; /* that each step reads: all but a table for embedding alone */
     uint64_t load_ms;
     char arch[32];

@@ -16,6 +16,7 @@
 #include "base/status.h"
 #include "engine/arch.h"
 #include "engine/weight.h"
+#include "kernels/comm.h"
 #include "kernels/ops.h"
 
 struct cJSON;
@@ -57,6 +58,11 @@ struct model_config {
     enum norm_kind norm;
     bool tied;          /* lm_head is the embedding table */
     bool is_local[LAYERS_MAX]; /* [n_layers] sees a window, by rotary frequencies of its own */
+
+    /* Of a rank of several (shard.h), whose n_heads, n_kv_heads and ffn the fields above then are. */
+    int32_t rank, n_ranks; /* n_ranks = 0: all of the model is here */
+    int32_t vocab_split[COMM_RANKS_MAX + 1]; /* rank r has the tokens [split[r], split[r + 1]) of the
+                                                embedding table and of the head */
 };
 
 struct layer {
@@ -79,6 +85,7 @@ struct model_file { /* a checkpoint on disk, checked, not loaded */
     struct bound *bound; /* [n_bound] every weight that the model reads */
     size_t n_bound;
     struct quant_load *quant; /* NULL <=> all weights are as the file has them */
+    struct weight *part; /* [n_bound] once cut for a rank: what `bound` points to; else NULL */
 };
 
 struct model {

@@ -364,5 +364,6 @@ void model_file_close(struct model_file *f)
     weights_random_close(f->random);
     quant_load_close(f->quant);
     free(f->bound);
+    free(f->part);
     *f = (struct model_file){0};
 }

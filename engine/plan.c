@@ -384,7 +384,9 @@ bool plan_make(struct plan *p, const struct model_file *f, const struct engine_o
                const struct ops *ops, const struct device *dev, struct plan_memory available,
                struct status *st)
 {
-    *p = (struct plan){.available_bytes = available.device};
+    if (ops->host_memory && f->cfg.n_ranks > 1)
+        available.device /= (uint64_t)f->cfg.n_ranks;
+    *p = (struct plan){.available_bytes = available.device, .n_ranks = f->cfg.n_ranks};
     if (!plan_weights(p, f, ops, dev, st))
         return false;
     if (plan_rest(p, f, o, ops, dev, available, st))
@@ -404,7 +406,7 @@ void plan_print(const struct plan *p, struct buf *out)
 {
     const struct step_limits *l = &p->limits;
     char why[128];
-    buf_put_str(out, "memory\n");
+    buf_put_str(out, p->n_ranks > 1 ? "memory of rank 0\n" : "memory\n");
     print_line(out, "weights", p->weight_bytes, "as the device holds them");
     plan_weights_print(&p->weights, out);
     snprintf(why, sizeof why, "%d blocks of %d tokens, %s%s, %llu bytes a block: %s", l->n_blocks,
@@ -428,4 +430,40 @@ void plan_print(const struct plan *p, struct buf *out)
                (long long)l->n_blocks * l->block_tokens);
     buf_printf(out, "  sequences    %d at once\n", l->seqs_max);
     buf_printf(out, "  step         %d tokens\n", l->step_tokens_max);
+}
+
+/* The ranks. */
+
+struct plan_rank plan_rank(const struct plan *p, const struct model_file *f)
+{
+    const struct model_config *cfg = &f->cfg;
+    const int32_t *split = cfg->vocab_split + cfg->rank;
+    return (struct plan_rank){
+        .rank = cfg->rank,
+        .n_blocks = p->limits.n_blocks,
+        .n_heads = cfg->n_heads,
+        .n_kv_heads = cfg->n_kv_heads,
+        .ffn = cfg->ffn,
+        .n_tokens = cfg->n_ranks > 1 ? split[1] - split[0] : cfg->vocab,
+        .weight_bytes = p->weight_bytes,
+        .kv_bytes = p->kv_bytes,
+        .total_bytes = p->total_bytes,
+    };
+}
+
+void plan_print_ranks(const struct plan_rank *r, int n, struct buf *out)
+{
+    uint64_t total = 0;
+    buf_put_str(out, "ranks\n");
+    for (int i = 0; i < n; i++) {
+        char what[16], why[128];
+        snprintf(what, sizeof what, "rank %d", r[i].rank);
+        snprintf(why, sizeof why,
+                 "weights %.1f: %d query and %d key heads, feed-forward %d, %d tokens",
+                 (double)r[i].weight_bytes / (1 << 20), r[i].n_heads, r[i].n_kv_heads, r[i].ffn,
+                 r[i].n_tokens);
+        print_line(out, what, r[i].total_bytes, why);
+        total += r[i].total_bytes;
+    }
+    print_line(out, "all", total, "of all ranks");
 }

@@ -26,6 +26,14 @@ struct plan {
     enum dtype kv_dtype;
     enum precision precision;
     const char *kv_from, *context_from; /* what decided them, for people */
+    int32_t n_ranks; /* that share the model; 0 = it is whole, else all of the above is of one rank */
+};
+
+struct plan_rank { /* what a rank tells the others of its plan */
+    int32_t rank, n_blocks;
+    int32_t n_heads, n_kv_heads, ffn, n_tokens; /* that it has of the model */
+    uint64_t weight_bytes, kv_bytes, total_bytes;
+    uint64_t step_weight_bytes; /* filled in once the weights are there */
 };
 
 /* Options as numbers; BAD_INPUT names the one that is out of range. */
@@ -37,7 +45,8 @@ struct plan_memory { /* bytes that may be taken */
     uint64_t host; /* where that is another pool */
 };
 
-/* TOO_LARGE with the numbers when the model, or one request of context_max tokens, does not fit; and
+/* Ranks whose device memory is the host's have a part of it each.
+ * TOO_LARGE with the numbers when the model, or one request of context_max tokens, does not fit; and
  * with the scheme that would make it fit, when the layers can be quantized on load by one. */
 bool plan_make(struct plan *p, const struct model_file *f, const struct engine_options *o,
                const struct ops *ops, const struct device *dev, struct plan_memory available,
@@ -46,5 +55,9 @@ bool plan_make(struct plan *p, const struct model_file *f, const struct engine_o
 /* The table `inferd check MODEL` prints and the log shows at start: one line per item with bytes,
  * what decided it, and the limits that follow (context, blocks, concurrent sequences). */
 void plan_print(const struct plan *p, struct buf *out);
+
+struct plan_rank plan_rank(const struct plan *p, const struct model_file *f);
+/* And a line for each of the n ranks. */
+void plan_print_ranks(const struct plan_rank *r, int n, struct buf *out);
 
 #endif

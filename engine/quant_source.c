@@ -41,7 +41,8 @@ static int64_t file_row(const struct quant_source *q, int64_t row)
 void quant_source_floats(const struct quant_source *q, int64_t row, float *dst)
 {
     const struct weight *w = q->from;
-    const size_t row_bytes = w->n_bytes / (size_t)w->rows;
+    const size_t row_bytes =
+        w->source.row_bytes ? w->source.row_bytes : w->n_bytes / (size_t)w->rows;
     const char *at = w->source.at;
     dequantize_row(w->dtype, at + (size_t)file_row(q, row) * row_bytes, dst, w->cols);
 }

@@ -14,8 +14,11 @@
 #include "engine/decoder.h"
 #include "engine/plan.h"
 #include "engine/quant_load.h"
+#include "engine/shard.h"
 #include "engine/slots.h"
 #include "kernels/backend.h"
+#include "kernels/comm.h"
+#include "kernels/half.h"
 
 struct flight_row { /* what the result will say of a row */
     int32_t slot, n_scores, n_tokens;
@@ -31,6 +34,8 @@ struct runner {
     const struct backend *backend;
     const struct ops *ops;
     struct device *dev;
+    struct comm *comm;                     /* not owned; NULL <=> the only rank */
+    struct plan_rank rank[COMM_RANKS_MAX]; /* what each rank planned, once they agreed */
     struct model model;
     struct decoder decoder;
     struct plan plan;
@@ -46,7 +51,7 @@ struct runner {
 
 _Static_assert((int)ENGINE_DEPTH <= (int)DEVICE_DEPTH, "a device runs as far ahead as steps come");
 
-enum { HOST_ALIGN = 64 };
+enum { HOST_ALIGN = 64, LOAD_WAIT_MS = 600000 /* for the slowest rank, while models load */ };
 
 /* Opening. */
 
@@ -65,10 +70,12 @@ bool runner_host_bytes(const struct step_limits *limits, size_t *n_bytes)
            size_add(*n_bytes, ENGINE_DEPTH * flight_bytes(limits), n_bytes);
 }
 
-static bool open_file(struct model_file *f, const struct engine_options *o, struct status *st)
+static bool open_file(struct runner *r, struct model_file *f, const struct engine_options *o,
+                      struct status *st)
 {
-    return (o->random_weights ? model_file_open_random(f, o->model_path, st)
-                              : model_file_open(f, o->model_path, st)) &&
+    const bool ok = o->random_weights ? model_file_open_random(f, o->model_path, st)
+                                      : model_file_open(f, o->model_path, st);
+    return ok && (!r->comm || shard_model(f, comm_rank(r->comm), comm_size(r->comm), st)) &&
            quant_load_apply(f, o, st);
 }
 
@@ -79,9 +86,47 @@ static bool open_device(struct runner *r, const struct model_file *f,
     struct status against_cuda;
     if (!plan_device_options(f, o, &device, st))
         return false;
+    device.comm = r->comm;
     r->dev = backend_open(o->device, &device, &r->backend, &against_cuda, st);
     r->ops = r->dev ? r->backend->ops : NULL;
     return r->dev != NULL;
+}
+
+/* What the ranks planned, from each to all. */
+static bool share_plan(struct runner *r, const struct plan_rank *mine, struct status *st)
+{
+    size_t split[COMM_RANKS_MAX + 1];
+    const int n = comm_size(r->comm);
+    for (int i = 0; i <= n; i++)
+        split[i] = (size_t)i * sizeof *r->rank;
+    r->rank[comm_rank(r->comm)] = *mine;
+    return comm_all_gather(r->comm, r->rank, 1, split[n], split) || comm_ok(r->comm, st);
+}
+
+static int32_t least_blocks(const struct runner *r)
+{
+    int32_t least = INT32_MAX;
+    for (int i = 0; i < comm_size(r->comm); i++)
+        if (r->rank[i].n_blocks < least)
+            least = r->rank[i].n_blocks;
+    return least;
+}
+
+/* All ranks have a block, or none has. */
+static bool agree_on_plan(struct runner *r, const struct model_file *f,
+                          const struct engine_options *o, struct plan_memory available,
+                          struct status *st)
+{
+    struct engine_options agreed = *o;
+    const char *kv_from = r->plan.kv_from;
+    struct plan_rank mine = plan_rank(&r->plan, f);
+    if (!share_plan(r, &mine, st))
+        return false;
+    agreed.kv_blocks = least_blocks(r);
+    if (!plan_make(&r->plan, f, &agreed, r->ops, r->dev, available, st))
+        return false;
+    r->plan.kv_from = kv_from;
+    return true;
 }
 
 static bool make_plan(struct runner *r, const struct model_file *f, const struct engine_options *o,
@@ -89,7 +134,8 @@ static bool make_plan(struct runner *r, const struct model_file *f, const struct
 {
     const struct plan_memory available = {.device = r->ops->mem_free(r->dev),
                                           .host = memory_available_bytes("")};
-    return plan_make(&r->plan, f, o, r->ops, r->dev, available, st);
+    return plan_make(&r->plan, f, o, r->ops, r->dev, available, st) &&
+           (!r->comm || agree_on_plan(r, f, o, available, st));
 }
 
 static bool take_cache(struct runner *r, struct status *st)
@@ -152,6 +198,8 @@ static void print_plan(struct runner *r)
     struct buf table;
     buf_init(&table, sizeof r->facts.plan - 1);
     plan_print(&r->plan, &table);
+    if (r->comm)
+        plan_print_ranks(r->rank, comm_size(r->comm), &table);
     if (!table.failed)
         memcpy(r->facts.plan, table.at, table.n);
     buf_close(&table);
@@ -162,8 +210,21 @@ static uint64_t step_weight_bytes(const struct runner *r)
     const struct tensor *embed = r->model.w[W_EMBED];
     if (embed == r->model.w[W_LM_HEAD])
         return r->plan.weight_bytes;
-    return r->plan.weight_bytes -
-           r->ops->weight_bytes(r->dev, embed);
+    return r->plan.weight_bytes - r->ops->weight_bytes(r->dev, embed);
+}
+
+/* Every rank is loaded, or none is. */
+static bool meet_loaded(struct runner *r, const struct model_file *f, struct status *st)
+{
+    struct plan_rank mine = plan_rank(&r->plan, f);
+    mine.step_weight_bytes = step_weight_bytes(r);
+    if (!r->comm) {
+        r->rank[0] = mine;
+        return true;
+    }
+    const bool ok = share_plan(r, &mine, st);
+    comm_wait_set(r->comm, COMM_WAIT_MS);
+    return ok;
 }
 
 static void fill_facts(struct runner *r, const struct model_file *f, uint64_t load_ms)
@@ -171,12 +232,15 @@ static void fill_facts(struct runner *r, const struct model_file *f, uint64_t lo
     struct engine_facts *facts = &r->facts;
     *facts = (struct engine_facts){
         .limits = r->plan.limits,
-        .weight_bytes = r->plan.weight_bytes,
-        .kv_bytes = r->plan.kv_bytes,
-        .total_bytes = r->plan.total_bytes,
-        .step_weight_bytes = step_weight_bytes(r),
+        .n_ranks = r->comm ? comm_size(r->comm) : 1,
         .load_ms = load_ms,
     };
+    for (int i = 0; i < facts->n_ranks; i++) {
+        facts->weight_bytes += r->rank[i].weight_bytes;
+        facts->kv_bytes += r->rank[i].kv_bytes;
+        facts->total_bytes += r->rank[i].total_bytes;
+        facts->step_weight_bytes += r->rank[i].step_weight_bytes;
+    }
     snprintf(facts->arch, sizeof facts->arch, "%s", f->arch->gguf_name);
     snprintf(facts->device, sizeof facts->device, "%s", r->ops->name);
     snprintf(facts->isa, sizeof facts->isa, "%s", r->backend->variant(r->dev));
@@ -184,7 +248,7 @@ static void fill_facts(struct runner *r, const struct model_file *f, uint64_t lo
     print_plan(r);
 }
 
-struct runner *runner_open(const struct engine_options *o,
+struct runner *runner_open(const struct engine_options *o, struct comm *comm,
                            void (*progress)(void *ctx, uint64_t n_done, uint64_t n_total),
                            void *ctx, struct status *st)
 {
@@ -195,10 +259,14 @@ struct runner *runner_open(const struct engine_options *o,
         status_fail(st, STATUS_BUSY, "no memory for a runner");
         return NULL;
     }
-    if (!open_file(&file, o, st) || !open_device(r, &file, o, st) ||
+    r->comm = comm;
+    if (comm)
+        comm_wait_set(comm, LOAD_WAIT_MS);
+    if (!open_file(r, &file, o, st) || !open_device(r, &file, o, st) ||
         !make_plan(r, &file, o, st) ||
         !model_load(&r->model, &file, r->ops, r->dev, &(struct load_progress){progress, ctx}, st) ||
-        !take_cache(r, st) || !take_activations(r, st) || !take_slots(r, st))
+        !take_cache(r, st) || !take_activations(r, st) || !take_slots(r, st) ||
+        !meet_loaded(r, &file, st))
         goto fail;
     fill_facts(r, &file, (clock_now(&clock_real) - start) / NS_PER_MS);
     model_file_close(&file);
@@ -306,6 +374,29 @@ bool runner_ready(struct runner *r)
     return r->ops->step_ready(r->dev);
 }
 
+/* What a step found, in one number. */
+static uint64_t digest(const struct sample_out *out, int32_t n)
+{
+    uint64_t h = 0xcbf29ce484222325u; /* FNV-1a, a value at a time */
+    for (int32_t i = 0; i < n; i++) {
+        const uint32_t value[2] = {(uint32_t)out[i].id, f32_to_bits(out[i].logprob)};
+        for (int j = 0; j < 2; j++)
+            h = (h ^ value[j]) * 0x100000001b3u;
+    }
+    return h;
+}
+
+/* Each rank goes on from its own samples, so they must be the same.  They are, unless a machine
+ * computes wrongly or ranks were built differently; then an end is better than a wrong answer. */
+static bool agree_on_samples(struct runner *r, const struct flight *f, struct status *st)
+{
+    int32_t n = 0;
+    for (int32_t i = 0; i < f->n_rows; i++)
+        n += f->row[i].n_scores + f->row[i].n_tokens;
+    return !r->comm || comm_agree(r->comm, "the samples of a step", digest(r->out, n)) ||
+           comm_ok(r->comm, st);
+}
+
 /* Adds n outs to the result, and says whether any is a NaN.  A row with a NaN fails alone: its
  * slot goes on from token 0 until the scheduler ends it. */
 static bool put_outs(struct sample_out *to, const struct sample_out *from, int32_t n,
@@ -351,6 +442,8 @@ bool runner_result(struct runner *r, void *result, struct status *st)
     const struct sample_out *out = r->out;
     assert(r->n_submitted > r->n_answered);
     if (!r->ops->step_wait(r->dev, r->out, st))
+        return false;
+    if (!agree_on_samples(r, f, st))
         return false;
     step_result_begin(&b, result, &r->plan.limits, f->id);
     for (int32_t i = 0; i < f->n_rows; i++) {

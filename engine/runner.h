@@ -12,10 +12,12 @@
 
 #include "engine/engine.h"
 
+struct comm;
 struct runner;
 
-/* progress may be NULL; it is called a few times while weights load. */
-struct runner *runner_open(const struct engine_options *o,
+/* progress may be NULL; it is called a few times while weights load.  With a comm the runner is one
+ * rank of several (ranks.h): opening takes until all are loaded, and a step meets the others. */
+struct runner *runner_open(const struct engine_options *o, struct comm *comm,
                            void (*progress)(void *ctx, uint64_t n_done, uint64_t n_total),
                            void *ctx, struct status *st) MUST_CHECK;
 const struct engine_facts *runner_facts(const struct runner *r);

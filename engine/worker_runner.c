@@ -1,38 +1,38 @@
-/* worker_runner.c - the model's runner as what a worker runs, in a child or in a thread. */
+/* worker_runner.c - the model's ranks as what a worker runs, in a child or in a thread. */
 #include "engine/engine_int.h"
 #include "engine/link.h"
-#include "engine/runner.h"
+#include "engine/ranks.h"
 
 static void *open_runner(const struct engine_options *o,
                          void (*progress)(void *ctx, uint64_t n_done, uint64_t n_total), void *ctx,
                          struct status *st)
 {
-    return runner_open(o, progress, ctx, st);
+    return ranks_open(o, progress, ctx, st);
 }
 
 static const struct engine_facts *runner_facts_of(void *runner)
 {
-    return runner_facts(runner);
+    return ranks_facts(runner);
 }
 
 static bool submit_to_runner(void *runner, const struct step *step, struct status *st)
 {
-    return runner_submit(runner, step, st);
+    return ranks_submit(runner, step, st);
 }
 
 static bool runner_is_ready(void *runner)
 {
-    return runner_ready(runner);
+    return ranks_ready(runner);
 }
 
 static bool result_of_runner(void *runner, void *result, struct status *st)
 {
-    return runner_result(runner, result, st);
+    return ranks_result(runner, result, st);
 }
 
 static void close_runner(void *runner)
 {
-    runner_close(runner);
+    ranks_close(runner);
 }
 
 const struct worker_backend worker_runner = {

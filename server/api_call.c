@@ -137,6 +137,8 @@ static uint64_t fingerprint(const struct server *sv, const struct engine_facts *
     for (size_t i = 0; i < sizeof sv->quantized / sizeof *sv->quantized; i++)
         if (sv->quantized[i])
             h = hash64(sv->quantized[i], strlen(sv->quantized[i]) + 1, h);
+    if (f->n_ranks > 1)
+        h = hash64(&f->n_ranks, sizeof f->n_ranks, h);
     return hash64(INFERD_VERSION, strlen(INFERD_VERSION), h);
 }
 

@@ -27,7 +27,7 @@ struct config {
     const char *quantize, *quantize_head, *quantize_skip;
     double gpu_memory_share; /* gpu_memory as a number */
     int64_t engine_deaths_max, engine_backoff_ms;
-    int64_t device_index, threads, kv_blocks, kv_memory, block_tokens, max_seqs, max_step_tokens, max_context;
+    int64_t device_index, threads, tensor_parallel, kv_blocks, kv_memory, block_tokens, max_seqs, max_step_tokens, max_context;
     int64_t fake_step_us;
     /* scheduling */
     int64_t prefill_chunk, queue_max, queue_wait_ms, prefix_cache;

@@ -45,7 +45,7 @@ const struct tensor_rule llama_products[] = {
     {LAYER "self_attn.v_proj.bias", "blk.%d.attn_v.bias", W_V_BIAS, DIM_ONE, DIM_KV, SHARD_OUT,
      OPTIONAL},
     {LAYER "self_attn.o_proj.bias", "blk.%d.attn_output.bias", W_O_BIAS, DIM_ONE, DIM_HIDDEN,
-     SHARD_NONE, OPTIONAL},
+     SHARD_FIRST, OPTIONAL},
 
     {LAYER "mlp.gate_proj.weight", "blk.%d.ffn_gate.weight", W_GATE, DIM_FFN, DIM_HIDDEN, SHARD_OUT,
      REQUIRED},
@@ -58,7 +58,7 @@ const struct tensor_rule llama_products[] = {
     {LAYER "mlp.up_proj.bias", "blk.%d.ffn_up.bias", W_UP_BIAS, DIM_ONE, DIM_FFN, SHARD_OUT,
      OPTIONAL},
     {LAYER "mlp.down_proj.bias", "blk.%d.ffn_down.bias", W_DOWN_BIAS, DIM_ONE, DIM_HIDDEN,
-     SHARD_NONE, OPTIONAL},
+     SHARD_FIRST, OPTIONAL},
     {0},
 };
 

@@ -136,7 +136,7 @@ int main(int argc, char **argv)
     }
     struct drive d;
     drive_open(&d, &o);
-    const struct engine_facts *facts = runner_facts(d.runner);
+    const struct engine_facts *facts = ranks_facts(d.ranks);
     printf("load     %llu ms, %.1f MiB of weights, %s, %s, kv %s\n",
            (unsigned long long)facts->load_ms, (double)facts->weight_bytes / (1 << 20), facts->isa,
            o.cpu_precision, facts->kv_dtype);

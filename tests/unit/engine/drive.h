@@ -6,11 +6,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/runner.h"
+#include "engine/ranks.h"
 #include "engine/step.h"
 
 struct drive {
-    struct runner *runner;
+    struct ranks *ranks;
     struct step_limits limits;
     void *step, *result;
     uint64_t id;
@@ -33,9 +33,9 @@ static inline void drive_open(struct drive *d, const struct engine_options *o)
 {
     struct status st = {0};
     *d = (struct drive){0};
-    d->runner = runner_open(o, NULL, NULL, &st);
-    drive_must(d->runner != NULL, "open", &st);
-    d->limits = runner_facts(d->runner)->limits;
+    d->ranks = ranks_open(o, NULL, NULL, &st);
+    drive_must(d->ranks != NULL, "open", &st);
+    d->limits = ranks_facts(d->ranks)->limits;
     d->step = calloc(1, step_bytes_max(&d->limits));
     d->result = calloc(1, step_result_bytes_max(&d->limits));
     drive_must(d->step && d->result, "records", &st);
@@ -43,7 +43,7 @@ static inline void drive_open(struct drive *d, const struct engine_options *o)
 
 static inline void drive_close(struct drive *d)
 {
-    runner_close(d->runner);
+    ranks_close(d->ranks);
     free(d->step);
     free(d->result);
     *d = (struct drive){0};
@@ -103,7 +103,7 @@ static inline const struct step_result *drive_try(struct drive *d, struct status
 {
     step_end(&d->builder);
     if (!step_check(d->step, step_bytes_max(&d->limits), &d->limits, st) ||
-        !runner_submit(d->runner, d->step, st) || !runner_result(d->runner, d->result, st))
+        !ranks_submit(d->ranks, d->step, st) || !ranks_result(d->ranks, d->result, st))
         return NULL;
     drive_must(step_result_check(d->result, step_result_bytes_max(&d->limits), &d->limits, st),
                "result", st);

@@ -12,7 +12,7 @@
 
 #include "kernels/tensor.h"
 
-enum { MAKE_BYTES = 4 << 20, MAKE_AT_TENSORS = 8, MAKE_AT_KEYS = 16 };
+enum { MAKE_BYTES = 16 << 20, MAKE_AT_TENSORS = 8, MAKE_AT_KEYS = 16 };
 enum {
     G_U8,
     G_I8,

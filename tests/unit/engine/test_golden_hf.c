@@ -1,5 +1,6 @@
 /* A Hugging Face folder computes what transformers computes from it in float32: every shape of
- * checkpoint that tests/golden/make_tiny_hf.py makes, over every position. */
+ * checkpoint that tests/golden/make_tiny_hf.py makes, over every position, whole and divided among
+ * ranks. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -62,28 +63,37 @@ static double worst_error(struct drive *d, const struct golden *g)
     }
 }
 
+static void check_folder(const char *name, const struct golden *g, int n_ranks)
+{
+    char path[256];
+    struct drive d;
+    snprintf(path, sizeof path, "tests/golden/hf/%s", name);
+    drive_open(&d, &(struct engine_options){.model_path = path,
+                                            .cpu_precision = "exact",
+                                            .device = "cpu",
+                                            .tensor_parallel = n_ranks,
+                                            .n_threads = 1,
+                                            .seqs_max = 1,
+                                            .step_tokens_max = 64,
+                                            .context_max = 64,
+                                            .kv_blocks = 8,
+                                            .block_tokens = 16,
+                                            .kv_dtype = "f32"});
+    const double worst = worst_error(&d, g);
+    print_message("%-14s %d ranks: largest error of a log-probability %.2g\n", name, n_ranks,
+                  worst);
+    assert_true(worst < TOLERANCE);
+    drive_close(&d);
+}
+
 static void log_probabilities_are_those_of_transformers(void **state)
 {
     (void)state;
     static struct golden g;
     for (size_t i = 0; i < sizeof folders / sizeof folders[0]; i++) {
-        char path[256];
-        struct drive d;
-        snprintf(path, sizeof path, "tests/golden/hf/%s", folders[i].name);
         read_golden(folders[i].name, &g);
-        drive_open(&d, &(struct engine_options){.model_path = path,
-                                                .cpu_precision = "exact",
-                                                .n_threads = 1,
-                                                .seqs_max = 1,
-                                                .step_tokens_max = 64,
-                                                .context_max = 64,
-                                                .kv_blocks = 8,
-                                                .block_tokens = 16,
-                                                .kv_dtype = "f32"});
-        const double worst = worst_error(&d, &g);
-        print_message("%-14s largest error of a log-probability %.2g\n", folders[i].name, worst);
-        assert_true(worst < TOLERANCE);
-        drive_close(&d);
+        for (int n_ranks = 1; n_ranks <= 4; n_ranks *= 2)
+            check_folder(folders[i].name, &g, n_ranks);
     }
 }
 

@@ -34,6 +34,8 @@ enum { RUN_PROMPTS = PROMPTS_MAX, RUN_STEPS = STEPS_MAX, RUN_TEXT = TEXT_MAX };
 
 static const double TOLERANCE = 2e-3;
 
+static int n_ranks = 1;
+
 struct golden_step {
     int32_t id;
     bool tie;
@@ -150,6 +152,7 @@ static struct engine_options options(const char *precision)
         .model_path = model_path(),
         .cpu_precision = precision,
         .device = "cpu",
+        .tensor_parallel = n_ranks,
         .seqs_max = PROMPTS_MAX,
         .step_tokens_max = 512,
         .context_max = TEXT_MAX,
@@ -374,5 +377,11 @@ int main(void)
         cmocka_unit_test(the_fast_path_stays_close_to_the_exact_one),
         cmocka_unit_test(keys_and_values_in_8_bits_stay_close_to_wide_ones),
     };
-    return cmocka_run_group_tests_name("golden logprobs", tests, NULL, NULL);
+    const struct CMUnitTest of_ranks[] = {
+        cmocka_unit_test(log_probabilities_and_greedy_tokens_are_those_of_transformers),
+        cmocka_unit_test(perplexity_of_a_text_is_that_of_transformers),
+    };
+    const int n_failed = cmocka_run_group_tests_name("golden logprobs", tests, NULL, NULL);
+    n_ranks = 3; /* of 9 query and 3 key heads */
+    return n_failed + cmocka_run_group_tests_name("three ranks", of_ranks, NULL, NULL);
 }

@@ -1,6 +1,7 @@
-/* A runner gives each sequence what it would give it alone, bit for bit, whatever else is in the
- * step and however its prompt is cut; and it computes what a forward in double computes. */
-#include "engine/runner.h"
+/* A runner, alone or one of several ranks, gives each sequence what it would give it alone, bit for
+ * bit, whatever else is in the step and however its prompt is cut; and it computes what a forward
+ * in double computes. */
+#include "engine/ranks.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -16,6 +17,8 @@
 
 enum { SEQS = 6, CONTEXT = 128, VOCAB = 160, TOP = 5 };
 
+static int n_ranks = 1;
+
 struct fixture {
     char path[64];
     struct make m;
@@ -25,7 +28,12 @@ static void write_model(struct fixture *x, const struct tiny *t)
 {
     snprintf(x->path, sizeof x->path, "/tmp/inferd-runner-XXXXXX");
     close(mkstemp(x->path));
-    tiny_make(&x->m, t);
+    struct tiny fit = *t;
+    if (n_ranks == 4) { /* a block for each */
+        fit.hidden = fit.ffn = 128;
+        fit.head_dim = 32;
+    }
+    tiny_make(&x->m, &fit);
     make_write(&x->m, x->path);
 }
 
@@ -41,7 +49,8 @@ static struct engine_options options(const struct fixture *x, const char *precis
         .model_path = x->path,
         .cpu_precision = precision,
         .device = "cpu",
-        .n_threads = n_threads,
+        .n_threads = n_threads * n_ranks,
+        .tensor_parallel = n_ranks,
         .seqs_max = SEQS,
         .step_tokens_max = 256,
         .block_tokens = 16,
@@ -606,11 +615,11 @@ static void check_nan(const char *kv_dtype)
     t.tied = false; /* so that the NaN stays in the embedding */
     write_model(&x, &t);
     struct gguf *g = gguf_open_memory(x.m.at, x.m.n, &(struct status){0});
-    const size_t embed =
-        (size_t)((const uint8_t *)gguf_tensor_find(g, "token_embd.weight")->source.at - x.m.at);
+    const struct weight *w = gguf_tensor_find(g, "token_embd.weight");
+    const size_t embed = (size_t)((const uint8_t *)w->source.at - x.m.at), width = w->cols;
     gguf_close(g);
     const float nan = NAN;
-    memcpy(x.m.at + embed + (SICK * 64 + 9) * sizeof nan, &nan, sizeof nan);
+    memcpy(x.m.at + embed + (SICK * width + 9) * sizeof nan, &nan, sizeof nan);
     make_write(&x.m, x.path);
     random_ids(ids[0], N, 1);
     random_ids(ids[1], N, 2);
@@ -682,14 +691,14 @@ static void two_steps_in_flight_give_what_one_after_another_gives(void **state)
                     drive_row(&d, &seq[i], ROW_SAMPLE, n ? NULL : q[i].ids, n ? 1 : q[i].n_prompt);
                 }
                 step_end(&d.builder);
-                drive_must(runner_submit(d.runner, d.step, &st), "submit", &st);
+                drive_must(ranks_submit(d.ranks, d.step, &st), "submit", &st);
                 memset(d.step, 0xee, step_bytes_max(&d.limits)); /* it is the caller's again */
                 n++;
             }
             if (n - taken < depth && n < NEW)
                 continue;
-            assert_true(runner_ready(d.runner));
-            drive_must(runner_result(d.runner, d.result, &st), "result", &st);
+            assert_true(ranks_ready(d.ranks));
+            drive_must(ranks_result(d.ranks, d.result, &st), "result", &st);
             const struct step_result *r = d.result;
             assert_int_equal(r->id, taken + 1);
             for (int i = 0; i < 2; i++)
@@ -766,18 +775,27 @@ static void facts_say_what_was_loaded(void **state)
     struct engine_options o = options(&x, "exact", 1);
     o.cpu_isa = "scalar";
     drive_open(&d, &o);
-    const struct engine_facts *facts = runner_facts(d.runner);
+    const struct engine_facts *facts = ranks_facts(d.ranks);
     assert_string_equal(facts->arch, "llama");
     assert_string_equal(facts->device, "cpu");
     assert_string_equal(facts->isa, "scalar");
     assert_string_equal(facts->kv_dtype, "f32");
     assert_int_equal(facts->limits.vocab, VOCAB);
     assert_true(facts->total_bytes > facts->weight_bytes + facts->kv_bytes);
-    assert_memory_equal(facts->plan, "memory\n  weights", 16);
-    assert_string_equal(strstr(facts->plan, "  step"), "  step         256 tokens\n");
+    assert_int_equal(facts->n_ranks, n_ranks);
+    if (n_ranks == 1) {
+        assert_memory_equal(facts->plan, "memory\n  weights", 16);
+        assert_string_equal(strstr(facts->plan, "  step"), "  step         256 tokens\n");
+    } else {
+        assert_memory_equal(facts->plan, "memory of rank 0\n  weights", 26);
+        assert_non_null(strstr(facts->plan, "\nranks\n  rank 0"));
+        assert_non_null(strstr(facts->plan, n_ranks == 2 ? "1 key heads, feed-forward 32, 80 tokens"
+                                                         : "1 key heads, feed-forward 32, 40 "
+                                                           "tokens"));
+    }
     drive_close(&d);
     o.model_path = "/nowhere.gguf";
-    assert_null(runner_open(&o, NULL, NULL, &st));
+    assert_null(ranks_open(&o, NULL, NULL, &st));
     assert_string_equal(st.msg, "load model: /nowhere.gguf: No such file or directory");
     drop_model(&x);
 }
@@ -796,5 +814,9 @@ int main(void)
         cmocka_unit_test(a_bias_holds_until_its_count_of_tokens),
         cmocka_unit_test(facts_say_what_was_loaded),
     };
-    return cmocka_run_group_tests_name("runner", tests, NULL, NULL);
+    int n_failed = cmocka_run_group_tests_name("runner", tests, NULL, NULL);
+    n_ranks = 2;
+    n_failed += cmocka_run_group_tests_name("two ranks", tests, NULL, NULL);
+    n_ranks = 4; /* more than there are key heads */
+    return n_failed + cmocka_run_group_tests_name("four ranks", tests, NULL, NULL);
 }

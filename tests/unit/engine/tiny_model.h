@@ -32,6 +32,8 @@ static inline void tiny_keys(struct make *m, const struct tiny *t)
     make_key_u32(m, "llama.block_count", (uint32_t)t->n_layers);
     make_key_u32(m, "llama.attention.head_count", (uint32_t)t->n_heads);
     make_key_u32(m, "llama.attention.head_count_kv", (uint32_t)t->n_kv_heads);
+    if (t->hidden != t->n_heads * t->head_dim)
+        make_key_u32(m, "llama.attention.key_length", (uint32_t)t->head_dim);
     make_key_u32(m, "llama.feed_forward_length", (uint32_t)t->ffn);
     make_key_u32(m, "llama.context_length", (uint32_t)t->context);
     make_key_f32(m, "llama.attention.layer_norm_rms_epsilon", 1e-5f);
@@ -85,13 +87,43 @@ static inline float tiny_uniform(struct make *m) /* [-1, 1) */
     return (float)((double)(int64_t)make_random(&m->random) / 9223372036854775808.0);
 }
 
-/* Weights of a size that keeps activations near 1; only F32, F16 and Q8_0 are made. */
+/* The block formats but Q8_0: where d and the minimum lie, the deviation of their values in units
+ * of d when all other bits are random, and the minimum that centres them. */
+static const struct tiny_block {
+    int d_at, m_at; /* -1 = none */
+    float deviation, m;
+} tiny_blocks[DT_N] = {
+    [DT_Q4_0] = {0, -1, 4.6f, 0},   [DT_Q4_1] = {0, 2, 4.6f, -7.5f},
+    [DT_Q5_0] = {0, -1, 9.2f, 0},   [DT_Q5_1] = {0, 2, 9.2f, -15.5f},
+    [DT_Q2_K] = {80, 82, 14, 1.5f}, [DT_Q3_K] = {108, -1, 42, 0},
+    [DT_Q4_K] = {0, 2, 258, 7.5f},  [DT_Q5_K] = {0, 2, 530, 15.5f},
+    [DT_Q6_K] = {208, -1, 1340, 0},
+};
+
+static inline void tiny_put_block(struct make *m, enum dtype dtype, float deviation)
+{
+    const struct tiny_block *b = &tiny_blocks[dtype];
+    const float d = deviation / b->deviation * (1 + 0.3f * tiny_uniform(m));
+    const _Float16 halves[2] = {(_Float16)d, (_Float16)(d * b->m)};
+    uint8_t block[256];
+    for (int i = 0; i < dtype_traits[dtype].block_bytes; i++)
+        block[i] = (uint8_t)(make_random(&m->random) >> 40);
+    memcpy(block + b->d_at, &halves[0], 2);
+    if (b->m_at >= 0)
+        memcpy(block + b->m_at, &halves[1], 2);
+    make_put(m, block, (size_t)dtype_traits[dtype].block_bytes);
+}
+
+/* Weights of a size that keeps activations near 1; no BF16 is made. */
 static inline void tiny_values(struct make *m, const char *name, enum dtype dtype, size_t rows,
                                size_t cols)
 {
     const bool is_gain = strstr(name, "norm") || strstr(name, "rope_freqs");
     const float size = strstr(name, "token_embd") ? 1.0f : 1.7f / sqrtf((float)cols);
-    for (size_t i = 0; i < rows * cols; i++) {
+    const bool is_block = dtype_traits[dtype].block > 1 && dtype != DT_Q8_0;
+    for (size_t i = 0; is_block && i < rows * cols; i += (size_t)dtype_traits[dtype].block)
+        tiny_put_block(m, dtype, size * 0.58f);
+    for (size_t i = 0; !is_block && i < rows * cols; i++) {
         if (dtype == DT_Q8_0) {
             const _Float16 scale = (_Float16)(size / 127 * (1.5f + 0.4f * tiny_uniform(m)) / 2);
             if (i % 32 == 0)

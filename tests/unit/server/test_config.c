@@ -160,16 +160,19 @@ static void the_engine_gets_the_device_that_was_asked_for(void **state)
     assert_string_equal(o.device, "auto");
     assert_string_equal(o.dtype, "auto");
     assert_int_equal(o.device_index, 0);
+    assert_int_equal(o.tensor_parallel, 1);
     assert_true(o.gpu_memory == 0.92);
     assert_int_equal(o.seqs_max, 0); /* the engine chooses by its device */
     assert_int_equal(o.step_tokens_max, 0);
     config_close(&c);
     assert_true(
-        READ(&c, &st, "--device=cuda", "--device-index=3", "--dtype=f16", "--gpu-memory=0.5"));
+        READ(&c, &st, "--device=cuda", "--device-index=3", "--dtype=f16", "--gpu-memory=0.5",
+             "--tensor-parallel=8"));
     config_engine(&c, &o);
     assert_string_equal(o.device, "cuda");
     assert_string_equal(o.dtype, "f16");
     assert_int_equal(o.device_index, 3);
+    assert_int_equal(o.tensor_parallel, 8);
     assert_true(o.gpu_memory == 0.5);
     config_close(&c);
 }

@@ -1,0 +1,209 @@
+/* ranks.c - tells all ranks what rank 0 is told, and runs those that are threads. */
+#include "engine/ranks.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/runner.h"
+#include "kernels/comm.h"
+
+enum order { ORDER_SUBMIT = 1, ORDER_RESULT, ORDER_STOP };
+
+struct order_record { /* what rank 0 broadcasts; behind SUBMIT come the bytes of the step */
+    uint32_t order;
+    uint32_t n_bytes;
+};
+
+struct follower { /* a rank but the first; its thread owns it until it is joined */
+    const struct engine_options *options;
+    struct comm *comm;
+    struct runner *runner;
+    void *step, *result; /* of the most bytes there are */
+    size_t step_bytes_max;
+    pthread_t thread;
+    bool has_thread;
+};
+
+struct ranks {
+    struct engine_options options;
+    int n;
+    struct runner *runner;                    /* rank 0's */
+    struct comm *comm;                        /* rank 0's; NULL <=> n == 1 */
+    void *memory;                             /* of the group */
+    struct follower follower[COMM_RANKS_MAX]; /* [n], the first unused */
+};
+
+/* --- a follower ----------------------------------------------------------------------------- */
+
+static bool follower_open(struct follower *f, struct status *st)
+{
+    f->runner = runner_open(f->options, f->comm, NULL, NULL, st);
+    if (!f->runner)
+        return false;
+    const struct step_limits *l = &runner_facts(f->runner)->limits;
+    f->step_bytes_max = step_bytes_max(l);
+    f->step = calloc(1, f->step_bytes_max);
+    f->result = calloc(1, step_result_bytes_max(l));
+    return (f->step && f->result) || status_fail(st, STATUS_BUSY, "no memory for a step");
+}
+
+/* Waits for as long as rank 0 has nothing to do. */
+static bool hear_order(struct follower *f, struct order_record *o, struct status *st)
+{
+    comm_wait_set(f->comm, 0);
+    const bool heard = comm_broadcast(f->comm, o, sizeof *o, 0);
+    comm_wait_set(f->comm, COMM_WAIT_MS);
+    if (!heard)
+        return comm_ok(f->comm, st);
+    if (o->n_bytes > f->step_bytes_max)
+        return status_fail(st, STATUS_CORRUPT, "a step of %u bytes, want at most %zu", o->n_bytes,
+                           f->step_bytes_max);
+    return comm_broadcast(f->comm, f->step, o->n_bytes, 0) || comm_ok(f->comm, st);
+}
+
+static bool obey(struct follower *f, const struct order_record *o, struct status *st)
+{
+    if (o->order == ORDER_SUBMIT)
+        return runner_submit(f->runner, f->step, st);
+    return runner_result(f->runner, f->result, st);
+}
+
+static bool follow(struct follower *f, struct status *st)
+{
+    struct order_record o;
+    if (!follower_open(f, st))
+        return false;
+    while (hear_order(f, &o, st)) {
+        if (o.order == ORDER_STOP)
+            return true;
+        if (!obey(f, &o, st))
+            return false;
+    }
+    return false;
+}
+
+static void *follower_main(void *arg)
+{
+    struct follower *f = arg;
+    struct status st = {0};
+    if (!follow(f, &st))
+        comm_abort(f->comm, &st);
+    runner_close(f->runner);
+    free(f->step);
+    free(f->result);
+    return NULL;
+}
+
+/* Signals belong to the thread that asks for them. */
+static bool follower_start(struct follower *f, struct status *st)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    const int error = pthread_create(&f->thread, NULL, follower_main, f);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    f->has_thread = error == 0;
+    return f->has_thread || status_fail(st, STATUS_IO, "start the thread of rank %d: %s",
+                                        comm_rank(f->comm), strerror(error));
+}
+
+/* --- all of them ---------------------------------------------------------------------------- */
+
+static bool start_group(struct ranks *r, struct status *st)
+{
+    r->memory = comm_memory_take(r->n, st);
+    r->comm = r->memory ? comm_open(r->memory, 0, st) : NULL;
+    if (!r->comm)
+        return false;
+    for (int i = 1; i < r->n; i++) {
+        struct follower *f = &r->follower[i];
+        f->options = &r->options;
+        f->comm = comm_open(r->memory, i, st);
+        if (!f->comm || !follower_start(f, st))
+            return false;
+    }
+    return true;
+}
+
+struct ranks *ranks_open(const struct engine_options *o,
+                         void (*progress)(void *ctx, uint64_t n_done, uint64_t n_total), void *ctx,
+                         struct status *st)
+{
+    const int n = o->tensor_parallel > 1 ? o->tensor_parallel : 1;
+    struct ranks *r = n <= COMM_RANKS_MAX ? calloc(1, sizeof *r) : NULL;
+    if (!r) {
+        if (n > COMM_RANKS_MAX)
+            status_fail(st, STATUS_BAD_INPUT, "tensor-parallel: want at most %d, found %d",
+                        COMM_RANKS_MAX, n);
+        else
+            status_fail(st, STATUS_BUSY, "no memory for the ranks");
+        return NULL;
+    }
+    r->options = *o;
+    r->n = n;
+    if (r->n == 1 || start_group(r, st))
+        r->runner = runner_open(o, r->comm, progress, ctx, st);
+    if (r->runner)
+        return r;
+    if (r->comm)
+        comm_abort(r->comm, st);
+    ranks_close(r);
+    return NULL;
+}
+
+static bool tell(struct ranks *r, enum order order, const struct step *step, struct status *st)
+{
+    struct order_record o = {.order = order, .n_bytes = step ? step->n_bytes : 0};
+    return !r->comm ||
+           (comm_broadcast(r->comm, &o, sizeof o, 0) &&
+            comm_broadcast(r->comm, (void *)(uintptr_t)step, o.n_bytes, 0)) ||
+           comm_ok(r->comm, st);
+}
+
+/* A failure of rank 0's own is one of all. */
+static bool end_call(struct ranks *r, bool ok, const struct status *st)
+{
+    if (!ok && r->comm)
+        comm_abort(r->comm, st);
+    return ok;
+}
+
+const struct engine_facts *ranks_facts(const struct ranks *r)
+{
+    return runner_facts(r->runner);
+}
+
+bool ranks_submit(struct ranks *r, const struct step *step, struct status *st)
+{
+    return end_call(r, tell(r, ORDER_SUBMIT, step, st) && runner_submit(r->runner, step, st), st);
+}
+
+bool ranks_ready(struct ranks *r)
+{
+    return runner_ready(r->runner);
+}
+
+bool ranks_result(struct ranks *r, void *result, struct status *st)
+{
+    return end_call(r, tell(r, ORDER_RESULT, NULL, st) && runner_result(r->runner, result, st), st);
+}
+
+void ranks_close(struct ranks *r)
+{
+    struct status st = {0};
+    if (!r)
+        return;
+    if (r->comm && !tell(r, ORDER_STOP, NULL, &st))
+        comm_abort(r->comm, &st);
+    for (int i = 1; i < r->n; i++) {
+        if (r->follower[i].has_thread)
+            pthread_join(r->follower[i].thread, NULL);
+        comm_close(r->follower[i].comm);
+    }
+    runner_close(r->runner);
+    comm_close(r->comm);
+    comm_memory_drop(r->memory, r->n);
+    free(r);
+}

@@ -1,0 +1,31 @@
+/* ranks.h - a model run by one rank, or by several in step with the first.
+ *
+ * With tensor_parallel = N > 1 each rank is a runner (runner.h) over its part of the model: rank 0
+ * in the caller's thread, the others in threads of their own.  Each order to rank 0 - take this
+ * step, answer the oldest - is first told to all, and all do it; in the middle of it their devices
+ * meet in sums (comm.h).  All ranks sample, each the same; the results are rank 0's.
+ *
+ * A rank that fails or does not keep up fails them all: the call in hand, or the next, returns
+ * false with a reason that names it, within COMM_WAIT_MS.
+ *
+ * Calls and errors are those of runner.h.
+ *
+ * Thread: one, rank 0's. */
+#ifndef ENGINE_RANKS_H
+#define ENGINE_RANKS_H
+
+#include "engine/engine.h"
+
+struct ranks;
+
+/* progress is rank 0's. */
+struct ranks *ranks_open(const struct engine_options *o,
+                         void (*progress)(void *ctx, uint64_t n_done, uint64_t n_total), void *ctx,
+                         struct status *st) MUST_CHECK;
+const struct engine_facts *ranks_facts(const struct ranks *r);
+bool ranks_submit(struct ranks *r, const struct step *step, struct status *st) MUST_CHECK;
+bool ranks_ready(struct ranks *r);
+bool ranks_result(struct ranks *r, void *result, struct status *st) MUST_CHECK;
+void ranks_close(struct ranks *r);
+
+#endif
