@@ -17,6 +17,7 @@
 
 #include "engine/engine_int.h"
 #include "engine/link.h"
+#include "engine/ranks.h"
 
 enum {
     DEATHS_MAX_DEFAULT = 5,
@@ -27,7 +28,8 @@ enum {
     LOAD_MS_MAX = 600000, /* to load the model */
     STEP_MS_MAX = 10000,  /* a step's time: this, */
     SUSPECT_MS = 1000,
-    STEP_TOKEN_MS_MAX = 100 /*   and this for each of its tokens */
+    STEP_TOKEN_MS_MAX = 100,  /*   and this for each of its tokens */
+    RANK_STALL_KILL_MS = 5000 /* one rank of several: the others have given it up by then */
 };
 
 struct life {
@@ -154,7 +156,7 @@ static bool life_begin(struct engine_proc *p, uint64_t now_ns, struct status *st
 
 /* --- death ---------------------------------------------------------------------------------- */
 
-static void life_end(struct engine_proc *p)
+static void life_end(struct engine_proc *p, bool for_good)
 {
     struct life *life = &p->life;
     if (life->pid > 0) {
@@ -168,6 +170,7 @@ static void life_end(struct engine_proc *p)
     *life = (struct life){.pid_fd = -1, .link.fds = {-1, -1, -1}};
     p->engine.pid = 0;
     p->engine.stalled = false;
+    ranks_retire(&p->options, for_good);
 }
 
 /* 0, 1, 2, 5, 10, 10, ... seconds, never more than the option's. */
@@ -207,7 +210,7 @@ static void die(struct engine_proc *p, uint64_t now_ns, const struct status *why
     struct engine *e = &p->engine;
     if (now_ns - p->life.born_ns >= HEALTHY_MS * NS_PER_MS)
         p->n_recent = 0;
-    life_end(p);
+    life_end(p, false);
     e->state = ENGINE_DOWN;
     e->n_deaths++;
     e->why = *why;
@@ -310,15 +313,17 @@ static void watch_ready(struct engine_proc *p, uint64_t now_ns)
     const uint64_t limit_ms =
         STEP_MS_MAX + (uint64_t)STEP_TOKEN_MS_MAX * (uint64_t)life->waiting_tokens[0];
     const bool hung = life->n_waiting > 0 && age_ms(now_ns, life->waiting_since_ns) > limit_ms;
-    const bool stopped = beat_ms > ENGINE_STALL_KILL_MS;
+    const bool stopped =
+        beat_ms > (uint64_t)(p->options.rank_group ? RANK_STALL_KILL_MS : ENGINE_STALL_KILL_MS);
     if (!hung && !stopped)
         life->suspect_ns = 0;
     else if (life->suspect_ns == 0)
         life->suspect_ns = now_ns;
     else if (now_ns - life->suspect_ns >= SUSPECT_MS * NS_PER_MS)
         die_because(p, now_ns,
-                    hung ? "engine step did not end in its time"
-                         : "engine process did not run for 15 s");
+                    hung                    ? "engine step did not end in its time"
+                    : p->options.rank_group ? "engine process did not run for 5 s"
+                                            : "engine process did not run for 15 s");
 }
 
 static void poll_ready(struct engine_proc *p, uint64_t now_ns)
@@ -441,7 +446,7 @@ static void proc_kill(struct engine *e, const char *why)
 static void proc_close(struct engine *e)
 {
     struct engine_proc *p = self(e);
-    life_end(p);
+    life_end(p, true);
     if (p->epoll_fd >= 0)
         close(p->epoll_fd);
     free(p->text);
@@ -464,14 +469,15 @@ static const struct engine_vtable proc_vtable = {
 /* The caller's strings may go; keep copies of all in one block. */
 static bool keep_text(struct engine_proc *p, const struct engine_options *o)
 {
-    enum { N_TEXTS = 9 };
-    const char *from[N_TEXTS] = {o->model_path, o->cpu_precision, o->cpu_isa,
-                                 o->kv_dtype,   o->device,        o->dtype,
-                                 o->quantize,   o->quantize_head, o->quantize_skip};
-    const char **to[N_TEXTS] = {
-        &p->options.model_path, &p->options.cpu_precision, &p->options.cpu_isa,
-        &p->options.kv_dtype,   &p->options.device,        &p->options.dtype,
-        &p->options.quantize,   &p->options.quantize_head, &p->options.quantize_skip};
+    enum { N_TEXTS = 10 };
+    const char *from[N_TEXTS] = {o->model_path,    o->cpu_precision, o->cpu_isa,  o->kv_dtype,
+                                 o->device,        o->dtype,         o->quantize, o->quantize_head,
+                                 o->quantize_skip, o->rank_group};
+    const char **to[N_TEXTS] = {&p->options.model_path,    &p->options.cpu_precision,
+                                &p->options.cpu_isa,       &p->options.kv_dtype,
+                                &p->options.device,        &p->options.dtype,
+                                &p->options.quantize,      &p->options.quantize_head,
+                                &p->options.quantize_skip, &p->options.rank_group};
     size_t n = 0;
     for (int i = 0; i < N_TEXTS; i++)
         n += from[i] ? strlen(from[i]) + 1 : 0;

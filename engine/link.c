@@ -31,6 +31,7 @@ struct shared_options { /* struct engine_options without pointers */
     char model_path[PATH_BYTES];
     char cpu_precision[16], cpu_isa[16], kv_dtype[16], device[16], dtype[16];
     char quantize[64], quantize_head[64], quantize_skip[1024];
+    char rank_group[64];
     struct engine_options rest; /* its pointers are NULL here */
 };
 
@@ -95,7 +96,7 @@ static bool copy_options(struct shared_options *to, const struct engine_options 
 {
     to->rest = *o;
     to->rest.model_path = to->rest.cpu_precision = to->rest.cpu_isa = to->rest.kv_dtype = NULL;
-    to->rest.device = to->rest.dtype = NULL;
+    to->rest.device = to->rest.dtype = to->rest.rank_group = NULL;
     to->rest.quantize = to->rest.quantize_head = to->rest.quantize_skip = NULL;
     return copy_text(to->model_path, sizeof to->model_path, o->model_path, "model path", st) &&
            copy_text(to->cpu_precision, sizeof to->cpu_precision, o->cpu_precision, "cpu precision",
@@ -108,7 +109,8 @@ static bool copy_options(struct shared_options *to, const struct engine_options 
            copy_text(to->quantize_head, sizeof to->quantize_head, o->quantize_head, "quantize-head",
                      st) &&
            copy_text(to->quantize_skip, sizeof to->quantize_skip, o->quantize_skip, "quantize-skip",
-                     st);
+                     st) &&
+           copy_text(to->rank_group, sizeof to->rank_group, o->rank_group, "group of ranks", st);
 }
 
 bool link_open(struct link *k, const struct engine_options *o, struct status *st)
@@ -378,6 +380,7 @@ static bool work_load(struct work *w, struct status *st)
     o.quantize = text_or_null(shared->quantize);
     o.quantize_head = text_or_null(shared->quantize_head);
     o.quantize_skip = text_or_null(shared->quantize_skip);
+    o.rank_group = text_or_null(shared->rank_group);
     w->runner = w->backend->open(&o, on_progress, w, st);
     return w->runner != NULL;
 }
@@ -451,6 +454,8 @@ static bool work_once(struct work *w, struct status *st)
     const struct step *step = ring_take_begin(w->steps);
     if (step)
         return work_submit(w, step, st);
+    if (w->n_flying == 0 && w->backend->healthy && !w->backend->healthy(w->runner, st))
+        return false;
     wait_for_step(w, w->n_flying > 0 ? look : sleep);
     return true;
 }

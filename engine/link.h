@@ -35,6 +35,8 @@ struct worker_backend {
     bool (*submit)(void *runner, const struct step *step, struct status *st);
     bool (*ready)(void *runner);
     bool (*result)(void *runner, void *result, struct status *st);
+    /* Asked each second that no step comes; NULL = it always is. */
+    bool (*healthy)(void *runner, struct status *st);
     void (*close)(void *runner);
 };
 

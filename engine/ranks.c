@@ -1,6 +1,7 @@
-/* ranks.c - tells all ranks what rank 0 is told, and runs those that are threads. */
+/* ranks.c - tells all ranks what rank 0 is told, and runs those that follow from this process. */
 #include "engine/ranks.h"
 
+#include <assert.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -9,7 +10,11 @@
 #include "engine/runner.h"
 #include "kernels/comm.h"
 
+enum { JOIN_MS_MAX = 580000 }; /* less than an engine may take to load */
+
 enum order { ORDER_SUBMIT = 1, ORDER_RESULT, ORDER_STOP };
+
+typedef void progress_fn(void *ctx, uint64_t n_done, uint64_t n_total);
 
 struct order_record { /* what rank 0 broadcasts; behind SUBMIT come the bytes of the step */
     uint32_t order;
@@ -37,9 +42,9 @@ struct ranks {
 
 /* --- a follower ----------------------------------------------------------------------------- */
 
-static bool follower_open(struct follower *f, struct status *st)
+static bool follower_open(struct follower *f, progress_fn *progress, void *ctx, struct status *st)
 {
-    f->runner = runner_open(f->options, f->comm, NULL, NULL, st);
+    f->runner = runner_open(f->options, f->comm, progress, ctx, st);
     if (!f->runner)
         return false;
     const struct step_limits *l = &runner_facts(f->runner)->limits;
@@ -73,8 +78,6 @@ static bool obey(struct follower *f, const struct order_record *o, struct status
 static bool follow(struct follower *f, struct status *st)
 {
     struct order_record o;
-    if (!follower_open(f, st))
-        return false;
     while (hear_order(f, &o, st)) {
         if (o.order == ORDER_STOP)
             return true;
@@ -88,12 +91,19 @@ static void *follower_main(void *arg)
 {
     struct follower *f = arg;
     struct status st = {0};
-    if (!follow(f, &st))
+    if (!(f->runner || follower_open(f, NULL, NULL, &st)) || !follow(f, &st))
         comm_abort(f->comm, &st);
+    return NULL;
+}
+
+static void follower_close(struct follower *f)
+{
+    if (f->has_thread)
+        pthread_join(f->thread, NULL);
     runner_close(f->runner);
+    comm_close(f->comm);
     free(f->step);
     free(f->result);
-    return NULL;
 }
 
 /* Signals belong to the thread that asks for them. */
@@ -111,7 +121,7 @@ static bool follower_start(struct follower *f, struct status *st)
 
 /* --- all of them ---------------------------------------------------------------------------- */
 
-static bool start_group(struct ranks *r, struct status *st)
+static bool start_threads(struct ranks *r, struct status *st)
 {
     r->memory = comm_memory_take(r->n, st);
     r->comm = r->memory ? comm_open(r->memory, 0, st) : NULL;
@@ -127,28 +137,68 @@ static bool start_group(struct ranks *r, struct status *st)
     return true;
 }
 
+static bool open_first(struct ranks *r, progress_fn *progress, void *ctx, struct status *st)
+{
+    const struct engine_options *o = &r->options;
+    if (r->n > 1 && !o->rank_group && !start_threads(r, st))
+        return false;
+    if (r->n > 1 && o->rank_group)
+        r->comm = comm_join(o->rank_group, 0, r->n, JOIN_MS_MAX, st);
+    if (r->n > 1 && !r->comm)
+        return false;
+    r->runner = runner_open(o, r->comm, progress, ctx, st);
+    return r->runner != NULL;
+}
+
+/* This process is another rank than the first: it loads here, and follows in a thread. */
+static bool open_other(struct ranks *r, progress_fn *progress, void *ctx, struct status *st)
+{
+    const struct engine_options *o = &r->options;
+    struct follower *f = &r->follower[o->rank];
+    f->options = o;
+    f->comm = comm_join(o->rank_group, o->rank, r->n, JOIN_MS_MAX, st);
+    return f->comm && follower_open(f, progress, ctx, st) && follower_start(f, st);
+}
+
+static bool is_other(const struct ranks *r)
+{
+    return r->options.rank_group && r->options.rank > 0;
+}
+
+/* This process's end of the group. */
+static struct comm *own_comm(const struct ranks *r)
+{
+    return is_other(r) ? r->follower[r->options.rank].comm : r->comm;
+}
+
+static bool check_options(const struct engine_options *o, struct status *st)
+{
+    const int n = o->tensor_parallel > 1 ? o->tensor_parallel : 1;
+    if (n > COMM_RANKS_MAX)
+        return status_fail(st, STATUS_BAD_INPUT, "tensor-parallel: want at most %d, found %d",
+                           COMM_RANKS_MAX, n);
+    if (o->rank_group && (o->rank < 0 || o->rank >= n))
+        return status_fail(st, STATUS_BAD_INPUT, "rank %d is not one of %d", o->rank, n);
+    return true;
+}
+
 struct ranks *ranks_open(const struct engine_options *o,
                          void (*progress)(void *ctx, uint64_t n_done, uint64_t n_total), void *ctx,
                          struct status *st)
 {
-    const int n = o->tensor_parallel > 1 ? o->tensor_parallel : 1;
-    struct ranks *r = n <= COMM_RANKS_MAX ? calloc(1, sizeof *r) : NULL;
+    if (!check_options(o, st))
+        return NULL;
+    struct ranks *r = calloc(1, sizeof *r);
     if (!r) {
-        if (n > COMM_RANKS_MAX)
-            status_fail(st, STATUS_BAD_INPUT, "tensor-parallel: want at most %d, found %d",
-                        COMM_RANKS_MAX, n);
-        else
-            status_fail(st, STATUS_BUSY, "no memory for the ranks");
+        status_fail(st, STATUS_BUSY, "no memory for the ranks");
         return NULL;
     }
     r->options = *o;
-    r->n = n;
-    if (r->n == 1 || start_group(r, st))
-        r->runner = runner_open(o, r->comm, progress, ctx, st);
-    if (r->runner)
+    r->n = o->tensor_parallel > 1 ? o->tensor_parallel : 1;
+    if (is_other(r) ? open_other(r, progress, ctx, st) : open_first(r, progress, ctx, st))
         return r;
-    if (r->comm)
-        comm_abort(r->comm, st);
+    if (own_comm(r))
+        comm_abort(own_comm(r), st);
     ranks_close(r);
     return NULL;
 }
@@ -172,11 +222,12 @@ static bool end_call(struct ranks *r, bool ok, const struct status *st)
 
 const struct engine_facts *ranks_facts(const struct ranks *r)
 {
-    return runner_facts(r->runner);
+    return runner_facts(is_other(r) ? r->follower[r->options.rank].runner : r->runner);
 }
 
 bool ranks_submit(struct ranks *r, const struct step *step, struct status *st)
 {
+    assert(!is_other(r));
     return end_call(r, tell(r, ORDER_SUBMIT, step, st) && runner_submit(r->runner, step, st), st);
 }
 
@@ -187,23 +238,44 @@ bool ranks_ready(struct ranks *r)
 
 bool ranks_result(struct ranks *r, void *result, struct status *st)
 {
+    assert(!is_other(r));
     return end_call(r, tell(r, ORDER_RESULT, NULL, st) && runner_result(r->runner, result, st), st);
+}
+
+bool ranks_healthy(struct ranks *r, struct status *st)
+{
+    return !own_comm(r) || comm_look(own_comm(r), st);
+}
+
+/* Rank 0 lets the others go; another process's end is the group's. */
+static void leave_group(struct ranks *r)
+{
+    struct status st = {0};
+    if (is_other(r)) {
+        status_fail(&st, STATUS_DEVICE, "leaves");
+        if (own_comm(r))
+            comm_abort(own_comm(r), &st);
+    } else if (r->comm && !tell(r, ORDER_STOP, NULL, &st)) {
+        comm_abort(r->comm, &st);
+    }
 }
 
 void ranks_close(struct ranks *r)
 {
-    struct status st = {0};
     if (!r)
         return;
-    if (r->comm && !tell(r, ORDER_STOP, NULL, &st))
-        comm_abort(r->comm, &st);
-    for (int i = 1; i < r->n; i++) {
-        if (r->follower[i].has_thread)
-            pthread_join(r->follower[i].thread, NULL);
-        comm_close(r->follower[i].comm);
-    }
+    leave_group(r);
+    for (int i = 1; i < r->n; i++)
+        follower_close(&r->follower[i]);
+    ranks_retire(&r->options, r->runner != NULL);
     runner_close(r->runner);
     comm_close(r->comm);
     comm_memory_drop(r->memory, r->n);
     free(r);
+}
+
+void ranks_retire(const struct engine_options *o, bool for_good)
+{
+    if (o->rank_group)
+        comm_retire(o->rank_group, o->rank, for_good);
 }

@@ -1,7 +1,9 @@
 /* ranks.h - a model run by one rank, or by several in step with the first.
  *
  * With tensor_parallel = N > 1 each rank is a runner (runner.h) over its part of the model: rank 0
- * in the caller's thread, the others in threads of their own.  Each order to rank 0 - take this
+ * in the caller's thread, the others in threads of their own.  With rank_group each is a process
+ * that calls ranks_open with its number; those but rank 0's take no steps from their caller, and end
+ * when the group does.  Each order to rank 0 - take this
  * step, answer the oldest - is first told to all, and all do it; in the middle of it their devices
  * meet in sums (comm.h).  All ranks sample, each the same; the results are rank 0's.
  *
@@ -26,6 +28,12 @@ const struct engine_facts *ranks_facts(const struct ranks *r);
 bool ranks_submit(struct ranks *r, const struct step *step, struct status *st) MUST_CHECK;
 bool ranks_ready(struct ranks *r);
 bool ranks_result(struct ranks *r, void *result, struct status *st) MUST_CHECK;
+/* False <=> the group has failed; it looks whether the other processes run. */
+bool ranks_healthy(struct ranks *r, struct status *st) MUST_CHECK;
 void ranks_close(struct ranks *r);
+
+/* For who watches the process of a rank, and sees it gone: its group is over, and the ranks should
+ * come again; or, with `for_good` and rank 0, end.  Nothing when `o` has no group. */
+void ranks_retire(const struct engine_options *o, bool for_good);
 
 #endif

@@ -10,6 +10,7 @@
 #include "base/arena.h"
 #include "base/checked.h"
 #include "base/clock.h"
+#include "base/hash.h"
 #include "base/memory.h"
 #include "engine/decoder.h"
 #include "engine/plan.h"
@@ -51,7 +52,7 @@ struct runner {
 
 _Static_assert((int)ENGINE_DEPTH <= (int)DEVICE_DEPTH, "a device runs as far ahead as steps come");
 
-enum { HOST_ALIGN = 64, LOAD_WAIT_MS = 600000 /* for the slowest rank, while models load */ };
+enum { HOST_ALIGN = 64, LOAD_WAIT_MS = 580000 /* for the slowest rank, while models load */ };
 
 /* Opening. */
 
@@ -70,12 +71,56 @@ bool runner_host_bytes(const struct step_limits *limits, size_t *n_bytes)
            size_add(*n_bytes, ENGINE_DEPTH * flight_bytes(limits), n_bytes);
 }
 
+/* Ranks that are processes were started one by one: they may not be alike. */
+static bool agree(struct runner *r, const char *what, uint64_t value, struct status *st)
+{
+    return !r->comm || comm_agree(r->comm, what, value) || comm_ok(r->comm, st);
+}
+
+static uint64_t hash_text(const char *s, uint64_t h)
+{
+    return s ? hash64(s, strlen(s), h) : h;
+}
+
+static uint64_t hash_model(const struct model_file *f)
+{
+    const struct model_config *c = &f->cfg;
+    const int32_t sizes[] = {c->hidden, c->n_layers, c->n_heads, c->n_kv_heads,
+                             c->ffn,    c->vocab,    c->context};
+    uint64_t h = hash64(sizes, sizeof sizes, model_file_bytes(f));
+    for (size_t i = 0; i < f->n_bound; i++) {
+        const struct weight *w = f->bound[i].src;
+        h = hash64(w->name.at, w->name.n, h ^ (uint64_t)w->dtype);
+        h = hash64(&w->n_bytes, sizeof w->n_bytes, h);
+    }
+    return h;
+}
+
+/* What decides bits; the sizes are compared as the plan has them. */
+static uint64_t hash_options(const struct engine_options *o)
+{
+    const char *const texts[] = {o->cpu_precision, o->kv_dtype,      o->dtype,
+                                 o->quantize,      o->quantize_head, o->quantize_skip};
+    uint64_t h = (uint64_t)o->random_weights;
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
+        h = hash_text(texts[i], h + i);
+    return h;
+}
+
+static bool agree_on_start(struct runner *r, const struct model_file *f,
+                           const struct engine_options *o, struct status *st)
+{
+    return agree(r, "the version of inferd", hash_text(INFERD_VERSION, OPS_ABI), st) &&
+           agree(r, "the model", hash_model(f), st) && agree(r, "the options", hash_options(o), st);
+}
+
 static bool open_file(struct runner *r, struct model_file *f, const struct engine_options *o,
                       struct status *st)
 {
     const bool ok = o->random_weights ? model_file_open_random(f, o->model_path, st)
                                       : model_file_open(f, o->model_path, st);
-    return ok && (!r->comm || shard_model(f, comm_rank(r->comm), comm_size(r->comm), st)) &&
+    return ok && agree_on_start(r, f, o, st) &&
+           (!r->comm || shard_model(f, comm_rank(r->comm), comm_size(r->comm), st)) &&
            quant_load_apply(f, o, st);
 }
 
@@ -89,7 +134,7 @@ static bool open_device(struct runner *r, const struct model_file *f,
     device.comm = r->comm;
     r->dev = backend_open(o->device, &device, &r->backend, &against_cuda, st);
     r->ops = r->dev ? r->backend->ops : NULL;
-    return r->dev != NULL;
+    return r->dev && agree(r, "the kind of device", hash_text(r->backend->variant(r->dev), 1), st);
 }
 
 /* What the ranks planned, from each to all. */
@@ -126,7 +171,8 @@ static bool agree_on_plan(struct runner *r, const struct model_file *f,
     if (!plan_make(&r->plan, f, &agreed, r->ops, r->dev, available, st))
         return false;
     r->plan.kv_from = kv_from;
-    return true;
+    return agree(r, "the limits of a step",
+                 hash64(&r->plan.limits, sizeof r->plan.limits, (uint64_t)r->plan.kv_dtype), st);
 }
 
 static bool make_plan(struct runner *r, const struct model_file *f, const struct engine_options *o,
@@ -393,8 +439,7 @@ static bool agree_on_samples(struct runner *r, const struct flight *f, struct st
     int32_t n = 0;
     for (int32_t i = 0; i < f->n_rows; i++)
         n += f->row[i].n_scores + f->row[i].n_tokens;
-    return !r->comm || comm_agree(r->comm, "the samples of a step", digest(r->out, n)) ||
-           comm_ok(r->comm, st);
+    return agree(r, "the samples of a step", digest(r->out, n), st);
 }
 
 /* Adds n outs to the result, and says whether any is a NaN.  A row with a NaN fails alone: its

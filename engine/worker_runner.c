@@ -30,6 +30,11 @@ static bool result_of_runner(void *runner, void *result, struct status *st)
     return ranks_result(runner, result, st);
 }
 
+static bool runner_is_healthy(void *runner, struct status *st)
+{
+    return ranks_healthy(runner, st);
+}
+
 static void close_runner(void *runner)
 {
     ranks_close(runner);
@@ -41,6 +46,7 @@ const struct worker_backend worker_runner = {
     .submit = submit_to_runner,
     .ready = runner_is_ready,
     .result = result_of_runner,
+    .healthy = runner_is_healthy,
     .close = close_runner,
 };
 

@@ -8,14 +8,13 @@
  *
  * A sum of a few values is one round: all read all.  Of many it is two: each rank sums its share,
  * then all read the shares.  Which of them never changes a bit. */
-#include "kernels/comm.h"
+#include "kernels/comm_int.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <limits.h>
 #include <linux/futex.h>
 #include <sched.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -26,15 +25,11 @@
 #include "base/clock.h"
 
 enum {
-    MAGIC = 0x6b6e6172, /* "rank" */
-    LINE = 64,
-    PIECE_BYTES = 256 * 1024,
-    PIECE_FLOATS = PIECE_BYTES / sizeof(float),
+    PIECE_FLOATS = COMM_PIECE_BYTES / sizeof(float),
     ONE_ROUND_FLOATS = 4096, /* up to here a second round costs more than it saves */
     BLOCK_FLOATS = 512,      /* summed at a time: stays in the first-level cache */
     SPINS = 500,             /* looks before a waiter gives way: some 20 us */
     YIELDS = 200,            /*   and before it sleeps */
-    WHY_BYTES = 200
 };
 
 enum call { CALL_BARRIER = 1, CALL_AGREE, CALL_BROADCAST, CALL_ALL_GATHER, CALL_ALL_REDUCE };
@@ -48,37 +43,6 @@ static const char *const call_names[] = {
     [CALL_ALL_REDUCE] = "all_reduce",
 };
 
-struct letter { /* must be the same from all ranks */
-    uint32_t call;
-    uint32_t root;
-    uint64_t n_bytes; /* of the whole call */
-    uint64_t value;   /* CALL_AGREE */
-};
-
-struct mailbox {
-    /* The rank writes. */
-    _Alignas(LINE) _Atomic uint32_t round; /* rounds it has come to; its waiters' futex */
-    struct letter letter[2];               /* of the last two */
-    uint32_t code; /* enum status_code; final once `failed` names the rank */
-    char why[WHY_BYTES];
-    /* Its waiters write. */
-    _Alignas(LINE) _Atomic uint32_t n_asleep;
-};
-
-struct group {
-    uint32_t magic, n_ranks;
-    _Atomic uint32_t failed; /* 0, or 1 + the rank whose mailbox says why */
-    struct mailbox box[];    /* [n_ranks]; behind them the pieces: [n_ranks, 2, PIECE_BYTES] */
-};
-
-struct comm {
-    struct group *group;
-    int rank, n_ranks;
-    uint32_t round;  /* the last one this rank came to */
-    int64_t wait_ms; /* 0 = no limit */
-    _Atomic bool reported;
-};
-
 /* --- memory --------------------------------------------------------------------------------- */
 
 static size_t pieces_at(int n_ranks)
@@ -86,37 +50,46 @@ static size_t pieces_at(int n_ranks)
     return sizeof(struct group) + (size_t)n_ranks * sizeof(struct mailbox);
 }
 
-static size_t memory_bytes(int n_ranks)
+size_t comm_memory_bytes(int n_ranks)
 {
-    return pieces_at(n_ranks) + (size_t)n_ranks * 2 * PIECE_BYTES;
+    return pieces_at(n_ranks) + (size_t)n_ranks * 2 * COMM_PIECE_BYTES;
+}
+
+void comm_memory_init(struct group *g, int n_ranks)
+{
+    g->magic = COMM_MAGIC;
+    g->layout = COMM_LAYOUT;
+    g->n_ranks = (uint32_t)n_ranks;
 }
 
 void *comm_memory_take(int n_ranks, struct status *st)
 {
     assert(n_ranks >= 1 && n_ranks <= COMM_RANKS_MAX);
-    struct group *g = mmap(NULL, memory_bytes(n_ranks), PROT_READ | PROT_WRITE,
+    struct group *g = mmap(NULL, comm_memory_bytes(n_ranks), PROT_READ | PROT_WRITE,
                            MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (g == MAP_FAILED) {
         status_fail(st, STATUS_BUSY, "no memory for a group of %d ranks: %s", n_ranks,
                     strerror(errno));
         return NULL;
     }
-    g->magic = MAGIC;
-    g->n_ranks = (uint32_t)n_ranks;
+    comm_memory_init(g, n_ranks);
     return g;
 }
 
 void comm_memory_drop(void *memory, int n_ranks)
 {
     if (memory)
-        munmap(memory, memory_bytes(n_ranks));
+        munmap(memory, comm_memory_bytes(n_ranks));
 }
 
 struct comm *comm_open(void *memory, int rank, struct status *st)
 {
     struct group *g = memory;
-    if (g->magic != MAGIC || rank < 0 || rank >= (int)g->n_ranks) {
-        status_fail(st, STATUS_CORRUPT, "rank %d is not one of a group of %u", rank, g->n_ranks);
+    uint32_t none = 0;
+    if (g->magic != COMM_MAGIC || rank < 0 || rank >= (int)g->n_ranks ||
+        !atomic_compare_exchange_strong(&g->joined[rank], &none, 1)) {
+        status_fail(st, STATUS_CORRUPT, "rank %d is not one of a group of %u, or there twice", rank,
+                    g->n_ranks);
         return NULL;
     }
     struct comm *c = calloc(1, sizeof *c);
@@ -133,6 +106,11 @@ struct comm *comm_open(void *memory, int rank, struct status *st)
 
 void comm_close(struct comm *c)
 {
+    if (!c)
+        return;
+    comm_beat_stop(c);
+    if (c->owns_memory)
+        comm_memory_drop(c->group, c->n_ranks);
     free(c);
 }
 
@@ -166,7 +144,7 @@ void comm_abort(struct comm *c, const struct status *why)
     if (has_failed(c) || atomic_exchange(&c->reported, true))
         return;
     box->code = (uint32_t)why->code;
-    memcpy(box->why, why->msg, WHY_BYTES - 1);
+    memcpy(box->why, why->msg, COMM_WHY_BYTES - 1);
     atomic_compare_exchange_strong(&c->group->failed, &none, (uint32_t)c->rank + 1);
 }
 
@@ -175,11 +153,17 @@ bool comm_ok(struct comm *c, struct status *st)
     const uint32_t failed = atomic_load_explicit(&c->group->failed, memory_order_acquire);
     if (failed == 0)
         return true;
+    if (failed == COMM_ENDED)
+        return status_fail(st, STATUS_CANCELLED, "the group of ranks has ended");
+    if (failed == COMM_RESTARTED)
+        return status_fail(st, STATUS_DEVICE, "rank 0 starts again");
+    if (failed >= COMM_LEFT)
+        return status_fail(st, STATUS_DEVICE, "the process of rank %u is gone", failed - COMM_LEFT);
     const int by = (int)(failed - 1) % c->n_ranks;
     const struct mailbox *box = &c->group->box[by];
     const bool sane = box->code > STATUS_OK && box->code < STATUS_N;
     status_fail(st, sane ? (enum status_code)box->code : STATUS_DEVICE, "rank %d: %.*s", by,
-                WHY_BYTES - 1, box->why);
+                COMM_WHY_BYTES - 1, box->why);
     return false;
 }
 
@@ -215,12 +199,18 @@ static bool lost(struct comm *c, int rank, enum call call)
 static bool wait_long(struct comm *c, int rank, enum call call)
 {
     const uint64_t start = clock_now(&clock_real);
+    uint64_t suspect_ns = 0;
+    struct status gone = {0};
     while (!has_come(c, rank)) {
         const int64_t ms = (int64_t)((clock_now(&clock_real) - start) / NS_PER_MS);
         if (has_failed(c))
             return false;
         if (c->wait_ms && ms >= c->wait_ms)
             return lost(c, rank, call);
+        if (!comm_is_alive(c, rank, &suspect_ns, &gone)) {
+            comm_abort(c, &gone);
+            return false;
+        }
         const int64_t left = c->wait_ms ? c->wait_ms - ms : COMM_LOOK_MS;
         sleep_on(c, rank, left < COMM_LOOK_MS ? left : COMM_LOOK_MS);
     }
@@ -244,7 +234,8 @@ static bool wait_for(struct comm *c, int rank, enum call call)
 /* Where a rank's data of a round is. */
 static void *piece(const struct comm *c, int rank, uint32_t round)
 {
-    return (char *)c->group + pieces_at(c->n_ranks) + ((size_t)rank * 2 + round % 2) * PIECE_BYTES;
+    return (char *)c->group + pieces_at(c->n_ranks) +
+           ((size_t)rank * 2 + round % 2) * COMM_PIECE_BYTES;
 }
 
 /* What this rank has to say in the next round. */
@@ -313,8 +304,8 @@ bool comm_agree(struct comm *c, const char *what, uint64_t value)
 bool comm_broadcast(struct comm *c, void *p, size_t n, int root)
 {
     const struct letter letter = {.call = CALL_BROADCAST, .root = (uint32_t)root, .n_bytes = n};
-    for (size_t at = 0; at < n; at += PIECE_BYTES) {
-        const size_t n_piece = least(n - at, PIECE_BYTES);
+    for (size_t at = 0; at < n; at += COMM_PIECE_BYTES) {
+        const size_t n_piece = least(n - at, COMM_PIECE_BYTES);
         if (c->rank == root)
             memcpy(next_piece(c), (char *)p + at, n_piece);
         if (!meet(c, &letter, ""))
@@ -357,12 +348,12 @@ bool comm_all_gather(struct comm *c, void *rows, size_t n_rows, size_t row_bytes
 {
     const struct letter letter = {.call = CALL_ALL_GATHER, .n_bytes = n_rows * row_bytes};
     const size_t longest = n_rows * widest(c, split);
-    for (size_t at = 0; at < longest; at += PIECE_BYTES) {
+    for (size_t at = 0; at < longest; at += COMM_PIECE_BYTES) {
         for (int i = 0; i <= c->n_ranks; i++) { /* own part out, then the others' in */
             const int r = i == 0 ? c->rank : i - 1;
             const struct stream s = {(char *)rows + split[r], row_bytes, split[r + 1] - split[r]};
             const size_t n_stream = n_rows * s.width;
-            const size_t n = at < n_stream ? least(n_stream - at, PIECE_BYTES) : 0;
+            const size_t n = at < n_stream ? least(n_stream - at, COMM_PIECE_BYTES) : 0;
             if (i == 0)
                 copy_stream(&s, at, n, next_piece(c), NULL);
             if (i == 0 && !meet(c, &letter, ""))

@@ -41,6 +41,19 @@ struct comm *comm_open(void *memory, int rank, struct status *st) MUST_CHECK;
 /* Does not tell the others: they miss this rank at the next call.  Accepts NULL. */
 void comm_close(struct comm *c);
 
+/* Processes of one machine meet by the name of their group: letters, digits, - and .; at most
+ * COMM_NAME_MAX bytes.  Rank 0 makes it anew, and the ranks of an earlier one of that name fail;
+ * the others wait for one that takes them.  A rank here has a heartbeat, and is given up when it
+ * stops.  BAD_INPUT where sizes differ, UNSUPPORTED where versions do. */
+enum { COMM_NAME_MAX = 63 };
+struct comm *comm_join(const char *name, int rank, int n_ranks, int64_t wait_ms,
+                       struct status *st) MUST_CHECK;
+/* For who knows that the process of a rank is gone: ends its group, if there is one that it is in.
+ * With `ended` and rank 0 for good (CANCELLED), else the ranks should come again. */
+void comm_retire(const char *name, int rank, bool ended);
+/* For a rank that waits for something else: as comm_ok, once it has looked at the others' hearts. */
+bool comm_look(struct comm *c, struct status *st);
+
 int comm_rank(const struct comm *c);
 int comm_size(const struct comm *c); /* N */
 

@@ -464,7 +464,7 @@ static void an_impossible_rank_is_refused(void **state)
     struct status st = {0};
     void *memory = take_memory(2);
     assert_null(comm_open(memory, 2, &st));
-    assert_string_equal(st.msg, "rank 2 is not one of a group of 2");
+    assert_string_equal(st.msg, "rank 2 is not one of a group of 2, or there twice");
     comm_memory_drop(memory, 2);
 }
 
