@@ -393,6 +393,62 @@ static bool read_environment(struct config *c, struct status *st)
     return true;
 }
 
+/* ---- ranks ---- */
+
+static bool read_count(const char *name, int64_t max, int64_t *out, struct status *st)
+{
+    const char *text = getenv(name);
+    char *end;
+    *out = text ? strtoll(text, &end, 10) : 0;
+    return !text || (*text && !*end && *out >= 0 && *out <= max) ||
+           status_fail(st, STATUS_BAD_INPUT,
+                       "environment variable %s: \"%.40s\" is not a number from 0 to %lld", name,
+                       text, (long long)max);
+}
+
+/* The ranks of one start have a port or a namespace for themselves. */
+static void name_group(struct config *c)
+{
+    const char *port = getenv("MASTER_PORT"), *space = getenv("PMIX_NAMESPACE");
+    const char *name = port ? port : space ? space : "world";
+    snprintf(c->rank_group, sizeof c->rank_group, "%s%.48s", port ? "port-" : "", name);
+    for (char *s = c->rank_group; *s; s++)
+        if (!(*s >= '0' && *s <= '9') && !(*s >= 'a' && *s <= 'z') && !(*s >= 'A' && *s <= 'Z'))
+            *s = '-';
+}
+
+bool config_ranks(struct config *c, struct status *st)
+{
+    static const struct {
+        const char *rank, *size, *here;
+    } launchers[] = {
+        {"RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"}, /* torchrun */
+        {"OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE"},
+    };
+    const int i = getenv("RANK") && getenv("WORLD_SIZE") ? 0 : 1;
+    int64_t rank, size, here;
+    if (!read_count(launchers[i].size, 1024, &size, st) ||
+        !read_count(launchers[i].rank, size, &rank, st) ||
+        !read_count(launchers[i].here, size, &here, st))
+        return false;
+    if (size <= 1)
+        return true;
+    if (rank == size)
+        return status_fail(st, STATUS_BAD_INPUT, "rank %lld is not one of %lld", (long long)rank,
+                           (long long)size);
+    if (here && here != size)
+        return status_fail(st, STATUS_UNSUPPORTED,
+                           "ranks on several machines: %lld of %lld are on this one",
+                           (long long)here, (long long)size);
+    if (c->tensor_parallel != 1 && c->tensor_parallel != size)
+        return status_fail(st, STATUS_BAD_INPUT, "tensor-parallel is %lld, and %s says %lld",
+                           (long long)c->tensor_parallel, launchers[i].size, (long long)size);
+    c->tensor_parallel = size;
+    c->rank = rank;
+    name_group(c);
+    return true;
+}
+
 /* The value of the flag at argv[*i], which is moved past it. */
 static const char *flag_value(const char *equals, const struct option *o, int argc, char **argv,
                               int *i)
@@ -562,6 +618,8 @@ void config_engine(const struct config *c, struct engine_options *o)
         .gpu_memory = c->gpu_memory_share,
         .n_threads = (int32_t)c->threads,
         .tensor_parallel = (int32_t)c->tensor_parallel,
+        .rank_group = c->rank_group[0] ? c->rank_group : NULL,
+        .rank = (int32_t)c->rank,
         .seqs_max = (int32_t)c->max_seqs,
         .step_tokens_max = (int32_t)c->max_step_tokens,
         .context_max = (int32_t)c->max_context,

@@ -39,6 +39,9 @@ struct config {
     int64_t body_max, prompts_max, choices_max, logprobs_max, logit_bias_max, output_tokens_max;
     /* log */
     const char *log_level, *log_format;
+    /* ranks that are processes: config_ranks */
+    char rank_group[64]; /* "" = they are threads */
+    int64_t rank;
 
     char *owned[256]; /* texts from the environment and the file */
     int n_owned;
@@ -48,6 +51,9 @@ struct config {
  * False: st BAD_INPUT says what is wrong.  config_close accepts a zeroed config. */
 bool config_read(struct config *c, int argc, char **argv, struct status *st) MUST_CHECK;
 void config_close(struct config *c);
+/* What torchrun or mpirun says in the environment of the ranks it starts, if one of them did.
+ * BAD_INPUT where options contradict it, UNSUPPORTED when ranks are on several machines. */
+bool config_ranks(struct config *c, struct status *st) MUST_CHECK;
 
 /* One `name = value` line, for tests and the fuzzer; n bytes, any bytes. */
 bool config_parse_text(struct config *c, const char *text, size_t n, struct status *st) MUST_CHECK;

@@ -16,6 +16,7 @@
 #include "server/api.h"
 #include "server/auth.h"
 #include "server/config.h"
+#include "server/follow.h"
 #include "server/http_daemon.h"
 #include "server/manager.h"
 #include "server/metrics.h"
@@ -466,7 +467,7 @@ int serve_main(int argc, char **argv)
     if (!f)
         return 1;
     f->last_state = ENGINE_STARTING;
-    if (!config_read(&f->cfg, argc, argv, &st)) {
+    if (!config_read(&f->cfg, argc, argv, &st) || !config_ranks(&f->cfg, &st)) {
         fprintf(stderr, "inferd: %s\n", st.msg);
         front_close(f);
         return 2;
@@ -477,7 +478,9 @@ int serve_main(int argc, char **argv)
     signal(SIGUSR2, SIG_IGN);
     setenv("UV_THREADPOOL_SIZE", "2", 1); /* prep threads; more would take cores from the engine */
     harden();
-    if (front_open(f, &st)) {
+    if (f->cfg.rank > 0) {
+        code = follow_run(&f->cfg);
+    } else if (front_open(f, &st)) {
         uv_run(&f->loop, UV_RUN_DEFAULT);
         code = f->hopeless ? 1 : 0;
         log_event(LOG_INFO, "stopped", LOG_S("model", f->model_name));

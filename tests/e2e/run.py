@@ -19,7 +19,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import harness  # noqa: E402
 
 SUITES = ("start", "manager", "openai_python", "openai_node", "metrics", "bad_inputs", "batching",
-          "kv8", "aborts", "kills")
+          "kv8", "aborts", "kills", "ranks")
 
 
 def use_python_with_openai():
@@ -76,11 +76,12 @@ def read_options():
     o.suites = [s for s in SUITES if s in (o.only or SUITES)]
     if o.no_node and "openai_node" in o.suites:
         o.suites.remove("openai_node")
-    if o.engine == "local" and "kills" in o.suites:
+    of_processes = [s for s in ("kills", "ranks") if s in o.suites]
+    if o.engine == "local" and of_processes:
         if o.only:
             p.error("there is no process to kill with --engine local")
-        o.suites.remove("kills")
-        print("--engine local has no process to kill: suite kills is left out", flush=True)
+        o.suites = [s for s in o.suites if s not in of_processes]
+        print("--engine local has no process to kill: kills and ranks are left out", flush=True)
     return o
 
 

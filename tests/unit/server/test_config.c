@@ -165,9 +165,8 @@ static void the_engine_gets_the_device_that_was_asked_for(void **state)
     assert_int_equal(o.seqs_max, 0); /* the engine chooses by its device */
     assert_int_equal(o.step_tokens_max, 0);
     config_close(&c);
-    assert_true(
-        READ(&c, &st, "--device=cuda", "--device-index=3", "--dtype=f16", "--gpu-memory=0.5",
-             "--tensor-parallel=8"));
+    assert_true(READ(&c, &st, "--device=cuda", "--device-index=3", "--dtype=f16",
+                     "--gpu-memory=0.5", "--tensor-parallel=8"));
     config_engine(&c, &o);
     assert_string_equal(o.device, "cuda");
     assert_string_equal(o.dtype, "f16");
@@ -197,6 +196,89 @@ static void the_engine_gets_the_schemes_that_were_asked_for(void **state)
     assert_string_equal(o.quantize_head, "int8");
     assert_string_equal(o.quantize_skip, "q_proj,layers.0.");
     config_close(&c);
+}
+
+static void launchers_say_which_rank_this_is(void **state)
+{
+    static const struct {
+        const char *name;
+        const char *env[5][2];
+        const char *flag;
+        int n, rank;
+        const char *group, *message;
+    } rows[] = {
+        {"none", {{0}}, "m", 1, 0, NULL, NULL},
+        {"torchrun",
+         {{"RANK", "2"}, {"WORLD_SIZE", "4"}, {"LOCAL_WORLD_SIZE", "4"}, {"MASTER_PORT", "29500"}},
+         "m",
+         4,
+         2,
+         "port-29500",
+         NULL},
+        {"mpirun",
+         {{"OMPI_COMM_WORLD_RANK", "1"},
+          {"OMPI_COMM_WORLD_SIZE", "2"},
+          {"PMIX_NAMESPACE", "h-7@1"}},
+         "--tensor-parallel=2",
+         2,
+         1,
+         "h-7-1",
+         NULL},
+        {"one", {{"RANK", "0"}, {"WORLD_SIZE", "1"}}, "m", 1, 0, NULL, NULL},
+        {"machines",
+         {{"RANK", "2"}, {"WORLD_SIZE", "4"}, {"LOCAL_WORLD_SIZE", "2"}},
+         "m",
+         0,
+         0,
+         NULL,
+         "ranks on several machines: 2 of 4 are on this one"},
+        {"contradiction",
+         {{"RANK", "0"}, {"WORLD_SIZE", "4"}},
+         "--tensor-parallel=2",
+         0,
+         0,
+         NULL,
+         "tensor-parallel is 2, and WORLD_SIZE says 4"},
+        {"no number",
+         {{"RANK", "x"}, {"WORLD_SIZE", "4"}},
+         "m",
+         0,
+         0,
+         NULL,
+         "environment variable RANK: \"x\" is not a number from 0 to 4"},
+        {"out of range",
+         {{"RANK", "4"}, {"WORLD_SIZE", "4"}},
+         "m",
+         0,
+         0,
+         NULL,
+         "rank 4 is not one of 4"},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct config c;
+        struct status st;
+        struct engine_options o;
+        for (int j = 0; rows[i].env[j][0]; j++)
+            setenv(rows[i].env[j][0], rows[i].env[j][1], 1);
+        assert_true(READ(&c, &st, rows[i].flag));
+        const bool ok = config_ranks(&c, &st);
+        config_engine(&c, &o);
+        if (ok != !rows[i].message)
+            fail_msg("%s: %s", rows[i].name, st.msg);
+        if (!ok) {
+            assert_string_equal(st.msg, rows[i].message);
+        } else {
+            assert_int_equal(o.tensor_parallel, rows[i].n);
+            assert_int_equal(o.rank, rows[i].rank);
+            assert_true(!o.rank_group == !rows[i].group);
+            if (o.rank_group)
+                assert_string_equal(o.rank_group, rows[i].group);
+        }
+        for (int j = 0; rows[i].env[j][0]; j++)
+            unsetenv(rows[i].env[j][0]);
+        config_close(&c);
+    }
 }
 
 static void a_file_error_names_its_line(void **state)
@@ -311,6 +393,7 @@ int main(void)
         cmocka_unit_test(a_step_must_have_room_for_each_sequence),
         cmocka_unit_test(the_engine_gets_the_device_that_was_asked_for),
         cmocka_unit_test(the_engine_gets_the_schemes_that_were_asked_for),
+        cmocka_unit_test(launchers_say_which_rank_this_is),
         cmocka_unit_test(a_file_error_names_its_line),
         cmocka_unit_test(the_engine_is_started_again_as_the_options_say),
         cmocka_unit_test(what_is_printed_reads_back_the_same),
