@@ -386,6 +386,9 @@ bool plan_make(struct plan *p, const struct model_file *f, const struct engine_o
 {
     if (ops->host_memory && f->cfg.n_ranks > 1)
         available.device /= (uint64_t)f->cfg.n_ranks;
+    if (f->cfg.n_ranks > 1 && !ops->all_reduce)
+        return status_fail(st, STATUS_UNSUPPORTED,
+                           "tensor-parallel: %s devices are one rank alone", ops->name);
     *p = (struct plan){.available_bytes = available.device, .n_ranks = f->cfg.n_ranks};
     if (!plan_weights(p, f, ops, dev, st))
         return false;

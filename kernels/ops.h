@@ -347,7 +347,8 @@ struct ops {
     void (*matmul)(struct device *, const struct matmul_args *);
     void (*rope_kv)(struct device *, const struct rope_kv_args *);
     void (*attention)(struct device *, const struct attention_args *);
-    void (*all_reduce)(struct device *, const struct all_reduce_args *); /* only with a comm */
+    /* Only with a comm; NULL = no such device can be one rank of several. */
+    void (*all_reduce)(struct device *, const struct all_reduce_args *);
     void (*head)(struct device *, const struct head_args *);
     void (*sample)(struct device *, const struct sample_args *);
     void (*step_end)(struct device *);

@@ -96,7 +96,7 @@ bool read_properties(device *d, status *st)
 device *open_device(const device_options *o, status *st)
 {
     if (o->comm) {
-        status_fail(st, STATUS_UNSUPPORTED, "tensor-parallel: CUDA devices are one rank alone");
+        status_fail(st, STATUS_UNSUPPORTED, "tensor-parallel: cuda devices are one rank alone");
         return NULL;
     }
     device *d = static_cast<device *>(calloc(1, sizeof *d));
@@ -392,7 +392,7 @@ const ops table = {
     .matmul = cuda_matmul,
     .rope_kv = cuda_rope_kv,
     .attention = cuda_attention,
-    .all_reduce = NULL, /* one rank alone: open_device */
+    .all_reduce = NULL, /* one rank alone, as open_device says */
     .head = cuda_head,
     .sample = cuda_sample,
     .step_end = step_end,
