@@ -112,7 +112,8 @@ struct engine { /* embedded first in each implementation; readable by the schedu
     struct engine_progress progress;
     struct status why;  /* of the last death, or why it is given up */
     bool stalled;       /* READY, but its process has not run for ENGINE_STALL_MS (stopped,
-                           starved): not ready for new work; killed after ENGINE_STALL_KILL_MS */
+                           starved): not ready for new work; killed after ENGINE_STALL_KILL_MS,
+                           a rank of a group after 5 s */
     int64_t pid;        /* of the child; 0 when there is none */
 };
 

@@ -155,7 +155,10 @@ static struct group *make_group(const char *name, int n_ranks, struct status *st
     unlink(new_path);
     const size_t n_bytes = comm_memory_bytes(n_ranks);
     const int fd = open(new_path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (fd >= 0 && ftruncate(fd, (off_t)n_bytes) == 0)
+    /* Taken now: a page that is missing later would be a signal, not an error. */
+    const int error = fd < 0 ? errno : posix_fallocate(fd, 0, (off_t)n_bytes);
+    errno = error;
+    if (error == 0)
         g = map_group(fd, n_bytes);
     if (g)
         comm_memory_init(g, n_ranks);
