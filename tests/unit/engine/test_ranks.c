@@ -144,6 +144,26 @@ static void every_format_gives_what_one_rank_gives(void **state)
         check_format(formats[i]);
 }
 
+/* Groups of 32 columns lie in one rank, so each rank makes the codes that one would make. */
+static void weights_are_quantized_on_load_as_one_rank_does(void **state)
+{
+    (void)state;
+    char path[64];
+    const struct tiny t = shape_for(DT_F16);
+    struct found one, some;
+    write_tiny(path, &t);
+    for (int n_ranks = 1; n_ranks <= 4; n_ranks *= 2) {
+        struct engine_options o = options(path, "exact", n_ranks);
+        o.quantize = "int4:asymmetric:group=32";
+        run_with(&o, n_ranks == 1 ? &one : &some);
+        if (n_ranks > 1)
+            print_message("int4  %d ranks: largest difference %.2g\n", n_ranks,
+                          difference(&one, &some));
+        assert_true(n_ranks == 1 || difference(&one, &some) < EXACT_BOUND);
+    }
+    unlink(path);
+}
+
 static void every_run_gives_the_same_bits(void **state)
 {
     (void)state;
@@ -255,6 +275,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_format_gives_what_one_rank_gives),
+        cmocka_unit_test(weights_are_quantized_on_load_as_one_rank_does),
         cmocka_unit_test(every_run_gives_the_same_bits),
         cmocka_unit_test(shares_cover_the_model_once),
         cmocka_unit_test(what_cannot_be_divided_is_refused_with_its_numbers),
