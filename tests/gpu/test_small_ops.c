@@ -145,8 +145,11 @@ static void embed_agrees_with_the_cpu(void **state)
     make_sequence(&sequence, N, N);
     for (int i = 0; i < 2; i++) {
         const struct tested_device *t = &p->dev[i];
-        struct tensor w = {take_values(t, table, (size_t)VOCAB * HIDDEN, t->act), t->act,
-                           LAYOUT_PLAIN, VOCAB, HIDDEN};
+        struct tensor w = {.data = take_values(t, table, (size_t)VOCAB * HIDDEN, t->act),
+                           .dtype = t->act,
+                           .layout = LAYOUT_PLAIN,
+                           .rows = VOCAB,
+                           .cols = HIDDEN};
         void *out = pair_take(t, (size_t)N * HIDDEN * 4);
         t->ops->step_begin(t->d, &sequence.batch);
         t->ops->embed(t->d, &(struct embed_args){.out = out, .table = &w, .scale = 2.5f});
@@ -175,14 +178,14 @@ static void run_rope(const struct tested_device *t, const struct rope_case *c, c
         (size_t)LAYERS * (CONTEXT / BLOCK_TOKENS) * KV_HEADS * BLOCK_TOKENS * (size_t)c->head_dim;
     char *dx = take_values(t, x, n, t->act);
     float *dnorm = take_values(t, norm, (size_t)c->head_dim, DT_F32);
-    struct kv_cache kv = {pair_take(t, n_cache * 4),
-                          pair_take(t, n_cache * 4),
-                          t->act,
-                          LAYERS,
-                          CONTEXT / BLOCK_TOKENS,
-                          BLOCK_TOKENS,
-                          KV_HEADS,
-                          c->head_dim};
+    struct kv_cache kv = {.k = pair_take(t, n_cache * 4),
+                          .v = pair_take(t, n_cache * 4),
+                          .dtype = t->act,
+                          .n_layers = LAYERS,
+                          .n_blocks = CONTEXT / BLOCK_TOKENS,
+                          .block_tokens = BLOCK_TOKENS,
+                          .n_kv_heads = KV_HEADS,
+                          .head_dim = c->head_dim};
     size_t k_at = HEADS * (size_t)c->head_dim, v_at = k_at + KV_HEADS * (size_t)c->head_dim;
     struct rope_kv_args a = {.q = dx,
                              .k = dx + k_at * value,
