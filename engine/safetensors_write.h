@@ -3,7 +3,7 @@
  * All tensors are named with their shapes first; then each has its place in a file, and may be
  * written in any order, by any thread, in pieces.  So the same tensors give the same files however
  * many threads write them.  A file holds tensors of wide elements before those of narrow ones,
- * which keeps all aligned without the holes that the format forbids.  Up to SHARD_BYTES_MAX there
+ * which keeps all aligned without the holes that the format forbids.  Up to `shard_bytes` there
  * is one model.safetensors, else model-00001-of-0000N.safetensors and their index.
  *
  * Thread: put: any; all else one. */

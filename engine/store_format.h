@@ -1,12 +1,13 @@
 /* store_format.h - how a matrix of a scheme lies in a checkpoint that other programs read.
  *
- *     int4         compressed-tensors pack-quantized: weight_packed, 8 codes a 32-bit word along
- * the row; weight_scale, f16; weight_shape; asymmetric, weight_zero_point, packed along the column
- *     w8a16        the same with 4 codes a word and a f32 scale a row
- *     int8:threshold=0, fp8   compressed-tensors int-quantized and float-quantized: weight as int8
- * or E4M3, weight_scale, f32; activations token by token int8         bitsandbytes 8-bit: weight as
- * int8, SCB = the rows' largest magnitudes nf4, fp4     bitsandbytes 4-bit: weight, two codes a
- * byte, and its quant_state
+ *     int4                compressed-tensors pack-quantized: weight_packed, 8 codes a 32-bit word
+ *                         along the row; weight_scale, f16; weight_shape; asymmetric,
+ *                         weight_zero_point, packed along the column
+ *     w8a16               the same with 4 codes a word and a f32 scale a row
+ *     int8:threshold=0,   compressed-tensors int-quantized and float-quantized: weight as int8 or
+ *     fp8                 E4M3; weight_scale, f32; activations token by token
+ *     int8                bitsandbytes 8-bit: weight as int8; SCB, the rows' largest magnitudes
+ *     nf4, fp4            bitsandbytes 4-bit: weight, two codes a byte, and its quant_state
  *
  * config.json says which in quantization_config.
  *

@@ -3,14 +3,17 @@
  * Round to nearest, without data to calibrate on.  The rules are those of the libraries that made
  * the formats known, to the bit, so that a checkpoint comes out as theirs would:
  *
- *     INT8      bitsandbytes: a = largest magnitude; code = 128 + round(x * (1 / a * 127)), scale =
- * a / 127. A row so small that 127 / a overflows is all zeros, as there NF4, FP4  bitsandbytes: a =
- * largest magnitude = scale; the codebook's entry nearest to x * (1 / max(a, 1e-38)), of two
- * equally near the lower INT4      compressed-tensors' min-max observer: symmetric, scale = a
- * / 7.5; with zero points, scale = (max - min) / 15 and zero = round(-min / scale), 0 being within
- * [min, max]. The scale is then rounded to the scheme's type (0 becomes its epsilon), and code =
- * round(x / scale + zero), clamped FP8       the same observer: scale = a / 448 (0 becomes
- * FLT_EPSILON), code = e4m3(x / scale)
+ *     INT8      bitsandbytes: a = largest magnitude; scale = a / 127 and
+ *               code = 128 + round(x * (1 / a * 127)).  A row so small that 127 / a overflows is
+ *               all zeros, as there
+ *     NF4, FP4  bitsandbytes: scale = a = largest magnitude; the codebook's entry nearest to
+ *               x * (1 / max(a, 1e-38)), of two equally near the lower
+ *     INT4      compressed-tensors' min-max observer: symmetric, scale = a / 7.5; with zero
+ *               points, scale = (max - min) / 15 and zero = round(-min / scale), 0 being within
+ *               [min, max].  The scale is then rounded to the scheme's type (0 becomes its
+ *               epsilon), and code = round(x / scale + zero), clamped
+ *     FP8       the same observer: scale = a / 448 (0 becomes FLT_EPSILON),
+ *               code = e4m3(x / scale)
  *
  * Rounding is to nearest, ties to even.  All of it is float arithmetic without contraction, so
  * every machine and every thread count gives the same bits.
