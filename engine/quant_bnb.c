@@ -71,7 +71,7 @@ static void read_scales(const struct quant_matrix *m, int64_t first, int64_t n, 
         return;
     }
     for (int64_t i = 0, at = first * m->n_groups; i < n * m->n_groups; i++, at++) {
-        const float unit = quant_float(&m->nested, at / NESTED_GROUP);
+        const float unit = quant_float(&m->nested, at / NESTED_BLOCK);
         to[i] = quant_float(&m->nested_map, m->scales.at[at]) * unit + m->scale_offset;
     }
 }
@@ -109,8 +109,8 @@ static bool read_nested(const struct cJSON *state, struct quant_matrix *m, struc
     int type;
     if (!quant_word(state, "nested_dtype", types, -1, &type, st))
         return false;
-    if (!json_is_count(json_value(state, "nested_blocksize"), &group) || group != NESTED_GROUP)
-        return status_fail(st, STATUS_UNSUPPORTED, "key nested_blocksize: want %d", NESTED_GROUP);
+    if (!json_is_count(json_value(state, "nested_blocksize"), &group) || group != NESTED_BLOCK)
+        return status_fail(st, STATUS_UNSUPPORTED, "key nested_blocksize: want %d", NESTED_BLOCK);
     m->scale_offset = cJSON_IsNumber(offset) ? (float)offset->valuedouble : NAN;
     return isfinite(m->scale_offset) ||
            status_fail(st, STATUS_CORRUPT, "key nested_offset: want a finite number");
@@ -169,7 +169,7 @@ static bool take_codebook(struct quant_folder *q, struct quant_matrix *m, struct
 static bool check_nested(const struct quant_matrix *m, struct status *st)
 {
     float map = 0, unit = 0;
-    for (int64_t i = 0; i < 256; i++)
+    for (int64_t i = 0; i < NESTED_CODES; i++)
         map = fmaxf(map, fabsf(quant_float(&m->nested_map, i)));
     for (int64_t i = 0; i < m->nested.rows * m->nested.cols; i++)
         unit = fmaxf(unit, fabsf(quant_float(&m->nested, i)));
@@ -183,10 +183,10 @@ static bool take_nested(struct quant_folder *q, struct quant_matrix *m, int64_t 
 {
     static const char map[] = ".weight.nested_quant_map", unit[] = ".weight.nested_absmax";
     return quant_take(q, m, map, WANT_F32, false, &m->nested_map, st) &&
-           quant_want_count(m, map, &m->nested_map, 256, st) &&
+           quant_want_count(m, map, &m->nested_map, NESTED_CODES, st) &&
            quant_want_finite(m, map, &m->nested_map, st) &&
            quant_take(q, m, unit, WANT_F32, false, &m->nested, st) &&
-           quant_want_count(m, unit, &m->nested, (n + NESTED_GROUP - 1) / NESTED_GROUP, st) &&
+           quant_want_count(m, unit, &m->nested, nested_blocks(n), st) &&
            quant_want_finite(m, unit, &m->nested, st) && check_nested(m, st);
 }
 

@@ -21,8 +21,7 @@ enum {
     WANT_I8 = 1 << ELEMENT_I8,
     WANT_U8 = 1 << ELEMENT_U8,
     WANT_I32 = 1 << ELEMENT_I32,
-    WANT_I64 = 1 << ELEMENT_I64,
-    NESTED_GROUP = 256 /* scales that share one of their own */
+    WANT_I64 = 1 << ELEMENT_I64
 };
 
 struct quant_part {

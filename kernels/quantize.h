@@ -36,18 +36,11 @@ bool quantize_row_scales(const struct scheme *s, const float *row, int64_t cols,
  * less their mean, are 8-bit codes in blocks of NESTED_BLOCK:
  *
  *     scale = map[code] * absmax[block] + offset */
-enum { NESTED_BLOCK = 256, NESTED_CODES = 256 };
-
 struct nested {
     float offset;
     float *absmax;           /* [nested_blocks(n)] the caller's */
     float map[NESTED_CODES]; /* ascending; the dynamic map of Dettmers 2015 */
 };
-
-static inline int64_t nested_blocks(int64_t n_scales)
-{
-    return (n_scales + NESTED_BLOCK - 1) / NESTED_BLOCK;
-}
 
 /* Offset, absmax and map for the n > 0 scales of a matrix. */
 void nested_make(struct nested *x, const float *scales, int64_t n);

@@ -8,7 +8,7 @@
 
 #include "kernels/half.h"
 
-enum { NF4_GROUP = 64, INT4_GROUP = 128, GROUP_MAX = 1 << 16, GROUP_STEP = 32, NESTED_GROUP = 256 };
+enum { NF4_GROUP = 64, INT4_GROUP = 128, GROUP_MAX = 1 << 16, GROUP_STEP = 32 };
 
 /* Quantiles of the normal distribution, each half of them scaled to reach 1 (QLoRA, appendix E). */
 const float scheme_nf4[16] = {
@@ -67,7 +67,7 @@ size_t scheme_bytes(const struct scheme *s, int64_t rows, int64_t cols)
     const size_t n_scales = (size_t)rows * (size_t)scheme_groups(s, cols);
     const size_t code_bits = 8 / (size_t)dtype_traits[s->codes].block;
     const size_t codes = (size_t)rows * (size_t)cols * code_bits / 8;
-    const size_t scales = s->nested ? n_scales + (n_scales / NESTED_GROUP + 1) * sizeof(float)
+    const size_t scales = s->nested ? n_scales + (n_scales / NESTED_BLOCK + 1) * sizeof(float)
                                     : n_scales * (size_t)dtype_traits[s->scale].block_bytes;
     const size_t order = s->ordered ? (size_t)cols * sizeof(int32_t) : 0;
     return codes + scales + order + (s->has_zero ? n_scales * code_bits / 8 : 0);
@@ -146,8 +146,8 @@ static bool take_option(struct scheme *s, const char *at, size_t n)
         s->nested = true;
     } else if (s->codes == DT_INT4 && is_option(at, n, "asymmetric")) {
         s->has_zero = true;
-    } else if (s->codes == DT_INT4 && number_option(at, n, "group=", 32, GROUP_MAX, &v) &&
-               v == floor(v) && (int32_t)v % 32 == 0) {
+    } else if (s->codes == DT_INT4 && number_option(at, n, "group=", GROUP_STEP, GROUP_MAX, &v) &&
+               v == floor(v) && (int32_t)v % GROUP_STEP == 0) {
         s->group = (int32_t)v;
     } else if (s->act == ACTS_OUTLIERS && number_option(at, n, "threshold=", 0, 1e6, &v)) {
         s->threshold = (float)v;

@@ -41,7 +41,7 @@ struct scheme {
     enum dtype value;   /* DT_F32; or DT_F16, DT_BF16: what the format's own reader rounds values to,
                            and scheme_dequantize_row too; kernels need not */
     bool has_zero;      /* a zero point for each group; without, INT4 has 8 and INT8 128 */
-    bool nested;        /* the scales are themselves 8-bit codes, in blocks of 256, plus an offset */
+    bool nested;        /* the scales are themselves 8-bit codes, in blocks, plus an offset */
     bool ordered;       /* the columns are permuted so that groups are consecutive (act-order) */
     enum act_rule act;
     float threshold;    /* ACTS_OUTLIERS; > 0 */
@@ -58,10 +58,18 @@ extern const float scheme_nf4[16], scheme_fp4[16]; /* codebooks, by code */
 
 float scheme_e4m3(uint8_t code); /* NaN for 0x7f and 0xff */
 
+/* Nested scales: how many share a scale of their own, and what their codes stand for. */
+enum { NESTED_BLOCK = 256, NESTED_CODES = 256 };
+
 /* Scales in a row. */
 static inline int64_t scheme_groups(const struct scheme *s, int64_t cols)
 {
     return s->group == 0 ? 1 : cols / s->group;
+}
+
+static inline int64_t nested_blocks(int64_t n_scales)
+{
+    return (n_scales + NESTED_BLOCK - 1) / NESTED_BLOCK;
 }
 
 /* UNSUPPORTED unless rows of `cols` fit the scheme: whole groups of a multiple of 32 columns, and an
