@@ -1,8 +1,8 @@
-/* half.h - 16-bit floats to float and back, in plain C.
+/* half.h - floats of 16 bits to float and back, and float to E4M3, in plain C.
  *
- * f16 is IEEE 754 binary16, bf16 the upper half of a float.  Rounding is to nearest,
- * ties to even; a NaN stays one, and quiet.  Kernels with hardware conversion give the
- * same bits. */
+ * f16 is IEEE 754 binary16, bf16 the upper half of a float, E4M3 the float of 8 bits that scheme.h
+ * reads.  Rounding is to nearest, ties to even; a NaN of 16 bits stays one, and quiet.  Kernels
+ * with hardware conversion give the same bits. */
 #ifndef KERNELS_HALF_H
 #define KERNELS_HALF_H
 
@@ -58,6 +58,17 @@ static inline uint16_t f32_to_f16(float f)
         return (uint16_t)(sign | (f32_to_bits(shifted) - 0x3f000000));
     }
     return (uint16_t)(sign | ((rest + 0xfff + (rest >> 13 & 1) - (112u << 23)) >> 13));
+}
+
+/* Of a magnitude of at most 448.  From 2^-6 on three bits of mantissa are left of a float's; below,
+ * codes are multiples of 2^-9, which is what is left of a float near 2^14.  No branch: loops over
+ * it become vectors. */
+static inline uint8_t f32_to_e4m3(float f)
+{
+    const uint32_t bits = f32_to_bits(f), rest = bits & 0x7fffffff;
+    const uint32_t normal = ((rest + 0x7ffff + (rest >> 20 & 1)) >> 20) - (120u << 3);
+    const uint32_t tiny = f32_to_bits(f32_from_bits(rest) + 0x1p14f) - f32_to_bits(0x1p14f);
+    return (uint8_t)((bits >> 24 & 0x80) | (rest < f32_to_bits(0x1p-6f) ? tiny : normal));
 }
 
 #endif

@@ -133,17 +133,6 @@ static void code_int4(const struct scheme *s, const float *x, int64_t n, float l
 
 /* ---- FP8 ---- */
 
-/* The nearest E4M3 to v, which is within [-448, 448].  From 2^-6 on three bits of mantissa are left
- * of a float's; below, codes are multiples of 2^-9, which is what is left of a float near 2^14. */
-static inline uint8_t e4m3_code(float v)
-{
-    const float small = 0x1p-6F, shift = 0x1p14F;
-    const uint32_t bits = f32_to_bits(v), rest = bits & 0x7fffffff;
-    const uint32_t normal = ((rest + 0x7ffff + (rest >> 20 & 1)) >> 20) - (120u << 3);
-    const uint32_t tiny = f32_to_bits(f32_from_bits(rest) + shift) - f32_to_bits(shift);
-    return (uint8_t)((bits >> 24 & 0x80) | (rest < f32_to_bits(small) ? tiny : normal));
-}
-
 static void code_fp8(const float *x, int64_t n, float largest, uint8_t *codes, float *scale)
 {
     const float max = 448;
@@ -152,7 +141,7 @@ static void code_fp8(const float *x, int64_t n, float largest, uint8_t *codes, f
         float v = x[i] / by;
         v = v < -max ? -max : v;
         v = v > max ? max : v;
-        codes[i] = e4m3_code(v);
+        codes[i] = f32_to_e4m3(v);
     }
 }
 

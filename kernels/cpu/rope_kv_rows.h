@@ -91,15 +91,6 @@ static uint8_t int8_code(float x) /* |x| <= 127 */
     return (uint8_t)f32_to_bits(x + 0x1.8p23f);
 }
 
-/* To nearest even: above 2^-6 by a carry out of the bits that go, below in places of 2^-9. */
-static uint8_t e4m3_code(float x) /* |x| <= 448 */
-{
-    uint32_t bits = f32_to_bits(x), magnitude = bits & 0x7fffffff;
-    uint32_t normal = ((magnitude + 0x7ffff + (magnitude >> 20 & 1)) >> 20) - (120 << 3);
-    uint32_t small = f32_to_bits(fabsf(x) + 0x1p14f) - f32_to_bits(0x1p14f);
-    return (uint8_t)((magnitude < f32_to_bits(0x1p-6f) ? small : normal) | (bits >> 24 & 0x80));
-}
-
 /* The scale of a row by which its largest magnitude becomes `limit`. */
 static float kv_scale(const float *x, int n, float limit)
 {
@@ -126,7 +117,7 @@ static float kv_quantize(char *dst, const float *src, int n, enum dtype dtype)
             out[i] = int8_code(src[i] / scale);
     } else {
         for (int i = 0; i < n; i++)
-            out[i] = e4m3_code(src[i] / scale);
+            out[i] = f32_to_e4m3(src[i] / scale);
     }
     return scale;
 }
