@@ -15,15 +15,6 @@
 
 enum { HEADER_BYTES_MAX = 64 << 20, SHARDS_MAX = 1024, NAME_BYTES = 48, HEADER_ALIGN = 8 };
 
-static const struct {
-    const char *name;
-    size_t n_bytes;
-} types[ST_TYPE_N] = {
-    [ST_I64] = {"I64", 8}, [ST_F32] = {"F32", 4},         [ST_I32] = {"I32", 4},
-    [ST_F16] = {"F16", 2}, [ST_BF16] = {"BF16", 2},       [ST_U8] = {"U8", 1},
-    [ST_I8] = {"I8", 1},   [ST_F8_E4M3] = {"F8_E4M3", 1},
-};
-
 struct placed {
     char *name;
     struct st_tensor t;
@@ -46,7 +37,7 @@ struct safetensors_out {
 
 size_t st_tensor_bytes(const struct st_tensor *t)
 {
-    size_t n = types[t->type].n_bytes;
+    size_t n = (size_t)element_traits[t->type].bytes;
     for (int i = 0; i < t->n_dims; i++)
         n *= (size_t)t->dim[i];
     return n;
@@ -124,10 +115,10 @@ static int choose_shards(struct safetensors_out *o)
 static void place_shard(struct safetensors_out *o, int shard)
 {
     uint64_t at = 0;
-    for (size_t width = 8; width > 0; width /= 2)
+    for (int width = 8; width > 0; width /= 2)
         for (int64_t i = 0; i < o->n; i++) {
             struct placed *p = &o->tensor[i];
-            if (p->shard != shard || types[p->t.type].n_bytes != width)
+            if (p->shard != shard || element_traits[p->t.type].bytes != width)
                 continue;
             p->at = at;
             at += st_tensor_bytes(&p->t);
@@ -157,7 +148,7 @@ static void put_entry(struct buf *b, const struct placed *p)
 {
     buf_put_str(b, ",\"");
     buf_put_json(b, p->name, strlen(p->name));
-    buf_printf(b, "\":{\"dtype\":\"%s\",\"shape\":[", types[p->t.type].name);
+    buf_printf(b, "\":{\"dtype\":\"%s\",\"shape\":[", element_traits[p->t.type].name);
     for (int i = 0; i < p->t.n_dims; i++)
         buf_printf(b, "%s%" PRId64, i ? "," : "", p->t.dim[i]);
     buf_printf(b, "],\"data_offsets\":[%" PRIu64 ",%" PRIu64 "]}", p->at,

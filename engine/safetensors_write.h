@@ -14,13 +14,12 @@
 #include <stdint.h>
 
 #include "base/status.h"
+#include "engine/safetensors.h"
 
 struct safetensors_out;
 
-enum st_type { ST_I64, ST_F32, ST_I32, ST_F16, ST_BF16, ST_U8, ST_I8, ST_F8_E4M3, ST_TYPE_N };
-
 struct st_tensor {
-    enum st_type type;
+    enum element type;
     int n_dims; /* 0 = a single value */
     int64_t dim[2];
 };

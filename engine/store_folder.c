@@ -175,9 +175,9 @@ static bool list_items(struct store *s, struct status *st)
 
 /* ---- its tensors ---- */
 
-static enum st_type plain_type(enum dtype dtype)
+static enum element plain_type(enum dtype dtype)
 {
-    return dtype == DT_F32 ? ST_F32 : dtype == DT_BF16 ? ST_BF16 : ST_F16;
+    return dtype == DT_F32 ? ELEMENT_F32 : dtype == DT_BF16 ? ELEMENT_BF16 : ELEMENT_F16;
 }
 
 static struct st_tensor plain_tensor(const struct item *it)
@@ -282,14 +282,14 @@ static void make_rows(void *ctx, int64_t part)
     store_scratch_close(&scratch);
 }
 
-static void narrow_row(enum st_type type, const float *row, int64_t cols, void *to)
+static void narrow_row(enum element type, const float *row, int64_t cols, void *to)
 {
     uint16_t *h = to;
-    if (type == ST_F32)
+    if (type == ELEMENT_F32)
         memcpy(to, row, (size_t)cols * sizeof *row);
     else
         for (int64_t i = 0; i < cols; i++)
-            h[i] = type == ST_F16 ? f32_to_f16(row[i]) : f32_to_bf16(row[i]);
+            h[i] = type == ELEMENT_F16 ? f32_to_f16(row[i]) : f32_to_bf16(row[i]);
 }
 
 /* Rows that stay numbers and change type or places. */
@@ -297,8 +297,8 @@ static void change_rows(void *ctx, int64_t part)
 {
     struct job *j = ctx;
     const struct weight *w = j->it->from;
-    const enum st_type type = plain_type(w->dtype);
-    const size_t row_bytes = (size_t)w->cols * (type == ST_F32 ? 4 : 2);
+    const enum element type = plain_type(w->dtype);
+    const size_t row_bytes = (size_t)w->cols * (type == ELEMENT_F32 ? 4 : 2);
     const int64_t first = part * j->rows_per_part, n = rows_of_part(j, part);
     float *row = malloc((size_t)w->cols * sizeof *row);
     char *bytes = malloc((size_t)n * row_bytes);

@@ -25,12 +25,12 @@ static enum stored layout_of(const struct scheme *s)
 
 /* ---- parts ---- */
 
-static struct st_tensor vector(enum st_type type, int64_t n)
+static struct st_tensor vector(enum element type, int64_t n)
 {
     return (struct st_tensor){.type = type, .n_dims = 1, .dim = {n}};
 }
 
-static struct st_tensor matrix(enum st_type type, int64_t rows, int64_t cols)
+static struct st_tensor matrix(enum element type, int64_t rows, int64_t cols)
 {
     return (struct st_tensor){.type = type, .n_dims = 2, .dim = {rows, cols}};
 }
@@ -51,15 +51,15 @@ static int packed_parts(const struct scheme *s, int64_t rows, int64_t cols,
                         struct store_part part[STORE_PARTS_MAX])
 {
     const int64_t n_groups = scheme_groups(s, cols);
-    const enum st_type scale = s->scale == DT_F16 ? ST_F16 : ST_F32;
+    const enum element scale = s->scale == DT_F16 ? ELEMENT_F16 : ELEMENT_F32;
     part[PACKED_CODES] =
-        (struct store_part){".weight_packed", matrix(ST_I32, rows, words(s, cols))};
+        (struct store_part){".weight_packed", matrix(ELEMENT_I32, rows, words(s, cols))};
     part[PACKED_SCALES] = (struct store_part){".weight_scale", matrix(scale, rows, n_groups)};
-    part[PACKED_SHAPE] = (struct store_part){".weight_shape", vector(ST_I64, 2)};
+    part[PACKED_SHAPE] = (struct store_part){".weight_shape", vector(ELEMENT_I64, 2)};
     if (!s->has_zero)
         return PACKED_ZEROS;
     part[PACKED_ZEROS] =
-        (struct store_part){".weight_zero_point", matrix(ST_I32, words(s, rows), n_groups)};
+        (struct store_part){".weight_zero_point", matrix(ELEMENT_I32, words(s, rows), n_groups)};
     return PACKED_ZEROS + 1;
 }
 
@@ -68,17 +68,17 @@ enum { BYTES_CODES, BYTES_SCALES, BYTES_FORMAT };
 static int plain_parts(const struct scheme *s, int64_t rows, int64_t cols,
                        struct store_part part[STORE_PARTS_MAX])
 {
-    const enum st_type type = s->codes == DT_FP8 ? ST_F8_E4M3 : ST_I8;
+    const enum element type = s->codes == DT_FP8 ? ELEMENT_F8_E4M3 : ELEMENT_I8;
     part[BYTES_CODES] = (struct store_part){".weight", matrix(type, rows, cols)};
-    part[BYTES_SCALES] = (struct store_part){".weight_scale", matrix(ST_F32, rows, 1)};
+    part[BYTES_SCALES] = (struct store_part){".weight_scale", matrix(ELEMENT_F32, rows, 1)};
     return 2;
 }
 
 static int bnb_8_parts(int64_t rows, int64_t cols, struct store_part part[STORE_PARTS_MAX])
 {
-    part[BYTES_CODES] = (struct store_part){".weight", matrix(ST_I8, rows, cols)};
-    part[BYTES_SCALES] = (struct store_part){".SCB", vector(ST_F32, rows)};
-    part[BYTES_FORMAT] = (struct store_part){".weight_format", {.type = ST_U8}};
+    part[BYTES_CODES] = (struct store_part){".weight", matrix(ELEMENT_I8, rows, cols)};
+    part[BYTES_SCALES] = (struct store_part){".SCB", vector(ELEMENT_F32, rows)};
+    part[BYTES_FORMAT] = (struct store_part){".weight_format", {.type = ELEMENT_U8}};
     return 3;
 }
 
@@ -88,20 +88,20 @@ static int bnb_4_parts(const struct scheme *s, int64_t rows, int64_t cols,
                        struct store_part part[STORE_PARTS_MAX])
 {
     const int64_t n_scales = rows * scheme_groups(s, cols);
-    part[BNB_CODES] = (struct store_part){".weight", matrix(ST_U8, rows * cols / 2, 1)};
-    part[BNB_SCALES] =
-        (struct store_part){".weight.absmax", vector(s->nested ? ST_U8 : ST_F32, n_scales)};
-    part[BNB_MAP] = (struct store_part){".weight.quant_map", vector(ST_F32, 16)};
+    part[BNB_CODES] = (struct store_part){".weight", matrix(ELEMENT_U8, rows * cols / 2, 1)};
+    part[BNB_SCALES] = (struct store_part){".weight.absmax",
+                                           vector(s->nested ? ELEMENT_U8 : ELEMENT_F32, n_scales)};
+    part[BNB_MAP] = (struct store_part){".weight.quant_map", vector(ELEMENT_F32, 16)};
     part[BNB_STATE] =
         (struct store_part){s->codes == DT_NF4 ? ".weight.quant_state.bitsandbytes__nf4"
                                                : ".weight.quant_state.bitsandbytes__fp4",
-                            vector(ST_U8, STATE_BYTES)};
+                            vector(ELEMENT_U8, STATE_BYTES)};
     if (!s->nested)
         return BNB_NESTED;
     part[BNB_NESTED] =
-        (struct store_part){".weight.nested_absmax", vector(ST_F32, nested_blocks(n_scales))};
+        (struct store_part){".weight.nested_absmax", vector(ELEMENT_F32, nested_blocks(n_scales))};
     part[BNB_NESTED_MAP] =
-        (struct store_part){".weight.nested_quant_map", vector(ST_F32, NESTED_CODES)};
+        (struct store_part){".weight.nested_quant_map", vector(ELEMENT_F32, NESTED_CODES)};
     return BNB_NESTED_MAP + 1;
 }
 
