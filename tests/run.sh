@@ -72,7 +72,7 @@ ctests release
 build dev
 ASAN_OPTIONS=detect_stack_use_after_return=1 ctests dev
 build tsan
-ctests tsan -R 'ring|thread_pool|engine_proc|scheduler_test|test_http|test_call|test_log'
+ctests tsan -R 'ring|parallel|thread_pool|comm|test_ranks|quant_load|store_folder|engine_proc|scheduler_test|test_http|test_call|test_log'
 
 counted() { # counted NAME COMMAND...: adds the counts of its last line
     local name=$1 log line ok bad status
