@@ -423,11 +423,10 @@ bool runner_ready(struct runner *r)
 /* What a step found, in one number. */
 static uint64_t digest(const struct sample_out *out, int32_t n)
 {
-    uint64_t h = 0xcbf29ce484222325u; /* FNV-1a, a value at a time */
+    uint64_t h = 0;
     for (int32_t i = 0; i < n; i++) {
         const uint32_t value[2] = {(uint32_t)out[i].id, f32_to_bits(out[i].logprob)};
-        for (int j = 0; j < 2; j++)
-            h = (h ^ value[j]) * 0x100000001b3u;
+        h = hash64(value, sizeof value, h);
     }
     return h;
 }
