@@ -84,7 +84,7 @@ struct model_file { /* a checkpoint on disk, checked, not loaded */
     struct model_config cfg;
     struct bound *bound; /* [n_bound] every weight that the model reads */
     size_t n_bound;
-    struct quant_load *quant; /* NULL <=> all weights are as the file has them */
+    struct quant_load *quant_load; /* NULL <=> all weights are as the file has them */
     struct weight *part; /* [n_bound] once cut for a rank: what `bound` points to; else NULL */
 };
 

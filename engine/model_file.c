@@ -362,7 +362,7 @@ void model_file_close(struct model_file *f)
     quant_folder_close(f->quant_folder);
     safetensors_close(f->folder);
     weights_random_close(f->random);
-    quant_load_close(f->quant);
+    quant_load_close(f->quant_load);
     free(f->bound);
     free(f->part);
     *f = (struct model_file){0};

@@ -394,8 +394,8 @@ bool plan_make(struct plan *p, const struct model_file *f, const struct engine_o
         return false;
     if (plan_rest(p, f, o, ops, dev, available, st))
         return true;
-    return !f->quant && st->code == STATUS_TOO_LARGE ? offer_scheme(f, o, ops, dev, available, st)
-                                                     : false;
+    return !f->quant_load && st->code == STATUS_TOO_LARGE &&
+           offer_scheme(f, o, ops, dev, available, st);
 }
 
 /* The table. */

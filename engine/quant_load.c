@@ -152,12 +152,12 @@ bool quant_load_apply(struct model_file *f, const struct engine_options *o, stru
         return true;
     if (!quant_choice_check(&c, f, st))
         return status_wrap(st, "quantize-skip");
-    f->quant = make(&c, f->n_bound, o->n_threads);
-    if (!f->quant)
+    f->quant_load = make(&c, f->n_bound, o->n_threads);
+    if (!f->quant_load)
         return status_fail(st, STATUS_BUSY, "no memory to quantize %zu tensors", f->n_bound);
     for (size_t i = 0; i < f->n_bound; i++) {
-        const struct scheme *s = quant_choice_of(&f->quant->choice, &f->bound[i]);
-        if (s && !replace(f->quant, &f->bound[i], s, st))
+        const struct scheme *s = quant_choice_of(&f->quant_load->choice, &f->bound[i]);
+        if (s && !replace(f->quant_load, &f->bound[i], s, st))
             return false;
     }
     return true;
@@ -165,7 +165,7 @@ bool quant_load_apply(struct model_file *f, const struct engine_options *o, stru
 
 bool quant_load_prepare(const struct model_file *f, struct status *st)
 {
-    struct quant_load *q = f->quant;
+    struct quant_load *q = f->quant_load;
     for (size_t i = 0; q && i < q->n; i++)
         if (!quant_source_prepare(&q->weight[i].source, q->n_threads, st))
             return false;
@@ -174,7 +174,7 @@ bool quant_load_prepare(const struct model_file *f, struct status *st)
 
 bool quant_load_check(const struct model_file *f, struct status *st)
 {
-    const struct quant_load *q = f->quant;
+    const struct quant_load *q = f->quant_load;
     for (size_t i = 0; q && i < q->n; i++)
         if (!quant_source_check(&q->weight[i].source, st))
             return false;
@@ -210,7 +210,7 @@ static void print_choice(const char *what, bool has, const struct scheme *s, str
 
 void quant_load_print(const struct model_file *f, struct buf *out)
 {
-    const struct quant_load *q = f->quant;
+    const struct quant_load *q = f->quant_load;
     size_t n_kept = 0;
     if (!q)
         return;

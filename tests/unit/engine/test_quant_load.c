@@ -316,7 +316,7 @@ static void without_options_nothing_changes(void **state)
         struct loaded l;
         struct status st = {0};
         assert_true(apply(&l, &shape, &(struct engine_options){.quantize = off[i]}, &st));
-        assert_null(l.f.quant);
+        assert_null(l.f.quant_load);
         assert_true(load(&l, &st));
         assert_int_equal(check_all(&l, NULL, NULL), 0);
         loaded_close(&l);
