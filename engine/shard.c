@@ -119,7 +119,7 @@ static bool cut_weight(const struct shard_ranges *s, const struct tensor_rule *r
     if (rule->shard == SHARD_NONE || rule->shard == SHARD_FIRST)
         return true;
     if (w->scheme)
-        return status_fail(st, STATUS_UNSUPPORTED, "ranks cannot divide codes of %s yet",
+        return status_fail(st, STATUS_UNSUPPORTED, "ranks cannot divide codes of %s",
                            dtype_traits[w->dtype].name);
     const bool by_rows = rule->shard == SHARD_OUT && rule->rows != DIM_ONE;
     const struct range r = s->of[by_rows ? rule->rows : rule->cols];

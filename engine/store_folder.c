@@ -52,14 +52,9 @@ struct store {
 
 /* ---- options ---- */
 
-static bool is_none(const char *text)
-{
-    return !text || !*text || strcmp(text, "none") == 0;
-}
-
 static bool check_head(struct store *s, struct status *st)
 {
-    if (is_none(s->o->head))
+    if (!s->choice.has_head)
         return true;
     if (strcmp(s->o->head, s->o->scheme) != 0)
         return status_fail(st, STATUS_UNSUPPORTED,
@@ -72,12 +67,13 @@ static bool check_head(struct store *s, struct status *st)
 
 static bool read_choice(struct store *s, struct status *st)
 {
-    const struct engine_options o = {.quantize = s->o->scheme,
-                                     .quantize_head = is_none(s->o->head) ? NULL : s->o->head,
-                                     .quantize_skip = s->o->skip};
-    if (is_none(s->o->scheme))
+    const struct engine_options o = {
+        .quantize = s->o->scheme, .quantize_head = s->o->head, .quantize_skip = s->o->skip};
+    if (!quant_choice_read(&s->choice, &o, st))
+        return false;
+    if (!s->choice.has_layers)
         return status_fail(st, STATUS_BAD_INPUT, "which scheme?");
-    if (!quant_choice_read(&s->choice, &o, st) || !check_head(s, st))
+    if (!check_head(s, st))
         return false;
     return quant_choice_check(&s->choice, &s->f, st) || status_wrap(st, "skip");
 }
