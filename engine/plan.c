@@ -74,6 +74,28 @@ static bool choose_act(const struct model_file *f, const struct engine_options *
     return true;
 }
 
+/* Words for a device that the options name another than. */
+static bool check_device_words(const struct engine_options *o, struct status *st)
+{
+    const struct {
+        const char *name, *device;
+        bool is_set;
+    } words[] = {
+        {"dtype", "cuda", o->dtype && !is_word(o->dtype, "auto")},
+        {"device-index", "cuda", o->device_index != 0},
+        {"gpu-memory", "cuda", o->gpu_memory > 0 && o->gpu_memory != GPU_MEMORY_DEFAULT},
+        {"cpu-precision", "cpu", o->cpu_precision && !is_word(o->cpu_precision, "fast")},
+        {"cpu-isa", "cpu", o->cpu_isa && *o->cpu_isa},
+    };
+    if (!o->device || is_word(o->device, "auto"))
+        return true;
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        if (words[i].is_set && !is_word(o->device, words[i].device))
+            return status_fail(st, STATUS_BAD_INPUT, "%s: has a meaning on device %s, not on %.16s",
+                               words[i].name, words[i].device, o->device);
+    return true;
+}
+
 bool plan_device_options(const struct model_file *f, const struct engine_options *o,
                          struct device_options *out, struct status *st)
 {
@@ -83,6 +105,8 @@ bool plan_device_options(const struct model_file *f, const struct engine_options
         .index = o->device_index,
         .memory_share = o->gpu_memory > 0 ? o->gpu_memory : GPU_MEMORY_DEFAULT,
     };
+    if (!check_device_words(o, st))
+        return false;
     if (out->memory_share > 1)
         return status_fail(st, STATUS_BAD_INPUT, "gpu-memory: want a share of at most 1, found %g",
                            o->gpu_memory);

@@ -43,7 +43,7 @@ static void open_engine(struct drive *d, const char *on, const struct model *m)
     snprintf(path, sizeof path, "%s/%s", shapes, m->name);
     drive_open(d, &(struct engine_options){.model_path = path,
                                            .random_weights = true,
-                                           .cpu_precision = "exact",
+                                           .cpu_precision = strcmp(on, "cpu") == 0 ? "exact" : NULL,
                                            .kv_dtype = m->kv_dtype,
                                            .device = on,
                                            .gpu_memory = 0.3,

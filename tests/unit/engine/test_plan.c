@@ -119,6 +119,32 @@ static void options_decide_over_defaults(void **state)
     assert_int_equal(p.limits.context_max, 40);
 }
 
+static void words_for_another_device_are_refused(void **state)
+{
+    static const struct {
+        struct engine_options o;
+        const char *says; /* NULL = taken */
+    } table[] = {
+        {{.device = "cpu", .dtype = "bf16"}, "dtype: has a meaning on device cuda, not on cpu"},
+        {{.device = "cpu", .device_index = 3}, "device-index"},
+        {{.device = "cpu", .gpu_memory = 0.5}, "gpu-memory"},
+        {{.device = "cuda", .cpu_precision = "exact"}, "cpu-precision"},
+        {{.device = "cuda", .cpu_isa = "avx2"},
+         "cpu-isa: has a meaning on device cpu, not on cuda"},
+        {{.device = "cpu", .dtype = "auto", .gpu_memory = 0.92, .cpu_precision = "exact"}, NULL},
+        {{.device = "auto", .dtype = "f16", .cpu_precision = "exact", .gpu_memory = 0.5}, NULL},
+    };
+    const struct fixture *x = *state;
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+        struct device_options d;
+        struct status st = {0};
+        const bool ok = plan_device_options(&x->f, &table[i].o, &d, &st);
+        assert_int_equal(ok, table[i].says == NULL);
+        if (!ok && !strstr(st.msg, table[i].says))
+            fail_msg("want \"%s\", got \"%s\"", table[i].says, st.msg);
+    }
+}
+
 static void what_does_not_fit_is_refused_with_numbers(void **state)
 {
     static const struct {
@@ -324,6 +350,7 @@ int main(void)
         cmocka_unit_test(by_default_all_sequences_fit_at_full_context),
         cmocka_unit_test(the_cache_takes_at_most_a_quarter_of_memory),
         cmocka_unit_test(options_decide_over_defaults),
+        cmocka_unit_test(words_for_another_device_are_refused),
         cmocka_unit_test(what_does_not_fit_is_refused_with_numbers),
         cmocka_unit_test(what_would_fit_quantized_is_offered),
         cmocka_unit_test(weights_are_listed_by_scheme),
