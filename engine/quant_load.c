@@ -96,6 +96,14 @@ static bool same_scheme(const struct scheme *a, const struct scheme *b)
            a->nested == b->nested && a->act == b->act;
 }
 
+static bool keep_codes(const struct weight *w, const struct scheme *s, struct status *st)
+{
+    return w->scheme->threshold == s->threshold ||
+           status_fail(st, STATUS_UNSUPPORTED,
+                       "tensor %s: want threshold=%.9g, as its file has it, found %.9g",
+                       str_show(w->name).text, (double)w->scheme->threshold, (double)s->threshold);
+}
+
 static bool refuse_codes(const struct weight *w, const struct scheme *s, struct status *st)
 {
     char has[128], want[128];
@@ -111,7 +119,7 @@ static bool replace(struct quant_load *q, struct bound *b, const struct scheme *
     const struct weight *from = b->src;
     struct quant_weight *to = &q->weight[q->n];
     if (from->dtype >= DT_N)
-        return same_scheme(from->scheme, s) || refuse_codes(from, s, st);
+        return same_scheme(from->scheme, s) ? keep_codes(from, s, st) : refuse_codes(from, s, st);
     if (!quant_source_init(&to->source, from, s, &to->fault, st))
         return false;
     to->weight =

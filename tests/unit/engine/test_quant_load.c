@@ -381,13 +381,18 @@ static void values_that_are_not_finite_are_refused_by_name(void **state)
 static void codes_that_are_there_are_kept_or_refused(void **state)
 {
     (void)state;
-    struct scheme has = {.codes = DT_NF4, .group = 64};
+    static const struct scheme nf4 = {.codes = DT_NF4, .group = 64},
+                               int8 = {.codes = DT_INT8, .act = ACTS_OUTLIERS, .threshold = 6};
     static const struct {
+        const struct scheme *has;
         const char *quantize, *message; /* NULL: kept */
     } table[] = {
-        {"nf4", NULL},
-        {"nf4:nested", "nested scales of, found nf4, groups of 64, f32 scales"},
-        {"int8", "tensor blk.0.attn_q.weight: want plain numbers to make int8"},
+        {&nf4, "nf4", NULL},
+        {&nf4, "nf4:nested", "nested scales of, found nf4, groups of 64, f32 scales"},
+        {&nf4, "int8", "tensor blk.0.attn_q.weight: want plain numbers to make int8"},
+        {&int8, "int8", NULL},
+        {&int8, "int8:threshold=3",
+         "tensor blk.0.attn_q.weight: want threshold=6, as its file has it, found 3"},
     };
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
         struct loaded l;
@@ -397,8 +402,8 @@ static void codes_that_are_there_are_kept_or_refused(void **state)
         while (b->rule->slot != W_Q)
             b++;
         struct weight coded = *b->src;
-        coded.dtype = has.codes;
-        coded.scheme = &has;
+        coded.dtype = table[i].has->codes;
+        coded.scheme = table[i].has;
         b->src = &coded;
         const bool ok =
             quant_load_apply(&l.f, &(struct engine_options){.quantize = table[i].quantize}, &st);
