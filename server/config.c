@@ -440,6 +440,10 @@ bool config_ranks(struct config *c, struct status *st)
         return status_fail(st, STATUS_UNSUPPORTED,
                            "ranks on several machines: %lld of %lld are on this one",
                            (long long)here, (long long)size);
+    if (c->engine[0] != 'p')
+        return status_fail(st, STATUS_UNSUPPORTED,
+                           "engine: want process for a rank of several, as %s says, found %s",
+                           launchers[i].size, c->engine);
     if (c->tensor_parallel != 1 && c->tensor_parallel != size)
         return status_fail(st, STATUS_BAD_INPUT, "tensor-parallel is %lld, and %s says %lld",
                            (long long)c->tensor_parallel, launchers[i].size, (long long)size);
