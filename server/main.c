@@ -1,7 +1,9 @@
 /* main.c - the subcommands of inferd. */
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "engine/check.h"
 #include "server/bench.h"
@@ -97,8 +99,20 @@ static int print_help(int code)
     return print_buf(&out, code);
 }
 
+/* A file that took the place of a closed stderr would get our messages in its midst. */
+static bool open_standard(void)
+{
+    int fd;
+    do
+        fd = open("/dev/null", O_RDWR);
+    while (fd >= 0 && fd <= STDERR_FILENO);
+    return fd > STDERR_FILENO && close(fd) == 0;
+}
+
 int main(int argc, char **argv)
 {
+    if (!open_standard())
+        return 1;
     if (argc < 2)
         return print_help(2);
     for (int i = 1; i < argc; i++)

@@ -1,10 +1,14 @@
 """What the daemon says when it starts: the memory plan, and which instructions it uses."""
 import json
+import os
 import subprocess
+import tempfile
 import time
+from pathlib import Path
 
 from harness import Server, check, equal
 
+MODEL = Path(__file__).parent.parent / "golden/hf/tied-f32"
 OPTIONS = ("--kv-memory", "256MiB", "--cpu-isa", "scalar", "--log-requests", "off")
 
 
@@ -50,3 +54,14 @@ def test_the_log_shows_the_memory_plan_as_one_event(c):
 def test_the_log_says_which_instructions_are_used(c):
     check(any(" isa=scalar " in line for line in log_of(c.server)), c.server.tail())
     check(not any("cpu-isa" in line for line in log_of(c.server)), c.server.tail())
+
+
+def test_no_message_gets_into_a_file_when_the_standard_ones_are_closed(c):
+    with tempfile.TemporaryDirectory() as folder:
+        for name, closed in (("open", ()), ("closed", (0, 1, 2))):
+            done = subprocess.run([c.options.binary, "quantize", MODEL, f"{folder}/{name}",
+                                   "--scheme", "int8"], capture_output=not closed,
+                                  preexec_fn=lambda: [os.close(fd) for fd in closed])
+            equal(done.returncode, 0, name)
+        files = [Path(folder, name, "model.safetensors").read_bytes() for name in ("open", "closed")]
+        check(files[0] == files[1], "the files differ")
