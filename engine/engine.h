@@ -33,7 +33,12 @@
 #include "base/status.h"
 #include "engine/step.h"
 
-enum { ENGINE_DEPTH = 2, ENGINE_STALL_MS = 1500, ENGINE_STALL_KILL_MS = 15000 };
+enum {
+    ENGINE_DEPTH = 2,
+    ENGINE_RANKS_MAX = 16,
+    ENGINE_STALL_MS = 1500,
+    ENGINE_STALL_KILL_MS = 15000
+};
 
 enum engine_state { ENGINE_STARTING, ENGINE_READY, ENGINE_DOWN };
 

@@ -156,7 +156,9 @@ static bool configure(struct quant_rules *r, const struct cJSON *config, struct 
 
 static uint8_t code_at(const struct quant_matrix *m, const uint8_t *row, int64_t c)
 {
-    return m->scheme.codes == DT_INT8 ? row[c] : (uint8_t)(row[c / 2] >> c % 2 * 4 & 15);
+    if (m->scheme.codes == DT_INT8)
+        return row[c];
+    return (uint8_t)(row[c / 2] >> c % 2 * 4 & 15);
 }
 
 static void read_row(const struct quant_matrix *m, const uint8_t *from, uint8_t *to)

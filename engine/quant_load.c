@@ -157,7 +157,9 @@ bool quant_load_apply(struct model_file *f, const struct engine_options *o, stru
     if (!quant_choice_read(&c, o, st))
         return false;
     if (!c.has_layers && !c.has_head)
-        return true;
+        return !o->quantize_skip || !*o->quantize_skip ||
+               status_fail(st, STATUS_BAD_INPUT,
+                           "quantize-skip: nothing is quantized: want quantize or quantize-head");
     if (!quant_choice_check(&c, f, st))
         return status_wrap(st, "quantize-skip");
     f->quant_load = make(&c, f->n_bound, o->n_threads);

@@ -10,6 +10,8 @@
 #include "engine/runner.h"
 #include "kernels/comm.h"
 
+_Static_assert((int)ENGINE_RANKS_MAX == (int)COMM_RANKS_MAX, "what options allow, a group holds");
+
 enum { JOIN_MS_MAX = 580000 }; /* less than an engine may take to load */
 
 enum order { ORDER_SUBMIT = 1, ORDER_RESULT, ORDER_STOP };

@@ -59,7 +59,7 @@ static const struct option options[] = {
      "parts of names, with commas between: weights that have one in their name are not quantized"},
     {"Model", "threads", NUMBER, AT(threads), "0", 0, 64, 0,
      "CPU threads, of all ranks together; 0 = all cores"},
-    {"Model", "tensor-parallel", NUMBER, AT(tensor_parallel), "1", 1, 16, 0,
+    {"Model", "tensor-parallel", NUMBER, AT(tensor_parallel), "1", 1, ENGINE_RANKS_MAX, 0,
      "ranks that divide the model among them; on the CPU each is a part of the threads"},
     {"Model", "cpu-precision", CHOICE, AT(cpu_precision), "fast", 0, 0, "fast|exact",
      "fast: 8-bit activations for quantized weights; exact: float32 throughout"},
@@ -427,7 +427,7 @@ bool config_ranks(struct config *c, struct status *st)
     };
     const int i = getenv("RANK") && getenv("WORLD_SIZE") ? 0 : 1;
     int64_t rank, size, here;
-    if (!read_count(launchers[i].size, 1024, &size, st) ||
+    if (!read_count(launchers[i].size, ENGINE_RANKS_MAX, &size, st) ||
         !read_count(launchers[i].rank, size, &rank, st) ||
         !read_count(launchers[i].here, size, &here, st))
         return false;

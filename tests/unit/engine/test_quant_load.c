@@ -339,6 +339,7 @@ static void what_cannot_be_quantized_is_refused_by_name(void **state)
         {{.quantize = "int8", .quantize_skip = "attn_q,mlp.gate"},
          STATUS_BAD_INPUT,
          "quantize-skip: no weight has \"mlp.gate\" in its name"},
+        {{.quantize_skip = "attn_q"}, STATUS_BAD_INPUT, "quantize-skip: nothing is quantized"},
     };
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
         struct loaded l;

@@ -260,6 +260,13 @@ static void launchers_say_which_rank_this_is(void **state)
          0,
          NULL,
          "rank 4 is not one of 4"},
+        {"too many",
+         {{"RANK", "0"}, {"WORLD_SIZE", "17"}},
+         "m",
+         0,
+         0,
+         NULL,
+         "environment variable WORLD_SIZE: \"17\" is not a number from 0 to 16"},
     };
     (void)state;
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
