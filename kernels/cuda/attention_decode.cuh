@@ -1,0 +1,140 @@
+/* attention_decode.cuh - what the parts of attention_decode.cu share: its arguments, the sizes that follow
+ * from a head's, an item of the list, and which keys and heads an item has. */
+#ifndef KERNELS_CUDA_ATTENTION_DECODE_CUH
+#define KERNELS_CUDA_ATTENTION_DECODE_CUH
+
+#include <math.h>
+
+#include "kernels/cuda/cache8.cuh"
+#include "kernels/cuda/cuda_int.h"
+#include "kernels/cuda/ptx.cuh"
+
+namespace
+{
+
+enum {
+    WARPS = 4,
+    THREADS = WARPS * 32,
+    WARP_KEYS = 16, /* the depth of a tensor core product */
+    STAGE_KEYS = WARPS * WARP_KEYS,
+    ROWS = 16,      /* of a tensor core tile */
+    MERGE_ROWS = 8, /* rows that the warps of a block join at a time */
+    RING = 3,       /* items known: in hand, next, on its way */
+    STAGES_MAX = 6,
+    SM_BYTES = 228 * 1024, /* shared memory of a multiprocessor, 1 KB a block is the system's */
+};
+
+static_assert(ATTENTION_SPLIT_MIN % STAGE_KEYS == 0, "splits begin where a stage does");
+static_assert(ATTENTION_SPLIT_MAX / STAGE_KEYS <= 32, "a lane holds the page of each stage");
+
+constexpr float LOG2_E = 1.44269504f;
+
+struct decode_params {
+    const void *q;     /* [n_tokens, n_heads, head_dim], rows q_stride apart */
+    void *out;         /* [n_tokens, n_heads, head_dim] */
+    const void *k, *v; /* of the layer: [n_blocks, n_kv_heads, block_tokens, head_dim] */
+    const struct attention_wave *wave;
+    const struct attention_split *split; /* [n_splits] from the wave's first on */
+    const int32_t *block_table;          /* [seqs_max, table_stride] */
+    float *values;                       /* [partials, n_heads, head_dim] weighted sums of V */
+    float2 *sums;                        /* [partials, n_heads] running maximum, sum of weights */
+    int32_t *counters;                   /* next item, blocks done; then [merges, n_heads] */
+    const float *alibi;
+    float scale; /* of q.k, in powers of 2 when there is no cap, else to units of the cap */
+    float cap;   /* in powers of 2; 0 = none */
+    int n_heads, n_kv_heads, group;
+    int n_tiles; /* of a group: tiles of ROWS */
+    int n_parts; /* items of a split: kv heads x tiles of their group */
+    int q_stride, table_stride, block_tokens, window;
+    int last_split; /* of the list's room */
+    const float *k_scale,
+        *v_scale; /* of the layer, in 8 bits: [n_blocks, n_kv_heads, block_tokens] */
+    bool values_e4m3;
+};
+
+/* Sizes that follow from the head's, and from whether the cache is of 8 bits: */
+template <int HEAD_DIM, bool NARROW = false> struct layout {
+    static constexpr int PIECES = HEAD_DIM / 8; /* of 16 bytes, in a row */
+    /* Rows that ldmatrix reads together lie in different banks: by exchange where a row is a
+     * multiple of all banks, else by an odd number of pieces in a row. */
+    static constexpr bool SWIZZLED = PIECES % 8 == 0;
+    static constexpr int ROW_BYTES = HEAD_DIM * 2 + (SWIZZLED ? 0 : 16);
+    static constexpr int TILE_BYTES = WARP_KEYS * ROW_BYTES; /* K or V of a warp's stage */
+    static constexpr int CODE_BYTES = WARP_KEYS * HEAD_DIM;  /* the same in 8 bits */
+    static constexpr int SCALES_AT = 2 * CODE_BYTES;         /* of K, then of V */
+    static constexpr int WARP_BYTES =
+        NARROW ? SCALES_AT + 2 * WARP_KEYS * (int)sizeof(float) : 2 * TILE_BYTES;
+    static constexpr int STAGE_BYTES = WARPS * WARP_BYTES;
+    static constexpr int WIDE_BYTES = NARROW ? WARPS * TILE_BYTES : 0; /* codes as numbers */
+    static constexpr int JOIN_STRIDE = (HEAD_DIM + 31) / 32 * 32; /* floats */
+    static constexpr int JOIN_BYTES = WARPS * MERGE_ROWS * JOIN_STRIDE * 4;
+    static constexpr bool WIDE = HEAD_DIM > 128; /* registers are short */
+    static constexpr int BLOCKS = WIDE ? 1 : 2;  /* of a multiprocessor */
+    static constexpr int ROOM = SM_BYTES / BLOCKS - 2 * 1024 - JOIN_BYTES - WIDE_BYTES;
+    static constexpr int STAGES = ROOM / STAGE_BYTES < STAGES_MAX ? ROOM / STAGE_BYTES : STAGES_MAX;
+    static constexpr int BYTES = STAGES * STAGE_BYTES + JOIN_BYTES + WIDE_BYTES;
+
+    static_assert(PIECES * WARP_KEYS % 32 == 0, "all lanes copy the same number of pieces");
+    static_assert(HEAD_DIM % 16 == 0, "the depth of a tensor core product");
+    static_assert(STAGES >= 3, "two stages on their way while one is computed");
+
+    static __device__ __forceinline__ uint32_t at(int row, int piece)
+    {
+        return (uint32_t)(row * ROW_BYTES + (SWIZZLED ? piece ^ (row & 7) : piece) * 16);
+    }
+};
+
+struct item { /* as it lies in shared memory, written by one warp */
+    struct attention_split split;
+    int32_t part; /* of n_parts; -1 <=> the list is at its end */
+};
+
+enum { SPLIT_WORDS = sizeof(struct attention_split) / 4 };
+static_assert(SPLIT_WORDS < 32, "a lane copies a word of a split");
+
+struct shared_state {
+    struct item ring[RING];
+    float2 sums[WARPS][MERGE_ROWS];
+    int32_t is_last;
+};
+static_assert(sizeof(struct shared_state) <= 1024, "what ROOM leaves for it");
+
+struct keys { /* of an item that are seen; all multiples of the stage but `end` and `seen` */
+    int first, end, seen; /* keys from `seen` on are in the window */
+    int n_stages;
+};
+
+__device__ __forceinline__ struct keys keys_of(const struct attention_split &s, int window)
+{
+    struct keys k;
+    k.seen = window > 0 ? max(0, s.kv_len - window) : 0;
+    k.first = max(s.first_key, k.seen / STAGE_KEYS * STAGE_KEYS);
+    k.end = s.end_key;
+    k.n_stages = k.end > k.seen ? (k.end - k.first + STAGE_KEYS - 1) / STAGE_KEYS : 0;
+    return k;
+}
+
+/* The heads of an item: rows of the tile. */
+struct heads {
+    int kv, first, n;
+};
+
+__device__ __forceinline__ struct heads heads_of(const struct decode_params &p, int part)
+{
+    struct heads h;
+    h.kv = p.n_tiles == 1 ? part : part / p.n_tiles;
+    const int tile = part - h.kv * p.n_tiles;
+    h.first = h.kv * p.group + tile * ROWS;
+    h.n = min(ROWS, p.group - tile * ROWS);
+    return h;
+}
+
+/* First key of this warp in a stage. */
+__device__ __forceinline__ int stage_key(const struct keys &k, int stage)
+{
+    return k.first + stage * STAGE_KEYS + (int)threadIdx.x / 32 * WARP_KEYS;
+}
+
+} // namespace
+
+#endif
