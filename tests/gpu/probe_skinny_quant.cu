@@ -19,6 +19,7 @@
 
 #include <vector>
 
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/tensor_map.h"
 #include "kernels/half.h"
@@ -468,17 +469,8 @@ void run(struct device *d, int kind, const plan *p, const __nv_bfloat16 *x, int 
     tensor_map_2d(d, &map, x, in, p->a.rows, in, CHUNK, p->a.rows);
     quant_function *f = functions[kind][log2_of(p->row_groups)][log2_of(p->k_groups)];
     OK(cudaFuncSetAttribute(f, cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED_MAX));
-    cudaLaunchAttribute early = {};
-    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    early.val.programmaticStreamSerializationAllowed = 1;
-    cudaLaunchConfig_t config = {};
-    config.gridDim = dim3((unsigned)p->grid);
-    config.blockDim = dim3(THREADS);
-    config.dynamicSmemBytes = p->shared_bytes;
-    config.stream = d->stream;
-    config.attrs = &early;
-    config.numAttrs = 1;
-    OK(cudaLaunchKernelEx(&config, f, map, p->a));
+    launch(d, "run the probe", {dim3((unsigned)p->grid), dim3(THREADS), p->shared_bytes, 0}, f, map,
+           p->a);
 }
 
 /* ---- packing, on the host ---- */
