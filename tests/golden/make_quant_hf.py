@@ -28,6 +28,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 
+import make_tiny_hf
+
 VOCAB, N_TOKENS = 24, 16
 BASE = dict(num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2, vocab_size=VOCAB,
             max_position_embeddings=64, rms_norm_eps=1e-5, bos_token_id=1, eos_token_id=2,
@@ -274,11 +276,7 @@ def write_logprobs(folder, hidden, dequantized, generator):
     model.load_state_dict(own, strict=False)
     model.tie_weights()
     ids = torch.randint(3, VOCAB, (N_TOKENS,), generator=generator)
-    logprobs = torch.log_softmax(model(ids[None]).logits[0].double(), -1).float().numpy()
-    with open(folder / "logprobs.bin", "wb") as out:
-        np.array([N_TOKENS, VOCAB], np.int32).tofile(out)
-        ids.numpy().astype(np.int32).tofile(out)
-        logprobs.astype(np.float32).tofile(out)
+    make_tiny_hf.write_logprobs(folder, model, ids)
 
 
 def main():

@@ -79,11 +79,10 @@ def older_form(folder):
 
 
 @torch.no_grad()
-def write(folder, model, generator):
-    ids = torch.randint(3, VOCAB, (N_TOKENS,), generator=generator)
+def write_logprobs(folder, model, ids):
     logprobs = torch.log_softmax(model(ids[None]).logits[0].double(), -1).float().numpy()
     with open(folder / "logprobs.bin", "wb") as out:
-        np.array([N_TOKENS, VOCAB], np.int32).tofile(out)
+        np.array(logprobs.shape, np.int32).tofile(out)
         ids.numpy().astype(np.int32).tofile(out)
         logprobs.astype(np.float32).tofile(out)
 
@@ -110,7 +109,8 @@ def main():
         if name in ("biases-f16", "tied-f32", "gemma3-old-f16"):
             older_form(folder)
         # Reloaded in float32, so that the reference has the rounded weights and exact arithmetic.
-        write(folder, make_model.from_pretrained(folder, dtype=torch.float32).eval(), generator)
+        ids = torch.randint(3, VOCAB, (N_TOKENS,), generator=generator)
+        write_logprobs(folder, make_model.from_pretrained(folder, dtype=torch.float32).eval(), ids)
 
 
 if __name__ == "__main__":
