@@ -80,9 +80,13 @@ static bool is_listening_tcp(int fd)
 bool manager_socket(int *fd, struct status *st)
 {
     *fd = 0;
-    long long n = is_for_us("LISTEN_PID") ? number_of("LISTEN_FDS") : 0;
-    if (n <= 0)
+    const char *text = is_for_us("LISTEN_PID") ? config_environment("LISTEN_FDS") : NULL;
+    long long n = text ? number_of("LISTEN_FDS") : 0;
+    if (n == 0)
         return true;
+    if (n < 0)
+        return status_fail(st, STATUS_BAD_INPUT,
+                           "LISTEN_FDS: want a number of sockets, found \"%.32s\"", text);
     if (n > 1)
         return status_fail(st, STATUS_BAD_INPUT,
                            "the service manager hands over %lld sockets; want one", n);

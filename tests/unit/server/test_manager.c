@@ -129,7 +129,7 @@ static void one_listening_tcp_socket_is_taken(void **state)
         {"none", "0", "127.0.0.1", 1, AF_INET, SOCK_STREAM, true, true, 0},
         {"another's", "1", "127.0.0.1", 2, AF_INET, SOCK_STREAM, true, true, 0},
         {"nobody's", "1", "127.0.0.1", 0, AF_INET, SOCK_STREAM, true, true, 0},
-        {"no number", "x", "127.0.0.1", 1, AF_INET, SOCK_STREAM, true, true, 0},
+        {"no number", "x", "127.0.0.1", 1, AF_INET, SOCK_STREAM, true, false, 0},
         {"two", "2", "127.0.0.1", 1, AF_INET, SOCK_STREAM, true, false, 0},
         {"deaf", "1", "127.0.0.1", 1, AF_INET, SOCK_STREAM, false, false, 0},
         {"UDP", "1", "127.0.0.1", 1, AF_INET, SOCK_DGRAM, false, false, 0},
