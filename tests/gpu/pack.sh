@@ -14,7 +14,7 @@ arch=${INFERD_CUDA_ARCHS:-90a}
 limit_mib=60
 
 make_all() {
-    cmake --preset release >/dev/null
+    cmake --preset release -DINFERD_CUDA=ON >/dev/null
     cmake --build --preset release -j "${JOBS:-$(nproc)}" --target inferd inferd_cuda gpu_tests
 }
 
