@@ -46,7 +46,7 @@ static void open_engine(struct drive *d, const char *on, const struct model *m)
                                            .cpu_precision = strcmp(on, "cpu") == 0 ? "exact" : NULL,
                                            .kv_dtype = m->kv_dtype,
                                            .device = on,
-                                           .gpu_memory = 0.3,
+                                           .gpu_memory = strcmp(on, "cpu") == 0 ? 0 : 0.3,
                                            .seqs_max = SEQS,
                                            .step_tokens_max = PROMPT * SEQS,
                                            .context_max = PROMPT + DECODES,
