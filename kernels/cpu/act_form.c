@@ -39,6 +39,8 @@ size_t act_form_bytes(const struct act_form *f, int cols)
     const size_t n_blocks = blocks_of(cols);
     if (f->kind == FORM_AS_IS)
         return 0;
+    if (f->kind == FORM_BF16)
+        return n_blocks * QUANT_BLOCK * sizeof(uint16_t);
     if (f->kind == FORM_FLOATS)
         return n_blocks * QUANT_BLOCK * sizeof(float);
     return (size_t)f->n_planes * n_blocks * sizeof(struct act_block) +
@@ -197,5 +199,23 @@ void act_form_row(const struct act_form *f, const struct act_rounding *isa, cons
             round_by_block(&r, from, n, blocks + b);
         else
             round_by_row(&r, from, b, n, blocks + b);
+    }
+}
+
+void act_panels_make(const struct act_block *rows, size_t stride, int n, int cols,
+                     struct act_panel *to)
+{
+    const int n_blocks = (cols + QUANT_BLOCK - 1) / QUANT_BLOCK;
+    if (n < ACT_PANEL_ROWS)
+        memset(to, 0, (size_t)n_blocks * sizeof *to);
+    for (int i = 0; i < n; i++) {
+        const struct act_block *row = (const void *)((const char *)rows + (size_t)i * stride);
+        for (int b = 0; b < n_blocks; b++) {
+            memcpy(to[b].q[i], row[b].q, QUANT_BLOCK);
+            to[b].d[i] = row[b].d;
+            to[b].sum[i] = row[b].sum;
+            to[b].half[0][i] = row[b].half[0];
+            to[b].half[1][i] = row[b].half[1];
+        }
     }
 }

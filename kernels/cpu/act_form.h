@@ -23,6 +23,14 @@ struct act_block {
     int8_t q[QUANT_BLOCK];
 };
 
+enum { ACT_PANEL_ROWS = 16 };
+
+/* The same block of 16 rows, as a matrix unit takes it. */
+struct act_panel {
+    int8_t q[ACT_PANEL_ROWS][QUANT_BLOCK];
+    float d[ACT_PANEL_ROWS], sum[ACT_PANEL_ROWS], half[2][ACT_PANEL_ROWS];
+};
+
 /* Behind the blocks of a row under ACTS_OUTLIERS: which of its columns are not in them. */
 struct act_outliers {
     int32_t n; /* blocks with outliers, <= blocks of the row */
@@ -33,7 +41,7 @@ struct act_outliers {
 };
 
 struct act_form {
-    enum { FORM_AS_IS, FORM_FLOATS, FORM_BLOCKS } kind;
+    enum { FORM_AS_IS, FORM_FLOATS, FORM_BLOCKS, FORM_BF16 } kind;
     int n_planes; /* of FORM_BLOCKS; 2: the second has what the rounding of the first left */
     enum act_rule rule;
     float threshold;
@@ -54,6 +62,9 @@ struct act_rounding {
     void (*e4m3)(const float *x, float scale, float d, float *out);
 };
 
+/* A row to bf16, a zero behind an odd number of columns; with AVX512_BF16. */
+void act_round_bf16(const float *x, int cols, uint16_t *out);
+
 extern const struct act_rounding act_rounding_scalar, act_rounding_avx2;
 
 /* Bytes of a row in its form; 0 for FORM_AS_IS. */
@@ -66,5 +77,10 @@ size_t act_form_bytes_max(int cols);
  * are padded to whole blocks with zeros. */
 void act_form_row(const struct act_form *f, const struct act_rounding *isa, const float *x,
                   int cols, void *out);
+
+/* n <= 16 rows of act_blocks, `stride` bytes apart, as panels: [blocks of a row].  Rows that are
+ * missing are zeros. */
+void act_panels_make(const struct act_block *rows, size_t stride, int n, int cols,
+                     struct act_panel *to);
 
 #endif

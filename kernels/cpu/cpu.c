@@ -10,7 +10,6 @@
 #include "kernels/comm.h"
 
 #include <assert.h>
-#include <cpuid.h>
 #include <errno.h>
 #include <sched.h>
 #include <stdlib.h>
@@ -22,63 +21,25 @@ enum { THREADS_MAX = 64 };
 static const size_t PAGE_BYTES = 4096;
 static const size_t HUGE_BYTES = (size_t)2 << 20;
 
-static const char *const isa_names[ISA_N] = {
-    [ISA_SCALAR] = "scalar",
-    [ISA_AVX2] = "avx2",
-    [ISA_AVX512] = "avx512",
-    [ISA_AVX512VNNI] = "avx512vnni",
-};
-
 /* In front of each range that mem_take gives out; 256 bytes, so that the range is aligned too. */
 struct mem_range {
     _Alignas(256) struct mem_range *next;
     size_t n_bytes; /* of the mapping, this header included */
 };
 
-/* The register states that the operating system saves: XCR0. */
-static uint64_t read_xcr0(void)
-{
-    uint32_t lo, hi;
-    __asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
-    return (uint64_t)hi << 32 | lo;
-}
-
-/* The best level that both the processor and the operating system support. */
-static enum isa detect_isa(void)
-{
-    enum { XCR0_AVX = 0x06, XCR0_AVX512 = 0xe6 };
-    const unsigned need1 = bit_OSXSAVE | bit_AVX | bit_FMA | bit_F16C;
-    const unsigned need7_avx2 = bit_AVX2 | bit_BMI2;
-    const unsigned need7_avx512 = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
-    unsigned a, b, c, d, b7, c7;
-
-    if (!__get_cpuid(1, &a, &b, &c, &d) || (c & need1) != need1)
-        return ISA_SCALAR;
-    if (!__get_cpuid_count(7, 0, &a, &b7, &c7, &d) || (b7 & need7_avx2) != need7_avx2)
-        return ISA_SCALAR;
-    uint64_t saved = read_xcr0();
-    if ((saved & XCR0_AVX) != XCR0_AVX)
-        return ISA_SCALAR;
-    if ((b7 & need7_avx512) != need7_avx512 || (saved & XCR0_AVX512) != XCR0_AVX512)
-        return ISA_AVX2;
-    return c7 & bit_AVX512VNNI ? ISA_AVX512VNNI : ISA_AVX512;
-}
-
 static bool choose_isa(struct device *d, const char *isa_max, struct status *st)
 {
-    d->isa = detect_isa();
-    if (!isa_max)
-        return true;
-    for (int i = 0; i < ISA_N; i++) {
-        if (strcmp(isa_names[i], isa_max) != 0)
-            continue;
-        if (d->isa > (enum isa)i)
-            d->isa = (enum isa)i;
-        return true;
-    }
-    return status_fail(st, STATUS_BAD_INPUT,
-                       "instruction set \"%.40s\" is not one of scalar, avx2, avx512, avx512vnni",
-                       isa_max);
+    const struct cpu_words words = cpu_words_read();
+    int most = ISA_N - 1;
+    while (isa_max && most >= 0 && strcmp(isa_name((enum isa)most), isa_max) != 0)
+        most--;
+    if (most < 0)
+        return status_fail(st, STATUS_BAD_INPUT,
+                           "instruction set \"%.40s\" is not one of scalar, avx2, avx512, "
+                           "avx512vnni, avx512bf16, amx",
+                           isa_max);
+    d->isa = isa_choose(&words, (enum isa)most);
+    return true;
 }
 
 static bool choose_threads(struct device *d, int n_threads, struct status *st)
@@ -231,7 +192,7 @@ fail:
 
 static const char *variant(const struct device *d)
 {
-    return isa_names[d->isa];
+    return isa_name(d->isa);
 }
 
 static const struct ops ops = {

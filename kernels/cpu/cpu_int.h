@@ -10,9 +10,8 @@
 #ifndef KERNELS_CPU_CPU_INT_H
 #define KERNELS_CPU_CPU_INT_H
 
+#include "kernels/cpu/isa.h"
 #include "kernels/ops.h"
-
-enum isa { ISA_SCALAR, ISA_AVX2, ISA_AVX512, ISA_AVX512VNNI, ISA_N };
 
 struct thread_pool;
 

@@ -27,9 +27,10 @@ struct matmul {
     struct act_form form; /* of those that do not take x as it is */
     char *formed;         /* [rows, form_bytes] */
     size_t form_bytes;
+    struct act_panel *panels; /* the same once more, if there are act_blocks of many rows for AMX */
     int rows_per_part, n_row_parts;
     int rows_per_form;
-    bool exact, fine;
+    bool exact, fine, has_bf16;
     struct matmul_slice {
         size_t tile_bytes;
         int n_tiles, tiles_per_part;
@@ -45,6 +46,8 @@ static const struct {
     [ISA_AVX2] = {matmul_tile_avx2, &act_rounding_avx2},
     [ISA_AVX512] = {matmul_tile_avx512, &act_rounding_avx2},
     [ISA_AVX512VNNI] = {matmul_tile_avx512vnni, &act_rounding_avx2},
+    [ISA_AVX512BF16] = {matmul_tile_avx512bf16, &act_rounding_avx2},
+    [ISA_AMX] = {matmul_tile_amx, &act_rounding_avx2},
 };
 
 static int ceil_div(int64_t a, int64_t b)
@@ -52,15 +55,31 @@ static int ceil_div(int64_t a, int64_t b)
     return (int)((a + b - 1) / b);
 }
 
+static int align_rows(int n) /* to whole panels */
+{
+    return ceil_div(n, ACT_PANEL_ROWS) * ACT_PANEL_ROWS;
+}
+
 static int clamp(size_t n, int low, int high)
 {
     return n < (size_t)low ? low : n > (size_t)high ? high : (int)n;
 }
 
+static size_t align_64(size_t n)
+{
+    return (n + 63) & ~(size_t)63;
+}
+
+/* Panels of n rows of act_blocks. */
+static size_t panels_bytes(int n, int cols)
+{
+    return (size_t)ceil_div(n, ACT_PANEL_ROWS) * pack_blocks(cols) * sizeof(struct act_panel);
+}
+
 size_t cpu_matmul_scratch_bytes(const struct device *d, int rows_max, int in_max)
 {
-    (void)d;
-    return (size_t)rows_max * act_form_bytes_max(in_max);
+    const size_t n = align_64((size_t)rows_max * act_form_bytes_max(in_max));
+    return d->isa == ISA_AMX ? n + panels_bytes(2 * rows_max, in_max) : n;
 }
 
 /* What a weight wants of x.  8-bit activations are for codes with even steps; `fine` is for
@@ -72,6 +91,8 @@ static struct act_form find_form(const struct matmul *m, const struct tensor *w)
     if (!s) {
         if (!m->exact && quant_traits[w->dtype].bits > 0)
             f.kind = FORM_BLOCKS;
+        else if (m->has_bf16 && !m->exact && !m->fine && w->dtype == DT_BF16)
+            f.kind = FORM_BF16;
     } else {
         const bool rounds =
             s->act == ACTS_INT8 || s->act == ACTS_OUTLIERS || (s->act == ACTS_WIDE && !m->exact);
@@ -94,14 +115,38 @@ static bool is_same_form(const struct act_form *a, const struct act_form *b)
            a->order == b->order && f32_to_bits(a->threshold) == f32_to_bits(b->threshold);
 }
 
+/* The panel in which the row `first` begins. */
+static struct act_panel *panel_of(const struct matmul *m, int first)
+{
+    return m->panels + (size_t)(first * m->form.n_planes / ACT_PANEL_ROWS) * pack_blocks(m->cols);
+}
+
+static void make_panels(const struct matmul *m, int first, int end)
+{
+    const int n_planes = m->form.n_planes, step = ACT_PANEL_ROWS / n_planes;
+    for (int row = first; row < end; row += step) {
+        const int n = end - row < step ? end - row : step;
+        act_panels_make((const void *)(m->formed + (size_t)row * m->form_bytes),
+                        m->form_bytes / (size_t)n_planes, n * n_planes, m->cols, panel_of(m, row));
+    }
+}
+
 static void form_part(void *ctx, int part, int thread)
 {
     const struct matmul *m = ctx;
     (void)thread;
-    int row = part * m->rows_per_form, end = row + m->rows_per_form;
-    for (; row < end && row < m->rows; row++)
-        act_form_row(&m->form, m->rounding, m->x + (size_t)row * (size_t)m->cols, m->cols,
-                     m->formed + (size_t)row * m->form_bytes);
+    const int first = part * m->rows_per_form, last = first + m->rows_per_form;
+    const int end = last < m->rows ? last : m->rows;
+    for (int row = first; row < end; row++) {
+        const float *x = m->x + (size_t)row * (size_t)m->cols;
+        char *to = m->formed + (size_t)row * m->form_bytes;
+        if (m->form.kind == FORM_BF16)
+            act_round_bf16(x, m->cols, (void *)to);
+        else
+            act_form_row(&m->form, m->rounding, x, m->cols, to);
+    }
+    if (m->panels)
+        make_panels(m, first, end);
 }
 
 /* The rows of x from `first` on, in the form that w wants. */
@@ -109,7 +154,8 @@ static void set_x(const struct matmul *m, const struct tensor *w, int first, str
 {
     const struct act_form f = find_form(m, w);
     const float *x = m->x + (size_t)first * (size_t)m->cols;
-    t->is_float = f.kind != FORM_BLOCKS;
+    t->is_float = f.kind == FORM_AS_IS || f.kind == FORM_FLOATS;
+    t->is_bf16 = f.kind == FORM_BF16;
     t->n_planes = f.n_planes;
     t->n_rows = m->rows - first < m->rows_per_part ? m->rows - first : m->rows_per_part;
     t->n_rows *= f.n_planes;
@@ -120,6 +166,8 @@ static void set_x(const struct matmul *m, const struct tensor *w, int first, str
     }
     t->x = m->formed + (size_t)first * m->form_bytes;
     t->x_stride = m->form_bytes / (size_t)f.n_planes;
+    if (f.kind == FORM_BLOCKS && m->panels)
+        t->panels = panel_of(m, first);
     if (f.kind == FORM_BLOCKS && f.rule == ACTS_OUTLIERS) {
         t->x_wide = x;
         t->order = f.order;
@@ -163,7 +211,7 @@ static int cut_parts(struct matmul *m)
     int n_parts = 0;
     const int n_planes = m->form.n_planes;
     size_t row_bytes = (size_t)(m->cols * n_planes) * 3 / 2; /* of act_blocks */
-    m->rows_per_part = clamp(ROWS_CACHE_BYTES / row_bytes / 4 * 4, 16, MATMUL_ROWS_MAX / n_planes);
+    m->rows_per_part = clamp(ROWS_CACHE_BYTES / row_bytes / 16 * 16, 16, MATMUL_ROWS_MAX / n_planes);
     m->n_row_parts = ceil_div(m->rows, m->rows_per_part);
     for (int o = 0; o < m->n_outs; o++) {
         const struct tensor *w = m->out[o].w;
@@ -194,6 +242,12 @@ static void take_outs(struct matmul *m, int n_outs)
     }
 }
 
+static bool has_panels(const struct device *d, const struct matmul *m)
+{
+    return d->isa == ISA_AMX && m->form.kind == FORM_BLOCKS &&
+           m->rows * m->form.n_planes > MATMUL_DIRECT_MAX;
+}
+
 void cpu_matmul(struct device *d, const struct matmul_args *a)
 {
     struct matmul m = {.x = a->x,
@@ -204,12 +258,15 @@ void cpu_matmul(struct device *d, const struct matmul_args *a)
                        .rounding = isa_functions[d->isa].rounding,
                        .formed = d->scratch,
                        .exact = d->precision == PRECISION_EXACT,
-                       .fine = a->fine};
-    m.rows_per_form = ceil_div(FORM_PART_VALUES, m.cols);
+                       .fine = a->fine,
+                       .has_bf16 = d->isa == ISA_AVX512BF16};
+    m.rows_per_form = align_rows(ceil_div(FORM_PART_VALUES, m.cols));
     for (int first = 0; first < a->n_outs; first += m.n_outs) {
         m.out = a->out + first;
         take_outs(&m, a->n_outs - first);
         m.form_bytes = act_form_bytes(&m.form, m.cols);
+        m.panels = has_panels(d, &m) ? (void *)(m.formed + align_64((size_t)m.rows * m.form_bytes))
+                                     : NULL;
         if (m.form_bytes > 0)
             cpu_parallel(d, form_part, &m, ceil_div(m.rows, m.rows_per_form));
         cpu_parallel(d, multiply_part, &m, cut_parts(&m));

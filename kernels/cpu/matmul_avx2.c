@@ -126,6 +126,12 @@ static inline VF vf_from_bf16(const uint8_t *p)
     return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
 }
 
+static inline VF vf_from_bf16_of(VI v, int i)
+{
+    return _mm256_castsi256_ps(i == 0 ? _mm256_slli_epi32(v, 16)
+                                      : _mm256_and_si256(v, _mm256_set1_epi32((int)0xffff0000)));
+}
+
 static inline VF vf_from_u8(const uint8_t *p)
 {
     return vf_from_i32(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)p)));

@@ -21,7 +21,8 @@
  *           bits 4 and 5 of step s at bits 2 (s % 4), the second one for steps 4..7
  *     2     two vectors as just described; 3 the same, then a vector with bit 2
  *
- * A tile of a plain type is [cols][lanes] values.  Tiles begin at multiples of 64 bytes.
+ * A tile of a plain type is [cols][lanes] values; of bf16 [cols / 2][lanes][2], a zero behind an odd
+ * number of columns.  Tiles begin at multiples of 64 bytes.
  *
  * A tile of a scheme (scheme.h) is three arrays too, its columns padded to 32 with zeros:
  *
@@ -54,8 +55,10 @@ struct matmul_tile {
     enum dtype dtype;
     const struct scheme *scheme; /* of a type from DT_INT4 on */
     int cols;
-    const void *x; /* [n_rows] rows of x_stride bytes: act_blocks, or floats when is_float */
+    const void *x; /* [n_rows] rows of x_stride bytes: act_blocks, floats if is_float, or bf16 */
     size_t x_stride;
+    bool is_bf16; /* x is rows of bf16, a zero behind an odd number of columns */
+    const struct act_panel *panels; /* the same act_blocks, 16 rows a panel, or NULL */
     const float *x_wide;  /* [n_rows, cols] the activations themselves; NULL <=> no outliers in x */
     const int32_t *order; /* [cols] of x_wide, or NULL */
     int n_rows;           /* <= MATMUL_ROWS_MAX */
@@ -101,6 +104,13 @@ static inline size_t pack_group_zero_bytes(const struct scheme *s, int lanes)
     return !s->has_zero || s->codes > DT_INT8 ? 0 : (size_t)lanes * (s->codes == DT_INT8 ? 2 : 1);
 }
 
+/* Where lane r of column c lies in a tile of a plain type, in values. */
+static inline size_t pack_plain_at(enum dtype dtype, int lanes, int64_t c, int r)
+{
+    const size_t col = (size_t)c, lane = (size_t)r, n = (size_t)lanes;
+    return dtype == DT_BF16 ? (col / 2 * n + lane) * 2 + col % 2 : col * n + lane;
+}
+
 static inline int pack_lanes(const struct device *d)
 {
     return d->isa >= ISA_AVX512 ? 16 : 8;
@@ -125,5 +135,7 @@ void matmul_tile_scalar(const struct matmul_tile *t);
 void matmul_tile_avx2(const struct matmul_tile *t);
 void matmul_tile_avx512(const struct matmul_tile *t);
 void matmul_tile_avx512vnni(const struct matmul_tile *t);
+void matmul_tile_avx512bf16(const struct matmul_tile *t);
+void matmul_tile_amx(const struct matmul_tile *t);
 
 #endif

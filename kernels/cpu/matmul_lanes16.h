@@ -157,6 +157,12 @@ static inline VF vf_from_bf16(const uint8_t *p)
     return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
 }
 
+static inline VF vf_from_bf16_of(VI v, int i)
+{
+    return _mm512_castsi512_ps(i == 0 ? _mm512_slli_epi32(v, 16)
+                                      : _mm512_and_si512(v, _mm512_set1_epi32((int)0xffff0000)));
+}
+
 static inline VF vf_from_u8(const uint8_t *p)
 {
     return vf_from_i32(_mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)p)));

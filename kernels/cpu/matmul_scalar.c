@@ -162,6 +162,13 @@ static inline VF vf_from_bf16(const uint8_t *p)
     return f;
 }
 
+static inline VF vf_from_bf16_of(VI v, int i)
+{
+    VF f;
+    FOR_LANES f.v[r] = f32_from_bf16(v.u16[2 * r + i]);
+    return f;
+}
+
 static inline VF vf_from_u8(const uint8_t *p)
 {
     VF f;

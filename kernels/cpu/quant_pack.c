@@ -14,7 +14,8 @@ size_t pack_tile_bytes(const struct tensor *w, int lanes)
     if (w->scheme)
         return scheme_tile_bytes(w, lanes);
     if (quant_traits[dtype].bits == 0)
-        n = (size_t)w->cols * (size_t)lanes * (size_t)dtype_traits[dtype].block_bytes;
+        n = (size_t)(w->cols + (dtype == DT_BF16 && w->cols % 2)) * (size_t)lanes *
+            (size_t)dtype_traits[dtype].block_bytes;
     else
         n = (size_t)(w->cols / QUANT_BLOCK) *
                 (pack_quants_bytes(dtype, lanes) + pack_scales_bytes(dtype, lanes)) +
@@ -161,13 +162,14 @@ struct put {
 
 static void put_plain_tile(const struct put *p, uint8_t *tile, int64_t first)
 {
-    size_t size = (size_t)dtype_traits[p->w->dtype].block_bytes;
+    const enum dtype dtype = p->w->dtype;
+    const size_t size = (size_t)dtype_traits[dtype].block_bytes;
     for (int r = 0; r < p->lanes && first + r < p->w->rows; r++) {
         const uint8_t *src = p->src + (size_t)(first + r) * p->row_bytes;
-        uint8_t *to = tile + (size_t)r * size;
-        size_t step = (size_t)p->lanes * size;
-        for (int64_t c = 0; c < p->w->cols; c++, src += size, to += step)
-            memcpy(to, src, size == 4 ? 4 : 2);
+        for (int64_t c = 0; c < p->w->cols; c++, src += size)
+            memcpy(tile + pack_plain_at(dtype, p->lanes, c, r) * size, src, size == 4 ? 4 : 2);
+        if (dtype == DT_BF16 && p->w->cols % 2)
+            memset(tile + pack_plain_at(dtype, p->lanes, p->w->cols, r) * size, 0, 2);
     }
 }
 
@@ -226,7 +228,7 @@ static void read_plain(const struct tensor *w, int lanes, const uint8_t *tile, i
 {
     size_t size = (size_t)dtype_traits[w->dtype].block_bytes;
     for (int64_t c = 0; c < w->cols; c++)
-        dequantize_row(w->dtype, tile + ((size_t)c * (size_t)lanes + (size_t)r) * size, dst + c, 1);
+        dequantize_row(w->dtype, tile + pack_plain_at(w->dtype, lanes, c, r) * size, dst + c, 1);
 }
 
 void pack_row_read(const struct tensor *w, int lanes, int64_t row, float *dst)

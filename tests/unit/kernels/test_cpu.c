@@ -43,7 +43,7 @@ static void bad_options_are_refused_by_name(void **state)
         {{.n_threads = -1}, "-1 threads is not in 0..64"},
         {{.n_threads = 65}, "65 threads is not in 0..64"},
         {{.n_threads = 1, .isa_max = "sse9"}, "\"sse9\""},
-        {{.n_threads = 1, .isa_max = ""}, "avx512vnni"},
+        {{.n_threads = 1, .isa_max = ""}, "avx512bf16, amx"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct status st = {0};
@@ -57,14 +57,14 @@ static void bad_options_are_refused_by_name(void **state)
 static void the_instruction_set_is_never_above_the_limit(void **state)
 {
     (void)state;
-    static const char *const order[] = {"scalar", "avx2", "avx512", "avx512vnni"};
-    for (int limit = 0; limit < 4; limit++) {
+    static const char *const order[] = {"scalar", "avx2", "avx512", "avx512vnni", "avx512bf16", "amx"};
+    for (int limit = 0; limit < ISA_N; limit++) {
         struct status st = {0};
         struct device *d = cpu_backend.open(&(struct device_options){.isa_max = order[limit]}, &st);
         assert_non_null(d);
         int chosen = 0;
         while (strcmp(order[chosen], cpu_backend.variant(d)) != 0)
-            assert_true(++chosen < 4);
+            assert_true(++chosen < ISA_N);
         assert_true(chosen <= limit);
         cpu_backend.ops->close(d);
     }

@@ -77,7 +77,7 @@ static float *make_activations(int rows, int cols)
     return x;
 }
 
-static const char *const isa_words[] = {"scalar", "avx2", "avx512", "avx512vnni"};
+static const char *const isa_words[] = {"scalar", "avx2", "avx512", "avx512vnni", "avx512bf16", "amx"};
 
 struct rig {
     struct device *dev;
@@ -151,6 +151,13 @@ static const struct mode {
     {"exact", PRECISION_EXACT, false, 1e-6},
 };
 
+/* Whether bf16 weights meet activations in bf16. */
+static bool rounds_to_bf16(const char *isa, enum dtype dtype, const struct mode *mode)
+{
+    return strcmp(isa, "avx512bf16") == 0 && dtype == DT_BF16 &&
+           mode->precision == PRECISION_FAST && !mode->fine;
+}
+
 struct product { /* operands in floats, and float64 results */
     float *w, *x, *bias, *add;
     double *want, *size; /* size: sum of magnitudes, the unit of rounding errors */
@@ -159,6 +166,12 @@ struct product { /* operands in floats, and float64 results */
 static float rounded(const struct act_block *blocks, int i)
 {
     return blocks[i / 32].d * (float)blocks[i / 32].q[i % 32];
+}
+
+static void round_to_bf16(float *x, int n)
+{
+    for (int i = 0; i < n; i++)
+        x[i] = f32_from_bf16(f32_to_bf16(x[i]));
 }
 
 /* The activations that fast precision multiplies, from the rounded blocks. */
@@ -289,7 +302,8 @@ static void check_shape(const char *isa, enum dtype dtype, const struct shape *s
     for (size_t k = 0; k < sizeof modes / sizeof *modes; k++) {
         const struct mode *mode = &modes[k];
         float *y[2] = {make_output(n), make_output(n)};
-        bool rounded = mode->precision == PRECISION_FAST && dtype_traits[dtype].block > 1;
+        bool rounded = (mode->precision == PRECISION_FAST && dtype_traits[dtype].block > 1) ||
+                       rounds_to_bf16(isa, dtype, mode);
         for (int threads = 1; threads <= 2; threads++) {
             struct rig r;
             struct tensor w;
@@ -306,7 +320,10 @@ static void check_shape(const char *isa, enum dtype dtype, const struct shape *s
         reference(s, &p);
         check_error(s, &p, y[0], rounded ? mode->limit : 1e-6, what);
         if (rounded) {
-            round_activations(p.x, s->rows, s->in, mode->fine);
+            if (dtype == DT_BF16)
+                round_to_bf16(p.x, s->rows * s->in);
+            else
+                round_activations(p.x, s->rows, s->in, mode->fine);
             reference(s, &p);
             check_error(s, &p, y[0], 1e-6, what);
             memcpy(p.x, exact_x, (size_t)s->rows * (size_t)s->in * sizeof *exact_x);
@@ -382,6 +399,18 @@ static void avx512vnni_is_right_and_batch_invariant(void **state)
     check_shapes("avx512vnni");
 }
 
+static void avx512bf16_is_right_and_batch_invariant(void **state)
+{
+    (void)state;
+    check_shapes("avx512bf16");
+}
+
+static void amx_is_right_and_batch_invariant(void **state)
+{
+    (void)state;
+    check_shapes("amx");
+}
+
 /* Every q at an end of its range and every activation at plus or minus its largest: sums of 8- and
  * 16-bit products are as large as they can be, and must not saturate. */
 static void check_extremes(const char *isa, enum dtype dtype, uint8_t fill, bool alternate)
@@ -437,17 +466,17 @@ static void a_bad_activation_spoils_its_row_and_no_other(void **state)
     (void)state;
     static const float bad[] = {NAN, -NAN, INFINITY, -INFINITY};
     const struct shape s = {"bad", 6, 20, 256, false, false};
-    for (int k = 0; k < 4 * 4 * DT_N * 3; k++) {
-        const struct mode *mode = &modes[k / 16 / DT_N];
+    for (int k = 0; k < 4 * ISA_N * DT_N * 3; k++) {
+        const struct mode *mode = &modes[k / (4 * ISA_N) / DT_N];
         struct rig r;
         struct tensor w;
-        enum dtype dtype = (enum dtype)(k / 16 % DT_N);
-        if (!rig_open(&r, isa_words[k % 4], mode->precision, 1))
+        enum dtype dtype = (enum dtype)(k / (4 * ISA_N) % DT_N);
+        if (!rig_open(&r, isa_words[k % ISA_N], mode->precision, 1))
             continue;
         uint8_t *src = make_weights(dtype, s.out, s.in);
         struct product p = make_product(dtype, &s, src);
         put_weight(&r, &w, dtype, s.out, s.in, src);
-        p.x[2 * s.in + 77] = bad[k / 4 % 4];
+        p.x[2 * s.in + 77] = bad[k / ISA_N % 4];
         float *y = make_output((size_t)(s.rows * s.out));
         multiply(&r, &s, &p, &w, mode->fine, 0, s.rows, y);
         for (int i = 0; i < s.rows * s.out; i++)
@@ -467,7 +496,7 @@ static void several_outputs_are_as_each_alone(void **state)
     static const enum dtype dtypes[3] = {DT_Q4_1, DT_F16, DT_Q6_K};
     static const int outs[3] = {40, 7, 16};
     enum { ROWS = 37, IN = 512 };
-    for (int k = 0; k < 16; k++) {
+    for (int k = 0; k < 4 * ISA_N; k++) {
         struct rig r;
         if (!rig_open(&r, isa_words[k / 4], (enum precision)(k & 1), 1 + (k >> 1 & 1)))
             continue;
@@ -538,6 +567,8 @@ int main(void)
         cmocka_unit_test(avx2_is_right_and_batch_invariant),
         cmocka_unit_test(avx512_is_right_and_batch_invariant),
         cmocka_unit_test(avx512vnni_is_right_and_batch_invariant),
+        cmocka_unit_test(avx512bf16_is_right_and_batch_invariant),
+        cmocka_unit_test(amx_is_right_and_batch_invariant),
         cmocka_unit_test(the_largest_sums_do_not_saturate),
         cmocka_unit_test(a_bad_activation_spoils_its_row_and_no_other),
         cmocka_unit_test(several_outputs_are_as_each_alone),

@@ -11,8 +11,8 @@ enum { ROWS = 40 };
 
 static struct random seed;
 
-static const char *const isas[] = {"scalar", "avx2", "avx512", "avx512vnni"};
-enum { N_ISAS = 4 };
+static const char *const isas[] = {"scalar", "avx2", "avx512", "avx512vnni", "avx512bf16", "amx"};
+enum { N_ISAS = ISA_N };
 
 static const struct mode {
     const char *name;
@@ -356,6 +356,12 @@ static void avx512vnni_is_right_and_batch_invariant(void **state)
     check_isa(3);
 }
 
+static void amx_is_right_and_batch_invariant(void **state)
+{
+    (void)state;
+    check_isa(ISA_AMX);
+}
+
 /* ---- what can go wrong in a row ---- */
 
 static void spoil_one_row(const struct scheme *s, int isa)
@@ -396,29 +402,30 @@ static void the_largest_sums_do_not_saturate(void **state)
 {
     (void)state;
     static const uint8_t fills[] = {0, 1, 15, 127, 128, 255};
-    for (int k = 0; k < N_ISAS * 2 * 2 * 6 * 2; k++) {
-        const struct scheme s = {.codes = k / 4 % 2 ? DT_INT4 : DT_INT8,
-                                 .act = k / 8 % 2 ? ACTS_INT8 : ACTS_WIDE,
-                                 .has_zero = k / 16 % 2};
+    for (int i = 0; i < N_ISAS * 2 * 2 * 2 * 2 * 6; i++) {
+        const int isa = i % N_ISAS, k = i / N_ISAS;
+        const struct scheme s = {.codes = k / 2 % 2 ? DT_INT4 : DT_INT8,
+                                 .act = k / 4 % 2 ? ACTS_INT8 : ACTS_WIDE,
+                                 .has_zero = k / 8 % 2};
         struct random r = {random_bits(&seed)};
-        struct device *d = open_with(k % 4, PRECISION_FAST, 1);
+        struct device *d = open_with(isa, PRECISION_FAST, 1);
         if (!d)
             continue;
         struct scheme_weight *n = new_scheme_weight(&r, &s, 16, 256);
         struct product p;
         char what[64];
         make_product(&p, &r, n, 7);
-        for (size_t i = 0; i < 16 * 256; i++)
-            n->all.codes[i] = fills[k / 32 % 6] & (s.codes == DT_INT4 ? 15 : 255);
-        for (int i = 0; i < 7 * 256; i++)
-            p.x[i] = i / 256 % 2 || (k & 1 && i % 2) ? -2.5f : 2.5f;
+        for (size_t c = 0; c < 16 * 256; c++)
+            n->all.codes[c] = fills[k / 16 % 6] & (s.codes == DT_INT4 ? 15 : 255);
+        for (int c = 0; c < 7 * 256; c++)
+            p.x[c] = c / 256 % 2 || (k & 1 && c % 2) ? -2.5f : 2.5f;
         put_scheme_weight(d, n);
         float *y = new_floats(7 * 16), *one = new_floats(16);
         multiply(d, &p, false, 0, 7, y);
         multiply(d, &p, false, 6, 1, one);
         assert_memory_equal(one, y + 6 * 16, 16 * sizeof *y);
         reference(&p, false, false);
-        snprintf(what, sizeof what, "%s %s code %d", isas[k % 4], dtype_traits[s.codes].name,
+        snprintf(what, sizeof what, "%s %s code %d", isas[isa], dtype_traits[s.codes].name,
                  n->all.codes[0]);
         check_error(&p, y, 1e-6, what);
         free(y);
@@ -689,6 +696,7 @@ int main(void)
         cmocka_unit_test(avx2_is_right_and_batch_invariant),
         cmocka_unit_test(avx512_is_right_and_batch_invariant),
         cmocka_unit_test(avx512vnni_is_right_and_batch_invariant),
+        cmocka_unit_test(amx_is_right_and_batch_invariant),
         cmocka_unit_test(a_bad_activation_spoils_its_row_and_no_other),
         cmocka_unit_test(the_largest_sums_do_not_saturate),
         cmocka_unit_test(a_weight_that_is_nan_spoils_its_output),
