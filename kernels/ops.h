@@ -369,7 +369,7 @@ struct device_options {
     int n_threads;       /* CPU: 1..64, divided among the ranks; 0 = one for each core this process
                             may use */
     enum precision precision; /* CPU */
-    const char *isa_max; /* CPU: "scalar", "avx2", "avx512" or "avx512vnni" at most; NULL = best */
+    const char *isa_max; /* CPU: at most this one of cpu/isa.h, by name; NULL = best */
     int index;           /* CUDA: which device */
     enum dtype act;      /* CUDA: DT_BF16 or DT_F16 */
     double memory_share; /* CUDA: of the device's memory that may be used, (0, 1] */
@@ -382,7 +382,7 @@ struct backend {
     const struct ops *ops;
     bool (*probe)(struct status *why); /* is there such a device? */
     struct device *(*open)(const struct device_options *, struct status *st);
-    const char *(*variant)(const struct device *); /* for people: "avx512vnni", "sm_90 NVIDIA H100" */
+    const char *(*variant)(const struct device *); /* for people: "amx", "sm_90 NVIDIA H100" */
     /* What the device can do at best, measured in some hundred milliseconds with memory of its own:
      * bytes that a copy reads and writes, and 2 * m * n * k of the device's own product of large
      * random matrices, a second.  NULL = it cannot say. */

@@ -64,8 +64,8 @@ static const struct option options[] = {
     {"Model", "cpu-precision", CHOICE, AT(cpu_precision), "fast", 0, 0, "fast|exact",
      "fast: 8-bit activations for quantized weights; exact: float32 throughout"},
     {"Model", "cpu-isa", TEXT, AT(cpu_isa), "", 0, 31, 0,
-     "at most this instruction set: scalar, avx2, avx512 or avx512vnni; a CPU that has less uses "
-     "what it has, and the log says which; default: the best this CPU has"},
+     "at most this instruction set: scalar, avx2, avx512, avx512vnni, avx512bf16 or amx; a CPU that "
+     "has less uses what it has, and the log says which; default: the best this CPU has"},
     {"Model", "engine-deaths-max", NUMBER, AT(engine_deaths_max), "5", -1, 32, 0,
      "deaths of the engine in 10 minutes, after which it stays down; -1 = always start it again"},
     {"Model", "engine-backoff-ms", NUMBER, AT(engine_backoff_ms), "10000", 1, 3600000, 0,

@@ -129,7 +129,7 @@ ALWAYS_INLINE void prefetch(const uint8_t *p, size_t n_bytes)
 
 /* Many rows: some columns of two tiles are decoded once, and every row meets them. */
 struct decoded {
-    size_t first; /* block */
+    size_t first;                 /* block */
     const VI *at[TILES_TOGETHER]; /* the q: `q`, or signed bytes where the packed tile has them */
     VI q[TILES_TOGETHER][DECODED_COLS / 4];
     VF ds[TILES_TOGETHER][DECODED_COLS / 16], ms[TILES_TOGETHER][DECODED_COLS / 16];

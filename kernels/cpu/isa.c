@@ -103,8 +103,7 @@ static bool is_quick(const struct cpu_words *w, enum isa isa)
 enum isa isa_choose(const struct cpu_words *w, enum isa most)
 {
     enum isa isa = most;
-    while (isa > ISA_SCALAR &&
-           !(isa_has(w, isa) && (isa == most || is_quick(w, isa))))
+    while (isa > ISA_SCALAR && !(isa_has(w, isa) && (isa == most || is_quick(w, isa))))
         isa--;
     return isa;
 }

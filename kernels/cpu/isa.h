@@ -19,7 +19,7 @@ struct cpu_words { /* as CPUID has them; zeros where a leaf is missing */
     char vendor[13];
     uint32_t ecx1, ebx7, ecx7, edx7;
     uint32_t eax7_1;
-    uint64_t xcr0;   /* the registers that the operating system saves */
+    uint64_t xcr0;    /* the registers that the operating system saves */
     bool may_use_amx; /* it was asked, and agreed */
 };
 

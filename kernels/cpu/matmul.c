@@ -211,7 +211,8 @@ static int cut_parts(struct matmul *m)
     int n_parts = 0;
     const int n_planes = m->form.n_planes;
     size_t row_bytes = (size_t)(m->cols * n_planes) * 3 / 2; /* of act_blocks */
-    m->rows_per_part = clamp(ROWS_CACHE_BYTES / row_bytes / 16 * 16, 16, MATMUL_ROWS_MAX / n_planes);
+    m->rows_per_part =
+        clamp(ROWS_CACHE_BYTES / row_bytes / 16 * 16, 16, MATMUL_ROWS_MAX / n_planes);
     m->n_row_parts = ceil_div(m->rows, m->rows_per_part);
     for (int o = 0; o < m->n_outs; o++) {
         const struct tensor *w = m->out[o].w;
@@ -265,8 +266,8 @@ void cpu_matmul(struct device *d, const struct matmul_args *a)
         m.out = a->out + first;
         take_outs(&m, a->n_outs - first);
         m.form_bytes = act_form_bytes(&m.form, m.cols);
-        m.panels = has_panels(d, &m) ? (void *)(m.formed + align_64((size_t)m.rows * m.form_bytes))
-                                     : NULL;
+        m.panels =
+            has_panels(d, &m) ? (void *)(m.formed + align_64((size_t)m.rows * m.form_bytes)) : NULL;
         if (m.form_bytes > 0)
             cpu_parallel(d, form_part, &m, ceil_div(m.rows, m.rows_per_form));
         cpu_parallel(d, multiply_part, &m, cut_parts(&m));

@@ -163,7 +163,7 @@ ALWAYS_INLINE void all_panel_rows(struct quant_traits f, const struct decoded *f
                             const struct matmul_tile *t, const struct act_panel *x,                \
                             VF(*acc)[TILES_TOGETHER])                                              \
     {                                                                                              \
-        all_panel_rows(traits, from, n_blocks, t, x, acc);                                          \
+        all_panel_rows(traits, from, n_blocks, t, x, acc);                                         \
     }
 
 DEFINE_ROWS(low, low4_traits)

@@ -21,8 +21,8 @@
  *           bits 4 and 5 of step s at bits 2 (s % 4), the second one for steps 4..7
  *     2     two vectors as just described; 3 the same, then a vector with bit 2
  *
- * A tile of a plain type is [cols][lanes] values; of bf16 [cols / 2][lanes][2], a zero behind an odd
- * number of columns.  Tiles begin at multiples of 64 bytes.
+ * A tile of a plain type is [cols][lanes] values; of bf16 [cols / 2][lanes][2], a zero behind an
+ * odd number of columns.  Tiles begin at multiples of 64 bytes.
  *
  * A tile of a scheme (scheme.h) is three arrays too, its columns padded to 32 with zeros:
  *
@@ -57,7 +57,7 @@ struct matmul_tile {
     int cols;
     const void *x; /* [n_rows] rows of x_stride bytes: act_blocks, floats if is_float, or bf16 */
     size_t x_stride;
-    bool is_bf16; /* x is rows of bf16, a zero behind an odd number of columns */
+    bool is_bf16;                   /* x is rows of bf16, a zero behind an odd number of columns */
     const struct act_panel *panels; /* the same act_blocks, 16 rows a panel, or NULL */
     const float *x_wide;  /* [n_rows, cols] the activations themselves; NULL <=> no outliers in x */
     const int32_t *order; /* [cols] of x_wide, or NULL */

@@ -267,6 +267,56 @@ DEFINE_QUANT(q4_k, DT_Q4_K)
 DEFINE_QUANT(q5_k, DT_Q5_K)
 DEFINE_QUANT(q6_k, DT_Q6_K)
 
+/* Whether the tiles are for direct_bf16. */
+static bool is_direct_bf16(const struct matmul_tile *t)
+{
+    return t->dtype == DT_BF16 && t->n_rows <= 2;
+}
+
+/* One row of bf16 or two: a pair of columns is used where it is widened.  The sums are those of
+ * float_rows, in its order. */
+ALWAYS_INLINE void direct_pairs(const struct matmul_tile *t, int tiles, int n,
+                                VF (*out)[TILES_TOGETHER])
+{
+    const float *x[2];
+    VF even[2 * TILES_TOGETHER], odd[2 * TILES_TOGETHER];
+    UNROLL for (int i = 0; i < n; i++) x[i] = row_of(t->x, i, t->x_stride);
+    UNROLL for (int k = 0; k < tiles * n; k++)
+    {
+        even[k] = odd[k] = vf_set1(0);
+        out[k / tiles][k % tiles] = vf_set1(0);
+    }
+    for (int c = 0; c < t->cols; c += 2) {
+        UNROLL for (int tile = 0; tile < tiles; tile++)
+        {
+            const uint8_t *from = t->w + (size_t)tile * t->tile_bytes + (size_t)(c / 2) * VI_BYTES;
+            const VI pair = vi_load(from);
+            prefetch(from + PREFETCH_BYTES, VI_BYTES);
+            UNROLL for (int i = 0; i < n; i++) even[i * tiles + tile] =
+                vf_fma(vf_from_bf16_of(pair, 0), vf_set1(x[i][c]), even[i * tiles + tile]);
+            if (c + 1 < t->cols)
+                UNROLL for (int i = 0; i < n; i++) odd[i * tiles + tile] =
+                    vf_fma(vf_from_bf16_of(pair, 1), vf_set1(x[i][c + 1]), odd[i * tiles + tile]);
+        }
+        if ((c + 2) % FLOAT_COLS == 0 || c + 2 >= t->cols)
+            UNROLL for (int k = 0; k < tiles * n; k++)
+            {
+                VF *to = &out[k / tiles][k % tiles];
+                *to = vf_add(*to, vf_add(even[k], odd[k]));
+                even[k] = odd[k] = vf_set1(0);
+            }
+    }
+}
+
+static void direct_bf16(const struct matmul_tile *t, VF (*acc)[TILES_TOGETHER])
+{
+    const bool pair = t->n_tiles == 2;
+    if (t->n_rows == 1)
+        pair ? direct_pairs(t, 2, 1, acc) : direct_pairs(t, 1, 1, acc);
+    else
+        pair ? direct_pairs(t, 2, 2, acc) : direct_pairs(t, 1, 2, acc);
+}
+
 #include "kernels/cpu/scheme_tile.h"
 
 #define QUANT(name, class)                                                                         \
@@ -284,7 +334,7 @@ static const struct {
 } tile_types[DT_ALL_N] = {
     [DT_F32] = {.widen = widen_f32},
     [DT_F16] = {.widen = widen_f16},
-    [DT_BF16] = {.widen = widen_bf16},
+    [DT_BF16] = {.direct = direct_bf16, .widen = widen_bf16},
     [DT_Q4_0] = QUANT(q4_0, low4),
     [DT_Q4_1] = QUANT(q4_1, low4),
     [DT_Q5_0] = QUANT(q5_0, low5),
@@ -370,7 +420,7 @@ static void float_tiles(const struct matmul_tile *t, VF (*acc)[TILES_TOGETHER])
 void MATMUL_TILE(const struct matmul_tile *t)
 {
     VF acc[MATMUL_ROWS_MAX][TILES_TOGETHER];
-    if (t->is_float ? is_direct_wide(t) : t->n_rows <= MATMUL_DIRECT_MAX) {
+    if (t->is_float ? is_direct_wide(t) || is_direct_bf16(t) : t->n_rows <= MATMUL_DIRECT_MAX) {
         tile_types[t->dtype].direct(t, acc);
     } else {
         for (int i = 0; i < t->n_rows; i++)

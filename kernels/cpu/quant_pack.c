@@ -215,8 +215,8 @@ void cpu_weight_put(struct device *d, struct tensor *w, const struct weight_sour
         d->put_failed |= !scheme_put(d, w, src);
         return;
     }
-    p.row_bytes = src->row_bytes ? src->row_bytes
-                                 : (size_t)(w->cols / t->block) * (size_t)t->block_bytes;
+    p.row_bytes =
+        src->row_bytes ? src->row_bytes : (size_t)(w->cols / t->block) * (size_t)t->block_bytes;
     p.tile_bytes = pack_tile_bytes(w, p.lanes);
     p.n_tiles = (w->rows + p.lanes - 1) / p.lanes;
     size_t per = PUT_PART_BYTES / (p.tile_bytes + 1) + 1;

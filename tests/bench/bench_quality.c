@@ -3,11 +3,11 @@
  *     bench_quality MODEL IDS N [VARIANT...]
  *
  * The reference is MODEL with --cpu-precision exact and --kv-dtype f32.  A variant is options and
- * their values, `NAME=VALUE[,NAME=VALUE...]`, of model (a path), precision, kv-dtype, quantize and
- * quantize-head.  IDS is a file with a line `ids N N N ...` (tests/golden/ppl), of which the first
- * N tokens are read, in steps of 256.  A line for each variant: perplexity and its ratio to the
- * reference's, mean and largest KL divergence from it (nats), how often the most likely token is
- * the same, and the bytes of the weights. */
+ * their values, `NAME=VALUE[,NAME=VALUE...]`, of model (a path), precision, cpu-isa, kv-dtype,
+ * quantize and quantize-head.  IDS is a file with a line `ids N N N ...` (tests/golden/ppl), of
+ * which the first N tokens are read, in steps of 256.  A line for each variant: perplexity and its
+ * ratio to the reference's, mean and largest KL divergence from it (nats), how often the most
+ * likely token is the same, and the bytes of the weights. */
 #include "tests/unit/engine/bare.h"
 
 enum { STEP = 256, TOKENS_MAX = 1 << 16 };
@@ -47,6 +47,8 @@ static void set_option(struct engine_options *o, const char *name, const char *v
         o->model_path = value;
     else if (strcmp(name, "precision") == 0)
         o->cpu_precision = value;
+    else if (strcmp(name, "cpu-isa") == 0)
+        o->cpu_isa = value;
     else if (strcmp(name, "kv-dtype") == 0)
         o->kv_dtype = value;
     else if (strcmp(name, "quantize") == 0)

@@ -57,7 +57,8 @@ static void bad_options_are_refused_by_name(void **state)
 static void the_instruction_set_is_never_above_the_limit(void **state)
 {
     (void)state;
-    static const char *const order[] = {"scalar", "avx2", "avx512", "avx512vnni", "avx512bf16", "amx"};
+    static const char *const order[] = {"scalar",     "avx2",       "avx512",
+                                        "avx512vnni", "avx512bf16", "amx"};
     for (int limit = 0; limit < ISA_N; limit++) {
         struct status st = {0};
         struct device *d = cpu_backend.open(&(struct device_options){.isa_max = order[limit]}, &st);

@@ -101,7 +101,8 @@ static void check_table(struct device *dev, enum dtype dtype, int64_t cols)
 static void rows_have_the_bits_of_dequantize_row(void **state)
 {
     (void)state;
-    static const char *const isas[] = {"scalar", "avx2", "avx512", "avx512vnni", "avx512bf16", "amx"};
+    static const char *const isas[] = {"scalar",     "avx2",       "avx512",
+                                       "avx512vnni", "avx512bf16", "amx"};
     for (int i = 0; i < 2 * ISA_N; i++) {
         struct status st = {0};
         struct device_options opts = {.n_threads = 1 + i % 2, .isa_max = isas[i / 2]};

@@ -77,7 +77,8 @@ static float *make_activations(int rows, int cols)
     return x;
 }
 
-static const char *const isa_words[] = {"scalar", "avx2", "avx512", "avx512vnni", "avx512bf16", "amx"};
+static const char *const isa_words[] = {"scalar",     "avx2",       "avx512",
+                                        "avx512vnni", "avx512bf16", "amx"};
 
 struct rig {
     struct device *dev;
@@ -411,6 +412,35 @@ static void amx_is_right_and_batch_invariant(void **state)
     check_shapes("amx");
 }
 
+/* So a machine may lose AMX, and a processor have none, and answers stay. */
+static void amx_gives_the_bits_of_avx512vnni(void **state)
+{
+    (void)state;
+    static const char *const isas[] = {"avx512vnni", "amx"};
+    const struct shape s = {"both", 37, 40, 768, true, true};
+    const size_t n = (size_t)(s.rows * s.out);
+    for (int dtype = DT_Q4_0; dtype < DT_N; dtype++) {
+        uint8_t *src = make_weights((enum dtype)dtype, s.out, s.in);
+        struct product p = make_product((enum dtype)dtype, &s, src);
+        float *y[2] = {make_output(n), make_output(n)};
+        for (int k = 0; k < 2; k++) {
+            struct rig r;
+            struct tensor w;
+            if (!rig_open(&r, isas[k], PRECISION_FAST, 1))
+                skip();
+            put_weight(&r, &w, (enum dtype)dtype, s.out, s.in, src);
+            multiply(&r, &s, &p, &w, dtype % 2, 0, s.rows, y[k]);
+            free(w.data);
+            rig_close(&r);
+        }
+        assert_memory_equal(y[0], y[1], n * sizeof **y);
+        free(y[0]);
+        free(y[1]);
+        free(src);
+        free_product(&p);
+    }
+}
+
 /* Every q at an end of its range and every activation at plus or minus its largest: sums of 8- and
  * 16-bit products are as large as they can be, and must not saturate. */
 static void check_extremes(const char *isa, enum dtype dtype, uint8_t fill, bool alternate)
@@ -569,6 +599,7 @@ int main(void)
         cmocka_unit_test(avx512vnni_is_right_and_batch_invariant),
         cmocka_unit_test(avx512bf16_is_right_and_batch_invariant),
         cmocka_unit_test(amx_is_right_and_batch_invariant),
+        cmocka_unit_test(amx_gives_the_bits_of_avx512vnni),
         cmocka_unit_test(the_largest_sums_do_not_saturate),
         cmocka_unit_test(a_bad_activation_spoils_its_row_and_no_other),
         cmocka_unit_test(several_outputs_are_as_each_alone),
