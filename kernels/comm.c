@@ -6,9 +6,12 @@
  * that writes for round k has seen all others arrive at k - 1, so they have read what they wanted
  * of k - 2.  One wait a round is enough.
  *
+ * Ranks without a memory in common send what the others read of a piece, their parcel
+ * (comm_socket.c), and all else is the same.
+ *
  * A sum of a few values is one round: all read all.  Of many it is two: each rank sums its share,
  * then all read the shares.  Which of them never changes a bit. */
-#include "kernels/comm_int.h"
+#include "kernels/comm_net.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -109,6 +112,8 @@ void comm_close(struct comm *c)
     if (!c)
         return;
     comm_beat_stop(c);
+    if (c->net)
+        comm_net_close(c);
     if (c->owns_memory)
         comm_memory_drop(c->group, c->n_ranks);
     free(c);
@@ -131,21 +136,31 @@ void comm_wait_set(struct comm *c, int64_t wait_ms)
 
 /* --- failure -------------------------------------------------------------------------------- */
 
-static bool has_failed(const struct comm *c)
+bool comm_has_failed(const struct comm *c)
 {
     return atomic_load_explicit(&c->group->failed, memory_order_acquire) != 0;
 }
 
-/* Sleepers look by themselves. */
+/* Sleepers look by themselves; other machines are told. */
 void comm_abort(struct comm *c, const struct status *why)
 {
     uint32_t none = 0;
     struct mailbox *box = &c->group->box[c->rank];
-    if (has_failed(c) || atomic_exchange(&c->reported, true))
+    if (comm_has_failed(c) || atomic_exchange(&c->reported, true))
         return;
     box->code = (uint32_t)why->code;
     memcpy(box->why, why->msg, COMM_WHY_BYTES - 1);
     atomic_compare_exchange_strong(&c->group->failed, &none, (uint32_t)c->rank + 1);
+    if (c->net)
+        comm_net_wake(c);
+}
+
+void comm_end(struct comm *c)
+{
+    uint32_t none = 0;
+    atomic_compare_exchange_strong(&c->group->failed, &none, COMM_ENDED);
+    if (c->net)
+        comm_net_wake(c);
 }
 
 bool comm_ok(struct comm *c, struct status *st)
@@ -187,7 +202,7 @@ static void sleep_on(struct comm *c, int rank, int64_t ms)
     atomic_fetch_sub(&box->n_asleep, 1);
 }
 
-static bool lost(struct comm *c, int rank, enum call call)
+bool comm_lost(struct comm *c, int rank, uint32_t call)
 {
     struct status st = {0};
     status_fail(&st, STATUS_DEVICE, "rank %d did not come to %s %u in %lld ms", rank,
@@ -203,10 +218,10 @@ static bool wait_long(struct comm *c, int rank, enum call call)
     struct status gone = {0};
     while (!has_come(c, rank)) {
         const int64_t ms = (int64_t)((clock_now(&clock_real) - start) / NS_PER_MS);
-        if (has_failed(c))
+        if (comm_has_failed(c))
             return false;
         if (c->wait_ms && ms >= c->wait_ms)
-            return lost(c, rank, call);
+            return comm_lost(c, rank, call);
         if (!comm_is_alive(c, rank, &suspect_ns, &gone)) {
             comm_abort(c, &gone);
             return false;
@@ -232,7 +247,7 @@ static bool wait_for(struct comm *c, int rank, enum call call)
 /* --- rounds --------------------------------------------------------------------------------- */
 
 /* Where a rank's data of a round is. */
-static void *piece(const struct comm *c, int rank, uint32_t round)
+void *comm_piece(const struct comm *c, int rank, uint32_t round)
 {
     return (char *)c->group + pieces_at(c->n_ranks) +
            ((size_t)rank * 2 + round % 2) * COMM_PIECE_BYTES;
@@ -241,15 +256,15 @@ static void *piece(const struct comm *c, int rank, uint32_t round)
 /* What this rank has to say in the next round. */
 static void *next_piece(const struct comm *c)
 {
-    return piece(c, c->rank, c->round + 1);
+    return comm_piece(c, c->rank, c->round + 1);
 }
 
 static const void *piece_of(const struct comm *c, int rank)
 {
-    return piece(c, rank, c->round);
+    return comm_piece(c, rank, c->round);
 }
 
-static bool check_letter(struct comm *c, int rank, const struct letter *mine, const char *what)
+bool comm_check_letter(struct comm *c, int rank, const struct letter *mine, const char *what)
 {
     const struct letter *theirs = &c->group->box[rank].letter[c->round % 2];
     struct status st = {0};
@@ -266,20 +281,24 @@ static bool check_letter(struct comm *c, int rank, const struct letter *mine, co
     return false;
 }
 
-/* What next_piece holds is out, and so is what the others have. */
-static bool meet(struct comm *c, const struct letter *mine, const char *what)
+/* What next_piece holds is out, and so is what the others have; of it the parcel alone where
+ * memory is not shared. */
+static bool meet(struct comm *c, const struct letter *mine, const char *what,
+                 const struct parcel *parcel)
 {
     struct mailbox *box = &c->group->box[c->rank];
-    if (has_failed(c))
+    if (comm_has_failed(c))
         return false;
     c->round++;
+    if (c->net)
+        return comm_net_round(c, mine, what, parcel);
     box->letter[c->round % 2] = *mine;
     atomic_store(&box->round, c->round);
     if (atomic_load(&box->n_asleep) > 0)
         syscall(SYS_futex, &box->round, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
     for (int r = 0; r < c->n_ranks; r++)
         if (r != c->rank &&
-            (!wait_for(c, r, (enum call)mine->call) || !check_letter(c, r, mine, what)))
+            (!wait_for(c, r, (enum call)mine->call) || !comm_check_letter(c, r, mine, what)))
             return false;
     return true;
 }
@@ -291,14 +310,16 @@ static size_t least(size_t a, size_t b)
 
 /* --- the calls ------------------------------------------------------------------------------ */
 
+static const struct parcel nothing;
+
 bool comm_barrier(struct comm *c)
 {
-    return meet(c, &(struct letter){.call = CALL_BARRIER}, "");
+    return meet(c, &(struct letter){.call = CALL_BARRIER}, "", &nothing);
 }
 
 bool comm_agree(struct comm *c, const char *what, uint64_t value)
 {
-    return meet(c, &(struct letter){.call = CALL_AGREE, .value = value}, what);
+    return meet(c, &(struct letter){.call = CALL_AGREE, .value = value}, what, &nothing);
 }
 
 bool comm_broadcast(struct comm *c, void *p, size_t n, int root)
@@ -306,9 +327,15 @@ bool comm_broadcast(struct comm *c, void *p, size_t n, int root)
     const struct letter letter = {.call = CALL_BROADCAST, .root = (uint32_t)root, .n_bytes = n};
     for (size_t at = 0; at < n; at += COMM_PIECE_BYTES) {
         const size_t n_piece = least(n - at, COMM_PIECE_BYTES);
-        if (c->rank == root)
+        struct parcel parcel = {0};
+        if (c->rank == root) {
             memcpy(next_piece(c), (char *)p + at, n_piece);
-        if (!meet(c, &letter, ""))
+            for (int r = 0; r < c->n_ranks; r++)
+                parcel.out[r].n = n_piece;
+        } else {
+            parcel.in[root].n = n_piece;
+        }
+        if (!meet(c, &letter, "", &parcel))
             return false;
         if (c->rank != root)
             memcpy((char *)p + at, piece_of(c, root), n_piece);
@@ -343,20 +370,31 @@ static size_t widest(const struct comm *c, const size_t *split)
     return width;
 }
 
+/* Bytes [at, ...) of a stream of n that are its next piece. */
+static size_t piece_bytes(size_t n, size_t at)
+{
+    return at < n ? least(n - at, COMM_PIECE_BYTES) : 0;
+}
+
 bool comm_all_gather(struct comm *c, void *rows, size_t n_rows, size_t row_bytes,
                      const size_t *split)
 {
     const struct letter letter = {.call = CALL_ALL_GATHER, .n_bytes = n_rows * row_bytes};
     const size_t longest = n_rows * widest(c, split);
     for (size_t at = 0; at < longest; at += COMM_PIECE_BYTES) {
+        struct parcel parcel = {0};
+        for (int r = 0; r < c->n_ranks; r++) {
+            parcel.in[r].n = piece_bytes(n_rows * (split[r + 1] - split[r]), at);
+            parcel.out[r].n =
+                piece_bytes(n_rows * (split[c->rank + 1] - split[c->rank]), at);
+        }
         for (int i = 0; i <= c->n_ranks; i++) { /* own part out, then the others' in */
             const int r = i == 0 ? c->rank : i - 1;
             const struct stream s = {(char *)rows + split[r], row_bytes, split[r + 1] - split[r]};
-            const size_t n_stream = n_rows * s.width;
-            const size_t n = at < n_stream ? least(n_stream - at, COMM_PIECE_BYTES) : 0;
+            const size_t n = parcel.in[r].n;
             if (i == 0)
                 copy_stream(&s, at, n, next_piece(c), NULL);
-            if (i == 0 && !meet(c, &letter, ""))
+            if (i == 0 && !meet(c, &letter, "", &parcel))
                 return false;
             if (i > 0 && r != c->rank)
                 copy_stream(&s, at, n, NULL, piece_of(c, r));
@@ -409,19 +447,46 @@ static void take_shares(const struct comm *c, float *y, const float *add, size_t
     }
 }
 
+static struct span share_span(const struct comm *c, int rank, size_t n)
+{
+    const size_t first = share(c, rank, n), end = share(c, rank + 1, n);
+    return (struct span){first * sizeof(float), (end - first) * sizeof(float)};
+}
+
+/* Each rank gets its share of all; then all get all shares. */
+static void address_shares(const struct comm *c, size_t n, struct parcel *to_sum,
+                           struct parcel *sums)
+{
+    for (int r = 0; r < c->n_ranks; r++) {
+        to_sum->out[r] = sums->in[r] = share_span(c, r, n);
+        to_sum->in[r] = sums->out[r] = share_span(c, c->rank, n);
+    }
+}
+
+static void address_all(const struct comm *c, size_t n, struct parcel *all)
+{
+    for (int r = 0; r < c->n_ranks; r++)
+        all->out[r].n = all->in[r].n = n * sizeof(float);
+}
+
 static bool reduce_piece(struct comm *c, const struct letter *letter, float *y, const float *x,
                          const float *add, size_t n)
 {
+    struct parcel parcel = {0}, sums = {0};
     memcpy(next_piece(c), x, n * sizeof *x);
-    if (!meet(c, letter, ""))
-        return false;
     if (n <= ONE_ROUND_FLOATS) {
+        address_all(c, n, &parcel);
+        if (!meet(c, letter, "", &parcel))
+            return false;
         sum_all(c, y, add, n);
         return true;
     }
+    address_shares(c, n, &parcel, &sums);
+    if (!meet(c, letter, "", &parcel))
+        return false;
     const size_t first = share(c, c->rank, n), end = share(c, c->rank + 1, n);
     sum_pieces(c, (float *)next_piece(c) + first, first, end - first);
-    if (!meet(c, letter, ""))
+    if (!meet(c, letter, "", &sums))
         return false;
     take_shares(c, y, add, n);
     return true;

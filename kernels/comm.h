@@ -6,13 +6,13 @@
  * carries it.
  *
  * Ranks meet in one piece of shared memory, where each has a mailbox: threads of a process and
- * processes of a machine alike.  The CPU device sums activations here; a device with links of its
+ * processes of a machine alike; or, on several machines, over TCP.  The CPU device sums activations here; a device with links of its
  * own uses it to set them up, and for what its host must agree on.
  *
  * Nobody waits for ever: a rank that does not come in the time that comm_wait_set allows fails the
  * group, and so does comm_abort.  A failure is final and shared: the calls of all ranks return
  * false from then on, at once or when their wait is over (within COMM_LOOK_MS), and comm_ok gives
- * the one reason, which names the rank.  What a failed call should have written is undefined.
+ * the reason, which names the rank; the one reason of all, or over TCP the first that each heard.  What a failed call should have written is undefined.
  *
  * Thread: one for each rank, but comm_abort and comm_ok: any. */
 #ifndef KERNELS_COMM_H
@@ -22,6 +22,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/hash.h"
 #include "base/status.h"
 
 enum {
@@ -51,6 +52,21 @@ struct comm *comm_join(const char *name, int rank, int n_ranks, int64_t wait_ms,
 /* For who knows that the process of a rank is gone: ends its group, if there is one that it is in.
  * With `ended` and rank 0 for good (CANCELLED), else the ranks should come again. */
 void comm_retire(const char *name, int rank, bool ended);
+/* Processes of several machines meet where rank 0 listens: two connections between any two of them.
+ * They too have a heartbeat.  Rank 0 waits for all the others, up to wait_ms; the others call until
+ * it answers.  BAD_INPUT where sizes, secrets or names of groups differ, UNSUPPORTED where versions
+ * do: both sides are told. */
+struct comm_place {
+    const char *group;      /* who means another one is refused; at most COMM_NAME_MAX bytes */
+    const char *host;       /* of rank 0: a name, or an address of IPv4 or IPv6 */
+    int32_t port;
+    struct hash_key secret; /* that all have: who has not is refused.  What follows is neither
+                               encrypted nor signed */
+};
+struct comm *comm_connect(const struct comm_place *place, int rank, int n_ranks, int64_t wait_ms,
+                          struct status *st) MUST_CHECK;
+/* Rank 0's: this was for good (CANCELLED); with shared memory comm_retire is enough. */
+void comm_end(struct comm *c);
 /* For a rank that waits for something else: as comm_ok, once it has looked at the others' hearts. */
 bool comm_look(struct comm *c, struct status *st);
 

@@ -49,8 +49,19 @@ struct group {
     struct mailbox box[]; /* [n_ranks]; behind them the pieces: [n_ranks, 2, COMM_PIECE_BYTES] */
 };
 
+struct span { /* bytes of a piece */
+    size_t at, n;
+};
+
+struct parcel { /* what of the pieces of a round goes to each rank, and comes from it */
+    struct span out[COMM_RANKS_MAX], in[COMM_RANKS_MAX];
+};
+
+struct net;
+
 struct comm {
     struct group *group;
+    struct net *net; /* NULL <=> the group's memory is shared; else it is this rank's own */
     int rank, n_ranks;
     uint32_t round;  /* the last one this rank came to */
     int64_t wait_ms; /* 0 = no limit */
@@ -66,6 +77,11 @@ struct comm {
 
 size_t comm_memory_bytes(int n_ranks);
 void comm_memory_init(struct group *g, int n_ranks);
+void *comm_piece(const struct comm *c, int rank, uint32_t round); /* where its data is */
+bool comm_has_failed(const struct comm *c);
+/* Both fail the group, and return false. */
+bool comm_lost(struct comm *c, int rank, uint32_t call);
+bool comm_check_letter(struct comm *c, int rank, const struct letter *mine, const char *what);
 /* False, and `why` is set, when another rank's process has not run for a while; looked at twice,
  * some time apart, so that a pause of this process is not taken for the other's.  *suspect_ns: 0
  * at first. */

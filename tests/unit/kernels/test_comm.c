@@ -1,9 +1,11 @@
 /* What comm promises: sums in order of rank, to the bit, whatever the size and whoever is late; the
- * same between threads and between processes; and nobody waits for a rank that is gone: all fail,
+ * same between threads, between processes, and over TCP; and nobody waits for a rank that is gone: all fail,
  * soon, with its number in the reason. */
 #include "kernels/comm.h"
 
+#include <arpa/inet.h>
 #include <math.h>
+#include <netinet/in.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -14,6 +16,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/random.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -37,7 +40,9 @@ typedef bool rank_fn(struct comm *c, void *ctx); /* false = the test fails */
 struct ranks {
     rank_fn *fn;
     void *ctx;
-    void *memory;
+    int n;
+    void *memory;             /* that they share; NULL = they meet at */
+    struct comm_place place;
 };
 
 struct rank {
@@ -49,8 +54,11 @@ struct rank {
 static bool run_rank(const struct ranks *all, int index)
 {
     struct status st = {0};
-    struct comm *c = comm_open(all->memory, index, &st);
+    struct comm *c = all->memory ? comm_open(all->memory, index, &st)
+                                 : comm_connect(&all->place, index, all->n, 10000, &st);
     const bool ok = c && all->fn(c, all->ctx);
+    if (!c)
+        fprintf(stderr, "rank %d: %s\n", index, st.msg);
     comm_close(c);
     return ok;
 }
@@ -111,14 +119,40 @@ static void *take_memory(int n)
     return memory;
 }
 
-static void run_both(rank_fn *fn, void *ctx, int n)
+/* A port of loopback that was free a moment ago. */
+static int free_port(void)
 {
-    struct ranks all = {fn, ctx, take_memory(n)};
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t n = sizeof at;
+    const int fd = socket(AF_INET, SOCK_STREAM, 0);
+    assert_int_equal(bind(fd, (struct sockaddr *)&at, n), 0);
+    assert_int_equal(getsockname(fd, (struct sockaddr *)&at, &n), 0);
+    close(fd);
+    return ntohs(at.sin_port);
+}
+
+static struct comm_place place_on(const char *host)
+{
+    return (struct comm_place){.group = "test", .host = host, .port = free_port(), .secret = {1, 2}};
+}
+
+/* As threads and as processes in shared memory, and as threads over TCP, which the test may know. */
+static bool over_tcp;
+
+static void run_all(rank_fn *fn, void *ctx, int n)
+{
+    struct ranks all = {fn, ctx, n, take_memory(n), {0}};
     assert_true(run_threads(&all, n));
     comm_memory_drop(all.memory, n);
     all.memory = take_memory(n);
     assert_true(run_processes(&all, n));
     comm_memory_drop(all.memory, n);
+    all.memory = NULL;
+    all.place = place_on(n % 2 ? "::1" : "127.0.0.1");
+    over_tcp = true;
+    const bool ok = run_threads(&all, n);
+    over_tcp = false;
+    assert_true(ok);
 }
 
 /* --- numbers -------------------------------------------------------------------------------- */
@@ -203,7 +237,7 @@ static void sums_are_taken_in_order_of_rank(void **state)
     static const size_t sizes[] = {1, 3, 64, 4095, 4096, 4097, 5003, SIZE_MAX_FLOATS};
     for (int g = 0; g < N_GROUPS; g++)
         for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
-            run_both(
+            run_all(
                 reduce_once,
                 &(struct sum){
                     .seed = fresh_seed(), .n = sizes[i], .has_add = i % 2, .in_place = i / 2 % 2},
@@ -251,7 +285,7 @@ static bool broadcast_once(struct comm *c, uint64_t seed)
 static bool call_all(struct comm *c, void *ctx)
 {
     const uint64_t seed = *(const uint64_t *)ctx;
-    for (uint64_t i = 0; i < ROUNDS; i++) {
+    for (uint64_t i = 0; i < (over_tcp ? ROUNDS / 10 : ROUNDS); i++) {
         const uint64_t s = mix(seed + i);
         struct sum sum = {.seed = s, .n = s % 100 + 1, .has_add = s & 128, .in_place = s & 256};
         bool ok = true;
@@ -283,7 +317,7 @@ static void any_calls_in_any_rhythm_give_what_they_should(void **state)
     (void)state;
     for (int g = 0; g < N_GROUPS; g++) {
         uint64_t seed = fresh_seed();
-        run_both(call_all, &seed, group_sizes[g]);
+        run_all(call_all, &seed, group_sizes[g]);
     }
 }
 
@@ -312,7 +346,7 @@ static void parts_of_any_size_are_gathered(void **state)
 {
     (void)state;
     uint64_t seed = fresh_seed();
-    run_both(gather_large, &seed, 3);
+    run_all(gather_large, &seed, 3);
 }
 
 /* --- failures ------------------------------------------------------------------------------- */
@@ -333,7 +367,9 @@ static bool fails_with(struct comm *c, const char *text)
     while (comm_all_reduce(c, &x, &x, NULL, 1))
         x = 1;
     const uint64_t ms = now_ms() - start;
-    const bool named = !comm_ok(c, &st) && strstr(st.msg, text);
+    const bool named =
+        !comm_ok(c, &st) && (strstr(st.msg, text) ||
+                             (over_tcp && strstr(st.msg, "the process of rank 1 is gone")));
     if (!named || ms > SOON_MS)
         fprintf(stderr, "rank %d: after %llu ms: %s\n", comm_rank(c), (unsigned long long)ms,
                 st.msg);
@@ -354,8 +390,8 @@ static bool rank_1_leaves(struct comm *c, void *ctx)
 static void a_rank_that_leaves_is_named_to_all(void **state)
 {
     (void)state;
-    run_both(rank_1_leaves, NULL, 2);
-    run_both(rank_1_leaves, NULL, 4);
+    run_all(rank_1_leaves, NULL, 2);
+    run_all(rank_1_leaves, NULL, 4);
 }
 
 static bool rank_2_aborts(struct comm *c, void *ctx)
@@ -378,8 +414,8 @@ static bool rank_2_aborts(struct comm *c, void *ctx)
 static void an_abort_reaches_those_who_wait_without_limit(void **state)
 {
     (void)state;
-    run_both(rank_2_aborts, NULL, 3);
-    run_both(rank_2_aborts, NULL, 4);
+    run_all(rank_2_aborts, NULL, 3);
+    run_all(rank_2_aborts, NULL, 4);
 }
 
 static bool ranks_differ(struct comm *c, void *ctx)
@@ -395,8 +431,8 @@ static bool ranks_differ(struct comm *c, void *ctx)
 static void ranks_that_differ_are_found(void **state)
 {
     (void)state;
-    run_both(ranks_differ, NULL, 2);
-    run_both(ranks_differ, NULL, 4);
+    run_all(ranks_differ, NULL, 2);
+    run_all(ranks_differ, NULL, 4);
 }
 
 static bool ranks_in_other_calls(struct comm *c, void *ctx)
@@ -416,7 +452,7 @@ static bool ranks_in_other_calls(struct comm *c, void *ctx)
 static void ranks_in_different_calls_are_found(void **state)
 {
     (void)state;
-    run_both(ranks_in_other_calls, NULL, 2);
+    run_all(ranks_in_other_calls, NULL, 2);
 }
 
 static bool call_for_ever(struct comm *c, void *ctx)
@@ -427,14 +463,18 @@ static bool call_for_ever(struct comm *c, void *ctx)
 }
 
 /* Signals rank 1 of three processes in the middle of their calls. */
-static void strike(int sig)
+static void strike(int sig, bool tcp)
 {
     enum { N = 3 };
-    struct ranks all = {call_for_ever, NULL, take_memory(N)};
+    struct ranks all = {call_for_ever, NULL, N, tcp ? NULL : take_memory(N), {0}};
     pid_t pid[N];
     int how;
+    over_tcp = tcp;
+    if (tcp)
+        all.place = place_on("localhost");
     spawn_processes(&all, N, pid);
-    nanosleep(&(struct timespec){.tv_nsec = 50000000}, NULL);
+    over_tcp = false;
+    nanosleep(&(struct timespec){.tv_nsec = tcp ? 500000000 : 50000000}, NULL);
     kill(pid[1], sig);
     const uint64_t start = now_ms();
     for (int i = 0; i < N; i++) {
@@ -453,8 +493,8 @@ static void a_killed_or_stopped_process_is_named(void **state)
 {
     (void)state;
     for (int i = 0; i < 5; i++) {
-        strike(SIGKILL);
-        strike(SIGSTOP);
+        strike(SIGKILL, i % 2);
+        strike(SIGSTOP, i % 2);
     }
 }
 
