@@ -60,9 +60,12 @@ struct engine_options {
     double gpu_memory;         /* share of the device's memory that may be used; 0 = 0.92 */
     int32_t n_threads;         /* of all ranks; 0 = all cores */
     int32_t tensor_parallel;   /* ranks that divide the model; 0 = 1 */
-    const char *rank_group;    /* NULL = the ranks are threads; else each is a process of this machine,
-                                  and this is the name they meet by */
+    const char *rank_group;    /* NULL = the ranks are threads; else each is a process, and this is the
+                                  name they meet by */
     int32_t rank;              /* with rank_group: which one this process is */
+    const char *rank_host;     /* NULL = they share memory; else they meet over TCP where rank 0 is, */
+    int32_t rank_port;         /*   at this port, */
+    uint64_t rank_secret[2];   /*   and all have this; zeros = none */
     int32_t seqs_max;          /* 0 = 64, or 256 on other devices than the CPU */
     int32_t step_tokens_max;   /* 0 = 512, or 8192 */
     int32_t context_max;       /* 0 = the model's, bounded by the cache */

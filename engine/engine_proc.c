@@ -6,6 +6,7 @@
  * wait out the back-off, begin the next. */
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdlib.h>
@@ -29,6 +30,7 @@ enum {
     STEP_MS_MAX = 10000,  /* a step's time: this, */
     SUSPECT_MS = 1000,
     STEP_TOKEN_MS_MAX = 100,  /*   and this for each of its tokens */
+    STOP_MS = 2000,           /* for a first rank to let the others go */
     RANK_STALL_KILL_MS = 5000 /* one rank of several: the others have given it up by then */
 };
 
@@ -443,9 +445,20 @@ static void proc_kill(struct engine *e, const char *why)
         die_because(p, clock_now(p->clock), why);
 }
 
+/* The others of a first rank hear from its process alone that this is for good. */
+static void let_ranks_go(struct engine_proc *p)
+{
+    struct pollfd gone = {.fd = p->life.pid_fd, .events = POLLIN};
+    if (!p->options.rank_host || p->options.rank > 0 || p->engine.state != ENGINE_READY)
+        return;
+    link_front_stop(&p->life.link);
+    poll(&gone, 1, STOP_MS);
+}
+
 static void proc_close(struct engine *e)
 {
     struct engine_proc *p = self(e);
+    let_ranks_go(p);
     life_end(p, true);
     if (p->epoll_fd >= 0)
         close(p->epoll_fd);
@@ -469,15 +482,16 @@ static const struct engine_vtable proc_vtable = {
 /* The caller's strings may go; keep copies of all in one block. */
 static bool keep_text(struct engine_proc *p, const struct engine_options *o)
 {
-    enum { N_TEXTS = 10 };
+    enum { N_TEXTS = 11 };
     const char *from[N_TEXTS] = {o->model_path,    o->cpu_precision, o->cpu_isa,  o->kv_dtype,
                                  o->device,        o->dtype,         o->quantize, o->quantize_head,
-                                 o->quantize_skip, o->rank_group};
+                                 o->quantize_skip, o->rank_group,    o->rank_host};
     const char **to[N_TEXTS] = {&p->options.model_path,    &p->options.cpu_precision,
                                 &p->options.cpu_isa,       &p->options.kv_dtype,
                                 &p->options.device,        &p->options.dtype,
                                 &p->options.quantize,      &p->options.quantize_head,
-                                &p->options.quantize_skip, &p->options.rank_group};
+                                &p->options.quantize_skip, &p->options.rank_group,
+                                &p->options.rank_host};
     size_t n = 0;
     for (int i = 0; i < N_TEXTS; i++)
         n += from[i] ? strlen(from[i]) + 1 : 0;

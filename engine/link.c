@@ -20,7 +20,7 @@
 
 enum {
     LINK_MAGIC = 0x696e6664, /* "infd" */
-    LINK_VERSION = 3,
+    LINK_VERSION = 4,
     CONTROL_BYTES = 16384, /* a multiple of every page size in use for it to be mapped apart */
     PATH_BYTES = 4096,
     HEARTBEAT_MS = 250,
@@ -31,7 +31,7 @@ struct shared_options { /* struct engine_options without pointers */
     char model_path[PATH_BYTES];
     char cpu_precision[16], cpu_isa[16], kv_dtype[16], device[16], dtype[16];
     char quantize[64], quantize_head[64], quantize_skip[1024];
-    char rank_group[64];
+    char rank_group[64], rank_host[256];
     struct engine_options rest; /* its pointers are NULL here */
 };
 
@@ -43,6 +43,7 @@ struct link_control {
     struct engine_facts facts;
     struct status why;
     _Atomic uint64_t n_done, n_total;
+    _Atomic uint32_t stop; /* the front writes */
     _Atomic uint64_t heartbeat_ns; /* CLOCK_MONOTONIC, the same in all processes */
 };
 
@@ -96,7 +97,7 @@ static bool copy_options(struct shared_options *to, const struct engine_options 
 {
     to->rest = *o;
     to->rest.model_path = to->rest.cpu_precision = to->rest.cpu_isa = to->rest.kv_dtype = NULL;
-    to->rest.device = to->rest.dtype = to->rest.rank_group = NULL;
+    to->rest.device = to->rest.dtype = to->rest.rank_group = to->rest.rank_host = NULL;
     to->rest.quantize = to->rest.quantize_head = to->rest.quantize_skip = NULL;
     return copy_text(to->model_path, sizeof to->model_path, o->model_path, "model path", st) &&
            copy_text(to->cpu_precision, sizeof to->cpu_precision, o->cpu_precision, "cpu precision",
@@ -110,7 +111,8 @@ static bool copy_options(struct shared_options *to, const struct engine_options 
                      st) &&
            copy_text(to->quantize_skip, sizeof to->quantize_skip, o->quantize_skip, "quantize-skip",
                      st) &&
-           copy_text(to->rank_group, sizeof to->rank_group, o->rank_group, "group of ranks", st);
+           copy_text(to->rank_group, sizeof to->rank_group, o->rank_group, "group of ranks", st) &&
+           copy_text(to->rank_host, sizeof to->rank_host, o->rank_host, "address of rank 0", st);
 }
 
 bool link_open(struct link *k, const struct engine_options *o, struct status *st)
@@ -297,6 +299,12 @@ void link_front_result_done(struct link *k)
     k->n_answered++;
 }
 
+void link_front_stop(struct link *k)
+{
+    k->control->stop = 1;
+    event_wake(k->fds.step);
+}
+
 void link_front_drain(struct link *k)
 {
     event_drain(k->fds.result);
@@ -381,6 +389,7 @@ static bool work_load(struct work *w, struct status *st)
     o.quantize_head = text_or_null(shared->quantize_head);
     o.quantize_skip = text_or_null(shared->quantize_skip);
     o.rank_group = text_or_null(shared->rank_group);
+    o.rank_host = text_or_null(shared->rank_host);
     w->runner = w->backend->open(&o, on_progress, w, st);
     return w->runner != NULL;
 }
@@ -462,7 +471,7 @@ static bool work_once(struct work *w, struct status *st)
 
 static bool work_run(struct work *w, const _Atomic bool *stop, struct status *st)
 {
-    while (!stop || !*stop)
+    while ((!stop || !*stop) && w->control->stop == 0)
         if (!work_once(w, st))
             return false;
     return true;

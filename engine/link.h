@@ -80,10 +80,12 @@ void link_front_submit(struct link *k);
 /* The oldest unread result, checked; NULL with st OK when there is none. */
 const struct step_result *link_front_result(struct link *k, struct status *st);
 void link_front_result_done(struct link *k);
+/* The worker is to end once it has done what it is at. */
+void link_front_stop(struct link *k);
 void link_front_drain(struct link *k); /* eats the eventfd; call before looking */
 
-/* The worker: load, say READY, run steps until `stop` (may be NULL) or a failure, which it leaves
- * in the control block.  Returns true when stopped, false when it failed. */
+/* The worker: load, say READY, run steps until `stop` (may be NULL) or the front says so, or a failure,
+ * which it leaves in the control block.  Returns true when stopped, false when it failed. */
 bool link_work(const struct link_fds *fds, const struct worker_backend *backend,
                const _Atomic bool *stop);
 

@@ -139,13 +139,26 @@ static bool start_threads(struct ranks *r, struct status *st)
     return true;
 }
 
+/* This process's end of a group of processes. */
+static struct comm *join(const struct ranks *r, struct status *st)
+{
+    const struct engine_options *o = &r->options;
+    const struct comm_place place = {.group = o->rank_group,
+                                     .host = o->rank_host,
+                                     .port = o->rank_port,
+                                     .secret = {o->rank_secret[0], o->rank_secret[1]}};
+    if (o->rank_host)
+        return comm_connect(&place, o->rank, r->n, JOIN_MS_MAX, st);
+    return comm_join(o->rank_group, o->rank, r->n, JOIN_MS_MAX, st);
+}
+
 static bool open_first(struct ranks *r, progress_fn *progress, void *ctx, struct status *st)
 {
     const struct engine_options *o = &r->options;
     if (r->n > 1 && !o->rank_group && !start_threads(r, st))
         return false;
     if (r->n > 1 && o->rank_group)
-        r->comm = comm_join(o->rank_group, 0, r->n, JOIN_MS_MAX, st);
+        r->comm = join(r, st);
     if (r->n > 1 && !r->comm)
         return false;
     r->runner = runner_open(o, r->comm, progress, ctx, st);
@@ -158,7 +171,7 @@ static bool open_other(struct ranks *r, progress_fn *progress, void *ctx, struct
     const struct engine_options *o = &r->options;
     struct follower *f = &r->follower[o->rank];
     f->options = o;
-    f->comm = comm_join(o->rank_group, o->rank, r->n, JOIN_MS_MAX, st);
+    f->comm = join(r, st);
     return f->comm && follower_open(f, progress, ctx, st) && follower_start(f, st);
 }
 
@@ -249,7 +262,7 @@ bool ranks_healthy(struct ranks *r, struct status *st)
     return !own_comm(r) || comm_look(own_comm(r), st);
 }
 
-/* Rank 0 lets the others go; another process's end is the group's. */
+/* Rank 0 lets the others go, for good if it had begun; another process's end is the group's. */
 static void leave_group(struct ranks *r)
 {
     struct status st = {0};
@@ -259,6 +272,8 @@ static void leave_group(struct ranks *r)
             comm_abort(own_comm(r), &st);
     } else if (r->comm && !tell(r, ORDER_STOP, NULL, &st)) {
         comm_abort(r->comm, &st);
+    } else if (r->comm && r->runner) {
+        comm_end(r->comm);
     }
 }
 
@@ -278,6 +293,6 @@ void ranks_close(struct ranks *r)
 
 void ranks_retire(const struct engine_options *o, bool for_good)
 {
-    if (o->rank_group)
+    if (o->rank_group && !o->rank_host) /* else its connections have told */
         comm_retire(o->rank_group, o->rank, for_good);
 }

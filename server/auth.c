@@ -1,15 +1,13 @@
 #include "server/auth.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <nettle/sha2.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
-enum { KEYS_MAX = 4096, KEY_BYTES_MAX = 512, FILE_BYTES_MAX = 1 << 20 };
+#include "server/private_file.h"
+
+enum { KEYS_MAX = 4096, KEY_BYTES_MAX = 512 };
 
 struct digest {
     uint8_t at[SHA256_DIGEST_SIZE];
@@ -28,51 +26,6 @@ static void digest_of(const char *s, size_t n, struct digest *d)
     sha256_init(&ctx);
     sha256_update(&ctx, n, (const uint8_t *)s);
     sha256_digest(&ctx, sizeof d->at, d->at);
-}
-
-/* Bits that a key file may not have.  One that root owns may be read by a group: that is how a daemon
- * of another user gets a file that it cannot change, from a package or a Kubernetes secret. */
-static mode_t forbidden_bits(const struct stat *s)
-{
-    return S_IRWXO | (s->st_uid == 0 ? S_IWGRP | S_IXGRP : S_IRWXG);
-}
-
-static char *read_private_file(const char *path, size_t *n, struct status *st)
-{
-    char *text = NULL;
-    struct stat s;
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* opening a pipe would wait */
-    if (fd < 0 || fstat(fd, &s) != 0) {
-        status_fail(st, STATUS_IO, "cannot read it: %s", strerror(errno));
-        st->sys = errno;
-        goto done;
-    }
-    if (!S_ISREG(s.st_mode)) {
-        status_fail(st, STATUS_BAD_INPUT, "not a regular file");
-        goto done;
-    }
-    if (s.st_mode & forbidden_bits(&s)) {
-        status_fail(st, STATUS_BAD_INPUT,
-                    "mode %04o lets others at the keys; want 0600 or 0400, or 0640 for a file of "
-                    "root's",
-                    (unsigned)(s.st_mode & 07777));
-        goto done;
-    }
-    text = malloc(FILE_BYTES_MAX + 1);
-    ssize_t got = 0;
-    *n = 0;
-    while (text && *n < FILE_BYTES_MAX && (got = read(fd, text + *n, FILE_BYTES_MAX - *n)) > 0)
-        *n += (size_t)got;
-    if (!text || got < 0 || *n == FILE_BYTES_MAX) {
-        status_fail(st, STATUS_IO, "%s",
-                    !text || got < 0 ? strerror(errno) : "it has 1 MiB or more");
-        free(text);
-        text = NULL;
-    }
-done:
-    if (fd >= 0)
-        close(fd);
-    return text;
 }
 
 static bool add_line(struct digest *key, int *n_keys, int line, char *s, size_t n,
@@ -100,7 +53,7 @@ static bool load_keys(const char *path, struct digest **out, int *n_out, struct 
     size_t n = 0;
     struct digest *key = NULL;
     int n_keys = 0, line = 0;
-    char *text = read_private_file(path, &n, st);
+    char *text = private_file_read(path, &n, st);
     if (!text)
         goto fail;
     key = calloc(KEYS_MAX, sizeof *key);

@@ -61,6 +61,15 @@ static const struct option options[] = {
      "CPU threads, of all ranks together; 0 = all cores"},
     {"Model", "tensor-parallel", NUMBER, AT(tensor_parallel), "1", 1, ENGINE_RANKS_MAX, 0,
      "ranks that divide the model among them; on the CPU each is a part of the threads"},
+    {"Model", "rank-transport", CHOICE, AT(rank_transport), "auto", 0, 0, "auto|shared|socket",
+     "how ranks that a launcher started speak: memory of one machine, or TCP; auto = memory unless "
+     "they are on several machines"},
+    {"Model", "rank-port", NUMBER, AT(rank_port), "0", 0, 65535, 0,
+     "port of rank 0 for the other ranks; 0 = MASTER_PORT, or the next one where torchrun listens "
+     "there itself, or 29500"},
+    {"Model", "rank-secret-file", TEXT, AT(rank_secret_file), "", 0, 4096, 0,
+     "file with a secret that all ranks have, at least 16 bytes, mode as that of api-key-file; over "
+     "TCP a rank without it is refused"},
     {"Model", "cpu-precision", CHOICE, AT(cpu_precision), "fast", 0, 0, "fast|exact",
      "fast: 8-bit activations for quantized weights; exact: float32 throughout"},
     {"Model", "cpu-isa", TEXT, AT(cpu_isa), "", 0, 31, 0,
@@ -393,66 +402,6 @@ static bool read_environment(struct config *c, struct status *st)
     return true;
 }
 
-/* ---- ranks ---- */
-
-static bool read_count(const char *name, int64_t max, int64_t *out, struct status *st)
-{
-    const char *text = getenv(name);
-    char *end;
-    *out = text ? strtoll(text, &end, 10) : 0;
-    return !text || (*text && !*end && *out >= 0 && *out <= max) ||
-           status_fail(st, STATUS_BAD_INPUT,
-                       "environment variable %s: \"%.40s\" is not a number from 0 to %lld", name,
-                       text, (long long)max);
-}
-
-/* The ranks of one start have a port or a namespace for themselves. */
-static void name_group(struct config *c)
-{
-    const char *port = getenv("MASTER_PORT"), *space = getenv("PMIX_NAMESPACE");
-    const char *name = port ? port : space ? space : "world";
-    snprintf(c->rank_group, sizeof c->rank_group, "%s%.48s", port ? "port-" : "", name);
-    for (char *s = c->rank_group; *s; s++)
-        if (!(*s >= '0' && *s <= '9') && !(*s >= 'a' && *s <= 'z') && !(*s >= 'A' && *s <= 'Z'))
-            *s = '-';
-}
-
-bool config_ranks(struct config *c, struct status *st)
-{
-    static const struct {
-        const char *rank, *size, *here;
-    } launchers[] = {
-        {"RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"}, /* torchrun */
-        {"OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE"},
-    };
-    const int i = getenv("RANK") && getenv("WORLD_SIZE") ? 0 : 1;
-    int64_t rank, size, here;
-    if (!read_count(launchers[i].size, ENGINE_RANKS_MAX, &size, st) ||
-        !read_count(launchers[i].rank, size, &rank, st) ||
-        !read_count(launchers[i].here, size, &here, st))
-        return false;
-    if (size <= 1)
-        return true;
-    if (rank == size)
-        return status_fail(st, STATUS_BAD_INPUT, "rank %lld is not one of %lld", (long long)rank,
-                           (long long)size);
-    if (here && here != size)
-        return status_fail(st, STATUS_UNSUPPORTED,
-                           "ranks on several machines: %lld of %lld are on this one",
-                           (long long)here, (long long)size);
-    if (c->engine[0] != 'p')
-        return status_fail(st, STATUS_UNSUPPORTED,
-                           "engine: want process for a rank of several, as %s says, found %s",
-                           launchers[i].size, c->engine);
-    if (c->tensor_parallel != 1 && c->tensor_parallel != size)
-        return status_fail(st, STATUS_BAD_INPUT, "tensor-parallel is %lld, and %s says %lld",
-                           (long long)c->tensor_parallel, launchers[i].size, (long long)size);
-    c->tensor_parallel = size;
-    c->rank = rank;
-    name_group(c);
-    return true;
-}
-
 /* The value of the flag at argv[*i], which is moved past it. */
 static const char *flag_value(const char *equals, const struct option *o, int argc, char **argv,
                               int *i)
@@ -624,6 +573,9 @@ void config_engine(const struct config *c, struct engine_options *o)
         .tensor_parallel = (int32_t)c->tensor_parallel,
         .rank_group = c->rank_group[0] ? c->rank_group : NULL,
         .rank = (int32_t)c->rank,
+        .rank_host = c->rank_host,
+        .rank_port = (int32_t)c->rank_port,
+        .rank_secret = {c->rank_secret[0], c->rank_secret[1]},
         .seqs_max = (int32_t)c->max_seqs,
         .step_tokens_max = (int32_t)c->max_step_tokens,
         .context_max = (int32_t)c->max_context,

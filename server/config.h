@@ -40,7 +40,11 @@ struct config {
     /* log */
     const char *log_level, *log_format;
     /* ranks that are processes: config_ranks */
-    char rank_group[64]; /* "" = they are threads */
+    const char *rank_transport, *rank_secret_file;
+    int64_t rank_port;     /* of rank 0, once config_ranks has been */
+    char rank_group[64];   /* "" = they are threads */
+    const char *rank_host; /* of rank 0; NULL = they share memory */
+    uint64_t rank_secret[2];
     int64_t rank;
 
     char *owned[256]; /* texts from the environment and the file */
@@ -51,8 +55,9 @@ struct config {
  * False: st BAD_INPUT says what is wrong.  config_close accepts a zeroed config. */
 bool config_read(struct config *c, int argc, char **argv, struct status *st) MUST_CHECK;
 void config_close(struct config *c);
-/* What torchrun or mpirun says in the environment of the ranks it starts, if one of them did.
- * BAD_INPUT where options contradict it, UNSUPPORTED when ranks are on several machines. */
+/* What torchrun, mpirun or a LeaderWorkerSet says in the environment of the ranks it starts, if one
+ * of them did.  BAD_INPUT where options contradict it, or ranks on several machines do not know
+ * where rank 0 is. */
 bool config_ranks(struct config *c, struct status *st) MUST_CHECK;
 
 /* One `name = value` line, for tests and the fuzzer; n bytes, any bytes. */

@@ -14,7 +14,8 @@
 
 enum {
     WATCH_MS = 250,
-    AFTER_DRAIN_MS = 5000 /* for rank 0 to end what a drain left */
+    AFTER_DRAIN_MS = 5000, /* for rank 0 to end what a drain left */
+    LONE_MS = 3000         /* for a group to be found, once a signal came */
 };
 
 struct follow {
@@ -23,6 +24,7 @@ struct follow {
     int signals;              /* signalfd */
     uint32_t epoch, n_deaths; /* that were told */
     uint64_t stop_ns;         /* 0 = no signal came; else when to end at the latest */
+    uint64_t lone_ns;         /* since when the engine has been in no group; 0 = it is in one */
 };
 
 static int watch_signals(void)
@@ -61,6 +63,19 @@ static void tell(struct follow *f)
     f->epoch = e->epoch;
 }
 
+/* A rank that nobody drains has nothing to wait for. */
+static bool is_lone(struct follow *f, uint64_t now_ns)
+{
+    const struct engine *e = f->engine;
+    const bool in_group =
+        e->state == ENGINE_READY || (e->state == ENGINE_STARTING && e->progress.n_total > 0);
+    if (in_group)
+        f->lone_ns = 0;
+    else if (f->lone_ns == 0)
+        f->lone_ns = now_ns;
+    return f->lone_ns && now_ns - f->lone_ns >= LONE_MS * NS_PER_MS;
+}
+
 static bool has_ended(const struct follow *f)
 {
     return f->engine->state == ENGINE_DOWN && f->engine->why.code == STATUS_CANCELLED;
@@ -78,7 +93,9 @@ static int watch(struct follow *f)
         if (has_ended(f))
             return 0;
         tell(f);
-        if (f->stop_ns && (now_ns >= f->stop_ns || f->engine->state == ENGINE_DOWN))
+        const bool is_over =
+            now_ns >= f->stop_ns || f->engine->state == ENGINE_DOWN || is_lone(f, now_ns);
+        if (f->stop_ns && is_over)
             return 0;
         if (f->engine->given_up)
             return 1;

@@ -2,7 +2,7 @@
  *
  * It serves nothing: it keeps an engine process that follows rank 0's, and starts it again when the
  * group fails, as rank 0 does.  It ends when the group ends, and after a signal no later than a
- * drain of rank 0 may take.
+ * drain of rank 0 may take, or soon where there is no group.
  *
  * Thread: main's. */
 #ifndef SERVER_FOLLOW_H
