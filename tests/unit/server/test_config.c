@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "server/config.h"
@@ -231,7 +232,8 @@ static void launchers_say_which_rank_this_is(void **state)
          0,
          0,
          NULL,
-         "ranks on several machines: 2 of 4 are on this one"},
+         "ranks on several machines: 2 of 4 are on this one; want MASTER_ADDR in the environment, the "
+         "address of rank 0"},
         {"contradiction",
          {{"RANK", "0"}, {"WORLD_SIZE", "4"}},
          "--tensor-parallel=2",
@@ -293,6 +295,129 @@ static void launchers_say_which_rank_this_is(void **state)
             unsetenv(rows[i].env[j][0]);
         config_close(&c);
     }
+}
+
+/* Where ranks meet: memory has no host. */
+static void ranks_of_several_machines_meet_at_a_port(void **state)
+{
+    static const struct {
+        const char *name;
+        const char *env[6][2];
+        const char *flag;
+        const char *host;
+        int port;
+    } rows[] = {
+        {"torchrun, one machine",
+         {{"RANK", "1"},
+          {"WORLD_SIZE", "2"},
+          {"LOCAL_WORLD_SIZE", "2"},
+          {"MASTER_ADDR", "node-1"},
+          {"MASTER_PORT", "29500"}},
+         "m",
+         NULL,
+         0},
+        {"torchrun, two machines, its store at the port",
+         {{"RANK", "1"},
+          {"WORLD_SIZE", "2"},
+          {"LOCAL_WORLD_SIZE", "1"},
+          {"MASTER_ADDR", "node-1"},
+          {"MASTER_PORT", "29400"},
+          {"TORCHELASTIC_USE_AGENT_STORE", "True"}},
+         "m",
+         "node-1",
+         29401},
+        {"by hand, another machine",
+         {{"RANK", "1"}, {"WORLD_SIZE", "2"}, {"LOCAL_RANK", "0"}, {"MASTER_ADDR", "fd00::7"}},
+         "m",
+         "fd00::7",
+         29500},
+        {"by hand, this machine",
+         {{"RANK", "1"}, {"WORLD_SIZE", "2"}, {"MASTER_ADDR", "127.0.0.1"}},
+         "m",
+         NULL,
+         0},
+        {"mpirun",
+         {{"OMPI_COMM_WORLD_RANK", "1"},
+          {"OMPI_COMM_WORLD_SIZE", "2"},
+          {"OMPI_COMM_WORLD_LOCAL_SIZE", "1"},
+          {"MASTER_ADDR", "10.0.0.1"},
+          {"MASTER_PORT", "4000"}},
+         "--rank-port=5000",
+         "10.0.0.1",
+         5000},
+        {"LeaderWorkerSet",
+         {{"LWS_WORKER_INDEX", "1"},
+          {"LWS_GROUP_SIZE", "2"},
+          {"LWS_LEADER_ADDRESS", "inferd-0.inferd.ns"}},
+         "m",
+         "inferd-0.inferd.ns",
+         29500},
+        {"forced",
+         {{"RANK", "1"}, {"WORLD_SIZE", "2"}, {"LOCAL_WORLD_SIZE", "2"}},
+         "--rank-transport=socket",
+         "localhost",
+         29500},
+        {"forced to memory",
+         {{"RANK", "1"}, {"WORLD_SIZE", "2"}, {"MASTER_ADDR", "node-1"}},
+         "--rank-transport=shared",
+         NULL,
+         0},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct config c;
+        struct status st;
+        struct engine_options o;
+        for (int j = 0; j < 6 && rows[i].env[j][0]; j++)
+            setenv(rows[i].env[j][0], rows[i].env[j][1], 1);
+        assert_true(READ(&c, &st, rows[i].flag));
+        if (!config_ranks(&c, &st))
+            fail_msg("%s: %s", rows[i].name, st.msg);
+        config_engine(&c, &o);
+        assert_int_equal(o.rank, 1);
+        if (!o.rank_host != !rows[i].host || (o.rank_host && strcmp(o.rank_host, rows[i].host)) ||
+            o.rank_port != rows[i].port)
+            fail_msg("%s: %s, port %d", rows[i].name, o.rank_host, o.rank_port);
+        for (int j = 0; j < 6 && rows[i].env[j][0]; j++)
+            unsetenv(rows[i].env[j][0]);
+        config_close(&c);
+    }
+}
+
+static void a_secret_of_ranks_is_private_and_long(void **state)
+{
+    char path[] = "/tmp/inferd-secret-XXXXXX", flag[64];
+    const int fd = mkstemp(path);
+    static const struct {
+        const char *text;
+        mode_t mode;
+        const char *message; /* NULL = taken */
+    } rows[] = {
+        {"0123456789abcde\n", 0600, "15 bytes, want at least 16"},
+        {"0123456789abcdef\n", 0606, "mode 0606 lets others at it"},
+        {"0123456789abcdef\n", 0600, NULL},
+    };
+    (void)state;
+    setenv("RANK", "0", 1);
+    setenv("WORLD_SIZE", "2", 1);
+    snprintf(flag, sizeof flag, "--rank-secret-file=%s", path);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct config c;
+        struct status st;
+        assert_int_equal(pwrite(fd, rows[i].text, strlen(rows[i].text), 0),
+                         (ssize_t)strlen(rows[i].text));
+        assert_int_equal(fchmod(fd, rows[i].mode), 0);
+        assert_true(READ(&c, &st, "--rank-transport=socket", flag));
+        assert_int_equal(config_ranks(&c, &st), !rows[i].message);
+        if (rows[i].message && !strstr(st.msg, rows[i].message))
+            fail_msg("%s", st.msg);
+        assert_true(rows[i].message || (c.rank_secret[0] && c.rank_secret[1]));
+        config_close(&c);
+    }
+    unsetenv("RANK");
+    unsetenv("WORLD_SIZE");
+    close(fd);
+    unlink(path);
 }
 
 static void a_file_error_names_its_line(void **state)
@@ -408,6 +533,8 @@ int main(void)
         cmocka_unit_test(the_engine_gets_the_device_that_was_asked_for),
         cmocka_unit_test(the_engine_gets_the_schemes_that_were_asked_for),
         cmocka_unit_test(launchers_say_which_rank_this_is),
+        cmocka_unit_test(ranks_of_several_machines_meet_at_a_port),
+        cmocka_unit_test(a_secret_of_ranks_is_private_and_long),
         cmocka_unit_test(a_file_error_names_its_line),
         cmocka_unit_test(the_engine_is_started_again_as_the_options_say),
         cmocka_unit_test(what_is_printed_reads_back_the_same),
