@@ -1,14 +1,17 @@
-/* Ranks that are processes give the bits of ranks that are threads; when one is killed or stopped,
+/* Ranks that are processes, in shared memory and over TCP, give the bits of ranks that are threads; when one is killed or stopped,
  * in a step or between two, all end within seconds and say which; those who were started
  * differently are refused; and a group can be formed again under its name. */
 #include "engine/ranks.h"
 
+#include <arpa/inet.h>
+#include <netinet/in.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <cmocka.h>
@@ -21,6 +24,7 @@
 enum { PROMPT = 23, N_NEW = 6, TOP = 5, RANKS = 4, ALL_DOWN_MS = 10000 };
 
 static char path[64], other_path[64], group[32];
+static int port; /* 0 = the ranks share memory */
 
 struct end { /* how a rank's process ended, seen by the test */
     struct status why;
@@ -45,6 +49,8 @@ static struct engine_options options(int n_ranks, const char *rank_group, int ra
                                    .tensor_parallel = n_ranks,
                                    .rank_group = rank_group,
                                    .rank = rank,
+                                   .rank_host = port && rank_group ? "127.0.0.1" : NULL,
+                                   .rank_port = port,
                                    .n_threads = 1,
                                    .seqs_max = 2,
                                    .step_tokens_max = 64,
@@ -204,7 +210,7 @@ static void a_first_rank_that_is_gone_ends_the_others(void **state)
         sleep_ms(700);
         kill(pid[0], signals[i]);
         assert_true(await_others(pid, RANKS, 0) < ALL_DOWN_MS);
-        if (!strstr(ends[1].why.msg, "process of rank 0 has not run"))
+        if (!strstr(ends[1].why.msg, "the process of rank 0"))
             fail_msg("%s", ends[1].why.msg);
         kill(pid[0], SIGKILL);
         waitpid(pid[0], NULL, 0);
@@ -281,6 +287,26 @@ static void a_group_of_another_size_is_refused(void **state)
     assert_non_null(strstr(st.msg, "rank 0 did not make group"));
 }
 
+static int over_memory(void **state)
+{
+    (void)state;
+    port = 0;
+    return 0;
+}
+
+static int over_tcp(void **state)
+{
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t n = sizeof at;
+    const int fd = socket(AF_INET, SOCK_STREAM, 0);
+    (void)state;
+    if (bind(fd, (struct sockaddr *)&at, n) != 0 || getsockname(fd, (struct sockaddr *)&at, &n))
+        return 1;
+    close(fd);
+    port = ntohs(at.sin_port);
+    return 0;
+}
+
 static void write_tiny(char to[64], int vocab)
 {
     struct make m;
@@ -296,11 +322,15 @@ static void write_tiny(char to[64], int vocab)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(processes_give_the_bits_of_threads),
-        cmocka_unit_test(a_rank_that_is_killed_or_stopped_ends_all),
-        cmocka_unit_test(a_first_rank_that_is_gone_ends_the_others),
-        cmocka_unit_test(ranks_that_differ_are_refused),
-        cmocka_unit_test(a_group_of_another_size_is_refused),
+        cmocka_unit_test_setup(processes_give_the_bits_of_threads, over_memory),
+        cmocka_unit_test_setup(a_rank_that_is_killed_or_stopped_ends_all, over_memory),
+        cmocka_unit_test_setup(a_first_rank_that_is_gone_ends_the_others, over_memory),
+        cmocka_unit_test_setup(ranks_that_differ_are_refused, over_memory),
+        cmocka_unit_test_setup(processes_give_the_bits_of_threads, over_tcp),
+        cmocka_unit_test_setup(a_rank_that_is_killed_or_stopped_ends_all, over_tcp),
+        cmocka_unit_test_setup(a_first_rank_that_is_gone_ends_the_others, over_tcp),
+        cmocka_unit_test_setup(ranks_that_differ_are_refused, over_tcp),
+        cmocka_unit_test_setup(a_group_of_another_size_is_refused, over_memory),
     };
     ends =
         mmap(NULL, RANKS * sizeof *ends, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
