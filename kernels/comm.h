@@ -43,8 +43,8 @@ struct comm *comm_open(void *memory, int rank, struct status *st) MUST_CHECK;
 void comm_close(struct comm *c);
 
 /* Processes of one machine meet by the name of their group: letters, digits, - and .; at most
- * COMM_NAME_MAX bytes.  Rank 0 makes it anew, and the ranks of an earlier one of that name fail;
- * the others wait for one that takes them.  A rank here has a heartbeat, and is given up when it
+ * COMM_NAME_MAX bytes.  Rank 0 makes it anew, and the ranks of an earlier one of that name fail,
+ * but IO while that has a rank 0 that runs; the others wait for one that takes them.  A rank here has a heartbeat, and is given up when it
  * stops.  BAD_INPUT where sizes differ, UNSUPPORTED where versions do. */
 enum { COMM_NAME_MAX = 63 };
 struct comm *comm_join(const char *name, int rank, int n_ranks, int64_t wait_ms,

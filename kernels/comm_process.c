@@ -17,6 +17,7 @@ enum {
     BEAT_LOST_MS = 3000, /* without a beat: the process is stopped, or gone */
     SUSPECT_MS = 500,    /* between the two looks that find it so */
     LOOK_MS = 50,        /* between looks for a group to join */
+    HELD_MS = 1000,      /* without a beat: who had the name has left it */
     PATH_BYTES = 128
 };
 
@@ -144,6 +145,25 @@ void comm_retire(const char *name, int rank, bool ended)
         unlink(path);
 }
 
+/* Whether a process that runs is rank 0 of that path: it beats while we look. */
+static bool is_held(const char *path)
+{
+    size_t n_bytes;
+    bool held = false;
+    struct group *g = find_group(path, &n_bytes);
+    if (!g)
+        return false;
+    const uint64_t beat = atomic_load(&g->beat_ns[0]);
+    if (g->magic == COMM_MAGIC && g->layout == COMM_LAYOUT && beat != 0)
+        for (int ms = 0; ms < HELD_MS && !held && atomic_load(&g->failed) == 0; ms += LOOK_MS) {
+            sleep_ms(LOOK_MS);
+            held = atomic_load(&g->beat_ns[0]) != beat;
+        }
+    held = held && atomic_load(&g->failed) == 0;
+    munmap(g, n_bytes);
+    return held;
+}
+
 /* It has its name once it is whole. */
 static struct group *make_group(const char *name, int n_ranks, struct status *st)
 {
@@ -151,6 +171,10 @@ static struct group *make_group(const char *name, int n_ranks, struct status *st
     struct group *g = NULL;
     if (!make_path(name, "", path, st) || !make_path(name, ".new", new_path, st))
         return NULL;
+    if (is_held(path)) {
+        status_fail(st, STATUS_IO, "another process is rank 0 of group %s", name);
+        return NULL;
+    }
     comm_retire(name, 0, false);
     unlink(new_path);
     const size_t n_bytes = comm_memory_bytes(n_ranks);

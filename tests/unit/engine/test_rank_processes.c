@@ -262,7 +262,12 @@ static void a_group_of_another_size_is_refused(void **state)
     st = (struct status){0};
     comm_retire(group, 1, false); /* it is not in it */
     assert_true(comm_ok(first, &st));
-    struct comm *again = comm_join(group, 0, 2, 1000, &st); /* the first life is over */
+    struct comm *again = comm_join(group, 0, 2, 1000, &st);
+    assert_null(again);
+    assert_non_null(strstr(st.msg, "another process is rank 0 of group"));
+    st = (struct status){0};
+    comm_retire(group, 0, false); /* the first life is over */
+    again = comm_join(group, 0, 2, 1000, &st);
     assert_non_null(again);
     assert_false(comm_ok(first, &st));
     assert_string_equal(st.msg, "rank 0 starts again");
