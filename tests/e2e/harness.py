@@ -41,7 +41,7 @@ def free_port():
 class Server:
     """One daemon on a loopback port, with one API key."""
 
-    def __init__(self, binary, model, *options):
+    def __init__(self, binary, model, *options, env=None):
         self.port = free_port()
         self.dir = tempfile.TemporaryDirectory(prefix="inferd-e2e-")
         self.log_path = os.path.join(self.dir.name, "log")
@@ -52,7 +52,7 @@ class Server:
                      "--served-model-name", "test-model", "--api-key-file", key_path, *options]
         self.log = open(self.log_path, "wb")
         self.process = subprocess.Popen(self.args, stdin=subprocess.DEVNULL, stdout=self.log,
-                                        stderr=self.log)
+                                        stderr=self.log, env=env and {**os.environ, **env})
         self.pid = self.process.pid
         self.wait_ready(120)
 
@@ -284,7 +284,7 @@ class Tally:
             print(f"pass  {name}  ({time.monotonic() - start:.1f} s)", flush=True)
 
     def run_suite(self, module, context):
-        for name, function in vars(module).items():
+        for name, function in list(vars(module).items()):
             if name.startswith("test_"):
                 self.run(f"{module.__name__}: {name[5:].replace('_', ' ')}", function, context)
 

@@ -1,7 +1,7 @@
 """A model divided among three ranks: threads of one engine, and processes as a launcher starts them.
 
-The suite's own daemon has its ranks as threads; what it says is what the processes must say, also
-when one of them is killed or stopped meanwhile."""
+The suite's own daemon has its ranks as threads; what it says is what the processes must say, in
+shared memory and over TCP, also when one of them is killed or stopped meanwhile."""
 import os
 import signal
 import subprocess
@@ -10,64 +10,17 @@ import time
 
 import harness
 from harness import check, equal
+from rank_group import RANKS, Group
 
-RANKS = 3
 OPTIONS = ("--tensor-parallel", str(RANKS), "--kv-memory", "64MiB")
+TRANSPORTS = ("shared", "socket")
 REQUESTS = [("/v1/completions", {"model": "test-model", "prompt": f"Chapter {i}:", "max_tokens": 60,
                                  "seed": i, "temperature": (0, 0.9)[i % 2], "ignore_eos": True})
             for i in range(4)]
 
 
-def children(pid):
-    with open(f"/proc/{pid}/task/{pid}/children") as f:
-        return [int(p) for p in f.read().split()]
-
-
-class Group:
-    """RANKS processes with the environment of torchrun; the first one is a harness.Server."""
-
-    def __init__(self, options):
-        self.logs, self.others = [], []
-        self.env = {"WORLD_SIZE": str(RANKS), "MASTER_PORT": str(harness.free_port())}
-        for rank in range(1, RANKS):
-            self.logs.append(open(f"/tmp/inferd-e2e-rank-{os.getpid()}-{rank}", "w+"))
-            self.others.append(subprocess.Popen(
-                [options.binary, "serve", "--model", options.model, *OPTIONS],
-                env={**os.environ, **self.env, "RANK": str(rank)}, stderr=self.logs[-1]))
-        before = dict(os.environ)
-        os.environ.update(self.env, RANK="0")
-        try:
-            self.first = harness.Server(options.binary, options.model, *OPTIONS)
-        except harness.Failure:
-            self.kill()
-            raise
-        finally:
-            for name in (*self.env, "RANK"):
-                os.environ.pop(name, None)
-            os.environ.update(before)
-
-    def engine_pid(self, rank):
-        if rank == 0:
-            return self.first.engine_pid()
-        pids = children(self.others[rank - 1].pid)
-        return pids[0] if pids else 0
-
-    def kill(self):
-        for p in self.others:
-            if p.poll() is None:
-                p.kill()
-            p.wait()
-        for log in self.logs:
-            os.unlink(log.name)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exc):
-        self.kill()
-        if self.first.alive():
-            self.first.process.kill()
-            self.first.process.wait()
+def group_of(c, transport):
+    return Group(c.options, *OPTIONS, "--rank-transport", transport)
 
 
 def run_all(server):
@@ -76,13 +29,16 @@ def run_all(server):
 
 def test_processes_say_what_threads_say_and_end_together(c):
     want = run_all(c.server)
-    with Group(c.options) as group:
-        equal(run_all(group.first), want, "streams of processes")
-        start = time.monotonic()
-        group.first.stop()
-        for rank, p in enumerate(group.others, 1):
-            equal(p.wait(10), 0, "exit code of rank", rank)
-        c.say(f"all ended {time.monotonic() - start:.2f} s after SIGTERM to the first")
+    for transport in TRANSPORTS:
+        with group_of(c, transport) as group:
+            start = time.monotonic()
+            equal(run_all(group.first), want, "streams of processes")
+            middle = time.monotonic()
+            group.first.stop()
+            for rank, p in group.others.items():
+                equal(p.wait(10), 0, "exit code of rank", rank)
+            c.say(f"{transport}: {middle - start:.2f} s; all ended {time.monotonic() - middle:.2f} s "
+                  "after SIGTERM to the first")
 
 
 def strike(c, group, want, rank, sig):
@@ -100,10 +56,32 @@ def strike(c, group, want, rank, sig):
 
 def test_streams_go_on_when_a_rank_is_killed_or_stopped(c):
     want = run_all(c.server)
-    with Group(c.options) as group:
-        for rank, sig in ((1, signal.SIGKILL), (0, signal.SIGKILL), (2, signal.SIGSTOP)):
-            strike(c, group, want, rank, sig)
-        group.first.stop()
+    for transport in TRANSPORTS:
+        with group_of(c, transport) as group:
+            for rank, sig in ((1, signal.SIGKILL), (0, signal.SIGKILL), (2, signal.SIGSTOP)):
+                strike(c, group, want, rank, sig)
+            group.first.stop()
+
+
+def test_a_second_first_rank_on_the_port_is_refused_and_a_lone_follower_ends_soon(c):
+    for transport in TRANSPORTS:
+        with group_of(c, transport) as group:
+            command = [c.options.binary, "serve", "--model", c.options.model, *OPTIONS,
+                       "--rank-transport", transport, "--port", "0"]
+            again = subprocess.run(command, env={**os.environ, **group.env, "RANK": "0"},
+                                   capture_output=True, text=True, timeout=60)
+            equal(again.returncode, 1, again.stderr)
+            check("another process is rank 0" in again.stderr
+                  or "Address already in use" in again.stderr, again.stderr)
+            equal(group.first.get("/readyz")[0], 200, "/readyz of the first group")
+            group.first.stop()
+        lone = subprocess.Popen(command, env={**os.environ, **group.env, "RANK": "1"},
+                                stderr=subprocess.DEVNULL)
+        time.sleep(1)
+        start = time.monotonic()
+        lone.terminate()
+        equal(lone.wait(30), 0, "exit code of a lone follower")
+        check(time.monotonic() - start < 5, "a lone follower took", time.monotonic() - start, "s")
 
 
 def test_ranks_that_differ_are_refused_by_name(c):
@@ -114,14 +92,16 @@ def test_ranks_that_differ_are_refused_by_name(c):
     equal(first.returncode, 2, first.stderr)
     check("tensor-parallel is 3, and WORLD_SIZE says 2" in first.stderr, first.stderr)
     env["WORLD_SIZE"] = str(RANKS)
-    ranks = [subprocess.Popen([*args, "--kv-dtype", ("f16", "f16", "f32")[rank]],
-                              env={**env, "RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
-             for rank in range(RANKS)]
-    try:
-        for rank, p in enumerate(ranks):
-            text = p.communicate(timeout=60)[1]
-            equal(p.returncode, 1, "rank", rank, text)
-            check("differ in the options" in text, "rank", rank, text)
-    finally:
-        for p in ranks:
-            p.kill()
+    for transport in TRANSPORTS:
+        options = ("--rank-transport", transport, "--kv-dtype")
+        ranks = [subprocess.Popen([*args, *options, ("f16", "f16", "f32")[rank]],
+                                  env={**env, "RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
+                 for rank in range(RANKS)]
+        try:
+            for rank, p in enumerate(ranks):
+                text = p.communicate(timeout=60)[1]
+                equal(p.returncode, 1, "rank", rank, text)
+                check("differ in the options" in text, transport, "rank", rank, text)
+        finally:
+            for p in ranks:
+                p.kill()
