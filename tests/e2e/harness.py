@@ -41,14 +41,14 @@ def free_port():
 class Server:
     """One daemon on a loopback port, with one API key."""
 
-    def __init__(self, binary, model, *options, env=None):
+    def __init__(self, binary, model, *options, env=None, prefix=()):
         self.port = free_port()
         self.dir = tempfile.TemporaryDirectory(prefix="inferd-e2e-")
         self.log_path = os.path.join(self.dir.name, "log")
         key_path = os.path.join(self.dir.name, "keys")
         with open(os.open(key_path, os.O_WRONLY | os.O_CREAT, 0o600), "w") as f:
             f.write(KEY + "\n")
-        self.args = [binary, "serve", "--model", model, "--port", str(self.port),
+        self.args = [*prefix, binary, "serve", "--model", model, "--port", str(self.port),
                      "--served-model-name", "test-model", "--api-key-file", key_path, *options]
         self.log = open(self.log_path, "wb")
         self.process = subprocess.Popen(self.args, stdin=subprocess.DEVNULL, stdout=self.log,

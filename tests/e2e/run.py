@@ -19,7 +19,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import harness  # noqa: E402
 
 SUITES = ("start", "manager", "openai_python", "openai_node", "metrics", "bad_inputs", "batching",
-          "kv8", "aborts", "kills", "ranks")
+          "kv8", "aborts", "kills", "ranks", "machines", "launchers", "rank_faults")
 
 
 def use_python_with_openai():
@@ -65,23 +65,25 @@ def read_options():
     p.add_argument("--no-node", action="store_true")
     p.add_argument("--aborts", type=int, default=300, help="disconnects of the storm")
     p.add_argument("--kills", type=int, default=6, help="kills of the engine under load")
-    p.add_argument("--full", action="store_true", help="10000 aborts, 500 kills")
+    p.add_argument("--faults", type=int, default=6, help="faults of ranks under load")
+    p.add_argument("--full", action="store_true", help="10000 aborts, 500 kills, 200 faults of ranks")
     o = p.parse_args()
     if not o.model:
         p.error("--model, or INFERD_TEST_MODEL, must name a GGUF file")
     if not os.path.exists(o.binary):
         p.error(f"no binary at {o.binary}: build first")
     if o.full:
-        o.aborts, o.kills = 10000, 500
+        o.aborts, o.kills, o.faults = 10000, 500, 200
     o.suites = [s for s in SUITES if s in (o.only or SUITES)]
     if o.no_node and "openai_node" in o.suites:
         o.suites.remove("openai_node")
-    of_processes = [s for s in ("kills", "ranks") if s in o.suites]
+    of_processes = [s for s in ("kills", "ranks", "machines", "launchers", "rank_faults")
+                    if s in o.suites]
     if o.engine == "local" and of_processes:
         if o.only:
             p.error("there is no process to kill with --engine local")
         o.suites = [s for s in o.suites if s not in of_processes]
-        print("--engine local has no process to kill: kills and ranks are left out", flush=True)
+        print("--engine local has no process to kill:", *of_processes, "are left out", flush=True)
     return o
 
 
