@@ -486,12 +486,11 @@ static bool keep_text(struct engine_proc *p, const struct engine_options *o)
     const char *from[N_TEXTS] = {o->model_path,    o->cpu_precision, o->cpu_isa,  o->kv_dtype,
                                  o->device,        o->dtype,         o->quantize, o->quantize_head,
                                  o->quantize_skip, o->rank_group,    o->rank_host};
-    const char **to[N_TEXTS] = {&p->options.model_path,    &p->options.cpu_precision,
-                                &p->options.cpu_isa,       &p->options.kv_dtype,
-                                &p->options.device,        &p->options.dtype,
-                                &p->options.quantize,      &p->options.quantize_head,
-                                &p->options.quantize_skip, &p->options.rank_group,
-                                &p->options.rank_host};
+    const char **to[N_TEXTS] = {
+        &p->options.model_path, &p->options.cpu_precision, &p->options.cpu_isa,
+        &p->options.kv_dtype,   &p->options.device,        &p->options.dtype,
+        &p->options.quantize,   &p->options.quantize_head, &p->options.quantize_skip,
+        &p->options.rank_group, &p->options.rank_host};
     size_t n = 0;
     for (int i = 0; i < N_TEXTS; i++)
         n += from[i] ? strlen(from[i]) + 1 : 0;

@@ -43,7 +43,7 @@ struct link_control {
     struct engine_facts facts;
     struct status why;
     _Atomic uint64_t n_done, n_total;
-    _Atomic uint32_t stop; /* the front writes */
+    _Atomic uint32_t stop;         /* the front writes */
     _Atomic uint64_t heartbeat_ns; /* CLOCK_MONOTONIC, the same in all processes */
 };
 

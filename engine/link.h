@@ -84,8 +84,8 @@ void link_front_result_done(struct link *k);
 void link_front_stop(struct link *k);
 void link_front_drain(struct link *k); /* eats the eventfd; call before looking */
 
-/* The worker: load, say READY, run steps until `stop` (may be NULL) or the front says so, or a failure,
- * which it leaves in the control block.  Returns true when stopped, false when it failed. */
+/* The worker: load, say READY, run steps until `stop` (may be NULL) or the front says so, or a
+ * failure, which it leaves in the control block.  True when stopped, false when it failed. */
 bool link_work(const struct link_fds *fds, const struct worker_backend *backend,
                const _Atomic bool *stop);
 

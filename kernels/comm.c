@@ -385,8 +385,7 @@ bool comm_all_gather(struct comm *c, void *rows, size_t n_rows, size_t row_bytes
         struct parcel parcel = {0};
         for (int r = 0; r < c->n_ranks; r++) {
             parcel.in[r].n = piece_bytes(n_rows * (split[r + 1] - split[r]), at);
-            parcel.out[r].n =
-                piece_bytes(n_rows * (split[c->rank + 1] - split[c->rank]), at);
+            parcel.out[r].n = piece_bytes(n_rows * (split[c->rank + 1] - split[c->rank]), at);
         }
         for (int i = 0; i <= c->n_ranks; i++) { /* own part out, then the others' in */
             const int r = i == 0 ? c->rank : i - 1;

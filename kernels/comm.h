@@ -6,13 +6,14 @@
  * carries it.
  *
  * Ranks meet in one piece of shared memory, where each has a mailbox: threads of a process and
- * processes of a machine alike; or, on several machines, over TCP.  The CPU device sums activations here; a device with links of its
- * own uses it to set them up, and for what its host must agree on.
+ * processes of a machine alike; or, on several machines, over TCP.  The CPU device sums activations
+ * here; a device with links of its own uses it to set them up, and for what its host must agree on.
  *
  * Nobody waits for ever: a rank that does not come in the time that comm_wait_set allows fails the
  * group, and so does comm_abort.  A failure is final and shared: the calls of all ranks return
  * false from then on, at once or when their wait is over (within COMM_LOOK_MS), and comm_ok gives
- * the reason, which names the rank; the one reason of all, or over TCP the first that each heard.  What a failed call should have written is undefined.
+ * the reason, which names the rank; the one reason of all, or over TCP the first that each heard.
+ * What a failed call should have written is undefined.
  *
  * Thread: one for each rank, but comm_abort and comm_ok: any. */
 #ifndef KERNELS_COMM_H
@@ -44,8 +45,8 @@ void comm_close(struct comm *c);
 
 /* Processes of one machine meet by the name of their group: letters, digits, - and .; at most
  * COMM_NAME_MAX bytes.  Rank 0 makes it anew, and the ranks of an earlier one of that name fail,
- * but IO while that has a rank 0 that runs; the others wait for one that takes them.  A rank here has a heartbeat, and is given up when it
- * stops.  BAD_INPUT where sizes differ, UNSUPPORTED where versions do. */
+ * but IO while that has a rank 0 that runs; the others wait for one that takes them.  A rank here has
+ * a heartbeat, and is given up when it stops.  BAD_INPUT where sizes differ, UNSUPPORTED where versions do. */
 enum { COMM_NAME_MAX = 63 };
 struct comm *comm_join(const char *name, int rank, int n_ranks, int64_t wait_ms,
                        struct status *st) MUST_CHECK;
@@ -57,8 +58,8 @@ void comm_retire(const char *name, int rank, bool ended);
  * it answers.  BAD_INPUT where sizes, secrets or names of groups differ, UNSUPPORTED where versions
  * do: both sides are told. */
 struct comm_place {
-    const char *group;      /* who means another one is refused; at most COMM_NAME_MAX bytes */
-    const char *host;       /* of rank 0: a name, or an address of IPv4 or IPv6 */
+    const char *group; /* who means another one is refused; at most COMM_NAME_MAX bytes */
+    const char *host;  /* of rank 0: a name, or an address of IPv4 or IPv6 */
     int32_t port;
     struct hash_key secret; /* that all have: who has not is refused.  What follows is neither
                                encrypted nor signed */

@@ -1,9 +1,9 @@
 /* comm_meet.c - how ranks on several machines find each other.
  *
- * Rank 0 listens; the others call it, twice each, and say where they listen themselves.  When all are
- * there, rank 0 sends the roster of those places, and each rank calls those below it and waits for
- * those above.  A group of these connections is one life, with a number of its own (epoch): a rank
- * that comes late for one joins the next.
+ * Rank 0 listens; the others call it, twice each, and say where they listen themselves.  When all
+ * are there, rank 0 sends the roster of those places, and each rank calls those below it and waits
+ * for those above.  A group of these connections is one life, with a number of its own (epoch): a
+ * rank that comes late for one joins the next.
  *
  * A caller that may not join is told why.  What is wrong with it and cannot mend (its version, the
  * size of its group) ends the meeting for both; of one that is no rank, or has not the secret,
@@ -22,12 +22,12 @@
 #include "kernels/ops.h"
 
 enum {
-    CALLERS_MAX = 32,   /* that have not said who they are */
-    HELLO_MS = 3000,    /* for them to do so, and for an answer */
-    MESH_MS = 3000,     /* for the others to find each other: less than a beat may be missed */
-    IN_USE_MS = 10000,  /* for an earlier life to leave the port */
-    AGAIN_MS = 100,     /* between two calls */
-    LISTEN_MS = 250     /* at most, between two looks at who is gone */
+    CALLERS_MAX = 32,  /* that have not said who they are */
+    HELLO_MS = 3000,   /* for them to do so, and for an answer */
+    MESH_MS = 3000,    /* for the others to find each other: less than a beat may be missed */
+    IN_USE_MS = 10000, /* for an earlier life to leave the port */
+    AGAIN_MS = 100,    /* between two calls */
+    LISTEN_MS = 250    /* at most, between two looks at who is gone */
 };
 
 struct caller { /* has connected, and not yet said who it is */

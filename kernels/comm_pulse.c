@@ -183,8 +183,7 @@ bool comm_net_start(struct comm *c, struct status *st)
     c->net->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    const int error =
-        c->net->wake_fd < 0 ? errno : pthread_create(&c->net->pulse, NULL, pulse, c);
+    const int error = c->net->wake_fd < 0 ? errno : pthread_create(&c->net->pulse, NULL, pulse, c);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     c->net->has_pulse = error == 0;
     return c->net->has_pulse || status_fail(st, STATUS_IO, "start the heartbeat of rank %d: %s",

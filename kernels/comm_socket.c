@@ -33,9 +33,8 @@ struct round { /* the one in hand */
 static void flow_begin(const struct round *r, int rank)
 {
     struct flow *f = &r->c->net->flow[rank];
-    const struct wire_head head = {.kind = WIRE_ROUND,
-                                   .n_bytes = (uint32_t)r->parcel->out[rank].n,
-                                   .number = r->c->round};
+    const struct wire_head head = {
+        .kind = WIRE_ROUND, .n_bytes = (uint32_t)r->parcel->out[rank].n, .number = r->c->round};
     f->n_out = f->n_in = 0;
     f->is_checked = false;
     wire_put_head(f->out, &head);
@@ -72,8 +71,8 @@ static size_t send_some(const struct round *r, int rank)
     const struct span *s = &r->parcel->out[rank];
     struct iovec iov[2];
     struct msghdr m = {.msg_iov = iov};
-    m.msg_iovlen = (size_t)lay_out(
-        iov, f->out, (char *)comm_piece(c, c->rank, c->round) + s->at, s->n, f->n_out);
+    m.msg_iovlen = (size_t)lay_out(iov, f->out, (char *)comm_piece(c, c->rank, c->round) + s->at,
+                                   s->n, f->n_out);
     const size_t n =
         moved(f, sendmsg(c->net->fd[WIRE_DATA][rank], &m, MSG_DONTWAIT | MSG_NOSIGNAL));
     f->n_out += n;
@@ -94,12 +93,12 @@ static bool check_record(const struct round *r, int rank)
         return false;
     }
     wire_get_letter(f->in + WIRE_HEAD_BYTES, &l);
-    c->group->box[rank].letter[c->round % 2] = (struct letter){
-        .call = l.call, .root = l.root, .n_bytes = l.n_bytes, .value = l.value};
+    c->group->box[rank].letter[c->round % 2] =
+        (struct letter){.call = l.call, .root = l.root, .n_bytes = l.n_bytes, .value = l.value};
     if (!comm_check_letter(c, rank, r->mine, r->what))
         return false;
-    f->is_checked = head.kind == WIRE_ROUND && head.number == c->round &&
-                    head.n_bytes == r->parcel->in[rank].n;
+    f->is_checked =
+        head.kind == WIRE_ROUND && head.number == c->round && head.n_bytes == r->parcel->in[rank].n;
     if (!f->is_checked) {
         status_fail(&st, STATUS_CORRUPT, "rank %d sent round %u of %u bytes, want %u of %zu", rank,
                     head.number, head.n_bytes, c->round, r->parcel->in[rank].n);

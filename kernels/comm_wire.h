@@ -34,7 +34,7 @@ enum {
     WIRE_WELCOME_BYTES = 24,
     WIRE_PLACE_BYTES = 20,
     WIRE_ROSTER_BYTES = COMM_RANKS_MAX * WIRE_PLACE_BYTES,
-    WIRE_LETTER_BYTES = 24, /* of a ROUND, in front of its data */
+    WIRE_LETTER_BYTES = 24,           /* of a ROUND, in front of its data */
     WIRE_BODY_MAX = WIRE_ROSTER_BYTES /* of any record but a ROUND */
 };
 
@@ -74,8 +74,8 @@ struct wire_welcome {
     struct hash128 proof; /* of the secret, over the epoch and the caller's nonce */
 };
 
-struct wire_place { /* where a rank listens */
-    uint16_t family;  /* 4 or 6; 0 = nowhere */
+struct wire_place {  /* where a rank listens */
+    uint16_t family; /* 4 or 6; 0 = nowhere */
     uint16_t port;
     unsigned char address[16]; /* the first 4 of family 4 */
 };

@@ -68,8 +68,8 @@ static const struct option options[] = {
      "port of rank 0 for the other ranks; 0 = MASTER_PORT, or the next one where torchrun listens "
      "there itself, or 29500"},
     {"Model", "rank-secret-file", TEXT, AT(rank_secret_file), "", 0, 4096, 0,
-     "file with a secret that all ranks have, at least 16 bytes, mode as that of api-key-file; over "
-     "TCP a rank without it is refused"},
+     "file with a secret that all ranks have, at least 16 bytes, mode as that of api-key-file; "
+     "over TCP a rank without it is refused"},
     {"Model", "cpu-precision", CHOICE, AT(cpu_precision), "fast", 0, 0, "fast|exact",
      "fast: 8-bit activations for quantized weights; exact: float32 throughout"},
     {"Model", "cpu-isa", TEXT, AT(cpu_isa), "", 0, 31, 0,

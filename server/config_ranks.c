@@ -1,4 +1,5 @@
-/* config_ranks.c - which rank this process is, and how it finds the others: launchers' variables. */
+/* config_ranks.c - which rank this process is, and how it finds the others: launchers' variables.
+ */
 #include <nettle/sha2.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -111,11 +112,12 @@ static bool choose_transport(struct config *c, const struct launcher *l, int64_t
     if (mode == 'h' || (mode == 'u' && !is_spread))
         return true;
     if (!host && is_spread)
-        return status_fail(st, STATUS_BAD_INPUT,
-                           "ranks on several machines: %lld of %lld are on this one; want %s in the "
-                           "environment, the address of rank 0",
-                           (long long)here, (long long)size, l->host);
-    c->rank_host = host ? host : "localhost";
+        return status_fail(
+            st, STATUS_BAD_INPUT,
+            "ranks on several machines: %lld of %lld are on this one; want %s in the "
+            "environment, the address of rank 0",
+            (long long)here, (long long)size, l->host);
+    c->rank_host = host ? host : "127.0.0.1";
     return choose_port(c, st) && read_secret(c, st);
 }
 

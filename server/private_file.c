@@ -10,8 +10,9 @@
 
 enum { FILE_BYTES_MAX = 1 << 20 };
 
-/* Bits that such a file may not have.  One that root owns may be read by a group: that is how a daemon
- * of another user gets a file that it cannot change, from a package or a Kubernetes secret. */
+/* Bits that such a file may not have.  One that root owns may be read by a group: that is how a
+ * daemon of another user gets a file that it cannot change, from a package or a Kubernetes secret.
+ */
 static mode_t forbidden_bits(const struct stat *s)
 {
     return S_IRWXO | (s->st_uid == 0 ? S_IWGRP | S_IXGRP : S_IRWXG);

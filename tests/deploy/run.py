@@ -15,7 +15,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), "e2e")]
 import tools  # noqa: E402
 
-SUITES = ("conf", "systemd", "dockerfile", "compose", "kubernetes", "prometheus", "grafana")
+SUITES = ("conf", "systemd", "dockerfile", "compose", "kubernetes", "machines", "prometheus", "grafana")
 
 
 def main():

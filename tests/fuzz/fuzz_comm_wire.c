@@ -1,4 +1,5 @@
-/* fuzz_comm_wire.c - what comes from a socket in the name of a rank: records, one behind the other. */
+/* fuzz_comm_wire.c - what comes from a socket in the name of a rank: records, one behind the other.
+ */
 #include <stdint.h>
 #include <string.h>
 

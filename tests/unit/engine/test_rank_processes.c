@@ -1,6 +1,7 @@
-/* Ranks that are processes, in shared memory and over TCP, give the bits of ranks that are threads; when one is killed or stopped,
- * in a step or between two, all end within seconds and say which; those who were started
- * differently are refused; and a group can be formed again under its name. */
+/* Ranks that are processes, in shared memory and over TCP, give the bits of ranks that are threads;
+ * when one is killed or stopped, in a step or between two, all end within seconds and say which;
+ * those who were started differently are refused; and a group can be formed again under its name.
+ */
 #include "engine/ranks.h"
 
 #include <arpa/inet.h>

@@ -1,6 +1,6 @@
 /* What comm promises: sums in order of rank, to the bit, whatever the size and whoever is late; the
- * same between threads, between processes, and over TCP; and nobody waits for a rank that is gone: all fail,
- * soon, with its number in the reason. */
+ * same between threads, between processes, and over TCP; and nobody waits for a rank that is gone:
+ * all fail, soon, with its number in the reason. */
 #include "kernels/comm.h"
 
 #include <arpa/inet.h>
@@ -41,7 +41,7 @@ struct ranks {
     rank_fn *fn;
     void *ctx;
     int n;
-    void *memory;             /* that they share; NULL = they meet at */
+    void *memory; /* that they share; NULL = they meet at */
     struct comm_place place;
 };
 
@@ -133,10 +133,12 @@ static int free_port(void)
 
 static struct comm_place place_on(const char *host)
 {
-    return (struct comm_place){.group = "test", .host = host, .port = free_port(), .secret = {1, 2}};
+    return (struct comm_place){
+        .group = "test", .host = host, .port = free_port(), .secret = {1, 2}};
 }
 
-/* As threads and as processes in shared memory, and as threads over TCP, which the test may know. */
+/* As threads and as processes in shared memory, and as threads over TCP, which the test may know.
+ */
 static bool over_tcp;
 
 static void run_all(rank_fn *fn, void *ctx, int n)
@@ -368,8 +370,8 @@ static bool fails_with(struct comm *c, const char *text)
         x = 1;
     const uint64_t ms = now_ms() - start;
     const bool named =
-        !comm_ok(c, &st) && (strstr(st.msg, text) ||
-                             (over_tcp && strstr(st.msg, "the process of rank 1 is gone")));
+        !comm_ok(c, &st) &&
+        (strstr(st.msg, text) || (over_tcp && strstr(st.msg, "the process of rank 1 is gone")));
     if (!named || ms > SOON_MS)
         fprintf(stderr, "rank %d: after %llu ms: %s\n", comm_rank(c), (unsigned long long)ms,
                 st.msg);

@@ -423,11 +423,16 @@ static void lengths_that_a_kind_may_not_have_are_refused(void **state)
         uint32_t n_bytes;
         bool ok;
     } rows[] = {
-        {WIRE_HELLO, WIRE_HELLO_BYTES, true}, {WIRE_HELLO, WIRE_HELLO_BYTES + 1, false},
-        {WIRE_BEAT, 0, true},                 {WIRE_BEAT, 1, false},
-        {WIRE_ROUND, 256 * 1024, true},       {WIRE_ROUND, 256 * 1024 + 1, false},
-        {WIRE_FAREWELL, WIRE_TEXT_MAX, true}, {WIRE_FAREWELL, UINT32_MAX, false},
-        {WIRE_N, 0, false},                   {0, 0, false},
+        {WIRE_HELLO, WIRE_HELLO_BYTES, true},
+        {WIRE_HELLO, WIRE_HELLO_BYTES + 1, false},
+        {WIRE_BEAT, 0, true},
+        {WIRE_BEAT, 1, false},
+        {WIRE_ROUND, 256 * 1024, true},
+        {WIRE_ROUND, 256 * 1024 + 1, false},
+        {WIRE_FAREWELL, WIRE_TEXT_MAX, true},
+        {WIRE_FAREWELL, UINT32_MAX, false},
+        {WIRE_N, 0, false},
+        {0, 0, false},
     };
     (void)state;
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {

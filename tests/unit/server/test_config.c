@@ -232,7 +232,8 @@ static void launchers_say_which_rank_this_is(void **state)
          0,
          0,
          NULL,
-         "ranks on several machines: 2 of 4 are on this one; want MASTER_ADDR in the environment, the "
+         "ranks on several machines: 2 of 4 are on this one; want MASTER_ADDR in the environment, "
+         "the "
          "address of rank 0"},
         {"contradiction",
          {{"RANK", "0"}, {"WORLD_SIZE", "4"}},
@@ -355,7 +356,7 @@ static void ranks_of_several_machines_meet_at_a_port(void **state)
         {"forced",
          {{"RANK", "1"}, {"WORLD_SIZE", "2"}, {"LOCAL_WORLD_SIZE", "2"}},
          "--rank-transport=socket",
-         "localhost",
+         "127.0.0.1",
          29500},
         {"forced to memory",
          {{"RANK", "1"}, {"WORLD_SIZE", "2"}, {"MASTER_ADDR", "node-1"}},
