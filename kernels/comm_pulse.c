@@ -19,6 +19,7 @@
 enum {
     BEAT_MS = 200,
     PARTING_MS = 300, /* for the others to take a farewell */
+    RECORDS_MAX = 64, /* heard of one rank before the others have their turn */
     BY_SHIFT = 8      /* of a farewell's number: its code, and above it the rank of the reason */
 };
 
@@ -119,7 +120,7 @@ static bool hear_record(struct comm *c, int rank, struct status *st)
 static void hear(struct comm *c, int rank)
 {
     struct status st = {0};
-    while (!comm_has_failed(c) && hear_record(c, rank, &st))
+    for (int i = 0; i < RECORDS_MAX && !comm_has_failed(c) && hear_record(c, rank, &st); i++)
         ;
     if (st.code != STATUS_OK)
         comm_abort(c, &st);
