@@ -105,7 +105,9 @@ struct engine_vtable {
     int (*fd)(const struct engine *e);           /* readable: poll and result may have news; -1 none */
     int64_t (*wait_ms)(const struct engine *e, uint64_t now_ns); /* poll again within; -1 = no need */
     void (*kill)(struct engine *e, const char *why);       /* scheduler found it sick */
-    void (*close)(struct engine *e);             /* ends the child, frees everything */
+    void (*part)(struct engine *e);  /* no step will come, and this thread ends, and with it a child that
+                                        it started: what is to be said goes out now; NULL = nothing */
+    void (*close)(struct engine *e); /* ends the child, frees everything */
 };
 
 struct engine { /* embedded first in each implementation; readable by the scheduler */

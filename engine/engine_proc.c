@@ -170,9 +170,9 @@ static void life_end(struct engine_proc *p, bool for_good)
         close(life->pid_fd);
     link_close(&life->link); /* closing a descriptor takes it out of the epoll set */
     *life = (struct life){.pid_fd = -1, .link.fds = {-1, -1, -1}};
+    ranks_retire(&p->options, p->engine.pid, for_good);
     p->engine.pid = 0;
     p->engine.stalled = false;
-    ranks_retire(&p->options, for_good);
 }
 
 /* 0, 1, 2, 5, 10, 10, ... seconds, never more than the option's. */
@@ -445,9 +445,11 @@ static void proc_kill(struct engine *e, const char *why)
         die_because(p, clock_now(p->clock), why);
 }
 
-/* The others of a first rank hear from its process alone that this is for good. */
-static void let_ranks_go(struct engine_proc *p)
+/* The others of a first rank hear from its process alone that this is for good.  The kernel ends a
+ * child with the thread that started it (PR_SET_PDEATHSIG), which after a death is the caller's. */
+static void proc_part(struct engine *e)
 {
+    struct engine_proc *p = self(e);
     struct pollfd gone = {.fd = p->life.pid_fd, .events = POLLIN};
     if (!p->options.rank_host || p->options.rank > 0 || p->engine.state != ENGINE_READY)
         return;
@@ -458,7 +460,6 @@ static void let_ranks_go(struct engine_proc *p)
 static void proc_close(struct engine *e)
 {
     struct engine_proc *p = self(e);
-    let_ranks_go(p);
     life_end(p, true);
     if (p->epoll_fd >= 0)
         close(p->epoll_fd);
@@ -476,6 +477,7 @@ static const struct engine_vtable proc_vtable = {
     .fd = proc_fd,
     .wait_ms = proc_wait_ms,
     .kill = proc_kill,
+    .part = proc_part,
     .close = proc_close,
 };
 

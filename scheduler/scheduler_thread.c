@@ -33,6 +33,8 @@ static void *run(void *arg)
             ring_sleep_end(s->inbox, s->wake_fd);
         }
     }
+    if (s->engine->vt->part)
+        s->engine->vt->part(s->engine);
     return NULL;
 }
 
