@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "engine/runner.h"
 #include "kernels/comm.h"
@@ -284,15 +285,15 @@ void ranks_close(struct ranks *r)
     leave_group(r);
     for (int i = 1; i < r->n; i++)
         follower_close(&r->follower[i]);
-    ranks_retire(&r->options, r->runner != NULL);
+    ranks_retire(&r->options, getpid(), r->runner != NULL);
     runner_close(r->runner);
     comm_close(r->comm);
     comm_memory_drop(r->memory, r->n);
     free(r);
 }
 
-void ranks_retire(const struct engine_options *o, bool for_good)
+void ranks_retire(const struct engine_options *o, int64_t pid, bool for_good)
 {
     if (o->rank_group && !o->rank_host) /* else its connections have told */
-        comm_retire(o->rank_group, o->rank, for_good);
+        comm_retire(o->rank_group, o->rank, pid, for_good);
 }

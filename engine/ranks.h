@@ -32,8 +32,8 @@ bool ranks_result(struct ranks *r, void *result, struct status *st) MUST_CHECK;
 bool ranks_healthy(struct ranks *r, struct status *st) MUST_CHECK;
 void ranks_close(struct ranks *r);
 
-/* For who watches the process of a rank, and sees it gone: its group is over, and the ranks should
+/* For who watches process `pid`, a rank's, and sees it gone: its group is over, and the ranks should
  * come again; or, with `for_good` and rank 0, end.  Nothing when `o` has no group. */
-void ranks_retire(const struct engine_options *o, bool for_good);
+void ranks_retire(const struct engine_options *o, int64_t pid, bool for_good);
 
 #endif

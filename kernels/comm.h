@@ -50,9 +50,9 @@ void comm_close(struct comm *c);
 enum { COMM_NAME_MAX = 63 };
 struct comm *comm_join(const char *name, int rank, int n_ranks, int64_t wait_ms,
                        struct status *st) MUST_CHECK;
-/* For who knows that the process of a rank is gone: ends its group, if there is one that it is in.
+/* For who knows that a process is gone: ends the group in which it was that rank, if there is one.
  * With `ended` and rank 0 for good (CANCELLED), else the ranks should come again. */
-void comm_retire(const char *name, int rank, bool ended);
+void comm_retire(const char *name, int rank, int64_t pid, bool ended);
 /* Processes of several machines meet where rank 0 listens: two connections between any two of them.
  * They too have a heartbeat.  Rank 0 waits for all the others, up to wait_ms; the others call until
  * it answers.  BAD_INPUT where sizes, secrets or names of groups differ, UNSUPPORTED where versions

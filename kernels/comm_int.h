@@ -13,7 +13,7 @@
 
 enum {
     COMM_MAGIC = 0x6b6e6172, /* "rank" */
-    COMM_LAYOUT = 1,
+    COMM_LAYOUT = 2,
     COMM_LINE = 64,
     COMM_PIECE_BYTES = 256 * 1024,
     COMM_WHY_BYTES = 200,
@@ -46,6 +46,7 @@ struct group {
     _Atomic uint64_t
         beat_ns[COMM_RANKS_MAX]; /* when a rank's process last ran; 0 = it has no beat */
     _Atomic uint32_t joined[COMM_RANKS_MAX];
+    _Atomic int64_t pid[COMM_RANKS_MAX]; /* of a rank that is a process */
     struct mailbox box[]; /* [n_ranks]; behind them the pieces: [n_ranks, 2, COMM_PIECE_BYTES] */
 };
 

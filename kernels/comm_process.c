@@ -126,42 +126,53 @@ static struct group *find_group(const char *path, size_t *n_bytes)
     return g;
 }
 
-void comm_retire(const char *name, int rank, bool ended)
+static bool is_ours(const struct group *g)
+{
+    return g->magic == COMM_MAGIC && g->layout == COMM_LAYOUT;
+}
+
+static void end_group(struct group *g, uint32_t why)
+{
+    uint32_t none = 0;
+    atomic_compare_exchange_strong(&g->failed, &none, why);
+}
+
+void comm_retire(const char *name, int rank, int64_t pid, bool ended)
 {
     char path[PATH_BYTES];
     struct status st = {0};
     size_t n_bytes;
-    uint32_t none = 0;
     struct group *g = make_path(name, "", path, &st) ? find_group(path, &n_bytes) : NULL;
     if (!g)
         return;
-    const uint32_t why = rank > 0 ? COMM_LEFT + (uint32_t)rank
-                         : ended  ? COMM_ENDED
-                                  : COMM_RESTARTED;
-    if (g->magic == COMM_MAGIC && g->layout == COMM_LAYOUT && atomic_load(&g->joined[rank]) != 0)
-        atomic_compare_exchange_strong(&g->failed, &none, why);
+    if (is_ours(g) && pid > 0 && atomic_load(&g->pid[rank]) == pid) {
+        end_group(g, rank > 0 ? COMM_LEFT + (uint32_t)rank : ended ? COMM_ENDED : COMM_RESTARTED);
+        if (rank == 0)
+            unlink(path);
+    }
     munmap(g, n_bytes);
-    if (rank == 0)
-        unlink(path);
 }
 
-/* Whether a process that runs is rank 0 of that path: it beats while we look. */
-static bool is_held(const char *path)
+/* False while a process that runs is rank 0 of that path: it beats while we look.  Else the ranks
+ * of what is there fail. */
+static bool take_path(const char *path)
 {
     size_t n_bytes;
     bool held = false;
     struct group *g = find_group(path, &n_bytes);
     if (!g)
-        return false;
+        return true;
     const uint64_t beat = atomic_load(&g->beat_ns[0]);
-    if (g->magic == COMM_MAGIC && g->layout == COMM_LAYOUT && beat != 0)
+    if (is_ours(g) && beat != 0)
         for (int ms = 0; ms < HELD_MS && !held && atomic_load(&g->failed) == 0; ms += LOOK_MS) {
             sleep_ms(LOOK_MS);
             held = atomic_load(&g->beat_ns[0]) != beat;
         }
     held = held && atomic_load(&g->failed) == 0;
+    if (is_ours(g) && !held)
+        end_group(g, COMM_RESTARTED);
     munmap(g, n_bytes);
-    return held;
+    return !held;
 }
 
 /* It has its name once it is whole. */
@@ -171,11 +182,10 @@ static struct group *make_group(const char *name, int n_ranks, struct status *st
     struct group *g = NULL;
     if (!make_path(name, "", path, st) || !make_path(name, ".new", new_path, st))
         return NULL;
-    if (is_held(path)) {
+    if (!take_path(path)) {
         status_fail(st, STATUS_IO, "another process is rank 0 of group %s", name);
         return NULL;
     }
-    comm_retire(name, 0, false);
     unlink(new_path);
     const size_t n_bytes = comm_memory_bytes(n_ranks);
     const int fd = open(new_path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
@@ -206,6 +216,7 @@ static struct comm *open_end(struct group *g, int rank, struct status *st)
         return NULL;
     }
     c->owns_memory = true;
+    atomic_store(&g->pid[rank], getpid());
     if (beat_start(c, st))
         return c;
     comm_close(c);

@@ -4,7 +4,7 @@ import subprocess
 import time
 
 import harness
-from harness import check
+from harness import check, equal
 
 RANKS = 3 # what divides the test model's heads
 
@@ -77,6 +77,14 @@ class Group:
             check(time.monotonic() - start < seconds, "not ready after", seconds, "s:",
                   self.first.tail(8))
             time.sleep(0.02)
+        return time.monotonic() - start
+
+    def stop(self):
+        """The first is told to end, and all do; how long that took."""
+        start = time.monotonic()
+        self.first.stop()
+        for rank, p in self.others.items():
+            equal(p.wait(10), 0, "exit code of rank", rank)
         return time.monotonic() - start
 
     def tails(self, n=6):

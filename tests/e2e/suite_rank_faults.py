@@ -195,7 +195,7 @@ def run_trials(c, transport, n):
             load.check()
             group.first.wait_idle()
             equal(group.first.metric("inferd_invariant_faults_total"), 0, "invariant faults")
-            group.first.stop()
+            group.stop()
         except Exception as e:
             raise Failure(f"seed {seed}, after {len(done)} faults, the last {done[-1:]}: {e}\n"
                           f"{group.tails()}")

@@ -261,19 +261,21 @@ static void a_group_of_another_size_is_refused(void **state)
     assert_null(comm_join("a/b", 1, 2, 1000, &st));
     assert_int_equal(st.code, STATUS_BAD_INPUT);
     st = (struct status){0};
-    comm_retire(group, 1, false); /* it is not in it */
+    comm_retire(group, 1, getpid(), false); /* it is not in it */
     assert_true(comm_ok(first, &st));
     struct comm *again = comm_join(group, 0, 2, 1000, &st);
     assert_null(again);
     assert_non_null(strstr(st.msg, "another process is rank 0 of group"));
     st = (struct status){0};
-    comm_retire(group, 0, false); /* the first life is over */
+    comm_retire(group, 0, getpid() + 1, false); /* another process was not it */
+    assert_true(comm_ok(first, &st));
+    comm_retire(group, 0, getpid(), false); /* the first life is over */
     again = comm_join(group, 0, 2, 1000, &st);
     assert_non_null(again);
     assert_false(comm_ok(first, &st));
     assert_string_equal(st.msg, "rank 0 starts again");
     comm_close(first);
-    comm_retire(group, 0, true);
+    comm_retire(group, 0, getpid(), true);
     st = (struct status){0};
     assert_false(comm_ok(again, &st));
     assert_int_equal(st.code, STATUS_CANCELLED);
@@ -282,13 +284,13 @@ static void a_group_of_another_size_is_refused(void **state)
     again = comm_join(group, 0, 2, 1000, &st);
     struct comm *other = comm_join(group, 1, 2, 1000, &st);
     assert_true(again && other);
-    comm_retire(group, 1, true);
+    comm_retire(group, 1, getpid(), true);
     assert_false(comm_ok(again, &st));
     assert_string_equal(st.msg, "the process of rank 1 is gone");
     comm_close(other);
     comm_close(again);
     st = (struct status){0};
-    comm_retire(group, 0, true);
+    comm_retire(group, 0, getpid(), true);
     assert_null(comm_join(group, 1, 2, 200, &st));
     assert_non_null(strstr(st.msg, "rank 0 did not make group"));
 }
