@@ -21,9 +21,9 @@ extern "C" {
 
 enum {
     SKINNY_ROWS_MAX = 32,
-    SKINNY_NORM_ROWS_MAX = 4, /* with more, one norm kernel costs less than a norm in every block */
+    SKINNY_NORM_ROWS_MAX = 2, /* with more, one norm kernel costs less than a norm in every block */
     SKINNY_WARPS_MAX = 8,
-    SKINNY_STAGES_MAX = 48,
+    SKINNY_STAGES_MAX = 32,   /* of 4 KiB and more */
     SKINNY_CHUNK = 64,        /* k values: 128 bytes, the widest swizzle of a tensor map */
     SKINNY_TILE_BYTES = 1024, /* 8 rows of a chunk */
     /* Two blocks fit an SM (227 KiB, 1 of it reserved for each), so that the next product's block

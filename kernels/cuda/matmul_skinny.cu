@@ -17,7 +17,8 @@
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/tensor_map.h"
 
-namespace {
+namespace
+{
 
 enum {
     THREADS = (SKINNY_WARPS_MAX + 1) * 32,
@@ -26,9 +27,10 @@ enum {
     ROW_BYTES = SKINNY_CHUNK * 2,
     BARRIER_WORKERS = 1,
     SUMS_AT = 2 * SKINNY_STAGES_MAX * 8, /* in the first KiB, behind the barriers */
+    ZEROS_AT = SUMS_AT + 2 * SKINNY_NORM_ROWS_MAX * NORM_WARPS * 4, /* 16 bytes for ldmatrix */
 };
 static_assert((int)WORKERS == (int)NORM_THREADS, "the workers sum a row as norm.cu does");
-static_assert(SUMS_AT + 2 * SKINNY_NORM_ROWS_MAX * NORM_WARPS * 4 <= 1024, "barriers and sums fit");
+static_assert(ZEROS_AT % 16 == 0 && ZEROS_AT + 16 <= 1024, "barriers, sums and zeros fit");
 
 struct skinny_args {
     struct product p;
@@ -45,8 +47,8 @@ struct skinny_maps {
 
 /* What a thread knows of its block's share. */
 struct share {
-    uint32_t full, empty; /* barriers [stages] */
-    uint32_t x, ring;     /* shared memory */
+    uint32_t full, empty;    /* barriers [stages] */
+    uint32_t zeros, x, ring; /* shared memory */
     int first_unit, end_unit, passes;
 };
 
@@ -55,6 +57,7 @@ __device__ share share_of(const skinny_args &a, uint32_t base)
     share s;
     s.full = base;
     s.empty = base + SKINNY_STAGES_MAX * 8;
+    s.zeros = base + ZEROS_AT;
     s.x = base + 1024;
     s.ring = s.x + (uint32_t)a.x_bytes;
     s.first_unit = (int)((long long)blockIdx.x * a.n_units / gridDim.x);
@@ -164,7 +167,8 @@ __device__ void x_norm(uint8_t *x, const skinny_args &a, float (*warp_sum)[NORM_
 
 /* ---- the feeding warp ---- */
 
-template <int SPAN> struct feed_at { /* a step: where in the ring, from which chunk of which units */
+template <int SPAN>
+struct feed_at { /* a step: where in the ring, from which chunk of which units */
     ring_at ring;
     int chunk, unit;
 
@@ -218,8 +222,8 @@ template <int ROWS, int TILES, bool RESIDENT, int SPAN> struct feeder {
     /* A chunk of x lies behind the chunk's tiles. */
     __device__ void rows(const place &at)
     {
-        uint32_t to = stage_of(at) + (uint32_t)(lane * a.chunk_bytes +
-                                                a.warps * TILES * SKINNY_TILE_BYTES);
+        uint32_t to =
+            stage_of(at) + (uint32_t)(lane * a.chunk_bytes + a.warps * TILES * SKINNY_TILE_BYTES);
         if (!RESIDENT && lane < min(SPAN, a.chunks - at.chunk))
             tensor_load_2d(to, &maps.x, (at.chunk + lane) * SKINNY_CHUNK, 0,
                            s.full + 8 * at.ring.stage, often);
@@ -249,59 +253,62 @@ template <int ROWS, int TILES, bool RESIDENT, int SPAN> struct feeder {
 /* What a warp holds of one chunk: CHUNK_STEPS steps of x and of its tiles. */
 template <int ROWS, int TILES> struct fragments {
     enum { GROUPS = ROWS == 8 ? 1 : ROWS / 16 };
-    uint32_t x[GROUPS][ROWS == 8 ? 2 : 4][4]; /* 8 rows: two steps share a load */
-    uint32_t w[TILES][2][4];
+    uint32_t x[GROUPS][CHUNK_STEPS][4];
+    uint32_t w[TILES][CHUNK_STEPS / 2][4]; /* two steps share a load */
 };
 
-template <int ROWS, int TILES, bool RESIDENT>
-__device__ void fragments_load(fragments<ROWS, TILES> *f, const skinny_args &a, const share &s,
-                               int chunk, uint32_t tiles, int warp, int lane)
-{
-    uint32_t x = RESIDENT ? s.x + (uint32_t)(chunk * a.p.rows * ROW_BYTES)
-                          : tiles + (uint32_t)(a.warps * TILES * SKINNY_TILE_BYTES);
-    int row = lane % 8, matrix = lane / 8;
-#pragma unroll
-    for (int tile = 0; tile < TILES; tile++)
-#pragma unroll
-        for (int half = 0; half < 2; half++)
-            ldmatrix_x4(f->w[tile][half],
-                        piece_at(tiles + (warp * TILES + tile) * SKINNY_TILE_BYTES, row,
-                                 4 * half + matrix));
-    if constexpr (ROWS == 8) {
-        /* Rows past the last repeat it: their sums are not stored. */
-        int x_row = RESIDENT ? min(row, a.p.rows - 1) : row;
+/* Where a lane reads a chunk.  Of 8 rows and of rows past the last, the other half of mma's 16 are
+ * zeros that ldmatrix brings: to put them beside x in registers would cost more than to load them.
+ */
+template <int ROWS, int TILES, bool RESIDENT> struct reader {
+    uint32_t w_offset[2], x_offset[CHUNK_STEPS];
+    uint32_t w, x; /* of the chunk */
+    bool zero;
+
+    __device__ reader(const skinny_args &a, int warp, int lane)
+    {
+        const int matrix = lane / 8, row = ROWS == 8 ? lane % 8 : 8 * (matrix % 2) + lane % 8;
+        zero = ROWS == 8 && (matrix % 2 == 1 || (RESIDENT && row >= a.p.rows));
 #pragma unroll
         for (int half = 0; half < 2; half++)
-            ldmatrix_x4(f->x[0][half], piece_at(x, x_row, 4 * half + matrix));
-    } else {
+            w_offset[half] =
+                piece_at((uint32_t)(warp * TILES * SKINNY_TILE_BYTES), lane % 8, 4 * half + matrix);
 #pragma unroll
-        for (int group = 0; group < ROWS / 16; group++)
-#pragma unroll
-            for (int step = 0; step < CHUNK_STEPS; step++)
-                ldmatrix_x4(f->x[group][step], piece_at(x, 16 * group + 8 * (matrix % 2) + row,
-                                                        2 * step + matrix / 2));
+        for (int step = 0; step < CHUNK_STEPS; step++)
+            x_offset[step] = zero ? 0 : piece_at(0, row, 2 * step + matrix / 2);
     }
-}
+
+    __device__ void go(const skinny_args &a, const share &s, int chunk, uint32_t tiles)
+    {
+        w = tiles;
+        x = RESIDENT ? s.x + (uint32_t)(chunk * a.p.rows * ROW_BYTES)
+                     : tiles + (uint32_t)(a.warps * TILES * SKINNY_TILE_BYTES);
+        if (zero)
+            x = s.zeros;
+    }
+
+    /* In place of what mma of that step took; w's two steps lie together. */
+    __device__ void read(fragments<ROWS, TILES> *f, int step)
+    {
+#pragma unroll
+        for (int group = 0; group < fragments<ROWS, TILES>::GROUPS; group++)
+            ldmatrix_x4(f->x[group][step], x + x_offset[step] + group * 16 * ROW_BYTES);
+#pragma unroll
+        for (int tile = 0; step % 2 == 1 && tile < TILES; tile++)
+            ldmatrix_x4(f->w[tile][step / 2], w + w_offset[step / 2] + tile * SKINNY_TILE_BYTES);
+    }
+};
 
 template <class T, int ROWS, int TILES>
 __device__ void fragments_mma(float sum[TILES][fragments<ROWS, TILES>::GROUPS][4],
-                              const fragments<ROWS, TILES> *f)
+                              const fragments<ROWS, TILES> *f, int step)
 {
 #pragma unroll
-    for (int step = 0; step < CHUNK_STEPS; step++)
+    for (int group = 0; group < fragments<ROWS, TILES>::GROUPS; group++)
 #pragma unroll
-        for (int group = 0; group < fragments<ROWS, TILES>::GROUPS; group++)
-#pragma unroll
-            for (int tile = 0; tile < TILES; tile++) {
-                const uint32_t *w = f->w[tile][step / 2] + step % 2 * 2;
-                if constexpr (ROWS == 8) {
-                    const uint32_t *x = f->x[0][step / 2] + step % 2 * 2;
-                    uint32_t rows[4] = {x[0], 0, x[1], 0};
-                    mma_16816(sum[tile][group], rows, w, T());
-                } else {
-                    mma_16816(sum[tile][group], f->x[group][step], w, T());
-                }
-            }
+        for (int tile = 0; tile < TILES; tile++)
+            mma_16816(sum[tile][group], f->x[group][step], f->w[tile][step / 2] + step % 2 * 2,
+                      T());
 }
 
 template <class T, int ROWS, int TILES>
@@ -326,55 +333,103 @@ __device__ void sums_store(const skinny_args &a, int unit, int lane,
         }
 }
 
+/* The mma of a chunk wait for each other: between them the next chunk is read, into the registers
+ * that the last one is through with. */
+template <class T, int ROWS, int TILES, bool RESIDENT, int SPAN> struct worker {
+    typedef fragments<ROWS, TILES> chunk_of;
+    const skinny_args &a;
+    const share &s;
+    reader<ROWS, TILES, RESIDENT> r;
+    ring_at at; /* what is computed */
+    chunk_of f;
+    float sum[TILES][chunk_of::GROUPS][4];
+
+    __device__ void wait(const ring_at &stage)
+    {
+        mbarrier_wait_inside(s.full + 8 * stage.stage, stage.parity);
+    }
+
+    __device__ void go(int stage, int in_stage, int chunk)
+    {
+        r.go(a, s, chunk, s.ring + (uint32_t)((stage * SPAN + in_stage) * a.chunk_bytes));
+    }
+
+    __device__ void read_first()
+    {
+        wait(at);
+        go(0, 0, 0);
+#pragma unroll
+        for (int step = 0; step < CHUNK_STEPS; step++)
+            r.read(&f, step);
+    }
+
+    /* At the end of all the next chunk is the present one, for nothing. */
+    __device__ void compute(int next_chunk, int in_stage, bool ends_stage, bool is_end)
+    {
+        ring_at from = at;
+        int next_in_stage = in_stage + !is_end;
+        fragments_mma<T, ROWS, TILES>(sum, &f, 0);
+        if (ends_stage && !is_end) {
+            from.next(a.stages);
+            next_in_stage = 0;
+            wait(from);
+        }
+        go(from.stage, next_in_stage, next_chunk);
+        r.read(&f, 0);
+#pragma unroll
+        for (int step = 1; step < CHUNK_STEPS; step++) {
+            fragments_mma<T, ROWS, TILES>(sum, &f, step);
+            r.read(&f, step);
+        }
+    }
+
+    __device__ void leave_stage(int lane)
+    {
+        if (lane == 0)
+            mbarrier_arrive(s.empty + 8 * at.stage);
+        at.next(a.stages);
+    }
+
+    /* IS_INNER <=> more stages come behind: nothing to ask. */
+    template <bool IS_INNER> __device__ void stage(int first, int lane, bool is_last_pass)
+    {
+#pragma unroll
+        for (int i = 0; i < SPAN; i++) {
+            const bool is_last = !IS_INNER && first + i + 1 == a.chunks;
+            if (!IS_INNER && first + i >= a.chunks)
+                break;
+            compute(is_last ? 0 : first + i + 1, i, i == SPAN - 1 || is_last,
+                    is_last && is_last_pass);
+        }
+        leave_stage(lane);
+    }
+
+    __device__ void pass(int lane, bool is_last)
+    {
+        int first = 0;
+        for (; first + SPAN < a.chunks; first += SPAN)
+            stage<true>(first, lane, false);
+        stage<false>(first, lane, is_last);
+    }
+};
+
 template <class T, int ROWS, int TILES, bool RESIDENT, int SPAN>
 __device__ void work(const skinny_args &a, const share &s, int warp, int lane)
 {
-    /* Few rows: a chunk's sums wait for each other, so the next chunk is fetched before; with more,
-     * there are sums enough to fill the wait and no registers to spare. */
-    constexpr bool AHEAD = ROWS == 8 || (ROWS == 16 && TILES == 1);
-    fragments<ROWS, TILES> now, next;
-    ring_at at = {0, 0};
-    auto load = [&](fragments<ROWS, TILES> *f, int stage, int in_stage, int chunk) {
-        fragments_load<ROWS, TILES, RESIDENT>(
-            f, a, s, chunk, s.ring + (uint32_t)((stage * SPAN + in_stage) * a.chunk_bytes), warp,
-            lane);
-    };
-    if (AHEAD) {
-        mbarrier_wait_inside(s.full, 0);
-        load(&now, 0, 0, 0);
-    }
+    worker<T, ROWS, TILES, RESIDENT, SPAN> w = {a, s, {a, warp, lane}, {0, 0}, {}, {}};
+    w.read_first();
     for (int pass = 0; pass < s.passes; pass++) {
-        float sum[TILES][fragments<ROWS, TILES>::GROUPS][4] = {};
-        for (int chunk = 0; chunk < a.chunks; chunk += SPAN) {
-            const int n = min(SPAN, a.chunks - chunk);
-            const bool goes_on = chunk + SPAN < a.chunks;
-            ring_at then = at;
-            then.next(a.stages);
 #pragma unroll
-            for (int i = 0; i < SPAN; i++) {
-                if (i >= n)
-                    break;
-                if (!AHEAD) {
-                    if (i == 0)
-                        mbarrier_wait_inside(s.full + 8 * at.stage, at.parity);
-                    load(&now, at.stage, i, chunk + i);
-                } else if (i + 1 < n) {
-                    load(&next, at.stage, i + 1, chunk + i + 1);
-                } else if (goes_on || pass + 1 < s.passes) {
-                    mbarrier_wait_inside(s.full + 8 * then.stage, then.parity);
-                    load(&next, then.stage, 0, goes_on ? chunk + SPAN : 0);
-                }
-                fragments_mma<T, ROWS, TILES>(sum, &now);
-                if (AHEAD)
-                    now = next;
-            }
-            if (lane == 0)
-                mbarrier_arrive(s.empty + 8 * at.stage);
-            at = then;
-        }
-        int unit = s.first_unit + pass * a.warps + warp;
+        for (int tile = 0; tile < TILES; tile++)
+#pragma unroll
+            for (int group = 0; group < fragments<ROWS, TILES>::GROUPS; group++)
+#pragma unroll
+                for (int i = 0; i < 4; i++)
+                    w.sum[tile][group][i] = 0;
+        w.pass(lane, pass + 1 == s.passes);
+        const int unit = s.first_unit + pass * a.warps + warp;
         if (unit < s.end_unit)
-            sums_store<T, ROWS, TILES>(a, unit, lane, sum);
+            sums_store<T, ROWS, TILES>(a, unit, lane, w.sum);
     }
 }
 
@@ -386,9 +441,10 @@ template <> struct pair_of<__half> {
     typedef __half2 type;
 };
 
-/* grid: blocks of equal shares of units; block: THREADS, of which warps [0, a.warps) own units. */
+/* grid: blocks of equal shares of units; block: THREADS, of which warps [0, a.warps) own units.
+ * 112 registers let two blocks run; told of the blocks instead, the compiler stops at 96. */
 template <class T, int ROWS, int TILES, bool RESIDENT, int SPAN>
-__global__ void __launch_bounds__(THREADS, 2)
+__global__ void __maxnreg__(112)
     skinny_kernel(const __grid_constant__ skinny_maps maps, const __grid_constant__ skinny_args a)
 {
 #if __CUDA_ARCH__ >= 900 /* choose.c gives other devices matmul_tiles */
@@ -404,10 +460,12 @@ __global__ void __launch_bounds__(THREADS, 2)
             mbarrier_init(s.empty + 8 * stage, (uint32_t)a.warps);
         }
         fence_mbarrier_init();
+        *(uint4 *)(base + ZEROS_AT) = make_uint4(0, 0, 0, 0);
     }
     __syncthreads();
     if (warp == SKINNY_WARPS_MAX) {
-        feeder<ROWS, TILES, RESIDENT, SPAN>{maps, a, s, policy_evict_first(), policy_evict_last(), lane}
+        feeder<ROWS, TILES, RESIDENT, SPAN>{maps, a, s, policy_evict_first(), policy_evict_last(),
+                                            lane}
             .run();
         return;
     }

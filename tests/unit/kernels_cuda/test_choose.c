@@ -45,8 +45,8 @@ static void small_x_stays_and_is_normalised(void **state)
     (void)state;
     assert_true(choose(shape(1, 14336, 4096)).resident);
     assert_false(choose(shape(2, 14336, 4096)).resident);
-    assert_true(choose(shape(4, 4096, 6144)).fuse_norm);
-    assert_false(choose(shape(5, 2048, 6144)).fuse_norm);
+    assert_true(choose(shape(2, 4096, 6144)).fuse_norm);
+    assert_false(choose(shape(3, 2048, 6144)).fuse_norm);
     struct matmul_shape bare = shape(1, 4096, 4096);
     bare.has_norm = false;
     assert_false(choose(bare).fuse_norm);
