@@ -56,11 +56,13 @@ template <int TILE_N> struct shape {
 };
 
 struct operands {
-    CUtensorMap x, w[2], y;
+    CUtensorMap x, x_last, w[2], y; /* x_last: of the last tile of rows, where it is not whole */
 };
 
 struct args {
     int rows, n, n_k; /* n_k: steps of TILE_K */
+    int last_row;     /* of x's tiles: the first row of the last one, */
+    int last_bytes;   /* and what a stage of it is; 0 <=> it is whole */
     int row_clusters, n_tiles;
     const float *bias[2];
     const void *add;
@@ -115,7 +117,25 @@ __device__ __forceinline__ float2 unpack(__half, uint32_t v)
     return __half22float2(reinterpret_cast<const __half2 &>(v));
 }
 
-/* The thread that fetches. */
+/* A stage of w in halves: gate and up, or one from each block of a cluster. */
+template <int TILE_N, bool GATED, int CLUSTER>
+__device__ __forceinline__ void fetch_halves(const operands &o, uint32_t to, uint32_t bar, int k,
+                                             int row, int rank)
+{
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const uint32_t at = to + half * shape<TILE_N>::B_BYTES / 2;
+        const CUtensorMap *w = &o.w[GATED ? half : 0];
+        const int half_row = row + (GATED ? 0 : half * TILE_N / 2);
+        if (CLUSTER == 1)
+            tensor_copy_2d(at, w, bar, k * TILE_K, half_row);
+        else if (rank == half)
+            tensor_copy_2d_to_all(at, w, bar, 3, k * TILE_K, half_row);
+    }
+}
+
+/* The thread that fetches.  Rows behind the last are left as they lie: their y is not stored, and to
+ * have the copy engine make them zeros costs more time than to bring real ones. */
 template <int TILE_N, bool GATED, int CLUSTER>
 __device__ void fetch(const operands &o, const args &a, uint32_t stages, uint32_t full,
                       uint32_t empty, int rank)
@@ -126,21 +146,19 @@ __device__ void fetch(const operands &o, const args &a, uint32_t stages, uint32_
     int stage = 0, parity = 1;
     for (int i = blockIdx.x / CLUSTER; i < n_all; i += gridDim.x / CLUSTER) {
         const tile t = tile_at<OUT_COLUMNS, CLUSTER>(a, i, rank);
+        const bool is_short = a.last_bytes > 0 && t.row >= a.last_row;
+        const CUtensorMap *x = is_short ? &o.x_last : &o.x;
+        const int x_row = min(t.row, a.last_row); /* a cluster's second tile may lie behind all */
+        const int n_bytes = is_short ? S::B_BYTES + a.last_bytes : S::STAGE_BYTES;
         for (int k = 0; k < a.n_k; k++) {
             const uint32_t at = stages + stage * S::STAGE_BYTES, bar = full + stage * 8;
             mbarrier_wait(empty + stage * 8, parity);
-            mbarrier_arrive_expect(bar, S::STAGE_BYTES);
-            tensor_copy_2d(at, &o.x, bar, k * TILE_K, t.row);
-#pragma unroll
-            for (int half = 0; half < 2; half++) {
-                const uint32_t to = at + S::A_BYTES + half * S::B_BYTES / 2;
-                const CUtensorMap *w = &o.w[GATED ? half : 0];
-                const int row = t.n + (GATED ? 0 : half * TILE_N / 2);
-                if (CLUSTER == 1)
-                    tensor_copy_2d(to, w, bar, k * TILE_K, row);
-                else if (rank == half)
-                    tensor_copy_2d_to_all(to, w, bar, 3, k * TILE_K, row);
-            }
+            mbarrier_arrive_expect(bar, n_bytes);
+            tensor_copy_2d(at, x, bar, k * TILE_K, x_row);
+            if (CLUSTER == 1 && !GATED)
+                tensor_copy_2d(at + S::A_BYTES, &o.w[0], bar, k * TILE_K, t.n);
+            else
+                fetch_halves<TILE_N, GATED, CLUSTER>(o, at + S::A_BYTES, bar, k, t.n, rank);
             if (++stage == S::STAGES) {
                 stage = 0;
                 parity ^= 1;
@@ -370,6 +388,11 @@ __global__ void __launch_bounds__(THREADS, 1)
 
 /* Launching. */
 
+int cluster_of(int rows)
+{
+    return rows > TILE_M ? 2 : 1;
+}
+
 template <typename T, int TILE_N, epilogue E, int CLUSTER>
 void launch_cluster(device *d, const operands *o, const args *a)
 {
@@ -400,7 +423,7 @@ void launch_cluster(device *d, const operands *o, const args *a)
 
 template <typename T, int TILE_N, epilogue E> void launch(device *d, const operands *o, args *a)
 {
-    const int cluster = a->rows > TILE_M ? 2 : 1;
+    const int cluster = cluster_of(a->rows);
     a->row_clusters = (a->rows + TILE_M * cluster - 1) / (TILE_M * cluster);
     if (cluster == 2)
         launch_cluster<T, TILE_N, E, 2>(d, o, a);
@@ -480,16 +503,22 @@ template <typename T> static void run(device *d, const wide_matmul *m)
     const int tile_n =
         e >= EPILOGUE_F32 ? TILE_RARE : matmul_sm90_tile(m->rows, m->n, gated, d->sm_count);
     const int out_columns = gated ? tile_n / 2 : tile_n;
+    const int w_rows = gated || cluster_of(m->rows) == 2 ? tile_n / 2 : tile_n;
+    const int last_rows = (m->rows % TILE_M + 7) / 8 * 8; /* a swizzle atom has 8 */
     operands o;
+    if (last_rows > 0)
+        tensor_map_2d(d, &o.x_last, m->x, m->in, m->rows, m->in, TILE_K, last_rows);
     tensor_map_2d(d, &o.x, m->x, m->in, m->rows, m->in, TILE_K, TILE_M);
-    tensor_map_2d(d, &o.w[0], m->w[0], m->in, m->n, m->in, TILE_K, tile_n / 2);
-    tensor_map_2d(d, &o.w[1], gated ? m->w[1] : m->w[0], m->in, m->n, m->in, TILE_K, tile_n / 2);
+    tensor_map_2d(d, &o.w[0], m->w[0], m->in, m->n, m->in, TILE_K, w_rows);
+    tensor_map_2d(d, &o.w[1], gated ? m->w[1] : m->w[0], m->in, m->n, m->in, TILE_K, w_rows);
     if (!m->y_f32)
         tensor_map_2d(d, &o.y, m->y, m->n, m->rows, m->y_stride, 64, 64);
     args a = {
         .rows = m->rows,
         .n = m->n,
         .n_k = (m->in + TILE_K - 1) / TILE_K,
+        .last_row = (m->rows - 1) / TILE_M * TILE_M,
+        .last_bytes = last_rows * TILE_K * 2,
         .row_clusters = 0,
         .n_tiles = (m->n + out_columns - 1) / out_columns,
         .bias = {m->bias[0], m->bias[1]},
