@@ -5,7 +5,10 @@
  * complete and its writes are visible (programmatic dependent launch; CUDA programming guide,
  * PTX ISA griddepcontrol).  Whoever launches with that attribute must wait, or its successor would
  * not be ordered behind its predecessor; a kernel launched without it is ordered on both sides.
- * Below compute capability 9.0 all of this is an ordinary launch. */
+ * Below compute capability 9.0 all of this is an ordinary launch.
+ *
+ * A kernel may let the next be scheduled before it waits itself, if what that one reads before its own
+ * wait is older than all of this: a product then fetches weights while two kernels in front still run. */
 #ifndef KERNELS_CUDA_LAUNCH_CUH
 #define KERNELS_CUDA_LAUNCH_CUH
 

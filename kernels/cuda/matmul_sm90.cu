@@ -134,8 +134,9 @@ __device__ __forceinline__ void fetch_halves(const operands &o, uint32_t to, uin
     }
 }
 
-/* The thread that fetches.  Rows behind the last are left as they lie: their y is not stored, and to
- * have the copy engine make them zeros costs more time than to bring real ones. */
+/* The thread that fetches; the first stages' weights before the wait for what x is made of.  Rows behind
+ * the last are left as they lie: their y is not stored, and to have the copy engine make them zeros
+ * costs more time than to bring real ones. */
 template <int TILE_N, bool GATED, int CLUSTER>
 __device__ void fetch(const operands &o, const args &a, uint32_t stages, uint32_t full,
                       uint32_t empty, int rank)
@@ -143,27 +144,38 @@ __device__ void fetch(const operands &o, const args &a, uint32_t stages, uint32_
     using S = shape<TILE_N>;
     const int OUT_COLUMNS = GATED ? TILE_N / 2 : TILE_N;
     const int n_all = a.row_clusters * a.n_tiles;
-    int stage = 0, parity = 1;
+    int stage = 0, parity = 1, ahead = min(a.n_k, (int)S::STAGES);
     for (int i = blockIdx.x / CLUSTER; i < n_all; i += gridDim.x / CLUSTER) {
         const tile t = tile_at<OUT_COLUMNS, CLUSTER>(a, i, rank);
         const bool is_short = a.last_bytes > 0 && t.row >= a.last_row;
         const CUtensorMap *x = is_short ? &o.x_last : &o.x;
         const int x_row = min(t.row, a.last_row); /* a cluster's second tile may lie behind all */
         const int n_bytes = is_short ? S::B_BYTES + a.last_bytes : S::STAGE_BYTES;
-        for (int k = 0; k < a.n_k; k++) {
-            const uint32_t at = stages + stage * S::STAGE_BYTES, bar = full + stage * 8;
-            mbarrier_wait(empty + stage * 8, parity);
+        auto fetch_w = [&](int at, int k) {
+            const uint32_t bar = full + at * 8, to = stages + at * S::STAGE_BYTES + S::A_BYTES;
             mbarrier_arrive_expect(bar, n_bytes);
-            tensor_copy_2d(at, x, bar, k * TILE_K, x_row);
             if (CLUSTER == 1 && !GATED)
-                tensor_copy_2d(at + S::A_BYTES, &o.w[0], bar, k * TILE_K, t.n);
+                tensor_copy_2d(to, &o.w[0], bar, k * TILE_K, t.n);
             else
-                fetch_halves<TILE_N, GATED, CLUSTER>(o, at + S::A_BYTES, bar, k, t.n, rank);
+                fetch_halves<TILE_N, GATED, CLUSTER>(o, to, bar, k, t.n, rank);
+        };
+        if (ahead > 0) {
+            for (int k = 0; k < ahead; k++)
+                fetch_w(k, k);
+            depend_wait();
+        }
+        for (int k = 0; k < a.n_k; k++) {
+            if (k >= ahead) {
+                mbarrier_wait(empty + stage * 8, parity);
+                fetch_w(stage, k);
+            }
+            tensor_copy_2d(stages + stage * S::STAGE_BYTES, x, full + stage * 8, k * TILE_K, x_row);
             if (++stage == S::STAGES) {
                 stage = 0;
                 parity ^= 1;
             }
         }
+        ahead = 0;
     }
 }
 
@@ -356,7 +368,6 @@ __global__ void __launch_bounds__(THREADS, 1)
         __syncthreads();
     else
         cluster_sync();
-    depend_wait();
     depend_launch();
 
     if (warpgroup == MATHS / 128) {
@@ -365,6 +376,7 @@ __global__ void __launch_bounds__(THREADS, 1)
             fetch<TILE_N, is_gated(E), CLUSTER>(o, a, stages, full, empty, rank);
     } else {
         registers_take<232>();
+        depend_wait(); /* the epilogue reads what x's maker may have written */
         ring r = {0, 0};
         float acc[TILE_N / 2];
         const int n_all = a.row_clusters * a.n_tiles;

@@ -33,7 +33,8 @@ __global__ void __launch_bounds__(NORM_THREADS)
     uint4 mine[CHUNKS];
     float mean = 0, sum = 0;
 
-    await_previous();
+    depend_launch(); /* the product behind this fetches weights meanwhile */
+    depend_wait();
 #pragma unroll
     for (int i = 0; i < CHUNKS; i++)
         mine[i] = t + i * NORM_THREADS < n_chunks ? x[row + t + i * NORM_THREADS] : uint4();
