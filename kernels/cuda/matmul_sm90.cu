@@ -1,7 +1,7 @@
 /* matmul_sm90.cu - products of many rows on Hopper: wgmma fed by the copy engine.
  *
- * A tile is 128 rows of x by TILE_N rows of w.  One thread of a block asks for the operands,
- * 64 columns of k at a time, into a ring of stages; two warpgroups of 64 rows each multiply them.
+ * A tile is 128 or 64 rows of x by TILE_N rows of w.  One thread of a block asks for the operands,
+ * 64 columns of k at a time, into a ring of stages; a warpgroup for each 64 rows multiplies them.
  * Two blocks of a cluster work on neighbouring tiles of rows: each fetches half of the w they share,
  * for both, which is what keeps the second-level cache ahead of the tensor cores.  Blocks stay
  * and take tile after tile; while one tile's y leaves through shared memory the next one's operands come.
@@ -20,10 +20,8 @@
 namespace {
 
 enum {
-    TILE_M = 128,
+    TILE_M_MAX = 128,
     TILE_K = 64, /* one 128-byte swizzle atom */
-    MATHS = 256, /* threads that multiply: two warpgroups */
-    THREADS = MATHS + 128,
     GROUP_M = 8, /* clusters of rows whose tiles run side by side, so that x and w stay in cache */
 };
 
@@ -45,11 +43,13 @@ __host__ __device__ constexpr bool is_gated(epilogue e)
     return e == EPILOGUE_GATED || e == EPILOGUE_GATED_ANY;
 }
 
-template <int TILE_N> struct shape {
+template <int TILE_M, int TILE_N> struct shape {
     static const int A_BYTES = TILE_M * TILE_K * 2;
     static const int B_BYTES = TILE_N * TILE_K * 2;
     static const int STAGE_BYTES = A_BYTES + B_BYTES;
-    static const int STAGES = TILE_N == 256 ? 4 : TILE_N == 128 ? 6 : 8;
+    static const int STAGES = TILE_N == 256 ? 4 : TILE_N == 128 ? 6 : TILE_M == 128 ? 8 : 12;
+    static const int MATHS = 2 * TILE_M; /* threads that multiply: a warpgroup 64 rows */
+    static const int THREADS = MATHS + 128;
     static const int OUT_N = TILE_N < 128 ? TILE_N : 128; /* columns that leave at once */
     static const int OUT_BYTES = TILE_M * OUT_N * 2;
     static const int SHARED_BYTES = STAGES * STAGE_BYTES + OUT_BYTES + 1024; /* to align it */
@@ -76,7 +76,7 @@ struct tile {
 };
 
 /* Tiles in order: GROUP_M clusters of rows, all their columns, then the next. */
-template <int OUT_COLUMNS, int CLUSTER>
+template <int TILE_M, int OUT_COLUMNS, int CLUSTER>
 __device__ tile tile_at(const args &a, int i, int rank)
 {
     const int group_tiles = GROUP_M * a.n_tiles;
@@ -118,13 +118,13 @@ __device__ __forceinline__ float2 unpack(__half, uint32_t v)
 }
 
 /* A stage of w in halves: gate and up, or one from each block of a cluster. */
-template <int TILE_N, bool GATED, int CLUSTER>
+template <int TILE_M, int TILE_N, bool GATED, int CLUSTER>
 __device__ __forceinline__ void fetch_halves(const operands &o, uint32_t to, uint32_t bar, int k,
                                              int row, int rank)
 {
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        const uint32_t at = to + half * shape<TILE_N>::B_BYTES / 2;
+        const uint32_t at = to + half * shape<TILE_M, TILE_N>::B_BYTES / 2;
         const CUtensorMap *w = &o.w[GATED ? half : 0];
         const int half_row = row + (GATED ? 0 : half * TILE_N / 2);
         if (CLUSTER == 1)
@@ -137,16 +137,16 @@ __device__ __forceinline__ void fetch_halves(const operands &o, uint32_t to, uin
 /* The thread that fetches; the first stages' weights before the wait for what x is made of.  Rows behind
  * the last are left as they lie: their y is not stored, and to have the copy engine make them zeros
  * costs more time than to bring real ones. */
-template <int TILE_N, bool GATED, int CLUSTER>
+template <int TILE_M, int TILE_N, bool GATED, int CLUSTER>
 __device__ void fetch(const operands &o, const args &a, uint32_t stages, uint32_t full,
                       uint32_t empty, int rank)
 {
-    using S = shape<TILE_N>;
+    using S = shape<TILE_M, TILE_N>;
     const int OUT_COLUMNS = GATED ? TILE_N / 2 : TILE_N;
     const int n_all = a.row_clusters * a.n_tiles;
     int stage = 0, parity = 1, ahead = min(a.n_k, (int)S::STAGES);
     for (int i = blockIdx.x / CLUSTER; i < n_all; i += gridDim.x / CLUSTER) {
-        const tile t = tile_at<OUT_COLUMNS, CLUSTER>(a, i, rank);
+        const tile t = tile_at<TILE_M, OUT_COLUMNS, CLUSTER>(a, i, rank);
         const bool is_short = a.last_bytes > 0 && t.row >= a.last_row;
         const CUtensorMap *x = is_short ? &o.x_last : &o.x;
         const int x_row = min(t.row, a.last_row); /* a cluster's second tile may lie behind all */
@@ -157,7 +157,7 @@ __device__ void fetch(const operands &o, const args &a, uint32_t stages, uint32_
             if (CLUSTER == 1 && !GATED)
                 tensor_copy_2d(to, &o.w[0], bar, k * TILE_K, t.n);
             else
-                fetch_halves<TILE_N, GATED, CLUSTER>(o, to, bar, k, t.n, rank);
+                fetch_halves<TILE_M, TILE_N, GATED, CLUSTER>(o, to, bar, k, t.n, rank);
         };
         if (ahead > 0) {
             for (int k = 0; k < ahead; k++)
@@ -196,11 +196,11 @@ struct ring {
 };
 
 /* acc = 64 rows of x times TILE_N rows of w. */
-template <typename T, int TILE_N, int CLUSTER>
+template <typename T, int TILE_M, int TILE_N, int CLUSTER>
 __device__ void multiply(float (&acc)[TILE_N / 2], int n_k, uint32_t stages, uint32_t full,
                          uint32_t empty, int warpgroup, ring *r)
 {
-    using S = shape<TILE_N>;
+    using S = shape<TILE_M, TILE_N>;
     int before = -1;
     for (int k = 0; k < n_k; k++) {
         const uint32_t at = stages + r->stage * S::STAGE_BYTES;
@@ -279,11 +279,11 @@ __device__ __forceinline__ uint32_t value(const args &a, const float (&acc)[TILE
 }
 
 /* y through shared memory: 64 columns by 64 rows at a time, swizzled as the copy engine wants. */
-template <typename T, int TILE_N, epilogue E>
+template <typename T, int TILE_M, int TILE_N, epilogue E>
 __device__ void store(const operands &o, const args &a, const float (&acc)[TILE_N / 2], tile t,
                       uint32_t out, int warpgroup)
 {
-    using S = shape<TILE_N>;
+    using S = shape<TILE_M, TILE_N>;
     const int OUT_COLUMNS = is_gated(E) ? TILE_N / 2 : TILE_N;
     const int PART = OUT_COLUMNS < S::OUT_N ? OUT_COLUMNS : S::OUT_N;
     const int lane = threadIdx.x % 32, warp = threadIdx.x % 128 / 32;
@@ -341,13 +341,14 @@ __device__ void store_f32(const args &a, const float (&acc)[TILE_N / 2], tile t,
     }
 }
 
-/* grid: [blocks, a multiple of CLUSTER]   block: [THREADS]: two warpgroups multiply, one fetches */
-template <typename T, int TILE_N, epilogue E, int CLUSTER>
-__global__ void __launch_bounds__(THREADS, 1)
+/* grid: [blocks, a multiple of CLUSTER]   block: [THREADS]: one or two warpgroups multiply,
+ * one fetches */
+template <typename T, int TILE_M, int TILE_N, epilogue E, int CLUSTER>
+__global__ void __launch_bounds__(shape<TILE_M, TILE_N>::THREADS, 1)
     matmul_sm90_kernel(const __grid_constant__ operands o, const args a)
 {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL) /* choose.c gives other devices matmul_tiles */
-    using S = shape<TILE_N>;
+    using S = shape<TILE_M, TILE_N>;
     const int OUT_COLUMNS = is_gated(E) ? TILE_N / 2 : TILE_N;
     extern __shared__ uint8_t shared_raw[];
     __shared__ uint64_t bars[2 * S::STAGES];
@@ -360,7 +361,7 @@ __global__ void __launch_bounds__(THREADS, 1)
     if (threadIdx.x == 0) {
         for (int s = 0; s < S::STAGES; s++) {
             mbarrier_init(full + 8 * s, 1);
-            mbarrier_init(empty + 8 * s, CLUSTER * MATHS / 128);
+            mbarrier_init(empty + 8 * s, CLUSTER * S::MATHS / 128);
         }
         fence_mbarrier_init();
     }
@@ -370,23 +371,25 @@ __global__ void __launch_bounds__(THREADS, 1)
         cluster_sync();
     depend_launch();
 
-    if (warpgroup == MATHS / 128) {
-        registers_give<40>();
-        if (threadIdx.x == MATHS)
-            fetch<TILE_N, is_gated(E), CLUSTER>(o, a, stages, full, empty, rank);
+    if (warpgroup == S::MATHS / 128) {
+        if (TILE_M == TILE_M_MAX)
+            registers_give<40>();
+        if (threadIdx.x == S::MATHS)
+            fetch<TILE_M, TILE_N, is_gated(E), CLUSTER>(o, a, stages, full, empty, rank);
     } else {
-        registers_take<232>();
+        if (TILE_M == TILE_M_MAX)
+            registers_take<232>();
         depend_wait(); /* the epilogue reads what x's maker may have written */
         ring r = {0, 0};
         float acc[TILE_N / 2];
         const int n_all = a.row_clusters * a.n_tiles;
         for (int i = blockIdx.x / CLUSTER; i < n_all; i += gridDim.x / CLUSTER) {
-            const tile t = tile_at<OUT_COLUMNS, CLUSTER>(a, i, rank);
-            multiply<T, TILE_N, CLUSTER>(acc, a.n_k, stages, full, empty, warpgroup, &r);
+            const tile t = tile_at<TILE_M, OUT_COLUMNS, CLUSTER>(a, i, rank);
+            multiply<T, TILE_M, TILE_N, CLUSTER>(acc, a.n_k, stages, full, empty, warpgroup, &r);
             if constexpr (E == EPILOGUE_F32)
                 store_f32<TILE_N>(a, acc, t, warpgroup);
             else
-                store<T, TILE_N, E>(o, a, acc, t, out, warpgroup);
+                store<T, TILE_M, TILE_N, E>(o, a, acc, t, out, warpgroup);
         }
         if (E != EPILOGUE_F32 && threadIdx.x % 128 == 0)
             store_wait();
@@ -400,16 +403,23 @@ __global__ void __launch_bounds__(THREADS, 1)
 
 /* Launching. */
 
-int cluster_of(int rows)
+int cluster_of(int rows, int tile_m)
 {
-    return rows > TILE_M ? 2 : 1;
+    return rows > tile_m ? 2 : 1;
 }
 
-template <typename T, int TILE_N, epilogue E, int CLUSTER>
+/* Of the narrowest tiles there are fewer than SMs, each at the speed at which an SM takes in its two
+ * operands: low ones take less of x. */
+int tile_height(int rows, int tile_n)
+{
+    return tile_n == 64 && rows <= TILE_M_MAX ? 64 : TILE_M_MAX;
+}
+
+template <typename T, int TILE_M, int TILE_N, epilogue E, int CLUSTER>
 void launch_cluster(device *d, const operands *o, const args *a)
 {
-    auto *kernel = matmul_sm90_kernel<T, TILE_N, E, CLUSTER>;
-    const int bytes = shape<TILE_N>::SHARED_BYTES;
+    auto *kernel = matmul_sm90_kernel<T, TILE_M, TILE_N, E, CLUSTER>;
+    const int bytes = shape<TILE_M, TILE_N>::SHARED_BYTES;
     static bool ready = false; /* one device thread; the attribute is of the function */
     if (!ready) {
         cuda_check(d, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
@@ -425,7 +435,7 @@ void launch_cluster(device *d, const operands *o, const args *a)
     attribute[1].val.programmaticStreamSerializationAllowed = 1;
     cudaLaunchConfig_t config = {};
     config.gridDim = dim3(tiles < most ? tiles : most);
-    config.blockDim = dim3(THREADS);
+    config.blockDim = dim3(shape<TILE_M, TILE_N>::THREADS);
     config.dynamicSmemBytes = bytes;
     config.stream = d->stream;
     config.attrs = attribute;
@@ -433,14 +443,20 @@ void launch_cluster(device *d, const operands *o, const args *a)
     cuda_check(d, cudaLaunchKernelEx(&config, kernel, *o, *a), "run matmul");
 }
 
-template <typename T, int TILE_N, epilogue E> void launch(device *d, const operands *o, args *a)
+template <typename T, int TILE_M, int TILE_N, epilogue E>
+void launch_tiles(device *d, const operands *o, args *a)
 {
-    const int cluster = cluster_of(a->rows);
+    const int cluster = cluster_of(a->rows, TILE_M);
     a->row_clusters = (a->rows + TILE_M * cluster - 1) / (TILE_M * cluster);
     if (cluster == 2)
-        launch_cluster<T, TILE_N, E, 2>(d, o, a);
+        launch_cluster<T, TILE_M, TILE_N, E, 2>(d, o, a);
     else
-        launch_cluster<T, TILE_N, E, 1>(d, o, a);
+        launch_cluster<T, TILE_M, TILE_N, E, 1>(d, o, a);
+}
+
+template <typename T, int TILE_N, epilogue E> void launch(device *d, const operands *o, args *a)
+{
+    launch_tiles<T, TILE_M_MAX, TILE_N, E>(d, o, a);
 }
 
 template <typename T, epilogue E> void launch_plain(device *d, int tile_n, const operands *o, args *a)
@@ -449,6 +465,8 @@ template <typename T, epilogue E> void launch_plain(device *d, int tile_n, const
         launch<T, 256, E>(d, o, a);
     else if (tile_n == 128)
         launch<T, 128, E>(d, o, a);
+    else if (tile_height(a->rows, tile_n) == 64)
+        launch_tiles<T, 64, 64, E>(d, o, a);
     else
         launch<T, 64, E>(d, o, a);
 }
@@ -492,7 +510,7 @@ int matmul_sm90_tile(int rows, int n, bool gated, int sm_count)
 {
     static const int tiles[] = {256, 128, 64};
     const int TILE_COST = 32;
-    const int row_tiles = (rows + TILE_M - 1) / TILE_M;
+    const int row_tiles = (rows + TILE_M_MAX - 1) / TILE_M_MAX;
     int best = 0;
     int64_t best_cost = INT64_MAX;
     for (int i = 0; i < (gated ? 2 : 3); i++) {
@@ -515,12 +533,13 @@ template <typename T> static void run(device *d, const wide_matmul *m)
     const int tile_n =
         e >= EPILOGUE_F32 ? TILE_RARE : matmul_sm90_tile(m->rows, m->n, gated, d->sm_count);
     const int out_columns = gated ? tile_n / 2 : tile_n;
-    const int w_rows = gated || cluster_of(m->rows) == 2 ? tile_n / 2 : tile_n;
-    const int last_rows = (m->rows % TILE_M + 7) / 8 * 8; /* a swizzle atom has 8 */
+    const int tile_m = tile_height(m->rows, tile_n);
+    const int w_rows = gated || cluster_of(m->rows, tile_m) == 2 ? tile_n / 2 : tile_n;
+    const int last_rows = (m->rows % tile_m + 7) / 8 * 8; /* a swizzle atom has 8 */
     operands o;
     if (last_rows > 0)
         tensor_map_2d(d, &o.x_last, m->x, m->in, m->rows, m->in, TILE_K, last_rows);
-    tensor_map_2d(d, &o.x, m->x, m->in, m->rows, m->in, TILE_K, TILE_M);
+    tensor_map_2d(d, &o.x, m->x, m->in, m->rows, m->in, TILE_K, tile_m);
     tensor_map_2d(d, &o.w[0], m->w[0], m->in, m->n, m->in, TILE_K, w_rows);
     tensor_map_2d(d, &o.w[1], gated ? m->w[1] : m->w[0], m->in, m->n, m->in, TILE_K, w_rows);
     if (!m->y_f32)
@@ -529,7 +548,7 @@ template <typename T> static void run(device *d, const wide_matmul *m)
         .rows = m->rows,
         .n = m->n,
         .n_k = (m->in + TILE_K - 1) / TILE_K,
-        .last_row = (m->rows - 1) / TILE_M * TILE_M,
+        .last_row = (m->rows - 1) / tile_m * tile_m,
         .last_bytes = last_rows * TILE_K * 2,
         .row_clusters = 0,
         .n_tiles = (m->n + out_columns - 1) / out_columns,
