@@ -1,15 +1,22 @@
-/* sample.cu - from rows of logits to tokens and their log-probabilities, in one launch.
+/* sample.cu - from rows of logits to tokens and their log-probabilities.
  *
- * A cluster of eight blocks does a row.  Each keeps an eighth of it in shared memory, so that the
- * logits are read from memory once whatever the row asks for; what it asks for is read from its
- * slot, so that every batch of n rows is the same launch.  Where there are no clusters, or the
- * vocabulary is too wide for one, a single block does the row on a copy in device memory.
+ * Two kernels, of which a row needs one; what it asks for is read from its slot, so that every
+ * batch of n rows is the same launches.
+ *
+ * Many rows are walked over once, by blocks that keep nothing but notes of them (sample_walk.cuh);
+ * the rest of a row is done from the notes where few tokens decide: greedy, top_k,
+ * log-probabilities, and a draw among all.
+ *
+ * The rows that are left, or all where they are few, are sample_kernel's.  A cluster of eight
+ * blocks does a row.  Each keeps an eighth of it in shared memory, so that the logits are read from
+ * memory once whatever the row asks for.  Where there are no clusters, or the vocabulary is too
+ * wide for one, a single block does the row on a copy in device memory.
  *
  * Meaning and order of effects are those of kernels/cpu/sample.c.  A token's weight is
  * exp((logit - top) / temperature).  The vocabulary is cut into groups of 512 ids; a group's
  * weights are added in float in one order, and that sum, rounded down to a multiple of 2^-44, is an
- * integer: its mass.  Sums of masses are exact, so that no result depends on who added what, and a
- * border or a draw is decided by comparing integers.
+ * integer: its mass.  Sums of masses are exact, so that no result depends on who added what, or in
+ * which kernel, and a border or a draw is decided by comparing integers.
  *
  * Nothing sorts the vocabulary, and where it can be helped nothing but a sum walks over it.
  *
@@ -27,21 +34,10 @@
  * found one by one, which is slow and always right. */
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/sample_cut.cuh"
-#include "kernels/philox.h"
+#include "kernels/cuda/sample_walk.cuh"
 
 namespace
 {
-
-constexpr float GREEDY_BELOW = 1e-5f;
-
-struct sample_job {
-    const float *logits;           /* [n, vocab] */
-    float *copy;                   /* [n, slice_width] where a single block does a row */
-    const struct batch_head *head; /* [n] */
-    struct sample_out *out;        /* [n] */
-    struct cuda_slots slots;
-    int vocab, slice_width, bias_slot_max;
-};
 
 struct best { /* of one thread: ids come rising, so the first of equal logits stays */
     float logit;
@@ -69,34 +65,19 @@ struct best { /* of one thread: ids come rising, so the first of equal logits st
     }
 };
 
-/* The logits of id and the three behind; whole <=> there is no end of the row among any four. */
-__device__ inline float4 load_four(const float *row, int id, int vocab, bool whole)
-{
-    float4 v = make_float4(-INFINITY, -INFINITY, -INFINITY, -INFINITY);
-    if (id >= vocab)
-        return v;
-    if (whole)
-        return __ldcs(reinterpret_cast<const float4 *>(row + id));
-    v.x = row[id];
-    v.y = id + 1 < vocab ? row[id + 1] : v.y;
-    v.z = id + 2 < vocab ? row[id + 2] : v.z;
-    v.w = id + 3 < vocab ? row[id + 3] : v.w;
-    return v;
-}
-
-/* AHEAD parts are on their way at once. */
-template <int AHEAD, int BLOCKS>
+/* AT_ONCE parts are on their way together. */
+template <int AT_ONCE, int BLOCKS>
 __device__ inline void load_parts(slice<BLOCKS> &s, struct best &best, const float *row)
 {
     const int end = s.end_group * GROUP_PARTS;
 #pragma unroll 1
-    for (int part = s.first_group * GROUP_PARTS; part < end; part += AHEAD) {
-        float4 v[AHEAD];
+    for (int part = s.first_group * GROUP_PARTS; part < end; part += AT_ONCE) {
+        float4 v[AT_ONCE];
 #pragma unroll
-        for (int i = 0; i < AHEAD; i++)
-            v[i] = load_four(row, s.first + (part + i) * PART + lane() * 4, s.vocab, AHEAD > 1);
+        for (int i = 0; i < AT_ONCE; i++)
+            v[i] = load_four(row, s.first + (part + i) * PART + lane() * 4, s.vocab, AT_ONCE > 1);
 #pragma unroll
-        for (int i = 0; i < AHEAD; i++) {
+        for (int i = 0; i < AT_ONCE; i++) {
             const int at = (part + i) * PART + lane() * 4;
             best.note(v[i], s.first + at);
             *reinterpret_cast<float4 *>(s.x + at) = v[i];
@@ -137,37 +118,15 @@ __device__ inline void add_bias(slice<BLOCKS> &s, int width, const struct sample
     }
 }
 
-__device__ inline float penalize(const struct sample_params &p, float logit, uint32_t seen)
-{
-    const uint32_t times = seen & 0x7fffu;
-    if (seen == 0)
-        return logit;
-    if (p.repetition != 1.0f)
-        logit = logit > 0 ? __fdiv_rn(logit, p.repetition) : __fmul_rn(logit, p.repetition);
-    if (times > 0)
-        logit = __fsub_rn(logit, __fadd_rn(p.presence, __fmul_rn(p.frequency, (float)times)));
-    return logit;
-}
-
 /* Seen ones are rare: one after the other. */
-__device__ inline void penalize_four(const struct sample_params &p, float *logit,
-                                     const uint16_t *seen)
+__device__ inline void penalize_four(const struct sample_params &p, float *logit, seen_four times)
 {
 #pragma unroll 1
     for (int i = 0; i < 4; i++) {
         if (logit[i] > -INFINITY) /* which no penalty changes; so is what lies behind the row */
-            logit[i] = penalize(p, logit[i], seen[i]);
+            logit[i] = penalize(p, logit[i], times.x & 0xffff);
+        times = make_uint2(times.x >> 16 | times.y << 16, times.y >> 16);
     }
-}
-
-__device__ inline ushort4 load_seen(const uint16_t *seen, int id, int vocab)
-{
-    if (id >= vocab)
-        return make_ushort4(0, 0, 0, 0);
-    if (vocab % 4 == 0)
-        return *reinterpret_cast<const ushort4 *>(seen + id);
-    return make_ushort4(seen[id], id + 1 < vocab ? seen[id + 1] : 0,
-                        id + 2 < vocab ? seen[id + 2] : 0, id + 3 < vocab ? seen[id + 3] : 0);
 }
 
 /* `seen` is wanted when the logits were read: brings it nearer meanwhile. */
@@ -194,17 +153,17 @@ __device__ inline uint64_t change_logits(slice<BLOCKS> &s, const struct sample_j
         __syncthreads();
     }
     for (int group = s.first_group; group < s.end_group; group++) {
-        ushort4 n[GROUP_PARTS];
+        seen_four n[GROUP_PARTS];
 #pragma unroll
         for (int i = 0; i < GROUP_PARTS; i++)
             n[i] = slot.has_penalty
                        ? load_seen(seen, s.first + group * GROUP + i * PART + lane() * 4, s.vocab)
-                       : make_ushort4(0, 0, 0, 0);
+                       : make_uint2(0, 0);
 #pragma unroll
         for (int i = 0; i < GROUP_PARTS; i++) {
             const int at = group * GROUP + i * PART + lane() * 4;
-            if (n[i].x | n[i].y | n[i].z | n[i].w)
-                penalize_four(params, s.x + at, seen + s.first + at);
+            if (n[i].x | n[i].y)
+                penalize_four(params, s.x + at, n[i]);
             best.note(s.four(at), s.first + at);
         }
     }
@@ -215,8 +174,7 @@ __device__ inline uint64_t change_logits(slice<BLOCKS> &s, const struct sample_j
 /* The sum of the weights of raw logits, in log. */
 template <int BLOCKS> __device__ inline double find_log_sum(slice<BLOCKS> &s)
 {
-    const uint64_t mass =
-        s.template sum_all<GROUP_PARTS>([&](float logit, int) { return s.weight(logit); });
+    const uint64_t mass = s.sum_groups([&](int group) { return s.sum_whole(group); });
     return (double)s.top + log((double)mass) - MASS_BITS * 0.69314718055994530942;
 }
 
@@ -282,14 +240,16 @@ __device__ inline void draw_token(slice<BLOCKS> &s, const struct sample_params &
         if (s.rank() == 0)
             s.pick_in_list(weight_of, target);
     } else if (c.id == INT_MAX && min_p <= 0) { /* all: the same without questions */
-        s.template pick<GROUP_PARTS>([&](float logit, int) { return s.weight(logit); }, target);
+        s.pick([&](int group) { return s.sum_whole(group); },
+               [&](float logit, int) { return s.weight(logit); }, target);
     } else {
-        s.template pick<GROUP_PARTS>(weight_of, target);
+        s.pick([&](int group) { return s.template sum_group<GROUP_PARTS>(group, weight_of); },
+               weight_of, target);
     }
 }
 
 /* Instead of an id: it is in a->best; it is in a->picked of block 0 when all have met. */
-enum { ID_FAULT = -3, ID_BEST = -2, ID_DRAWN = -1 };
+enum { ID_BEST = -4, ID_DRAWN = -3 };
 
 /* A best token is fine: its logit is the top from here on, and the token what greedy would take. */
 template <int BLOCKS> __device__ inline bool take_best(slice<BLOCKS> &s, uint64_t best)
@@ -342,22 +302,14 @@ __device__ inline void place_slice(slice<BLOCKS> &s, const struct sample_job &j)
     s.n_all = 0;
 }
 
-/* grid: [n * BLOCKS], clusters of BLOCKS   block: [THREADS]
- * shared: struct area, then the slice where the row is cut into more than one */
+/* A row that was left; the cluster's. */
 template <int BLOCKS>
-__global__ void __launch_bounds__(THREADS, 3) sample_kernel(const struct sample_job j)
+__device__ inline void sample_left(slice<BLOCKS> &s, const struct sample_job &j, int i)
 {
-    extern __shared__ __align__(16) char shared[];
-    const int i = (int)blockIdx.x / BLOCKS;
-    slice<BLOCKS> s;
     place_slice(s, j);
-    s.a = reinterpret_cast<struct area *>(shared);
-    s.x = BLOCKS > 1 ? reinterpret_cast<float *>(shared + sizeof(struct area))
-                     : j.copy + (size_t)i * j.slice_width;
-    s.meet_begin(); /* every block of the cluster runs before another writes to it */
-    await_previous();
+    s.meet_begin(); /* every block of the cluster is through with the row before */
     const struct batch_head head = j.head[i];
-    struct cuda_slot *slot = j.slots.slot + head.slot;
+    const struct cuda_slot *slot = j.slots.slot + head.slot;
     int id = sample_row(s, j, head, *slot, i);
     const int n_logprobs = slot->params.n_logprobs;
     /* A block's shared memory stays until the others are through with it, which they are where all
@@ -366,16 +318,40 @@ __global__ void __launch_bounds__(THREADS, 3) sample_kernel(const struct sample_
         s.meet();
     if (s.rank() > 0 || thread() > 0)
         return;
-    const bool is_fault = id == ID_FAULT, is_scored = n_logprobs >= 0 || head.forced >= 0;
-    const float *row = j.logits + (size_t)i * j.vocab;
-    struct sample_out *out = j.out + i;
-    id = is_fault ? 0 : id == ID_BEST ? s.a->best : id == ID_DRAWN ? s.a->picked : id;
-    out->id = id;
-    out->fault = is_fault ? SAMPLE_NAN : SAMPLE_OK;
-    out->n_top = is_fault || n_logprobs <= 0 ? 0 : min(n_logprobs, j.vocab);
-    out->logprob = is_scored && !is_fault ? (float)((double)row[id] - s.a->log_sum) : 0.0f;
-    if (head.forced < 0)
-        slot->sampled = id;
+    id = id == ID_BEST ? s.a->best : id == ID_DRAWN ? s.a->picked : id;
+    put_sample(j, i, id, n_logprobs >= 0 || head.forced >= 0, n_logprobs, s.a->log_sum);
+}
+
+/* The cluster's first row behind `i` that was left, or one that is not there: a lane asks for each.
+ */
+template <int BLOCKS> __device__ __noinline__ int next_left(const struct sample_job &j, int i)
+{
+    const int n_clusters = (int)gridDim.x / BLOCKS, cluster = (int)blockIdx.x / BLOCKS;
+    for (i = i < 0 ? cluster : i + n_clusters; i < j.n; i += WARP * n_clusters) {
+        const int mine = i + lane() * n_clusters;
+        const unsigned left =
+            __ballot_sync(ALL, mine < j.n && (!j.has_notes || __ldcg(notes_of(j, mine).is_left)));
+        if (left != 0)
+            return i + (__ffs((int)left) - 1) * n_clusters;
+    }
+    return j.n;
+}
+
+/* Every row by eight blocks at most, which end at once when there is none.
+ * grid: clusters of BLOCKS   block: [THREADS]
+ * shared: struct area, then the slice where the row is cut into more than one */
+template <int BLOCKS>
+__global__ void __launch_bounds__(THREADS, 3)
+    sample_kernel(const __grid_constant__ struct sample_job j)
+{
+    extern __shared__ __align__(16) char shared[];
+    slice<BLOCKS> s;
+    s.a = reinterpret_cast<struct area *>(shared);
+    s.x = BLOCKS > 1 ? reinterpret_cast<float *>(shared + sizeof(struct area))
+                     : j.copy + (size_t)blockIdx.x * j.slice_width;
+    await_previous();
+    for (int i = next_left<BLOCKS>(j, -1); i < j.n; i = next_left<BLOCKS>(j, i))
+        sample_left(s, j, i);
 }
 
 int round_to_groups(int n)
@@ -405,25 +381,53 @@ bool has_clusters_for(int vocab)
            major >= 9 && cluster_bytes(vocab) <= (size_t)shared;
 }
 
+/* A walk and two launches pay where rows outnumber the clusters that run at once. */
+constexpr int WALK_ROWS_MIN = 33;
+
+constexpr int COPIES_MAX = 128; /* rows at once where single blocks do them */
+
+/* Clusters that run at once: one more would double the time. */
+int count_clusters(struct device *d, size_t shared_bytes)
+{
+    static int n; /* one device thread; of the first vocabulary, which is the model's */
+    cudaLaunchAttribute size = {};
+    size.id = cudaLaunchAttributeClusterDimension;
+    size.val.clusterDim = {CLUSTER, 1, 1};
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3(CLUSTER);
+    config.blockDim = dim3(THREADS);
+    config.dynamicSmemBytes = shared_bytes;
+    config.attrs = &size;
+    config.numAttrs = 1;
+    if (n == 0)
+        cuda_check(d, cudaOccupancyMaxActiveClusters(&n, sample_kernel<CLUSTER>, &config),
+                   "sample: clusters");
+    return n > 0 ? n : 1;
+}
+
 template <int BLOCKS>
-void launch_sample(struct device *d, const struct sample_job &j, int n, size_t shared_bytes)
+void launch_left(struct device *d, const struct sample_job &j, size_t shared_bytes)
 {
     cuda_check(d,
                cudaFuncSetAttribute(sample_kernel<BLOCKS>,
                                     cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes),
                "sample: shared memory");
+    const int most = BLOCKS > 1 ? count_clusters(d, shared_bytes) : COPIES_MAX;
     launch(d, "sample",
-           {dim3((unsigned)(n * BLOCKS)), dim3(THREADS), shared_bytes, BLOCKS > 1 ? BLOCKS : 0},
+           {dim3((unsigned)((j.n < most ? j.n : most) * BLOCKS)), dim3(THREADS), shared_bytes,
+            BLOCKS > 1 ? BLOCKS : 0},
            sample_kernel<BLOCKS>, j);
 }
 
 } /* namespace */
 
+/* Notes, zero at first; then copies of rows where there are no clusters. */
 size_t cuda_sample_work_bytes(const struct device_limits *l)
 {
+    const size_t notes = (size_t)l->heads_max * notes_bytes(l->vocab);
     if (has_clusters_for(l->vocab))
-        return 0;
-    return (size_t)l->heads_max * (size_t)round_to_groups(l->vocab) * sizeof(float);
+        return notes;
+    return notes + (size_t)COPIES_MAX * (size_t)round_to_groups(l->vocab) * sizeof(float);
 }
 
 void cuda_sample(struct device *d, const struct sample_args *a)
@@ -431,17 +435,24 @@ void cuda_sample(struct device *d, const struct sample_args *a)
     if (a->n <= 0)
         return;
     const bool clusters = has_clusters_for(a->vocab);
+    const int n_walks = (count_chunks(a->vocab) + WARPS - 1) / WARPS;
     struct sample_job j = {};
     j.logits = a->logits;
-    j.copy = (float *)d->sample_work;
+    j.notes = (char *)d->sample_work;
+    j.copy = (float *)(j.notes + (size_t)d->limits.heads_max * notes_bytes(a->vocab));
     j.head = d->batch.head + a->first;
     j.out = d->sample_out + a->first;
     j.slots = d->slots;
+    j.n = a->n;
     j.vocab = a->vocab;
     j.slice_width = clusters ? cluster_width(a->vocab) : round_to_groups(a->vocab);
     j.bias_slot_max = d->limits.bias_slot_max;
+    j.has_notes = a->n >= WALK_ROWS_MIN;
+    if (j.has_notes)
+        launch(d, "sample: walk", {dim3((unsigned)(a->n * n_walks)), dim3(THREADS), 0, 0},
+               walk_kernel, j);
     if (clusters)
-        launch_sample<CLUSTER>(d, j, a->n, cluster_bytes(a->vocab));
+        launch_left<CLUSTER>(d, j, cluster_bytes(a->vocab));
     else
-        launch_sample<1>(d, j, a->n, sizeof(struct area));
+        launch_left<1>(d, j, sizeof(struct area));
 }

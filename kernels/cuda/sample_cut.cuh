@@ -99,11 +99,11 @@ __device__ struct searched_cut search_cut(slice<BLOCKS> s, uint64_t want, struct
     const uint64_t above = sum_from(key + 1), rest = want > above ? want - above : 1;
     const uint64_t each_adds = max(wish.by_mass ? mass_of(s.weight(c.logit)) : ONE, (uint64_t)1);
     const uint64_t n_equal = (rest + each_adds - 1) / each_adds;
-    s.template pick<1>(
-        [&](float logit, int id) {
-            return logit == c.logit && keeps(wish.limit, logit, id) ? 1.0f : 0.0f;
-        },
-        [&](uint64_t total) { return min((n_equal - 1) * ONE, total - 1); });
+    auto is_border = [&](float logit, int id) {
+        return logit == c.logit && keeps(wish.limit, logit, id) ? 1.0f : 0.0f;
+    };
+    s.pick([&](int group) { return s.template sum_group<1>(group, is_border); }, is_border,
+           [&](uint64_t total) { return min((n_equal - 1) * ONE, total - 1); });
     s.meet();
     c.id = s.a->picked;
     return {c, s.turn, 0};

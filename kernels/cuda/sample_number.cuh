@@ -128,6 +128,92 @@ __device__ inline uint64_t share_of(double share, uint64_t total) /* rounded up,
     return want < total ? want : total;
 }
 
+/* A token's weight; the same bits wherever it is asked. */
+__device__ inline float weigh(float logit, float top, float rate)
+{
+    return exp2_approx(__fmul_rn(__fmul_rn(__fsub_rn(logit, top), rate), LOG2_E));
+}
+
+__device__ inline float top_of(float a, float b) /* NaN if one of them is */
+{
+    float c;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(c) : "f"(a), "f"(b));
+    return c;
+}
+
+__device__ inline float top_of(const float4 &v)
+{
+    return top_of(top_of(v.x, v.y), top_of(v.z, v.w));
+}
+
+/* The weights of a group that is whole, added; relative to its own largest logit, since the row's
+ * may not be known yet. */
+struct group_sum {
+    float top, sum;
+
+    __device__ uint64_t mass(float row_top, float rate) const
+    {
+        return mass_of(__fmul_rn(sum, weigh(top, row_top, rate)));
+    }
+};
+
+/* To all lanes of the warp; part_at(part) gives the lane's four logits, `top` their largest. */
+template <class V>
+__device__ inline struct group_sum sum_whole_group(V part_at, float top, float rate)
+{
+    float sum = 0;
+#pragma unroll
+    for (int lanes = WARP / 2; lanes > 0; lanes /= 2)
+        top = fmaxf(top, __shfl_xor_sync(ALL, top, lanes));
+    if (top == -INFINITY)
+        return {top, 0};
+#pragma unroll
+    for (int part = 0; part < GROUP_PARTS; part++) {
+        const float4 v = part_at(part);
+        const float a = weigh(v.x, top, rate), b = weigh(v.y, top, rate);
+        const float c = weigh(v.z, top, rate), d = weigh(v.w, top, rate);
+        sum = __fadd_rn(sum, __fadd_rn(__fadd_rn(a, b), __fadd_rn(c, d)));
+    }
+    return {top, warp_sum(sum)};
+}
+
+/* The token of the GROUP ids from `first` on at which the mass comes to be more than `target`, to
+ * all lanes of the warp.  The masses of tokens may come to a little less than the group's: then the
+ * last has the rest. */
+template <class V, class W>
+__device__ inline int pick_in_group(int first, V four_at, W weight_of, uint64_t target)
+{
+    uint64_t before = 0, last = 0; /* id + 1 */
+#pragma unroll 1
+    for (int part = 0; part < GROUP_PARTS; part++) {
+        const int id = first + part * PART + lane() * 4;
+        const float4 logit = four_at(id);
+        const float v[4] = {logit.x, logit.y, logit.z, logit.w};
+        uint64_t mass[4], own = 0;
+        int found = -1;
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const float w = weight_of(v[i], id + i);
+            mass[i] = mass_of(w);
+            own += mass[i];
+            last = w > 0 ? (uint64_t)(id + i) + 1 : last;
+        }
+        const uint64_t sum = warp_scan(own, lane());
+        uint64_t below = before + sum - own;
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            if (below <= target && target - below < mass[i])
+                found = id + i;
+            below += mass[i];
+        }
+        const unsigned lanes = __ballot_sync(ALL, found >= 0);
+        if (lanes != 0)
+            return __shfl_sync(ALL, found, __ffs((int)lanes) - 1);
+        before += __shfl_sync(ALL, sum, WARP - 1);
+    }
+    return (int)warp_max(last) - 1;
+}
+
 /* Where a logit is among bins of equal width below the top: monotone functions of it. */
 struct bins {
     float top, steps_rate; /* steps in a unit of the logit */

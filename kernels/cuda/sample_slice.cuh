@@ -139,12 +139,23 @@ template <int BLOCKS> struct slice {
         return mass_of(warp_sum(sum));
     }
 
-    template <int AT_ONCE, class F> __device__ uint64_t sum_warp(F f)
+    /* The same of all tokens' weights. */
+    __device__ uint64_t sum_whole(int group)
+    {
+        auto part_at = [&](int part) { return four(group * GROUP + part * PART + lane() * 4); };
+        float most = -INFINITY;
+#pragma unroll
+        for (int part = 0; part < GROUP_PARTS; part++)
+            most = top_of(most, top_of(part_at(part)));
+        return sum_whole_group(part_at, most, rate).mass(top, rate);
+    }
+
+    template <class M> __device__ uint64_t sum_warp(M mass_of_group)
     {
         uint64_t sum = 0;
 #pragma unroll 1
         for (int group = first_group; group < end_group; group++)
-            sum += sum_group<AT_ONCE>(group, f);
+            sum += mass_of_group(group);
         return sum;
     }
 
@@ -159,13 +170,18 @@ template <int BLOCKS> struct slice {
         return to;
     }
 
-    template <int AT_ONCE, class F> __device__ uint64_t sum_all(F f)
+    template <class M> __device__ uint64_t sum_groups(M mass_of_group)
     {
-        const uint64_t *sums = exchange(sum_warp<AT_ONCE>(f));
+        const uint64_t *sums = exchange(sum_warp(mass_of_group));
         uint64_t sum = 0;
         for (int i = lane(); i < BLOCKS * WARPS; i += WARP)
             sum += sums[i];
         return warp_sum(sum);
+    }
+
+    template <int AT_ONCE, class F> __device__ uint64_t sum_all(F f)
+    {
+        return sum_groups([&](int group) { return sum_group<AT_ONCE>(group, f); });
     }
 
     __device__ uint64_t max_all(uint64_t v)
@@ -177,9 +193,9 @@ template <int BLOCKS> struct slice {
         return warp_max(best);
     }
 
-    __device__ float weight(float logit) const /* the same bits wherever it is asked */
+    __device__ float weight(float logit) const
     {
-        return exp2_approx(__fmul_rn(__fmul_rn(__fsub_rn(logit, top), rate), LOG2_E));
+        return weigh(logit, top, rate);
     }
 
     __device__ void clear_coarse()
@@ -342,9 +358,10 @@ template <int BLOCKS> struct slice {
 
     /* The token, in order of id, at which the mass comes to be more than target(mass of all): in
      * a->picked of each block when the cluster has met again. */
-    template <int AT_ONCE, class F, class G> __device__ void pick(F weight_of, G target_of)
+    template <class M, class F, class G>
+    __device__ void pick(M mass_of_group, F weight_of, G target_of)
     {
-        const uint64_t *sums = exchange(sum_warp<AT_ONCE>(weight_of));
+        const uint64_t *sums = exchange(sum_warp(mass_of_group));
         const int index = rank() * WARPS + warp();
         uint64_t before = 0, total = 0;
         for (int i = lane(); i < BLOCKS * WARPS; i += WARP) {
@@ -357,51 +374,17 @@ template <int BLOCKS> struct slice {
             return;
 #pragma unroll 1
         for (int group = first_group; group < end_group; group++) {
-            const uint64_t mass = sum_group<1>(group, weight_of);
+            const uint64_t mass = mass_of_group(group);
             if (target - before < mass) {
-                pick_in_group(group, weight_of, target - before);
+                const int id = pick_in_group(
+                    first + group * GROUP, [&](int at) { return four(at - first); }, weight_of,
+                    target - before);
+                if (lane() == 0)
+                    set_picked(id);
                 return;
             }
             before += mass;
         }
-    }
-
-    /* The masses of tokens may come to a little less than the group's: then the last has the rest.
-     */
-    template <class F> __device__ void pick_in_group(int group, F weight_of, uint64_t target)
-    {
-        uint64_t before = 0, last = 0; /* id + 1 */
-#pragma unroll 1
-        for (int part = 0; part < GROUP_PARTS; part++) {
-            const int at = group * GROUP + part * PART + lane() * 4;
-            const float4 logit = four(at);
-            const float v[4] = {logit.x, logit.y, logit.z, logit.w};
-            uint64_t mass[4], own = 0;
-            bool found = false;
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                const float w = weight_of(v[i], first + at + i);
-                mass[i] = mass_of(w);
-                own += mass[i];
-                last = w > 0 ? (uint64_t)(first + at + i) + 1 : last;
-            }
-            const uint64_t sum = warp_scan(own, lane());
-            uint64_t below = before + sum - own;
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                if (below <= target && target - below < mass[i]) {
-                    set_picked(first + at + i);
-                    found = true;
-                }
-                below += mass[i];
-            }
-            if (__any_sync(ALL, found))
-                return;
-            before += __shfl_sync(ALL, sum, WARP - 1);
-        }
-        last = warp_max(last);
-        if (lane() == 0)
-            set_picked((int)last - 1);
     }
 
     __device__ void set_picked(int id)

@@ -487,6 +487,7 @@ struct sampler { /* the device's state for n rows, a slot each */
     {
         dev.limits.vocab = v, dev.limits.heads_max = rows, dev.limits.bias_slot_max = BIAS;
         work = new buffer<char>(cuda_sample_work_bytes(&dev.limits) + 16);
+        OK(cudaMemset(work->at, 0, work->n));
         OK(cudaMemset(seen.at, 0, seen.n * 2));
         dev.slots = {slot.at, bias.at, seen.at};
         dev.batch.head = head.at;
