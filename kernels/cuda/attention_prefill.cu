@@ -238,13 +238,13 @@ template <typename T, int D, bool SHAPED, bool NARROW>
 void launch(struct device *d, const struct prefill_params *p)
 {
     constexpr int BYTES = tiles<D, NARROW>::BYTES;
-    static bool is_set;
+    static thread_local int set_on; /* 1 + the device whose function has it; a thread for each */
     auto kernel = attention_prefill_kernel<T, D, SHAPED, NARROW>;
-    if (!is_set) {
+    if (set_on != d->index + 1) {
         cuda_check(d,
                    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, BYTES),
                    "attention_prefill shared memory");
-        is_set = true;
+        set_on = d->index + 1;
     }
     kernel<<<p->n_tiles * p->n_heads, THREADS, BYTES, d->stream>>>(*p);
     CUDA_LAUNCHED(d, "attention_prefill");

@@ -387,7 +387,7 @@ __global__ void __launch_bounds__(THREADS, 1)
 
 PFN_cuTensorMapEncodeTiled_v12000 map_encoder(struct device *d)
 {
-    static PFN_cuTensorMapEncodeTiled_v12000 encode;
+    static thread_local PFN_cuTensorMapEncodeTiled_v12000 encode;
     if (!encode) {
         void *at = nullptr;
         cudaDriverEntryPointQueryResult found;
@@ -451,11 +451,11 @@ bool same_cache(const struct kv_cache *a, const struct kv_cache *b)
            a->n_kv_heads == b->n_kv_heads && a->head_dim == b->head_dim;
 }
 
-/* Maps of the last cache seen: a process has one. */
+/* Maps of the last cache seen: a device has one, and a thread. */
 void map_last_cache(struct device *d, struct tensor_maps *maps, const struct kv_cache *kv, int keys)
 {
-    static struct kv_cache last;
-    static CUtensorMap k, v;
+    static thread_local struct kv_cache last;
+    static thread_local CUtensorMap k, v;
     if (!same_cache(&last, kv)) {
         int rows = kv->block_tokens < keys ? kv->block_tokens : keys;
         map_cache(d, &k, kv, kv->k, rows);
@@ -470,13 +470,13 @@ template <typename T, int D, bool SHAPED>
 void launch(struct device *d, const struct attention_args *a, const struct prefill_params *p)
 {
     constexpr int BYTES = layout<D>::BYTES + ATOM_BYTES;
-    static bool is_set;
+    static thread_local int set_on; /* 1 + the device whose function has it; a thread for each */
     auto kernel = attention_prefill_sm90_kernel<T, D, SHAPED>;
-    if (!is_set) {
+    if (set_on != d->index + 1) {
         cuda_check(d,
                    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, BYTES),
                    "attention_prefill_sm90 shared memory");
-        is_set = true;
+        set_on = d->index + 1;
     }
     struct tensor_maps maps;
     map_queries(d, &maps.q, a);

@@ -510,18 +510,18 @@ enum { N_VARIANTS = sizeof variants / sizeof variants[0] };
 
 skinny_function *kernel_of(struct device *d, const struct matmul_choice *c)
 {
-    static bool ready[N_VARIANTS][2]; /* one device thread; the attribute is of the function */
+    static thread_local int ready_on[N_VARIANTS][2]; /* 1 + the device whose function has it; a thread for each */
     int f16 = d->act == DT_F16, i = 0;
     while (variants[i].rows_tile != c->rows_tile || variants[i].unit_tiles != c->unit_tiles ||
            variants[i].resident != c->resident || variants[i].span != c->span)
         i++;
     skinny_function *kernel = variants[i].kernel[f16];
-    if (!ready[i][f16])
+    if (ready_on[i][f16] != d->index + 1)
         cuda_check(d,
                    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                         SKINNY_SHARED_MAX),
                    "shared memory of the skinny product");
-    ready[i][f16] = true;
+    ready_on[i][f16] = d->index + 1;
     return kernel;
 }
 

@@ -420,11 +420,11 @@ void launch_cluster(device *d, const operands *o, const args *a)
 {
     auto *kernel = matmul_sm90_kernel<T, TILE_M, TILE_N, E, CLUSTER>;
     const int bytes = shape<TILE_M, TILE_N>::SHARED_BYTES;
-    static bool ready = false; /* one device thread; the attribute is of the function */
-    if (!ready) {
+    static thread_local int ready_on; /* 1 + the device whose function has it; a thread for each */
+    if (ready_on != d->index + 1) {
         cuda_check(d, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
                    "shared memory of matmul");
-        ready = true;
+        ready_on = d->index + 1;
     }
     const int tiles = a->row_clusters * a->n_tiles * CLUSTER;
     const int most = d->sm_count / CLUSTER * CLUSTER;

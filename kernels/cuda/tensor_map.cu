@@ -9,7 +9,7 @@ typedef CUresult encode_fn(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void 
 /* The driver is found at run time, so that nothing links to it. */
 static encode_fn *find_encoder(device *d)
 {
-    static encode_fn *found = NULL;
+    static thread_local encode_fn *found = NULL;
     if (!found) {
         void *at = NULL;
         cudaDriverEntryPointQueryResult result;
