@@ -90,14 +90,15 @@ void put_chunk(loader *l, const chunk *c)
     pthread_mutex_unlock(&l->lock);
 }
 
-bool read_source(const weight_source *src, char *to, size_t n, status *st)
+bool read_piece(const weight_source *src, size_t skip, char *to, size_t n, status *st)
 {
     if (src->fd < 0) {
-        memcpy(to, src->at, n);
+        memcpy(to, static_cast<const char *>(src->at) + skip, n);
         return true;
     }
     for (size_t done = 0; done < n;) {
-        const ssize_t got = pread(src->fd, to + done, n - done, (off_t)(src->offset + done));
+        const ssize_t got =
+            pread(src->fd, to + done, n - done, (off_t)(src->offset + skip + done));
         if (got < 0 && errno == EINTR)
             continue;
         if (got <= 0)
@@ -105,6 +106,18 @@ bool read_source(const weight_source *src, char *to, size_t n, status *st)
                                got < 0 ? strerror(errno) : "the file ended");
         done += (size_t)got;
     }
+    return true;
+}
+
+/* The rows of a chunk, one behind the other: at once, or each from where it begins. */
+bool read_source(const chunk *c, char *to, status *st)
+{
+    const size_t row = c->src_bytes / (size_t)c->rows;
+    if (c->src.row_bytes == 0 || c->src.row_bytes == row)
+        return read_piece(&c->src, 0, to, c->src_bytes, st);
+    for (int64_t r = 0; r < c->rows; r++)
+        if (!read_piece(&c->src, (size_t)r * c->src.row_bytes, to + (size_t)r * row, row, st))
+            return false;
     return true;
 }
 
@@ -155,8 +168,8 @@ bool fill(loader *l, const chunk *c, thread_buffers *b, char *pinned, status *st
         return true;
     }
     if (c->from == l->d->act)
-        return read_source(&c->src, pinned, c->src_bytes, st);
-    if (!read_source(&c->src, b->raw, c->src_bytes, st))
+        return read_source(c, pinned, st);
+    if (!read_source(c, b->raw, st))
         return false;
     convert_rows(c, b->raw, b->row, l->d->act, reinterpret_cast<uint16_t *>(pinned));
     return true;
@@ -287,11 +300,12 @@ void cuda_weight_put(device *d, tensor *w, const weight_source *src)
     }
     for (int64_t r = 0; r < w->rows; r += rows_max) {
         const int64_t n = w->rows - r < rows_max ? w->rows - r : rows_max;
-        const size_t skip = w->scheme ? 0 : (size_t)r * row_bytes;
+        const size_t skip = w->scheme ? 0 : (size_t)r * (src->row_bytes ? src->row_bytes : row_bytes);
         const chunk c = {
             .src = {.at = static_cast<const char *>(src->at) + skip,
                     .fd = src->fd,
                     .offset = src->offset + skip,
+                    .row_bytes = src->row_bytes,
                     .rows = src->rows,
                     .ctx = src->ctx,
                     .order = src->order},
