@@ -25,6 +25,7 @@ struct quant_folder;
 struct quant_load;
 struct safetensors;
 struct weights_random;
+struct scheme_part;
 
 enum { LAYERS_MAX = 1024 };
 
@@ -86,6 +87,7 @@ struct model_file { /* a checkpoint on disk, checked, not loaded */
     size_t n_bound;
     struct quant_load *quant_load; /* NULL <=> all weights are as the file has them */
     struct weight *part; /* [n_bound] once cut for a rank: what `bound` points to; else NULL */
+    struct scheme_part *scheme_part; /* [n_bound] where those of a scheme are cut from */
 };
 
 struct model {

@@ -365,5 +365,6 @@ void model_file_close(struct model_file *f)
     quant_load_close(f->quant_load);
     free(f->bound);
     free(f->part);
+    free(f->scheme_part);
     *f = (struct model_file){0};
 }

@@ -4,6 +4,8 @@
 #include <assert.h>
 #include <stdlib.h>
 
+#include "engine/shard_scheme.h"
+
 struct range {
     int64_t first, end;
 };
@@ -60,7 +62,8 @@ static bool cut_ffn(struct shard_ranges *s, const struct model_file *f, struct s
     int unit = ffn % GOOD_UNIT == 0 && ffn / GOOD_UNIT >= s->n_ranks ? GOOD_UNIT : 1;
     for (size_t i = 0; i < f->n_bound; i++) {
         const struct bound *b = &f->bound[i];
-        const int block = dtype_traits[b->src->dtype].block;
+        const int group = b->src->scheme ? b->src->scheme->group : 0;
+        const int block = group > 0 ? group : dtype_traits[b->src->dtype].block;
         if (b->rule->shard == SHARD_IN && b->rule->cols == DIM_FFN && block > unit)
             unit = block;
     }
@@ -114,16 +117,16 @@ static bool cut_cols(struct weight *w, struct range r, struct status *st)
 }
 
 static bool cut_weight(const struct shard_ranges *s, const struct tensor_rule *rule,
-                       struct weight *w, struct status *st)
+                       struct weight *w, struct scheme_part *part, struct status *st)
 {
     if (rule->shard == SHARD_NONE || rule->shard == SHARD_FIRST)
         return true;
-    if (w->scheme)
-        return status_fail(st, STATUS_UNSUPPORTED, "ranks cannot divide codes of %s",
-                           dtype_traits[w->dtype].name);
     const bool by_rows = rule->shard == SHARD_OUT && rule->rows != DIM_ONE;
     const struct range r = s->of[by_rows ? rule->rows : rule->cols];
     assert(length(r) > 0); /* the tables divide by dimensions that have a range */
+    if (w->scheme)
+        return by_rows ? shard_scheme(w, part, r.first, r.end, 0, w->cols, st)
+                       : shard_scheme(w, part, 0, w->rows, r.first, r.end, st);
     if (!by_rows)
         return cut_cols(w, r, st);
     cut_rows(w, r);
@@ -134,14 +137,15 @@ static bool cut_weights(struct model_file *f, const struct shard_ranges *s, stru
 {
     size_t n = 0;
     f->part = calloc(f->n_bound + 1, sizeof *f->part);
-    if (!f->part)
+    f->scheme_part = calloc(f->n_bound + 1, sizeof *f->scheme_part);
+    if (!f->part || !f->scheme_part)
         return status_fail(st, STATUS_BUSY, "no memory to divide %zu tensors", f->n_bound);
     for (size_t i = 0; i < f->n_bound; i++) {
         struct bound b = f->bound[i];
         if (b.rule->shard == SHARD_FIRST && s->rank > 0)
             continue;
         f->part[n] = *b.src;
-        if (!cut_weight(s, b.rule, &f->part[n], st))
+        if (!cut_weight(s, b.rule, &f->part[n], &f->scheme_part[n], st))
             return status_wrap(st, "tensor-parallel %d: tensor %s", s->n_ranks,
                                str_show(b.src->name).text);
         b.src = &f->part[n];

@@ -6,7 +6,8 @@
  *
  * shard_model() turns a bound checkpoint into a rank's: its configuration has the rank's heads and
  * widths, its weights are the rank's rows or columns, and from there on plan, load and forward
- * treat it as a smaller model.  Nothing is read or copied: a weight is cut where it lies.
+ * treat it as a smaller model.  Nothing is read or copied: a weight is cut where it lies, or, of a
+ * scheme, where its rows are made (shard_scheme.h).
  *
  * Thread: one, at start. */
 #ifndef ENGINE_SHARD_H

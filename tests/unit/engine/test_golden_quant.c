@@ -13,6 +13,7 @@
 
 #include "engine/model.h"
 #include "engine/quant_folder.h"
+#include "engine/shard.h"
 #include "kernels/scheme.h"
 #include "tests/unit/engine/drive.h"
 
@@ -210,6 +211,62 @@ static void skipped_modules_stay_plain(void **state)
     }
 }
 
+/* ---- parts ---- */
+
+/* Halves: of the rows or of the columns. */
+static void compare_part(const struct weight *part, const struct weight *whole, int rank)
+{
+    static float all[ROWS_MAX * COLS_MAX], some[ROWS_MAX * COLS_MAX];
+    const int64_t row = part->rows < whole->rows ? rank * part->rows : 0;
+    const int64_t col = part->cols < whole->cols ? rank * part->cols : 0;
+    assert_true(part->rows * part->cols * 2 == whole->rows * whole->cols);
+    read_rows(whole, 0, whole->rows, all);
+    read_rows(part, 0, part->rows, some);
+    for (int64_t r = 0; r < part->rows; r++)
+        assert_memory_equal(some + r * part->cols, all + (row + r) * whole->cols + col,
+                            (size_t)part->cols * sizeof *some);
+}
+
+static int compare_parts(const struct model_file *f, const struct model_file *whole, int rank)
+{
+    int n = 0;
+    for (size_t i = 0; i < f->n_bound; i++) {
+        const struct weight *part = f->bound[i].src;
+        for (size_t j = 0; part->scheme && j < whole->n_bound; j++)
+            if (str_equal(whole->bound[j].src->name, part->name)) {
+                compare_part(part, whole->bound[j].src, rank);
+                n++;
+            }
+    }
+    return n;
+}
+
+static void parts_have_the_values_of_the_whole(void **state)
+{
+    int n_divided = 0;
+    (void)state;
+    for (size_t i = 0; i < N_FOLDERS; i++) {
+        for (int rank = 0; rank < 2; rank++) {
+            struct model_file f, whole;
+            struct status st = {0};
+            open_golden(&f, folders[i].name);
+            open_golden(&whole, folders[i].name);
+            if (shard_model(&f, rank, 2, &st)) {
+                assert_true(compare_parts(&f, &whole, rank) > 0);
+                n_divided++;
+            } else if (!strstr(st.msg, "are no whole groups of 64") &&
+                       !strstr(st.msg, "in another order") && !strstr(st.msg, "want at most the 1 blocks")) {
+                fail_msg("%s", st.msg);
+            } else {
+                print_message("%-16s rank %d: %s\n", folders[i].name, rank, st.msg);
+            }
+            model_file_close(&whole);
+            model_file_close(&f);
+        }
+    }
+    assert_true(n_divided >= 2 * 6);
+}
+
 /* ---- the whole model ---- */
 
 /* The model's weights as float32, in a folder that is not quantized: how the readers are tested
@@ -403,6 +460,7 @@ int main(void)
         cmocka_unit_test(a_scheme_says_what_its_folder_has),
         cmocka_unit_test(rows_are_those_of_the_tool_that_made_them),
         cmocka_unit_test(skipped_modules_stay_plain),
+        cmocka_unit_test(parts_have_the_values_of_the_whole),
         cmocka_unit_test(log_probabilities_are_those_of_transformers),
         cmocka_unit_test(a_device_computes_with_what_was_read),
     };
