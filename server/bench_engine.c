@@ -246,9 +246,10 @@ static void report_measures(struct bench *b, struct buf *out)
 static bool run_table(struct bench *b, struct buf *out, struct status *st)
 {
     const bool on_cpu = strcmp(b->source.facts.device, "cpu") == 0;
+    const int n_devices = on_cpu ? 1 : b->source.facts.n_ranks; /* one was measured */
     struct bench_table t = {.full =
                                 b->tables == TABLES_FULL || (b->tables == TABLES_AUTO && !on_cpu),
-                            .copy_bytes_s = b->rates.copy_bytes_s,
+                            .copy_bytes_s = b->rates.copy_bytes_s * n_devices,
                             .json = b->json,
                             .out = out};
     return b->tables == TABLES_NONE || bench_table_run(&t, &b->source, st);
