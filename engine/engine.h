@@ -60,6 +60,7 @@ struct engine_options {
     double gpu_memory;         /* share of the device's memory that may be used; 0 = 0.92 */
     int32_t n_threads;         /* of all ranks; 0 = all cores */
     int32_t tensor_parallel;   /* ranks that divide the model; 0 = 1 */
+    bool no_peer_memory;       /* GPUs of ranks do not write each other's memory: NCCL carries all */
     const char *rank_group;    /* NULL = the ranks are threads; else each is a process, and this is the
                                   name they meet by */
     int32_t rank;              /* with rank_group: which one this process is */

@@ -84,6 +84,7 @@ static bool check_device_words(const struct engine_options *o, struct status *st
         {"dtype", "cuda", o->dtype && !is_word(o->dtype, "auto")},
         {"device-index", "cuda", o->device_index != 0},
         {"gpu-memory", "cuda", o->gpu_memory > 0 && o->gpu_memory != GPU_MEMORY_DEFAULT},
+        {"peer-memory", "cuda", o->no_peer_memory},
         {"cpu-precision", "cpu", o->cpu_precision && !is_word(o->cpu_precision, "fast")},
         {"cpu-isa", "cpu", o->cpu_isa && *o->cpu_isa},
     };
@@ -104,6 +105,7 @@ bool plan_device_options(const struct model_file *f, const struct engine_options
         .isa_max = o->cpu_isa,
         .index = o->device_index,
         .memory_share = o->gpu_memory > 0 ? o->gpu_memory : GPU_MEMORY_DEFAULT,
+        .no_peers = o->no_peer_memory,
     };
     if (!check_device_words(o, st))
         return false;

@@ -101,7 +101,7 @@ static uint64_t hash_options(const struct engine_options *o)
 {
     const char *const texts[] = {o->cpu_precision, o->kv_dtype,      o->dtype,
                                  o->quantize,      o->quantize_head, o->quantize_skip};
-    uint64_t h = (uint64_t)o->random_weights;
+    uint64_t h = (uint64_t)o->random_weights + 2 * (uint64_t)o->no_peer_memory;
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
         h = hash_text(texts[i], h + i);
     return h;

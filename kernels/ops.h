@@ -370,9 +370,10 @@ struct device_options {
                             may use */
     enum precision precision; /* CPU */
     const char *isa_max; /* CPU: at most this one of cpu/isa.h, by name; NULL = best */
-    int index;           /* CUDA: which device */
+    int index;           /* CUDA: which device; of ranks on a machine the first's, others follow it */
     enum dtype act;      /* CUDA: DT_BF16 or DT_F16 */
     double memory_share; /* CUDA: of the device's memory that may be used, (0, 1] */
+    bool no_peers;       /* CUDA: ranks exchange through NCCL also where their GPUs reach each other */
     struct comm *comm;   /* this rank's end, open as long as the device; NULL = the only rank */
 };
 
@@ -389,7 +390,7 @@ struct backend {
     bool (*rates)(struct device *, double *copy_bytes_s, double *matmul_flops, struct status *st);
 };
 
-enum { OPS_ABI = 4 };
+enum { OPS_ABI = 5 };
 
 extern const struct backend cpu_backend; /* kernels/cpu */
 

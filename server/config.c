@@ -60,7 +60,8 @@ static const struct option options[] = {
     {"Model", "threads", NUMBER, AT(threads), "0", 0, 64, 0,
      "CPU threads, of all ranks together; 0 = all cores"},
     {"Model", "tensor-parallel", NUMBER, AT(tensor_parallel), "1", 1, ENGINE_RANKS_MAX, 0,
-     "ranks that divide the model among them; on the CPU each is a part of the threads"},
+     "ranks that divide the model among them: a CUDA device each, from device-index on, or on the "
+     "CPU a part of the threads each"},
     {"Model", "rank-transport", CHOICE, AT(rank_transport), "auto", 0, 0, "auto|shared|socket",
      "how ranks that a launcher started speak: memory of one machine, or TCP; auto = memory unless "
      "they are on several machines"},
@@ -70,6 +71,9 @@ static const struct option options[] = {
     {"Model", "rank-secret-file", TEXT, AT(rank_secret_file), "", 0, 4096, 0,
      "file with a secret that all ranks have, at least 16 bytes, mode as that of api-key-file; "
      "over TCP a rank without it is refused"},
+    {"Model", "peer-memory", SWITCH, AT(peer_memory), "on", 0, 1, 0,
+     "CUDA devices of several ranks write each other's memory where they can; off = NCCL carries "
+     "everything"},
     {"Model", "cpu-precision", CHOICE, AT(cpu_precision), "fast", 0, 0, "fast|exact",
      "fast: 8-bit activations for quantized weights; exact: float32 throughout"},
     {"Model", "cpu-isa", TEXT, AT(cpu_isa), "", 0, 31, 0,
@@ -571,6 +575,7 @@ void config_engine(const struct config *c, struct engine_options *o)
         .gpu_memory = c->gpu_memory_share,
         .n_threads = (int32_t)c->threads,
         .tensor_parallel = (int32_t)c->tensor_parallel,
+        .no_peer_memory = !c->peer_memory,
         .rank_group = c->rank_group[0] ? c->rank_group : NULL,
         .rank = (int32_t)c->rank,
         .rank_host = c->rank_host,

@@ -3,11 +3,17 @@
  * The first failure of any call is kept and comes out of step_wait; most of them are sticky in the
  * driver too, so the process that owns the device ends with that reason and another takes over.
  * Memory is taken at start and goes back when the device closes. */
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "kernels/cuda/cuda_host.h"
+#include "kernels/cuda/peers.h"
+
+extern "C" {
+#include "base/clock.h"
+}
 
 void cuda_check(device *d, cudaError_t e, const char *at)
 {
@@ -33,16 +39,38 @@ bool report(const device *d, status *st)
 
 /* Opening and closing. */
 
+void drop_graphs(cuda_host *h)
+{
+    for (int i = 0; i < GRAPHS_MAX; i++) {
+        if (h->graph[i])
+            cudaGraphExecDestroy(h->graph[i]);
+        h->graph[i] = NULL;
+    }
+}
+
+/* The step in hand ends soon, and no other will run. */
+void stop_ranks(device *d)
+{
+    drop_graphs(d->host);
+    if (d->peers)
+        peers_stop(d->peers);
+}
+
+/* The thread may be another rank's. */
 void close_device(device *d)
 {
+    int current = 0;
     if (!d)
         return;
+    cudaGetDevice(&current);
+    cudaSetDevice(d->index);
     cuda_host *h = d->host;
+    if (h)
+        stop_ranks(d);
+    if (d->stream)
+        cudaStreamSynchronize(d->stream);
     if (h) {
         cuda_loader_close(h->loader);
-        for (int i = 0; i < GRAPHS_MAX; i++)
-            if (h->graph[i])
-                cudaGraphExecDestroy(h->graph[i]);
         for (int i = 0; i < STAGES; i++) {
             stage_close(&h->stage[i]);
             cudaFreeHost(h->flight[i].out);
@@ -56,9 +84,11 @@ void close_device(device *d)
         free(h->mem);
         free(h);
     }
+    peers_close(d->peers);
     if (d->stream)
         cudaStreamDestroy(d->stream);
     free(d);
+    cudaSetDevice(current);
 }
 
 bool open_streams(device *d, status *st)
@@ -93,12 +123,20 @@ bool read_properties(device *d, status *st)
     return true;
 }
 
+/* A kernel that waits for a rank keeps the GPU from running that rank. */
+bool meet_ranks(device *d, const device_options *o, status *st)
+{
+    d->peers = peers_open(d, o->comm, o->no_peers, st);
+    if (!d->peers)
+        return false;
+    if (d->peers->same_gpu)
+        return status_fail(st, STATUS_BAD_INPUT, "rank %d: CUDA device %d is another rank's too",
+                           d->peers->view.rank, d->index);
+    return peers_check(d, st);
+}
+
 device *open_device(const device_options *o, status *st)
 {
-    if (o->comm) {
-        status_fail(st, STATUS_UNSUPPORTED, "tensor-parallel: cuda devices are one rank alone");
-        return NULL;
-    }
     device *d = static_cast<device *>(calloc(1, sizeof *d));
     cuda_host *h = static_cast<cuda_host *>(calloc(1, sizeof *h));
     if (!d || !h) {
@@ -111,7 +149,8 @@ device *open_device(const device_options *o, status *st)
     d->index = o->index;
     d->act = o->act == DT_F16 ? DT_F16 : DT_BF16;
     h->memory_share = o->memory_share > 0 ? o->memory_share : 1;
-    if (read_properties(d, st) && open_streams(d, st))
+    if ((!o->comm || peers_choose_device(o->comm, &d->index, st)) && read_properties(d, st) &&
+        open_streams(d, st) && (!o->comm || meet_ranks(d, o, st)))
         return d;
     close_device(d);
     return NULL;
@@ -290,9 +329,11 @@ bool work_set(device *d, const device_limits *l, void *work, status *st)
 
 /* Steps. */
 
+/* A thread that did not open the device may run its steps. */
 void step_begin(device *d, const batch *b)
 {
     cuda_host *h = d->host;
+    cuda_check(d, cudaSetDevice(d->index), "choose the device");
     const uint64_t i = h->n_begun++ % STAGES;
     h->flight[i].n_heads = b->n_heads;
     if (d->fault == cudaSuccess)
@@ -316,11 +357,36 @@ bool step_ready(device *d)
            cudaEventQuery(h->flight[h->n_waited % STAGES].done) != cudaErrorNotReady;
 }
 
+/* With other ranks: until the step is done or they are lost.  A device that is told to stop waiting
+ * does so within milliseconds; one that does not is not waited for. */
+bool await_ranks(device *d, cudaEvent_t done, status *st)
+{
+    const uint64_t STOP_NS = 2000 * NS_PER_MS;
+    uint64_t stopped_ns = 0;
+    cudaError_t e;
+    while ((e = cudaEventQuery(done)) == cudaErrorNotReady) {
+        if (stopped_ns && clock_now(&clock_real) - stopped_ns > STOP_NS)
+            break;
+        if (!stopped_ns && !peers_look(d->peers, st)) {
+            stopped_ns = clock_now(&clock_real);
+            stop_ranks(d);
+        }
+        sched_yield();
+    }
+    if (stopped_ns || !peers_look(d->peers, st))
+        return false;
+    cuda_check(d, e, "run a step");
+    return true;
+}
+
 bool step_wait(device *d, sample_out *out, status *st)
 {
     cuda_host *h = d->host;
     cuda_flight *f = &h->flight[h->n_waited++ % STAGES];
-    if (d->fault == cudaSuccess)
+    cuda_check(d, cudaSetDevice(d->index), "choose the device");
+    if (d->fault == cudaSuccess && d->peers && !await_ranks(d, f->done, st))
+        return false;
+    if (d->fault == cudaSuccess && !d->peers)
         cuda_check(d, cudaEventSynchronize(f->done), "run a step");
     if (!report(d, st))
         return false;
@@ -392,7 +458,7 @@ const ops table = {
     .matmul = cuda_matmul,
     .rope_kv = cuda_rope_kv,
     .attention = cuda_attention,
-    .all_reduce = NULL, /* one rank alone, as open_device says */
+    .all_reduce = cuda_all_reduce,
     .head = cuda_head,
     .sample = cuda_sample,
     .step_end = step_end,

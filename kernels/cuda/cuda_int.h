@@ -63,6 +63,7 @@ struct device {
     void *sample_work;    /* cuda_sample_work_bytes */
 
     struct cuda_host *host; /* streams, stages, graphs, loading: cuda_host.h */
+    struct peers *peers;    /* the other ranks: peers.h; NULL <=> the only rank */
 };
 
 /* Notes the first failure, which step_wait reports; ops after it may still be launched. */

@@ -1,4 +1,4 @@
-/* embed.cu - rows of the token table, as activations.
+/* embed.cu - rows of the token table, as activations; zeros for tokens of other ranks.
  *
  * The device keeps every matrix row after row, so PLAIN and PACKED are one.  A row is read and
  * written once. */
@@ -27,14 +27,16 @@ __device__ inline void load_chunk(float v[CHUNK], const float *row, int chunk)
 template <class PAIR, class FROM>
 __global__ void __launch_bounds__(THREADS)
     embed_kernel(uint4 *out, const char *table, const int32_t *ids, int width, size_t row_bytes,
-                 float scale)
+                 float scale, int first, int rows)
 {
     const int n_chunks = width / CHUNK, chunk = (int)(blockIdx.y * THREADS + threadIdx.x);
     await_previous();
     if (chunk >= n_chunks)
         return;
-    float v[CHUNK];
-    load_chunk(v, (const FROM *)(table + (size_t)ids[blockIdx.x] * row_bytes), chunk);
+    const int row = ids[blockIdx.x] - first;
+    float v[CHUNK] = {};
+    if (row >= 0 && row < rows)
+        load_chunk(v, (const FROM *)(table + (size_t)row * row_bytes), chunk);
 #pragma unroll
     for (int i = 0; i < CHUNK; i++)
         v[i] *= scale;
@@ -49,7 +51,7 @@ template <class PAIR, class FROM> void launch_embed(struct device *d, const stru
                     (unsigned)((width / CHUNK + THREADS - 1) / THREADS));
     launch(d, "embed", {grid, dim3(THREADS), 0, 0}, embed_kernel<PAIR, FROM>, (uint4 *)a->out,
            (const char *)a->table->data, (const int32_t *)d->batch.ids, width,
-           (size_t)width * value_bytes, a->scale);
+           (size_t)width * value_bytes, a->scale, a->first, (int)a->table->rows);
 }
 
 } /* namespace */

@@ -1,9 +1,11 @@
-/* head.cu - logits of the batch's heads: gather their rows, norm, product to f32.
+/* head.cu - logits of the batch's heads: gather their rows, norm, product to f32; with several ranks
+ * each makes those of its tokens, and gets the others'.
  *
  * Few rows are gathered and normalised inside the product; more by one kernel before it.
  * Order of the norm's sums: norm_row.cuh. */
 #include "kernels/cuda/matmul_int.h"
 #include "kernels/cuda/norm_row.cuh"
+#include "kernels/cuda/peers.h"
 
 namespace {
 
@@ -73,9 +75,10 @@ void cuda_head(struct device *d, const struct head_args *a)
     p.x = a->x;
     p.rows = a->n;
     p.in = (int)a->w->cols;
-    p.n = p.y_stride = (int)a->w->rows;
+    p.n = (int)a->w->rows;
+    p.y_stride = a->split ? a->split[d->peers->view.n_ranks] : p.n;
     p.w = a->w->data;
-    p.y = a->logits;
+    p.y = a->split ? a->logits + a->split[d->peers->view.rank] : a->logits;
     p.y_f32 = true;
     p.norm = a->norm;
     p.gather = d->batch.head + a->first;
@@ -86,4 +89,6 @@ void cuda_head(struct device *d, const struct head_args *a)
         p.gather = nullptr;
     }
     matmul_product(d, &p);
+    if (a->split)
+        cuda_gather_rows(d, a->logits, a->n, a->split);
 }

@@ -1,0 +1,144 @@
+/* peer.cuh - words that cross from one GPU to another, and how one waits for them.
+ *
+ * Loads and stores are relaxed at system scope: they go past the first-level cache, and each 32-bit
+ * word arrives whole.  Nothing orders words among each other, and nothing has to: each is waited
+ * for by itself (peers.h). */
+#ifndef KERNELS_CUDA_PEER_CUH
+#define KERNELS_CUDA_PEER_CUH
+
+#include "kernels/cuda/peers.h"
+
+/* ---- words ---- */
+
+__device__ __forceinline__ uint4 peer_load(const uint4 *at)
+{
+    uint4 v;
+    asm volatile("ld.relaxed.sys.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(at)
+                 : "memory");
+    return v;
+}
+
+__device__ __forceinline__ void peer_store(uint4 *at, uint4 v)
+{
+    asm volatile("st.relaxed.sys.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(at), "r"(v.x),
+                 "r"(v.y), "r"(v.z), "r"(v.w)
+                 : "memory");
+}
+
+__device__ __forceinline__ uint32_t peer_load(const uint32_t *at)
+{
+    uint32_t v;
+    asm volatile("ld.relaxed.sys.global.u32 %0, [%1];" : "=r"(v) : "l"(at) : "memory");
+    return v;
+}
+
+__device__ __forceinline__ void peer_store(uint32_t *at, uint32_t v)
+{
+    asm volatile("st.relaxed.sys.global.u32 [%0], %1;" ::"l"(at), "r"(v) : "memory");
+}
+
+__device__ __forceinline__ bool has_come(uint32_t v)
+{
+    return v != PEER_EMPTY;
+}
+
+__device__ __forceinline__ bool has_come(uint4 v)
+{
+    return has_come(v.x) && has_come(v.y) && has_come(v.z) && has_come(v.w);
+}
+
+__device__ __forceinline__ void empty(uint32_t *at)
+{
+    peer_store(at, PEER_EMPTY);
+}
+
+__device__ __forceinline__ void empty(uint4 *at)
+{
+    peer_store(at, make_uint4(PEER_EMPTY, PEER_EMPTY, PEER_EMPTY, PEER_EMPTY));
+}
+
+/* What crosses for v: another NaN where v looks like EMPTY.  `nan` is of the type of the values. */
+__device__ __forceinline__ uint32_t not_empty(uint32_t v, uint32_t nan)
+{
+    return has_come(v) ? v : nan;
+}
+
+__device__ __forceinline__ uint4 not_empty(uint4 v, uint32_t nan)
+{
+    return make_uint4(not_empty(v.x, nan), not_empty(v.y, nan), not_empty(v.z, nan),
+                      not_empty(v.w, nan));
+}
+
+/* ---- waiting ---- */
+
+__device__ __forceinline__ uint64_t global_ns()
+{
+    uint64_t ns;
+    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(ns));
+    return ns;
+}
+
+/* Whether to go on waiting for a rank; *since_ns is 0 at first. */
+static __device__ __noinline__ bool may_wait(const struct peer_view &v, int rank,
+                                             uint64_t *since_ns)
+{
+    const uint64_t now_ns = global_ns();
+    if (*since_ns == 0)
+        *since_ns = now_ns;
+    if (peer_load(&v.state->failed))
+        return false;
+    const bool late = now_ns - *since_ns > v.wait_ns;
+    if (!late && !v.fault->stop)
+        return true;
+    if (late)
+        v.fault->missing = (uint32_t)rank + 1;
+    __threadfence_system();
+    peer_store(&v.state->failed, 1);
+    return false;
+}
+
+/* The word at `at`, which a look before found to be `v`. */
+template <class W>
+__device__ __forceinline__ W await_word(const struct peer_view &view, int rank, const W *at, W v)
+{
+    const uint32_t LOOKS = 1024; /* between two looks at the clock: under a millisecond */
+    uint64_t since_ns = 0;
+    for (uint32_t i = 1; !has_come(v); i++) {
+        if (i % LOOKS == 0 && !may_wait(view, rank, &since_ns))
+            break;
+        v = peer_load(at);
+    }
+    return v;
+}
+
+/* ---- turns ---- */
+
+__device__ __forceinline__ uint32_t turn_of(const struct peer_view &v)
+{
+    return peer_load(&v.state->turn);
+}
+
+/* Once for each block, when all of its threads know the turn. */
+__device__ __forceinline__ void turn_taken(const struct peer_view &v, uint32_t turn)
+{
+    __syncthreads();
+    if (threadIdx.x != 0)
+        return;
+    if (gridDim.x > 1 && atomicAdd(&v.state->n_through, 1) != gridDim.x - 1)
+        return;
+    v.state->n_through = 0;
+    v.state->turn = turn + 1;
+}
+
+/* Where words from rank `from` begin in `to`'s inbox, when each rank has room for `pitch` there. */
+template <class W>
+__device__ __forceinline__ W *letters(const struct peer_view &v, uint32_t turn, int to, int from,
+                                      int pitch)
+{
+    char *half = v.inbox[to] + (turn & 1) * PEER_HALF_BYTES;
+    return reinterpret_cast<W *>(half) + (int64_t)(from < to ? from : from - 1) * pitch;
+}
+
+#endif
