@@ -1,7 +1,7 @@
-/* fault_module.cu - the CUDA module with a fault to order, for tests/gpu/fault.py.
+/* fault_module.cu - the CUDA module with a fault to order, for tests/gpu/fault.py and ranks.py.
  *
  * When a file `fault` lies in its folder it takes the file away and makes the device fault in the
- * step that begins: "trap" or "address", as the file says. */
+ * step that begins: "trap" or "address", as the file says; or "slow": the host sleeps. */
 #include <unistd.h>
 
 #include "tests/gpu/wrap_module.cuh"
@@ -9,6 +9,7 @@
 namespace
 {
 
+const int SLOW_S = 8; /* longer than ranks wait for each other */
 char fault_path[512];
 
 __global__ void trap_kernel()
@@ -28,12 +29,15 @@ void step_begin(device *d, const batch *b)
     FILE *f = fopen(fault_path, "r");
     if (!f)
         return;
-    if (fscanf(f, "%15s", word) == 1 && strcmp(word, "trap") == 0)
+    const bool has_word = fscanf(f, "%15s", word) == 1;
+    fclose(f);
+    unlink(fault_path);
+    if (has_word && strcmp(word, "slow") == 0)
+        sleep(SLOW_S);
+    else if (has_word && strcmp(word, "trap") == 0)
         trap_kernel<<<1, 1>>>();
     else
         address_kernel<<<1, 1>>>(reinterpret_cast<int *>(0x10));
-    fclose(f);
-    unlink(fault_path);
 }
 
 void change(ops *table, const char *folder)

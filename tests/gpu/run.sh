@@ -103,9 +103,10 @@ tests='grep -E "PASSED|FAILED" | tr -d "[]" | tr -s " "'
 parity() {
     local t
     for t in "$bin"/gpu_test_*; do
-        [ "$(basename "$t")" = gpu_test_engine ] || part "parity $(basename "$t")" "$tests" "$t"
+        case $t in *_engine|*_ranks) continue ;; esac
+        part "parity $(basename "$t")" "$tests" "$t"
     done
-    for t in probe_small probe_decode probe_matmul check_prefill; do
+    for t in probe_small probe_decode probe_matmul check_prefill bench_all_reduce; do
         [ ! -x "$bin/$t" ] || part "parity $t" "$last" "$bin/$t" check
     done
 }
@@ -129,12 +130,21 @@ sanitizer() {
 }
 
 engine() {
-    [ ! -x "$bin/gpu_test_engine" ] || part "engine gpu_test_engine" "$tests" "$bin/gpu_test_engine"
+    local t
+    for t in gpu_test_engine gpu_test_ranks; do
+        [ ! -x "$bin/$t" ] || part "engine $t" "$tests" "$bin/$t"
+    done
     if python3 -c 'import torch, safetensors' 2>/dev/null; then
         part "engine faults" 'grep passed' sh -c '
             python3 tests/gpu/make_random_hf.py llama-3.2-1b "$1/model" &&
             python3 tests/gpu/fault.py "$2" "$1/model"' - "$out" "$bin"
         rm -rf "$out/model"
+        if [ "$(nvidia-smi -L 2>/dev/null | grep -c GPU)" -gt 1 ]; then
+            part "engine lost ranks" 'grep passed' sh -c '
+                python3 tests/gpu/make_random_hf.py small "$1/model" &&
+                python3 tests/gpu/ranks.py "$2" "$1/model"' - "$out" "$bin"
+            rm -rf "$out/model"
+        fi
     else
         row skipped "engine faults" - "python3 has no torch and safetensors here"
     fi
@@ -147,7 +157,11 @@ bench() {
         part "bench engine $shape" 'grep -E "^decode +1 +128 "' \
             "$bin/inferd" bench engine --random "tests/bench/shapes/$shape" --device cuda --repeats 3
     done
+    [ "$(nvidia-smi -L 2>/dev/null | grep -c GPU)" -lt 2 ] ||
+        part "bench engine llama-3.1-8b 2 GPUs" 'grep -E "^decode +1 +128 "' "$bin/inferd" bench engine \
+            --random tests/bench/shapes/llama-3.1-8b --device cuda --repeats 3 --tensor-parallel 2
     part "bench idle" 'grep "^idle: width    1 "' tests/gpu/idle.sh "$bin" tests/bench/shapes/llama-3.2-1b
+    [ ! -x "$bin/bench_all_reduce" ] || part "bench all_reduce" 'grep -E "^ +32768 "' "$bin/bench_all_reduce" bench
     [ ! -x "$bin/probe_decode" ] || part "bench decode" "$last" "$bin/probe_decode" bench
     [ ! -x "$bin/bench_prefill" ] || part "bench prefill" "$last" "$bin/bench_prefill" bench
 }
