@@ -74,15 +74,15 @@ void cuda_head(struct device *d, const struct head_args *a)
     struct product p = {};
     p.x = a->x;
     p.rows = a->n;
-    p.in = (int)a->w->cols;
-    p.n = (int)a->w->rows;
+    matmul_take_weight(d, &p, a->w);
     p.y_stride = a->split ? a->split[d->peers->view.n_ranks] : p.n;
-    p.w = a->w->data;
     p.y = a->split ? a->logits + a->split[d->peers->view.rank] : a->logits;
     p.y_f32 = true;
     p.norm = a->norm;
     p.gather = d->batch.head + a->first;
-    if (!matmul_fuses_norm(d, &p)) {
+    if (p.order) {
+        matmul_order(d, &p);
+    } else if (!matmul_fuses_norm(d, &p)) {
         gather(d, &p);
         p.x = d->scratch_norm;
         p.norm = nullptr;

@@ -4,6 +4,8 @@
  * are gate and up.  A norm runs once, in front, unless the kernel makes it in passing. */
 #include "kernels/cuda/matmul_int.h"
 #include "kernels/cuda/matmul_sm90.h"
+#include "kernels/cuda/scheme_layout.h"
+#include "kernels/cuda/weight_layout.h"
 
 namespace {
 
@@ -22,14 +24,12 @@ struct matmul_shape shape_of(const struct device *d, const struct product *p)
     return s;
 }
 
-struct product product_of(const struct matmul_args *a, const matmul_out *o)
+struct product product_of(const struct device *d, const struct matmul_args *a, const matmul_out *o)
 {
     struct product p = {};
     p.x = a->x;
     p.rows = a->rows;
-    p.in = (int)o->w->cols;
-    p.n = (int)o->w->rows;
-    p.w = o->w->data;
+    matmul_take_weight(d, &p, o->w);
     p.y = o->y;
     p.y_stride = o->y_stride ? o->y_stride : p.n;
     p.bias = o->bias;
@@ -50,38 +50,98 @@ bool follows_too(const void *a, size_t n_bytes, const void *b)
     return a && b ? follows(a, n_bytes, b) : !a && !b;
 }
 
+/* Whether weights of both may be mixed, where they lie together. */
+bool same_weights(const struct product *p, const struct product *next)
+{
+    if (!p->scheme || !next->scheme)
+        return !p->scheme && !next->scheme;
+    return !weight_has_act8(p->scheme) && !weight_has_act8(next->scheme) && !p->order &&
+           !next->order && p->n % UNIT_ROWS == 0 && scheme_same_units(p->scheme, next->scheme);
+}
+
 bool runs_as_one(const struct product *p, const struct product *next)
 {
     size_t n = (size_t)p->n;
-    return p->in == next->in && follows(p->w, n * (size_t)p->in * 2, next->w) &&
+    return p->in == next->in && same_weights(p, next) && follows(p->w, p->w_bytes, next->w) &&
            p->y_stride == next->y_stride && follows(p->y, n * 2, next->y) &&
            follows_too(p->add, n * 2, next->add) &&
            follows_too(p->bias, n * sizeof(float), next->bias);
 }
 
-void run_outs(struct device *d, const struct matmul_args *a, const struct norm *norm)
+/* Whether gate and up may be one product. */
+bool pairs(const struct product *gate, const struct product *up)
 {
+    return gate->scheme && up->scheme ? !weight_has_act8(gate->scheme) && !gate->order && !up->order &&
+                                            scheme_same_units(gate->scheme, up->scheme)
+                                      : !gate->scheme && !up->scheme;
+}
+
+struct call {
+    struct device *d;
+    const struct matmul_args *a;
+    bool has_normed; /* d->scratch_norm is norm(x) */
+};
+
+void norm_once(struct call *c, int width)
+{
+    struct norm_args n = {};
+    if (c->has_normed)
+        return;
+    n.y = c->d->scratch_norm;
+    n.x = c->a->x;
+    n.rows = c->a->rows;
+    n.width = width;
+    n.norm = *c->a->norm;
+    cuda_norm(c->d, &n);
+    c->has_normed = true;
+}
+
+void run(struct call *c, struct product *p)
+{
+    if (p->order) {
+        matmul_order(c->d, p);
+        c->has_normed = false;
+    } else if (p->norm && !matmul_fuses_norm(c->d, p)) {
+        norm_once(c, p->in);
+        p->x = c->d->scratch_norm;
+        p->norm = nullptr;
+    }
+    matmul_product(c->d, p);
+}
+
+void run_outs(struct call *c)
+{
+    const struct matmul_args *a = c->a;
     for (int i = 0; i < a->n_outs;) {
-        struct product p = product_of(a, &a->out[i++]);
+        struct product p = product_of(c->d, a, &a->out[i++]);
         for (; i < a->n_outs; i++) {
-            struct product next = product_of(a, &a->out[i]);
+            struct product next = product_of(c->d, a, &a->out[i]);
             if (!runs_as_one(&p, &next))
                 break;
             p.n += next.n;
+            p.w_bytes += next.w_bytes;
         }
-        p.norm = norm;
-        matmul_product(d, &p);
+        run(c, &p);
     }
 }
 
-void run_gated(struct device *d, const struct matmul_args *a, const struct norm *norm)
+void run_gated(struct call *c)
 {
-    struct product p = product_of(a, &a->out[0]);
-    p.w_up = a->out[1].w->data;
-    p.bias_up = a->out[1].bias;
-    p.act = a->act;
-    p.norm = norm;
-    matmul_product(d, &p);
+    const struct matmul_args *a = c->a;
+    struct product p = product_of(c->d, a, &a->out[0]), up = product_of(c->d, a, &a->out[1]);
+    if (pairs(&p, &up)) {
+        p.w_up = up.w;
+        p.bias_up = up.bias;
+        p.act = a->act;
+        run(c, &p);
+        return;
+    }
+    up.y = p.y;
+    up.y_stride = p.y_stride;
+    up.act = a->act;
+    up.gate_in_y = true;
+    run(c, &p);
+    run(c, &up);
 }
 
 /* What the copy engine writes is aligned, and f32 is for logits. */
@@ -110,19 +170,7 @@ void run_sm90(struct device *d, const struct product *p)
     matmul_sm90(d, &m);
 }
 
-} // namespace
-
-/* ---- the ops ---- */
-
-bool matmul_fuses_norm(const struct device *d, const struct product *p)
-{
-    struct matmul_shape s = shape_of(d, p);
-    struct matmul_choice c;
-    matmul_choose(&c, &s);
-    return c.fuse_norm;
-}
-
-void matmul_product(struct device *d, const struct product *p)
+void run_16_bits(struct device *d, const struct product *p)
 {
     struct matmul_shape s = shape_of(d, p);
     struct matmul_choice c;
@@ -135,24 +183,51 @@ void matmul_product(struct device *d, const struct product *p)
         matmul_tiles(d, p);
 }
 
-void cuda_matmul(struct device *d, const struct matmul_args *args)
+} // namespace
+
+/* ---- the ops ---- */
+
+void matmul_take_weight(const struct device *d, struct product *p, const struct tensor *w)
 {
-    struct matmul_args a = *args;
-    struct product first = product_of(&a, &a.out[0]);
-    const struct norm *norm = a.norm;
-    if (norm && !matmul_fuses_norm(d, &first)) {
-        struct norm_args n = {};
-        n.y = d->scratch_norm;
-        n.x = a.x;
-        n.rows = a.rows;
-        n.width = first.in;
-        n.norm = *norm;
-        cuda_norm(d, &n);
-        a.x = d->scratch_norm;
-        norm = nullptr;
+    const struct weight_layout *way = weight_layout_of(w, d->cc);
+    p->in = (int)w->cols;
+    p->n = (int)w->rows;
+    p->w = w->data;
+    p->scheme = w->scheme;
+    p->w_bytes = way && !w->scheme->ordered ? way->bytes(w) : (size_t)p->n * (size_t)p->in * 2;
+    if (way && w->scheme->ordered) {
+        p->w_bytes = way->order_at(w);
+        p->order = (const int32_t *)((const char *)w->data + p->w_bytes);
     }
-    if (a.act != ACT_NONE && a.n_outs == 2)
-        run_gated(d, &a, norm);
+}
+
+bool matmul_fuses_norm(const struct device *d, const struct product *p)
+{
+    struct matmul_shape s = shape_of(d, p);
+    struct matmul_choice c;
+    if (p->scheme)
+        return !weight_has_act8(p->scheme) && matmul_scheme_fuses_norm(d, p);
+    matmul_choose(&c, &s);
+    return c.fuse_norm;
+}
+
+void matmul_product(struct device *d, const struct product *p)
+{
+    if (!p->scheme)
+        run_16_bits(d, p);
+    else if (weight_has_act8(p->scheme))
+        matmul_act8(d, p);
+    else if (p->rows <= SCHEME_SKINNY_ROWS_MAX)
+        matmul_scheme_skinny(d, p);
     else
-        run_outs(d, &a, norm);
+        matmul_scheme_wide(d, p);
+}
+
+void cuda_matmul(struct device *d, const struct matmul_args *a)
+{
+    struct call c = {d, a, false};
+    if (a->act != ACT_NONE && a->n_outs == 2)
+        run_gated(&c);
+    else
+        run_outs(&c);
 }

@@ -22,6 +22,8 @@ __device__ inline float epilogue_value(const struct product &p, float sum, size_
 {
     if (p.bias)
         sum = __fadd_rn(sum, p.bias[col]);
+    if (p.gate_in_y)
+        return __fmul_rn(activate(p.act, (float)((const T *)p.y)[at]), round_to<T>(sum));
     if (p.act != ACT_NONE)
         sum = activate(p.act, round_to<T>(sum));
     if (p.add)

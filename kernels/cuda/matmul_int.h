@@ -1,11 +1,13 @@
-/* matmul_int.h - one product, what becomes of its sums, and the three ways to run it.
+/* matmul_int.h - one product, what becomes of its sums, and the ways to run it.
  *
- * Each sum is one chain of mma over k, 16 at a time, in order, in f32.  Then, in every way alike,
- * so that a row's bits do not depend on the rows beside it:
+ * With 16-bit weights each sum is one chain of mma over k, 16 at a time, in order, in f32; with those of
+ * a scheme it is what their layout says (scheme_layout.h).  Then, in every way alike, so that a row's
+ * bits do not depend on the rows beside it:
  *
  *     v = sum + bias                                 f32
  *     y = v + add, or act(round(v)) + add            f32, rounded once to y's type
- *     y = act(round(v of gate)) * round(v of up)     gated: f32, rounded once */
+ *     y = act(round(v of gate)) * round(v of up)     gated: f32, rounded once; or, where gate ran
+ *                                                    before and left y = round(v of gate): the same */
 #ifndef KERNELS_CUDA_MATMUL_INT_H
 #define KERNELS_CUDA_MATMUL_INT_H
 
@@ -16,6 +18,10 @@ struct product { /* y[rows, n] of x[rows, in] and w; one or several weights that
     const void *x;
     int rows, in, n;
     const void *w, *w_up;        /* [n, in]; w_up NULL <=> not gated */
+    const struct scheme *scheme; /* of both; NULL <=> 16 bits */
+    size_t w_bytes;              /* of w, without its order */
+    const int32_t *order;        /* [in] column i of w meets x[order[i]]; NULL <=> x[i] */
+    bool gate_in_y;              /* y = act(y) * round(v); not with w_up or add */
     const float *bias, *bias_up; /* [n] or NULL */
     enum act_kind act;
     void *y; /* rows y_stride apart; f32 if y_f32, else activations */
@@ -31,7 +37,24 @@ void matmul_skinny(struct device *, const struct product *, const struct matmul_
 /* matmul_tiles.cu: any shape on any device, at no great speed; norm and gather are NULL. */
 void matmul_tiles(struct device *, const struct product *);
 
-/* matmul.cu: does the kernel that would run p normalise and gather x?  And: run it. */
+/* Weights of a scheme with wide activations, as units (scheme_layout.h); order is NULL. */
+enum { SCHEME_SKINNY_ROWS_MAX = 64 };
+/* matmul_scheme_skinny.cu: at most so many rows; norm and gather only where fuses_norm says so. */
+bool matmul_scheme_fuses_norm(const struct device *, const struct product *);
+void matmul_scheme_skinny(struct device *, const struct product *);
+/* matmul_scheme_wide.cu: more rows; norm and gather are NULL. */
+void matmul_scheme_wide(struct device *, const struct product *);
+/* matmul_act8.cu: schemes that round activations to 8 bits (weight_has_act8); norm, gather and order
+ * are NULL. */
+void matmul_act8(struct device *, const struct product *);
+
+/* matmul_order.cu: p's x gathered, normalised and its columns ordered as p says, in d->scratch_norm;
+ * which then is p's x, with nothing left to do to it. */
+void matmul_order(struct device *, struct product *p);
+
+/* matmul.cu: the weight w as p's; does the kernel that would run p normalise and gather x?  And: run
+ * it. */
+void matmul_take_weight(const struct device *, struct product *p, const struct tensor *w);
 bool matmul_fuses_norm(const struct device *, const struct product *);
 void matmul_product(struct device *, const struct product *);
 

@@ -5,10 +5,9 @@
  * device holds in another type, and sends it on a stream of its own; while that copy runs it fills
  * the other buffer.  The queue is short, so weight_put tells how far things are.
  *
- * The device holds every matrix row after row in its activation type.  That goes for matrices of a
- * scheme as well: the threads make their rows, dequantize them, and put ordered columns back where x
- * has them, so a scheme saves bytes in the checkpoint and none on the device, and its rule for
- * activations does not apply. */
+ * The device holds a matrix of a scheme as weight_layout.h has it, every other row after row in its
+ * activation type.  So does a device without kernels for schemes: the threads make the rows, dequantize
+ * them, and put ordered columns back where x has them. */
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -16,6 +15,7 @@
 #include <unistd.h>
 
 #include "kernels/cuda/cuda_host.h"
+#include "kernels/cuda/weight_layout.h"
 #include "kernels/half.h"
 
 enum { THREADS_MAX = 12, QUEUE_MAX = 64 };
@@ -23,12 +23,10 @@ static const size_t BUFFER_BYTES = 8 << 20;
 
 struct chunk { /* rows of one weight */
     weight_source src;
-    enum dtype from;
-    const struct scheme *scheme; /* of `from`, or NULL */
-    int64_t first;               /* row of the weight, where there is a scheme */
-    int64_t rows, cols;
+    tensor w;                  /* as the source has it; data is where it goes */
+    const weight_layout *way;  /* NULL <=> row after row, in 16 bits */
+    int64_t first, rows;
     size_t src_bytes;
-    char *to;
 };
 
 struct thread_buffers {
@@ -128,11 +126,12 @@ uint16_t narrow(enum dtype act, float v)
 
 void convert_rows(const chunk *c, const char *raw, float *row, enum dtype act, uint16_t *to)
 {
+    const int64_t cols = c->w.cols;
     const size_t row_bytes = c->src_bytes / c->rows;
     for (int64_t r = 0; r < c->rows; r++) {
-        dequantize_row(c->from, raw + r * row_bytes, row, c->cols);
-        for (int64_t i = 0; i < c->cols; i++)
-            to[r * c->cols + i] = narrow(act, row[i]);
+        dequantize_row(c->w.dtype, raw + r * row_bytes, row, cols);
+        for (int64_t i = 0; i < cols; i++)
+            to[r * cols + i] = narrow(act, row[i]);
     }
 }
 
@@ -142,37 +141,80 @@ size_t made_row_bytes(const struct scheme *s, int64_t cols)
     return (size_t)cols + (size_t)scheme_groups(s, cols) * (sizeof(float) + sizeof(int16_t));
 }
 
-/* The rows of a chunk from their source, through `raw` (scales first: they want alignment). */
-void make_rows(const chunk *c, char *raw, float *row, enum dtype act, uint16_t *to)
+/* The rows of a chunk from their source, in `raw` (scales first: they want alignment). */
+scheme_rows make_rows(const chunk *c, char *raw)
 {
-    const int64_t groups = scheme_groups(c->scheme, c->cols), n = c->rows * groups;
-    const int32_t *order = c->scheme->ordered ? c->src.order : NULL;
+    const int64_t n = c->rows * scheme_groups(c->w.scheme, c->w.cols);
     scheme_rows made = {};
     made.scales = reinterpret_cast<float *>(raw);
-    made.zeros = c->scheme->has_zero ? reinterpret_cast<int16_t *>(made.scales + n) : NULL;
+    made.zeros = c->w.scheme->has_zero ? reinterpret_cast<int16_t *>(made.scales + n) : NULL;
     made.codes = reinterpret_cast<uint8_t *>(reinterpret_cast<int16_t *>(made.scales + n) + n);
     c->src.rows(c->src.ctx, c->first, c->rows, &made);
+    return made;
+}
+
+void widen_rows(const chunk *c, const scheme_rows *made, float *row, enum dtype act, uint16_t *to)
+{
+    const int64_t cols = c->w.cols, groups = scheme_groups(c->w.scheme, cols);
+    const int32_t *order = c->w.scheme->ordered ? c->src.order : NULL;
     for (int64_t r = 0; r < c->rows; r++) {
-        const scheme_rows one = {made.codes + r * c->cols, made.scales + r * groups,
-                                 made.zeros ? made.zeros + r * groups : NULL};
-        scheme_dequantize_row(c->scheme, &one, c->cols, row);
-        for (int64_t i = 0; i < c->cols; i++)
-            to[r * c->cols + (order ? order[i] : i)] = narrow(act, row[i]);
+        const scheme_rows one = {made->codes + r * cols, made->scales + r * groups,
+                                 made->zeros ? made->zeros + r * groups : NULL};
+        scheme_dequantize_row(c->w.scheme, &one, cols, row);
+        for (int64_t i = 0; i < cols; i++)
+            to[r * cols + (order ? order[i] : i)] = narrow(act, row[i]);
     }
+}
+
+/* Where the chunk's rows lie on the device. */
+int chunk_pieces(const chunk *c, weight_piece piece[WEIGHT_PIECES_MAX])
+{
+    const size_t row_bytes = (size_t)c->w.cols * sizeof(uint16_t);
+    if (c->way)
+        return c->way->pieces(&c->w, c->first, c->rows, piece);
+    piece[0] = {(size_t)c->first * row_bytes, (size_t)c->rows * row_bytes};
+    return 1;
+}
+
+void pack_rows(const chunk *c, const scheme_rows *made, enum dtype act, char *pinned)
+{
+    weight_piece piece[WEIGHT_PIECES_MAX];
+    void *to[WEIGHT_PIECES_MAX];
+    const int n = chunk_pieces(c, piece);
+    for (int i = 0; i < n; pinned += piece[i++].n_bytes)
+        to[i] = pinned;
+    c->way->pack(&c->w, act, made, c->rows, to);
 }
 
 bool fill(loader *l, const chunk *c, thread_buffers *b, char *pinned, status *st)
 {
-    if (c->scheme) {
-        make_rows(c, b->raw, b->row, l->d->act, reinterpret_cast<uint16_t *>(pinned));
+    const enum dtype act = l->d->act;
+    if (c->w.scheme) {
+        const scheme_rows made = make_rows(c, b->raw);
+        if (c->way)
+            pack_rows(c, &made, act, pinned);
+        else
+            widen_rows(c, &made, b->row, act, reinterpret_cast<uint16_t *>(pinned));
         return true;
     }
-    if (c->from == l->d->act)
+    if (c->w.dtype == act)
         return read_source(c, pinned, st);
     if (!read_source(c, b->raw, st))
         return false;
-    convert_rows(c, b->raw, b->row, l->d->act, reinterpret_cast<uint16_t *>(pinned));
+    convert_rows(c, b->raw, b->row, act, reinterpret_cast<uint16_t *>(pinned));
     return true;
+}
+
+/* The pieces lie in `pinned` one behind the other. */
+cudaError_t send(const chunk *c, const char *pinned, cudaStream_t stream)
+{
+    weight_piece piece[WEIGHT_PIECES_MAX];
+    const int n = chunk_pieces(c, piece);
+    cudaError_t e = cudaSuccess;
+    for (int i = 0; i < n && e == cudaSuccess; pinned += piece[i++].n_bytes)
+        e = cudaMemcpyAsync(static_cast<char *>(c->w.data) + piece[i].at, pinned, piece[i].n_bytes,
+                            cudaMemcpyHostToDevice, stream);
+    return e;
 }
 
 cudaError_t open_buffers(thread_buffers *b, int index)
@@ -218,8 +260,7 @@ void *load(void *arg)
             e = cudaEventSynchronize(b.sent[i]);
         if (e != cudaSuccess || st.code != STATUS_OK || !fill(l, &c, &b, b.pinned[i], &st))
             continue;
-        e = cudaMemcpyAsync(c.to, b.pinned[i], c.rows * c.cols * sizeof(uint16_t),
-                            cudaMemcpyHostToDevice, b.stream);
+        e = send(&c, b.pinned[i], b.stream);
         if (e == cudaSuccess)
             e = cudaEventRecord(b.sent[i], b.stream);
     }
@@ -280,12 +321,48 @@ void cuda_loader_close(loader *l)
 
 size_t cuda_weight_bytes(const device *d, const tensor *w)
 {
-    (void)d;
-    return (size_t)w->rows * (size_t)w->cols * sizeof(uint16_t);
+    const weight_layout *way = weight_layout_of(w, d->cc);
+    return way ? way->bytes(w) : (size_t)w->rows * (size_t)w->cols * sizeof(uint16_t);
 }
+
+namespace {
+
+/* What is made of a chunk fits `raw`, what is sent `pinned`. */
+int64_t chunk_rows(const tensor *w, const weight_layout *way)
+{
+    int64_t n = (int64_t)(BUFFER_BYTES / sizeof(uint16_t)) / w->cols;
+    if (w->scheme) {
+        const int64_t made = (int64_t)(2 * BUFFER_BYTES / made_row_bytes(w->scheme, w->cols));
+        n = made < n ? made : n;
+    }
+    return way ? n / way->rows_step * way->rows_step : n;
+}
+
+void put_chunks(device *d, const tensor *w, const weight_layout *way, const weight_source *src,
+                size_t row_bytes)
+{
+    const int64_t rows_max = chunk_rows(w, way);
+    for (int64_t r = 0; r < w->rows; r += rows_max) {
+        chunk c = {};
+        const size_t apart = src->row_bytes ? src->row_bytes : row_bytes;
+        const size_t skip = w->scheme ? 0 : (size_t)r * apart;
+        c.src = *src;
+        c.src.at = static_cast<const char *>(src->at) + skip;
+        c.src.offset += skip;
+        c.w = *w;
+        c.way = way;
+        c.first = r;
+        c.rows = w->rows - r < rows_max ? w->rows - r : rows_max;
+        c.src_bytes = (size_t)c.rows * row_bytes;
+        put_chunk(d->host->loader, &c);
+    }
+}
+
+} // namespace
 
 void cuda_weight_put(device *d, tensor *w, const weight_source *src)
 {
+    const weight_layout *way = weight_layout_of(w, d->cc);
     size_t row_bytes;
     if (!d->host->loader)
         d->host->loader = open_loader(d);
@@ -293,31 +370,15 @@ void cuda_weight_put(device *d, tensor *w, const weight_source *src)
         cuda_check(d, cudaErrorMemoryAllocation, "start the weight loader");
         return;
     }
-    int64_t rows_max = (int64_t)(BUFFER_BYTES / sizeof(uint16_t)) / w->cols;
-    if (w->scheme) { /* what is made of them fits `raw`, which is twice as long */
-        const int64_t made = (int64_t)(2 * BUFFER_BYTES / made_row_bytes(w->scheme, w->cols));
-        rows_max = made < rows_max ? made : rows_max;
-    }
-    for (int64_t r = 0; r < w->rows; r += rows_max) {
-        const int64_t n = w->rows - r < rows_max ? w->rows - r : rows_max;
-        const size_t skip = w->scheme ? 0 : (size_t)r * (src->row_bytes ? src->row_bytes : row_bytes);
-        const chunk c = {
-            .src = {.at = static_cast<const char *>(src->at) + skip,
-                    .fd = src->fd,
-                    .offset = src->offset + skip,
-                    .row_bytes = src->row_bytes,
-                    .rows = src->rows,
-                    .ctx = src->ctx,
-                    .order = src->order},
-            .from = w->dtype,
-            .scheme = w->scheme,
-            .first = r,
-            .rows = n,
-            .cols = w->cols,
-            .src_bytes = (size_t)n * row_bytes,
-            .to = static_cast<char *>(w->data) + (size_t)r * w->cols * sizeof(uint16_t),
-        };
-        put_chunk(d->host->loader, &c);
+    put_chunks(d, w, way, src, row_bytes);
+    if (way) {
+        if (w->scheme->ordered)
+            cuda_check(d,
+                       cudaMemcpy(static_cast<char *>(w->data) + way->order_at(w), src->order,
+                                  (size_t)w->cols * sizeof(int32_t), cudaMemcpyHostToDevice),
+                       "copy the order of columns");
+        w->layout = LAYOUT_PACKED;
+        return;
     }
     w->dtype = d->act;
     w->scheme = NULL;

@@ -1,0 +1,294 @@
+/* scheme_layout.c - rows of codes to units of fragments, and back; see scheme_layout.h. */
+#include "kernels/cuda/scheme_layout.h"
+
+#include <assert.h>
+#include <string.h>
+
+#include "kernels/half.h"
+
+enum { LANES = 32, LANE_WORDS = 4, PIECE_BYTES = LANES * LANE_WORDS * 4 };
+
+/* ---- sizes ---- */
+
+static enum scheme_kind kind_of(enum dtype codes)
+{
+    switch (codes) {
+    case DT_INT4:
+        return KIND_INT4;
+    case DT_INT8:
+        return KIND_INT8;
+    case DT_FP8:
+        return KIND_FP8;
+    default:
+        return KIND_CODEBOOK;
+    }
+}
+
+static enum scheme_scale scale_of(const struct scheme *s)
+{
+    if (s->group == 0)
+        return SCALE_ROW;
+    return s->scale == DT_F16 ? SCALE_F16 : s->scale == DT_BF16 ? SCALE_BF16 : SCALE_WIDE;
+}
+
+void scheme_layout(struct scheme_layout *l, const struct scheme *s, int64_t cols)
+{
+    *l = (struct scheme_layout){.kind = kind_of(s->codes), .scale = scale_of(s)};
+    l->bits = l->kind == KIND_INT4 || l->kind == KIND_CODEBOOK ? 4 : 8;
+    l->chain_k = s->group % 128 == 0 ? 128 : s->group % 64 == 0 ? 64 : 32;
+    l->chains = TILE_COLS / l->chain_k;
+    l->zero_bytes = !s->has_zero ? 0 : l->bits == 4 ? 1 : 2;
+    l->n_tiles = (int)((cols + TILE_COLS - 1) / TILE_COLS);
+    l->scales_at = (uint32_t)(UNIT_ROWS * TILE_COLS * l->bits / 8);
+    l->zeros_at = l->scales_at + (l->scale == SCALE_ROW ? 0u : (uint32_t)(l->chains * UNIT_ROWS * 2));
+    l->tile_bytes = l->zeros_at + (uint32_t)(l->chains * UNIT_ROWS * l->zero_bytes);
+    l->row_scales_at = (size_t)l->n_tiles * l->tile_bytes;
+    l->unit_bytes = l->row_scales_at + (l->scale == SCALE_ROW ? UNIT_ROWS * sizeof(float) : 0);
+}
+
+size_t scheme_units_bytes(const struct scheme *s, int64_t rows, int64_t cols)
+{
+    struct scheme_layout l;
+    scheme_layout(&l, s, cols);
+    return (size_t)scheme_units(rows) * l.unit_bytes;
+}
+
+size_t scheme_weight_bytes(const struct scheme *s, int64_t rows, int64_t cols)
+{
+    return scheme_units_bytes(s, rows, cols) + (s->ordered ? (size_t)cols * sizeof(int32_t) : 0);
+}
+
+bool scheme_same_units(const struct scheme *a, const struct scheme *b)
+{
+    return a->codes == b->codes && a->group == b->group && a->has_zero == b->has_zero &&
+           scale_of(a) == scale_of(b);
+}
+
+const float *scheme_codebook(enum dtype codes)
+{
+    return codes == DT_FP4 ? scheme_fp4 : scheme_nf4;
+}
+
+/* ---- scales ---- */
+
+uint16_t scale_wide_from_f32(float v)
+{
+    const uint32_t bits = f32_to_bits(v * 0x1p-82f), rest = bits & 0x7fffffff;
+    const uint32_t rounded = (rest + 0x1fff + (rest >> 14 & 1)) >> 14;
+    return (uint16_t)((bits >> 16 & 0x8000) | (rounded < 0x7fff ? rounded : 0x7fff));
+}
+
+float scale_wide_to_f32(uint16_t v)
+{
+    return f32_from_bits((uint32_t)(v & 0x8000) << 16 | (uint32_t)(v & 0x7fff) << 14) * 0x1p82f;
+}
+
+static uint16_t scale_to_16(enum scheme_scale scale, float v)
+{
+    return scale == SCALE_F16    ? f32_to_f16(v)
+           : scale == SCALE_BF16 ? f32_to_bf16(v)
+                                 : scale_wide_from_f32(v);
+}
+
+static float scale_from_16(enum scheme_scale scale, uint16_t v)
+{
+    return scale == SCALE_F16    ? f32_from_f16(v)
+           : scale == SCALE_BF16 ? f32_from_bf16(v)
+                                 : scale_wide_to_f32(v);
+}
+
+static uint16_t to_act(enum dtype act, float v)
+{
+    return act == DT_F16 ? f32_to_f16(v) : f32_to_bf16(v);
+}
+
+static float from_act(enum dtype act, uint16_t v)
+{
+    return act == DT_F16 ? f32_from_f16(v) : f32_from_bf16(v);
+}
+
+static int scale_place(int row)
+{
+    return 2 * (row % 8) + row / 8;
+}
+
+/* ---- packing ---- */
+
+struct packing {
+    const struct scheme *s;
+    struct scheme_layout l;
+    enum dtype act;
+    int64_t cols, n_groups, width; /* of a group */
+    const struct scheme_rows *from;
+    int64_t n;
+    int64_t first;   /* row of the unit in hand */
+    int n_rows;      /* that it has */
+};
+
+/* Where value j of register i of a lane's fragment lies from its first one's. */
+static int value_at(int i, int j)
+{
+    return i % 2 * 8 * TILE_COLS + i / 2 * 8 + j;
+}
+
+static uint32_t word_int4(const uint8_t *c)
+{
+    uint32_t w = 0;
+    for (int i = 0; i < 4; i++)
+        w |= (uint32_t)c[value_at(i, 0)] << 4 * i | (uint32_t)c[value_at(i, 1)] << (4 * i + 16);
+    return w;
+}
+
+static uint32_t word_codebook(const uint8_t *c)
+{
+    uint32_t w = 0;
+    for (int n = 0; n < 8; n++) {
+        const uint32_t code = c[value_at(n / 2, n % 2)];
+        w |= (code & 7) << 4 * n | (code >> 3) << (n < 4 ? 8 * n + 7 : 8 * (n - 4) + 3);
+    }
+    return w;
+}
+
+static uint32_t word_8_bits(const uint8_t *c, int half, uint32_t flip)
+{
+    uint32_t w = 0;
+    for (int b = 0; b < 4; b++)
+        w |= (uint32_t)c[value_at(2 * half + b % 2, b / 2)] << 8 * b;
+    return w ^ flip;
+}
+
+static void pack_codes(const struct packing *p, const uint8_t *tile, uint8_t *to)
+{
+    const int per_step = p->l.bits / 4, steps = LANE_WORDS / per_step; /* of a piece */
+    const uint32_t flip = p->l.kind == KIND_INT8 ? 0x80808080u : 0;
+    for (int piece = 0; piece < TILE_STEPS / steps; piece++)
+        for (int lane = 0; lane < LANES; lane++) {
+            const uint8_t *c = tile + lane / 4 * TILE_COLS + piece * steps * 16 + lane % 4 * 2;
+            uint32_t w[LANE_WORDS];
+            for (int i = 0; i < LANE_WORDS; i++) {
+                const uint8_t *at = c + i / per_step * 16;
+                w[i] = p->l.kind == KIND_INT4       ? word_int4(at)
+                       : p->l.kind == KIND_CODEBOOK ? word_codebook(at)
+                                                    : word_8_bits(at, i % 2, flip);
+            }
+            memcpy(to + piece * PIECE_BYTES + lane * (int)sizeof w, w, sizeof w);
+        }
+}
+
+/* The tile's codes, zeros where the matrix has none. */
+static void take_tile(const struct packing *p, int64_t tile, uint8_t *codes)
+{
+    const int64_t col = tile * TILE_COLS, left = p->cols - col;
+    memset(codes, 0, UNIT_ROWS * TILE_COLS);
+    for (int r = 0; r < p->n_rows; r++)
+        memcpy(codes + r * TILE_COLS, p->from->codes + (p->first + r) * p->cols + col,
+               (size_t)(left < TILE_COLS ? left : TILE_COLS));
+}
+
+static void put_zero(const struct packing *p, int zero, int place, uint8_t *to)
+{
+    const uint16_t as_act = to_act(p->act, (float)(zero - 128));
+    if (p->l.zero_bytes == 1)
+        to[place] = (uint8_t)zero;
+    else
+        memcpy(to + 2 * place, &as_act, 2);
+}
+
+/* Scales and zero points of the tile, for all its chains that begin inside the matrix. */
+static void pack_scales(const struct packing *p, int64_t tile, uint8_t *to)
+{
+    for (int chain = 0; chain < p->l.chains; chain++)
+        for (int r = 0; r < p->n_rows; r++) {
+            const int64_t col = tile * TILE_COLS + chain * p->l.chain_k;
+            const int64_t at = (p->first + r) * p->n_groups + col / p->width;
+            const int place = chain * UNIT_ROWS + scale_place(r);
+            if (col >= p->cols)
+                continue;
+            if (p->l.scale != SCALE_ROW) {
+                const uint16_t v = scale_to_16(p->l.scale, p->from->scales[at]);
+                memcpy(to + p->l.scales_at + 2 * place, &v, 2);
+            }
+            if (p->l.zero_bytes)
+                put_zero(p, p->from->zeros[at], place, to + p->l.zeros_at);
+        }
+}
+
+static void pack_unit(const struct packing *p, uint8_t *to)
+{
+    uint8_t codes[UNIT_ROWS * TILE_COLS];
+    memset(to, 0, p->l.unit_bytes);
+    for (int64_t tile = 0; tile < p->l.n_tiles; tile++) {
+        take_tile(p, tile, codes);
+        pack_codes(p, codes, to + (size_t)tile * p->l.tile_bytes);
+        pack_scales(p, tile, to + (size_t)tile * p->l.tile_bytes);
+    }
+    for (int r = 0; p->l.scale == SCALE_ROW && r < p->n_rows; r++)
+        memcpy(to + p->l.row_scales_at + sizeof(float) * (size_t)scale_place(r),
+               &p->from->scales[p->first + r], sizeof(float));
+}
+
+void scheme_pack(const struct scheme *s, enum dtype act, int64_t cols, const struct scheme_rows *from,
+                 int64_t n, void *to)
+{
+    struct packing p = {.s = s, .act = act, .cols = cols, .from = from, .n = n};
+    scheme_layout(&p.l, s, cols);
+    p.n_groups = scheme_groups(s, cols);
+    p.width = cols / p.n_groups;
+    for (int64_t u = 0; u < scheme_units(n); u++) {
+        p.first = u * UNIT_ROWS;
+        p.n_rows = (int)(n - p.first < UNIT_ROWS ? n - p.first : UNIT_ROWS);
+        pack_unit(&p, (uint8_t *)to + (size_t)u * p.l.unit_bytes);
+    }
+}
+
+/* ---- unpacking ---- */
+
+/* The code of one value: the inverse of pack_codes, bit by bit. */
+static int code_at(const struct scheme_layout *l, const uint8_t *tile, int row, int col)
+{
+    const int lane = row % 8 * 4 + col % 8 / 2, i = row / 8 + col % 16 / 8 * 2, j = col % 2;
+    const int per_step = l->bits / 4, steps = LANE_WORDS / per_step, step = col / 16;
+    const uint8_t *at = tile + step / steps * PIECE_BYTES + lane * LANE_WORDS * 4;
+    uint32_t w;
+    if (l->bits == 8)
+        return at[(step % steps * 2 + i / 2) * 4 + i % 2 + 2 * j] ^ (l->kind == KIND_INT8 ? 0x80 : 0);
+    memcpy(&w, at + step % steps * 4, sizeof w);
+    if (l->kind == KIND_INT4)
+        return (int)(w >> (4 * i + 16 * j) & 15);
+    const int n = 2 * i + j;
+    return (int)((w >> 4 * n & 7) | (w >> (n < 4 ? 8 * n + 7 : 8 * (n - 4) + 3) & 1) << 3);
+}
+
+static int zero_at(const struct scheme_layout *l, enum dtype act, const uint8_t *tile, int place)
+{
+    uint16_t v;
+    if (l->zero_bytes == 0)
+        return l->kind == KIND_INT4 ? 8 : 128;
+    if (l->zero_bytes == 1)
+        return tile[l->zeros_at + (uint32_t)place];
+    memcpy(&v, tile + l->zeros_at + 2 * place, 2);
+    return 128 + (int)from_act(act, v);
+}
+
+float scheme_unpack(const struct scheme *s, enum dtype act, int64_t cols, const void *units,
+                    int64_t row, int64_t col, float *scale)
+{
+    struct scheme_layout l;
+    scheme_layout(&l, s, cols);
+    const uint8_t *unit = (const uint8_t *)units + (size_t)(row / UNIT_ROWS) * l.unit_bytes;
+    const uint8_t *tile = unit + (size_t)(col / TILE_COLS) * l.tile_bytes;
+    const int r = (int)(row % UNIT_ROWS), c = (int)(col % TILE_COLS);
+    const int place = c / l.chain_k * UNIT_ROWS + scale_place(r), code = code_at(&l, tile, r, c);
+    if (l.scale == SCALE_ROW) {
+        memcpy(scale, unit + l.row_scales_at + sizeof(float) * (size_t)scale_place(r), sizeof *scale);
+    } else {
+        uint16_t v;
+        memcpy(&v, tile + l.scales_at + 2 * place, 2);
+        *scale = scale_from_16(l.scale, v);
+    }
+    if (l.kind == KIND_FP8)
+        return scheme_e4m3((uint8_t)code);
+    if (l.kind == KIND_CODEBOOK)
+        return from_act(act, to_act(act, scheme_codebook(s->codes)[code]));
+    return (float)(code - zero_at(&l, act, tile, place));
+}

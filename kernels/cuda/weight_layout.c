@@ -1,0 +1,49 @@
+/* weight_layout.c - which way a weight goes; and the way of units, in the loader's words. */
+#include "kernels/cuda/weight_layout.h"
+
+#include "kernels/cuda/scheme_layout.h"
+
+bool weight_has_act8(const struct scheme *s)
+{
+    (void)s;
+    return false;
+}
+
+const struct weight_layout *weight_layout_of(const struct tensor *w, int cc)
+{
+    return w->scheme && cc >= 90 ? &weight_layout_units : NULL;
+}
+
+/* ---- units ---- */
+
+static size_t units_bytes(const struct tensor *w)
+{
+    return scheme_weight_bytes(w->scheme, w->rows, w->cols);
+}
+
+static size_t units_order_at(const struct tensor *w)
+{
+    return scheme_units_bytes(w->scheme, w->rows, w->cols);
+}
+
+static int units_pieces(const struct tensor *w, int64_t first, int64_t n,
+                        struct weight_piece piece[WEIGHT_PIECES_MAX])
+{
+    piece[0] = (struct weight_piece){.at = scheme_units_bytes(w->scheme, first, w->cols),
+                                     .n_bytes = scheme_units_bytes(w->scheme, n, w->cols)};
+    return 1;
+}
+
+static void units_pack(const struct tensor *w, enum dtype act, const struct scheme_rows *from,
+                       int64_t n, void *const to[WEIGHT_PIECES_MAX])
+{
+    scheme_pack(w->scheme, act, w->cols, from, n, to[0]);
+}
+
+const struct weight_layout weight_layout_units = {
+    .rows_step = UNIT_ROWS,
+    .bytes = units_bytes,
+    .order_at = units_order_at,
+    .pieces = units_pieces,
+    .pack = units_pack,
+};
