@@ -1,0 +1,194 @@
+/* scheme_expand.cuh - codes to fragments in registers, and from chains to sums: scheme_layout.h's rules.
+ *
+ * A code becomes the low mantissa bits of a 16-bit float whose last place is worth 1, and one
+ * subtraction leaves the integer; E4M3 is shifted to where the wider exponent lies, and multiplied by
+ * the difference of the biases; codebooks are looked up by byte permutations.
+ *
+ * T is the activation type, __nv_bfloat16 or __half. */
+#ifndef KERNELS_CUDA_SCHEME_EXPAND_CUH
+#define KERNELS_CUDA_SCHEME_EXPAND_CUH
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include "kernels/cuda/scheme_layout.h"
+
+/* What kernels are compiled for: a kind, INT8 with and without zero points apart. */
+enum { EXPAND_INT4, EXPAND_CODEBOOK, EXPAND_INT8, EXPAND_FP8, EXPAND_INT8_ZERO, EXPANDS };
+
+inline int expand_of(const struct scheme_layout *l)
+{
+    return l->kind == KIND_INT8 && l->zero_bytes ? (int)EXPAND_INT8_ZERO : (int)l->kind;
+}
+
+__host__ __device__ constexpr int expand_bits(int expand)
+{
+    return expand == EXPAND_INT4 || expand == EXPAND_CODEBOOK ? 4 : 8;
+}
+
+/* Words of a lane for one step. */
+__host__ __device__ constexpr int expand_words(int expand)
+{
+    return expand_bits(expand) / 4;
+}
+
+struct expand_book { /* a codebook in the activation type: upper and lower bytes of 16 values */
+    uint32_t high[4], low[4];
+};
+
+/* ---- arithmetic on pairs ---- */
+
+__device__ __forceinline__ uint32_t pair_sub(uint32_t a, uint32_t b, __nv_bfloat16)
+{
+    uint32_t d;
+    asm("sub.rn.bf16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+    return d;
+}
+
+__device__ __forceinline__ uint32_t pair_sub(uint32_t a, uint32_t b, __half)
+{
+    uint32_t d;
+    asm("sub.rn.f16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+    return d;
+}
+
+__device__ __forceinline__ uint32_t pair_mul(uint32_t a, uint32_t b, __nv_bfloat16)
+{
+    uint32_t d;
+    asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+    return d;
+}
+
+__device__ __forceinline__ uint32_t pair_mul(uint32_t a, uint32_t b, __half)
+{
+    uint32_t d;
+    asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+    return d;
+}
+
+/* (a & b) | c */
+__device__ __forceinline__ uint32_t bits_and_or(uint32_t a, uint32_t b, uint32_t c)
+{
+    uint32_t d;
+    asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
+}
+
+/* (a & b) ^ c */
+__device__ __forceinline__ uint32_t bits_and_xor(uint32_t a, uint32_t b, uint32_t c)
+{
+    uint32_t d;
+    asm("lop3.b32 %0, %1, %2, %3, 0x6a;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
+}
+
+/* where ? a : b, bit by bit */
+__device__ __forceinline__ uint32_t bits_choose(uint32_t where, uint32_t a, uint32_t b)
+{
+    uint32_t d;
+    asm("lop3.b32 %0, %1, %2, %3, 0xca;" : "=r"(d) : "r"(where), "r"(a), "r"(b));
+    return d;
+}
+
+/* prmt: byte i of the result is byte (nibble i of `select`) of b:a; with 8 added, its sign in all
+ * bits.  Not __byte_perm, which masks the selectors. */
+__device__ __forceinline__ uint32_t bytes_pick(uint32_t a, uint32_t b, uint32_t select)
+{
+    uint32_t d;
+    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(select));
+    return d;
+}
+
+/* ---- zero points ---- */
+
+/* The pair whose last place is worth 1 and that is 128 (bf16) or 1024 (f16). */
+__device__ constexpr uint32_t magic(__nv_bfloat16)
+{
+    return 0x43004300;
+}
+
+__device__ constexpr uint32_t magic(__half)
+{
+    return 0x64006400;
+}
+
+/* What expand_step subtracts for the lane's rows g and g + 8.  `stored`: the two zero points as they
+ * lie in the tile, one (INT4) or two (INT8) bytes each; without them, 8 (INT4). */
+template <class T, int EXPAND>
+__device__ __forceinline__ void expand_zeros(uint32_t zero[2], bool has_zero, uint32_t stored)
+{
+    if (EXPAND == EXPAND_INT4) {
+        zero[0] = magic(T()) + (has_zero ? (stored & 255) * 0x00010001u : 0x00080008u);
+        zero[1] = magic(T()) + (has_zero ? (stored >> 8 & 255) * 0x00010001u : 0x00080008u);
+    } else if (EXPAND == EXPAND_INT8_ZERO) {
+        zero[0] = bytes_pick(stored, 0, 0x1010);
+        zero[1] = bytes_pick(stored, 0, 0x3232);
+    }
+}
+
+/* ---- codes ---- */
+
+/* Four of a step's values, of the selectors and of the flags that choose the table's upper half. */
+__device__ __forceinline__ void expand_lookup(uint32_t a[2], uint32_t select, uint32_t upper,
+                                              const expand_book &book)
+{
+    uint32_t high = bits_choose(upper, bytes_pick(book.high[2], book.high[3], select),
+                                bytes_pick(book.high[0], book.high[1], select));
+    uint32_t low = bits_choose(upper, bytes_pick(book.low[2], book.low[3], select),
+                               bytes_pick(book.low[0], book.low[1], select));
+    a[0] = bytes_pick(low, high, 0x5140);
+    a[1] = bytes_pick(low, high, 0x7362);
+}
+
+/* One byte in 0..7 and one in 16..23 of v: a pair. */
+template <class T, int EXPAND>
+__device__ __forceinline__ uint32_t expand_bytes(uint32_t v, uint32_t zero)
+{
+    const bool bf16 = magic(T()) == 0x43004300;
+    if (EXPAND == EXPAND_FP8)
+        return bf16 ? pair_mul(bits_and_or(v << 8, 0x80008000, v << 4 & 0x07f007f0), 0x7b807b80, T())
+                    : pair_mul(bits_and_or(v << 8, 0x80008000, v << 7 & 0x3f803f80), 0x5c005c00, T());
+    uint32_t a = bf16 ? pair_sub(bits_and_or(v, 0x007f007f, 0x43004300),
+                                 bits_and_or(v, 0x00800080, 0x43004300), T())
+                      : pair_sub(bits_and_xor(v, 0x00ff00ff, 0x64806480), 0x64806480, T());
+    return EXPAND == EXPAND_INT8_ZERO ? pair_sub(a, zero, T()) : a;
+}
+
+/* The A fragment of one step from the lane's words of it. */
+template <class T, int EXPAND>
+__device__ __forceinline__ void expand_step(uint32_t a[4], const uint32_t *w, const uint32_t zero[2],
+                                            const expand_book &book)
+{
+    if constexpr (EXPAND == EXPAND_INT4) {
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            a[i] = pair_sub(bits_and_or(w[0] >> 4 * i, 0x000f000f, magic(T())), zero[i % 2], T());
+    } else if constexpr (EXPAND == EXPAND_CODEBOOK) {
+        const uint32_t select = w[0] & 0x77777777;
+        expand_lookup(a, select, bytes_pick(w[0], 0, 0xba98), book);
+        expand_lookup(a + 2, select >> 16, bytes_pick(w[0] << 4, 0, 0xba98), book);
+    } else {
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            a[i] = expand_bytes<T, EXPAND>(w[i / 2] >> 8 * (i % 2), zero[i % 2]);
+    }
+}
+
+/* ---- scales ---- */
+
+__device__ __forceinline__ float scale_to_f32(uint32_t v, enum scheme_scale scale)
+{
+    if (scale == SCALE_BF16)
+        return __uint_as_float(v << 16);
+    if (scale == SCALE_F16)
+        return __half2float(__ushort_as_half((unsigned short)v));
+    return __fmul_rn(__uint_as_float((v & 0x8000) << 16 | (v & 0x7fff) << 14), 0x1p82f);
+}
+
+/* A sum and the next chain of its columns. */
+__device__ __forceinline__ float chain_add(float sum, float chain, float scale, bool row_scale)
+{
+    return row_scale ? __fadd_rn(sum, chain) : __fmaf_rn(scale, chain, sum);
+}
+
+#endif
