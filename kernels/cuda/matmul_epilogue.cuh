@@ -62,6 +62,21 @@ __device__ inline void store_two(Y *y, const float v[2], bool has_second, bool a
         y[1] = (Y)v[1];
 }
 
+/* One value of y. */
+template <class T>
+__device__ inline void epilogue_one(const struct product &p, int row, int col, float sum, float up)
+{
+    if (row >= p.rows || col >= p.n)
+        return;
+    const size_t at = (size_t)row * p.y_stride + col;
+    const float v =
+        p.w_up ? epilogue_gated<T>(p, sum, up, col) : epilogue_value<T>(p, sum, at, col);
+    if (p.y_f32)
+        ((float *)p.y)[at] = v;
+    else
+        ((T *)p.y)[at] = (T)v;
+}
+
 /* Columns col and col + 1 of a row of y, from their sums and, gated, from those of up (else
  * NULL).  Places outside y are left alone. */
 template <class T>

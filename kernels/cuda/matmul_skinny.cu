@@ -13,8 +13,7 @@
  * x lies whole in shared memory when it is small (and is normalised there), else each stage of the
  * ring holds x's chunk too.  Bytes: weights once; x once a block (resident) or once a pass. */
 #include "kernels/cuda/matmul_epilogue.cuh"
-#include "kernels/cuda/norm_row.cuh"
-#include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/matmul_rows.cuh"
 #include "kernels/cuda/tensor_map.h"
 
 namespace
@@ -25,19 +24,14 @@ enum {
     WORKERS = SKINNY_WARPS_MAX * 32, /* the last warp feeds */
     CHUNK_STEPS = SKINNY_CHUNK / 16,
     ROW_BYTES = SKINNY_CHUNK * 2,
-    BARRIER_WORKERS = 1,
     SUMS_AT = 2 * SKINNY_STAGES_MAX * 8, /* in the first KiB, behind the barriers */
     ZEROS_AT = SUMS_AT + 2 * SKINNY_NORM_ROWS_MAX * NORM_WARPS * 4, /* 16 bytes for ldmatrix */
 };
-static_assert((int)WORKERS == (int)NORM_THREADS, "the workers sum a row as norm.cu does");
+static_assert((int)WORKERS == (int)ROWS_THREADS, "the workers bring the rows");
 static_assert(ZEROS_AT % 16 == 0 && ZEROS_AT + 16 <= 1024, "barriers, sums and zeros fit");
 
-struct skinny_args {
-    struct product p;
-    enum norm_kind norm_kind; /* of p.norm, which is host memory: non-NULL says that there is one */
-    const float *norm_w, *norm_b;
-    float norm_eps;
-    int n_units, warps, stages, chunks, chunk_bytes, x_bytes;
+struct skinny_args : rows_args {
+    int n_units, warps, stages, chunk_bytes, x_bytes;
     bool aligned; /* y may be written two values at a time */
 };
 
@@ -78,92 +72,6 @@ struct ring_at { /* a place in the ring, and the parity of its use */
         }
     }
 };
-
-/* ---- x in shared memory ----
- *
- * Chunks of [rows][128 bytes]; the 16-byte piece j of row r lies at j ^ (r % 8), as the copy
- * engine's 128-byte swizzle has it: ldmatrix meets no bank twice. */
-
-__device__ uint32_t piece_at(uint32_t chunk, int row, int piece)
-{
-    return chunk + (uint32_t)(row * ROW_BYTES + ((piece ^ (row & 7)) << 4));
-}
-
-/* Where piece `piece` of a whole row lies in x. */
-__device__ uint32_t x_piece_at(uint32_t x, const skinny_args &a, int row, int piece)
-{
-    return piece_at(x + (uint32_t)(piece / 8 * a.p.rows * ROW_BYTES), row, piece % 8);
-}
-
-__device__ uint4 *x_piece(uint8_t *x, const skinny_args &a, int row, int piece)
-{
-    return (uint4 *)(x + x_piece_at(0, a, row, piece));
-}
-
-/* Each thread brings the pieces that norm_row.cuh gives it; past the last k they are zero. */
-__device__ void x_load(uint32_t x, const skinny_args &a)
-{
-    for (int row = 0; row < a.p.rows; row++) {
-        int from_row = a.p.gather ? a.p.gather[row].row : row;
-        const uint4 *from = (const uint4 *)((const uint16_t *)a.p.x + (size_t)from_row * a.p.in);
-        for (int i = threadIdx.x; i < a.chunks * 8; i += WORKERS) {
-            bool inside = i * 8 < a.p.in;
-            cp_async_16(x_piece_at(x, a, row, i), inside ? from + i : from, inside ? 16 : 0);
-        }
-    }
-    cp_async_commit();
-    cp_async_wait<0>();
-}
-
-/* Sum of x, or of (x - mean)^2, of all rows by all workers. */
-template <class PAIR>
-__device__ void x_sums(float sum[], const float *mean, uint8_t *x, const skinny_args &a,
-                       float (*warp_sum)[NORM_WARPS])
-{
-#pragma unroll
-    for (int row = 0; row < SKINNY_NORM_ROWS_MAX; row++) {
-        if (row >= a.p.rows)
-            break;
-        float s = 0.0f;
-        for (int i = threadIdx.x; i * 8 < a.p.in; i += WORKERS) {
-            uint4 piece = *x_piece(x, a, row, i);
-            s = mean ? norm_chunk_squares<PAIR>(s, piece, mean[row])
-                     : norm_chunk_sum<PAIR>(s, piece);
-        }
-        s = norm_warp_sum(s);
-        if (threadIdx.x % 32 == 0)
-            warp_sum[row][threadIdx.x / 32] = s;
-    }
-    barrier_sync(BARRIER_WORKERS, WORKERS);
-#pragma unroll
-    for (int row = 0; row < SKINNY_NORM_ROWS_MAX; row++)
-        sum[row] = row < a.p.rows ? norm_warps_sum(warp_sum[row]) : 0.0f;
-}
-
-template <class PAIR>
-__device__ void x_norm(uint8_t *x, const skinny_args &a, float (*warp_sum)[NORM_WARPS])
-{
-    float mean[SKINNY_NORM_ROWS_MAX] = {}, scale[SKINNY_NORM_ROWS_MAX];
-    if (a.norm_kind == NORM_LAYER) {
-        x_sums<PAIR>(mean, nullptr, x, a, warp_sum);
-#pragma unroll
-        for (int row = 0; row < SKINNY_NORM_ROWS_MAX; row++)
-            mean[row] = norm_mean(mean[row], a.p.in);
-        warp_sum += SKINNY_NORM_ROWS_MAX;
-    }
-    x_sums<PAIR>(scale, mean, x, a, warp_sum);
-#pragma unroll
-    for (int row = 0; row < SKINNY_NORM_ROWS_MAX; row++) {
-        if (row >= a.p.rows)
-            break;
-        float by = norm_scale(scale[row], a.p.in, a.norm_eps);
-        for (int i = threadIdx.x; i * 8 < a.p.in; i += WORKERS) {
-            uint4 *piece = x_piece(x, a, row, i);
-            *piece = norm_chunk<PAIR>(*piece, mean[row], by, a.norm_w ? a.norm_w + 8 * i : nullptr,
-                                      a.norm_b ? a.norm_b + 8 * i : nullptr);
-        }
-    }
-}
 
 /* ---- the feeding warp ---- */
 
@@ -433,14 +341,6 @@ __device__ void work(const skinny_args &a, const share &s, int warp, int lane)
     }
 }
 
-template <class T> struct pair_of;
-template <> struct pair_of<__nv_bfloat16> {
-    typedef __nv_bfloat162 type;
-};
-template <> struct pair_of<__half> {
-    typedef __half2 type;
-};
-
 /* grid: blocks of equal shares of units; block: THREADS, of which warps [0, a.warps) own units.
  * 112 registers let two blocks run; told of the blocks instead, the compiler stops at 96. */
 template <class T, int ROWS, int TILES, bool RESIDENT, int SPAN>
@@ -475,7 +375,7 @@ __global__ void __maxnreg__(112)
         if (a.p.norm)
             x_norm<typename pair_of<T>::type>(base + 1024, a,
                                               (float(*)[NORM_WARPS])(base + SUMS_AT));
-        barrier_sync(BARRIER_WORKERS, WORKERS);
+        barrier_sync(ROWS_BARRIER, WORKERS);
     }
     if (warp < a.warps)
         work<T, ROWS, TILES, RESIDENT, SPAN>(a, s, warp, lane);
@@ -528,17 +428,10 @@ skinny_function *kernel_of(struct device *d, const struct matmul_choice *c)
 skinny_args args_of(const struct product *p, const struct matmul_choice *c)
 {
     skinny_args a = {};
-    a.p = *p;
-    if (p->norm) {
-        a.norm_kind = p->norm->kind;
-        a.norm_w = p->norm->w;
-        a.norm_b = p->norm->b;
-        a.norm_eps = p->norm->eps;
-    }
+    rows_take(&a, p, (p->in + SKINNY_CHUNK - 1) / SKINNY_CHUNK);
     a.n_units = c->n_units;
     a.warps = c->warps;
     a.stages = c->stages;
-    a.chunks = (p->in + SKINNY_CHUNK - 1) / SKINNY_CHUNK;
     a.chunk_bytes = (int)c->chunk_bytes;
     a.x_bytes = (int)c->x_bytes;
     a.aligned = epilogue_aligned(p);

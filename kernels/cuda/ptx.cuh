@@ -197,6 +197,47 @@ __device__ __forceinline__ void tensor_load_2d(uint32_t to, const CUtensorMap *m
                  : "memory");
 }
 
+/* cp.async.bulk (sm_90): n_bytes as they lie, a multiple of 16 at multiples of 16. */
+__device__ __forceinline__ void bulk_load(uint32_t to, const void *from, uint32_t n_bytes, uint32_t bar,
+                                          uint64_t policy)
+{
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+                 "[%0], [%1], %2, [%3], %4;" ::"r"(to),
+                 "l"(from), "r"(n_bytes), "r"(bar), "l"(policy)
+                 : "memory");
+}
+
+/* ld.shared, st.shared */
+__device__ __forceinline__ uint4 load_shared_16(uint32_t at)
+{
+    uint4 v;
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "r"(at));
+    return v;
+}
+
+__device__ __forceinline__ uint32_t load_shared_4(uint32_t at)
+{
+    uint32_t v;
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(at));
+    return v;
+}
+
+__device__ __forceinline__ uint32_t load_shared_2(uint32_t at)
+{
+    uint16_t v;
+    asm volatile("ld.shared.u16 %0, [%1];" : "=h"(v) : "r"(at));
+    return v;
+}
+
+__device__ __forceinline__ void store_shared(uint32_t to, const float v[4])
+{
+    asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(to), "f"(v[0]), "f"(v[1]), "f"(v[2]),
+                 "f"(v[3])
+                 : "memory");
+}
+
 /* ---- fragments ---- */
 
 /* ldmatrix: 8 rows of 16 bytes a matrix; lane 8i + r gives the address of row r of matrix i. */

@@ -1,0 +1,64 @@
+/* scheme_choose.h - how a product of few rows with weights of a scheme is cut: pure, of the shape.
+ *
+ * A block gets a contiguous run of units (scheme_layout.h; of a gated pair, a unit of each), `units` of
+ * them at a time, and walks k tile by tile.  A unit is the work of ways_k * ways_rows warps: tiles in
+ * turn, and rows of x divided.  `span` tiles travel together through a ring of `stages`.
+ *
+ * Where several warps, or one that has two tiles in hand, make chains that do not come in order of k,
+ * they meet in shared memory (`exchange_bytes`) and are added in order there.
+ *
+ * A choice changes how fast a product is and never its bits.  Plain C, tested without a GPU.
+ * Thread: any. */
+#ifndef KERNELS_CUDA_SCHEME_CHOOSE_H
+#define KERNELS_CUDA_SCHEME_CHOOSE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum {
+    SCHEME_ROWS_MAX = 64,
+    SCHEME_NORM_ROWS_MAX = 4,
+    SCHEME_WARPS = 8,
+    SCHEME_STAGES_MAX = 32,
+    SCHEME_SHARED_MAX = 110 * 1024,     /* two blocks fit an SM: see choose.h */
+    SCHEME_RESIDENT_MAX = 32 * 1024,    /* x stays whole in shared memory up to here */
+    SCHEME_EXCHANGE_MAX = 32 * 1024,
+};
+
+struct scheme_shape {
+    int rows, in, n; /* n: columns of y */
+    bool has_norm, gated;
+    int bits, chains; /* of a code; of a tile */
+    uint32_t tile_bytes;
+    int sm_count;
+};
+
+struct scheme_choice {
+    bool fuse_norm; /* else a norm kernel runs before */
+    bool resident;  /* x lies whole in shared memory; else its columns travel with the tiles */
+    bool exchange;
+    int row_groups; /* of 8 rows, of a warp: 1, 2 or 4 */
+    int in_hand;    /* tiles of a warp and stage: 1 or 2 */
+    int n_units, grid, units, passes, ways_k, ways_rows, span, stages;
+    uint32_t x_box;                       /* bytes of x's 64 columns */
+    uint32_t x_at;                        /* in a stage */
+    uint32_t stage_bytes, x_bytes, exchange_bytes;
+    size_t shared_bytes;
+};
+
+void scheme_choose(struct scheme_choice *c, const struct scheme_shape *s);
+
+/* The same with given ways, what a benchmark compares; false when that does not fit. */
+bool scheme_choose_ways(struct scheme_choice *c, const struct scheme_shape *s, int ways_k,
+                        int ways_rows);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,132 @@
+/* scheme_skinny.cuh - what a block of the skinny product of a scheme knows, and the warp that feeds it.
+ *
+ * One warp brings whole runs of tiles by bulk copies, as they lie, and x's columns beside them where x
+ * is not resident.  The ring fills before the kernel in front of this one has ended: its results are x
+ * and add, never weights. */
+#ifndef KERNELS_CUDA_SCHEME_SKINNY_CUH
+#define KERNELS_CUDA_SCHEME_SKINNY_CUH
+
+#include "kernels/cuda/matmul_rows.cuh"
+#include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/scheme_choose.h"
+#include "kernels/cuda/scheme_expand.cuh"
+
+enum {
+    SCHEME_THREADS = (SCHEME_WARPS + 1) * 32, /* the last warp feeds */
+    SCHEME_SUMS_AT = 2 * SCHEME_STAGES_MAX * 8, /* in the first KiB, behind the barriers */
+};
+
+struct scheme_args : rows_args {
+    struct scheme_layout l;
+    struct scheme_choice c;
+    expand_book book;
+};
+
+/* What a thread knows of its block's share. */
+struct scheme_share {
+    uint32_t full, empty;       /* barriers [stages] */
+    uint32_t exchange, x, ring; /* shared memory */
+    int first_unit, end_unit, passes;
+    int steps; /* of a pass */
+};
+
+__device__ inline scheme_share scheme_share_of(const scheme_args &a, uint32_t base)
+{
+    scheme_share s;
+    s.full = base;
+    s.empty = base + SCHEME_STAGES_MAX * 8;
+    s.x = base + 1024;
+    s.exchange = s.x + a.c.x_bytes;
+    s.ring = s.exchange + a.c.exchange_bytes;
+    s.first_unit = (int)((long long)blockIdx.x * a.c.n_units / gridDim.x);
+    s.end_unit = (int)((long long)(blockIdx.x + 1) * a.c.n_units / gridDim.x);
+    s.passes = (s.end_unit - s.first_unit + a.c.units - 1) / a.c.units;
+    s.steps = (a.l.n_tiles + a.c.span - 1) / a.c.span;
+    return s;
+}
+
+/* A place in the ring, and the parity of its use. */
+struct scheme_place {
+    int stage;
+    uint32_t parity;
+
+    __device__ void next(int stages)
+    {
+        if (++stage == stages) {
+            stage = 0;
+            parity ^= 1;
+        }
+    }
+};
+
+/* TILES: 2 where gate and up come in pairs. */
+template <int TILES> struct scheme_feeder {
+    const CUtensorMap &x;
+    const scheme_args &a;
+    const scheme_share &s;
+    uint64_t once, often;
+    int lane;
+
+    struct step {
+        int unit, tile; /* the first */
+        scheme_place at;
+    };
+
+    __device__ void next(step &i)
+    {
+        i.at.next(a.c.stages);
+        i.tile += a.c.span;
+        if (i.tile >= a.l.n_tiles) {
+            i.tile = 0;
+            i.unit += a.c.units;
+        }
+    }
+
+    /* Lane i brings the tiles of unit i / TILES of the pass. */
+    __device__ void weights(const step &i)
+    {
+        const int n = min(a.c.span, a.l.n_tiles - i.tile);
+        const int n_units = min(a.c.units, s.end_unit - i.unit);
+        const uint32_t bar = s.full + 8 * i.at.stage, n_bytes = (uint32_t)n * a.l.tile_bytes;
+        const uint32_t to = s.ring + (uint32_t)i.at.stage * a.c.stage_bytes;
+        if (lane == 0)
+            mbarrier_arrive_expect(bar, (uint32_t)(n_units * TILES) * n_bytes +
+                                            (a.c.resident ? 0 : (uint32_t)(2 * n * a.p.rows * 128)));
+        __syncwarp();
+        if (lane < n_units * TILES)
+            bulk_load(to + (uint32_t)(lane * a.c.span) * a.l.tile_bytes,
+                      (const uint8_t *)(lane % TILES ? a.p.w_up : a.p.w) +
+                          (size_t)(i.unit + lane / TILES) * a.l.unit_bytes +
+                          (size_t)i.tile * a.l.tile_bytes,
+                      n_bytes, bar, once);
+    }
+
+    __device__ void rows(const step &i)
+    {
+        const uint32_t to = s.ring + (uint32_t)i.at.stage * a.c.stage_bytes + a.c.x_at;
+        if (!a.c.resident && lane < 2 * min(a.c.span, a.l.n_tiles - i.tile))
+            tensor_load_2d(to + (uint32_t)lane * a.c.x_box, &x, i.tile * TILE_COLS + lane * 64, 0,
+                           s.full + 8 * i.at.stage, often);
+    }
+
+    __device__ void run()
+    {
+        const int n = s.passes * s.steps, ahead = min(n, a.c.stages);
+        const step first = {s.first_unit, 0, {0, 0}};
+        step i = first;
+        for (int k = 0; k < ahead; k++, next(i))
+            weights(i);
+        depend_wait();
+        i = first;
+        for (int k = 0; k < ahead; k++, next(i))
+            rows(i);
+        i.at = {0, 0}; /* parity of the first use of each stage */
+        for (int k = ahead; k < n; k++, next(i)) {
+            mbarrier_wait_inside(s.empty + 8 * i.at.stage, i.at.parity);
+            weights(i);
+            rows(i);
+        }
+    }
+};
+
+#endif

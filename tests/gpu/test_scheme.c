@@ -1,0 +1,442 @@
+/* What products of quantized weights promise on CUDA: values within rounding of f64 over the codes, for
+ * every number of rows the same bits of a row, every value written, and nothing beside them. */
+#include "tests/gpu/cuda_device.h"
+
+enum { ROWS_MAX = 130, OUTS = MATMUL_OUTS_MAX, SAMPLES = 150 };
+
+static const int some_rows[] = {1, 2, 3, 4, 5, 8, 9, 16, 17, 24, 32, 33, 48, 64, 65, 129};
+
+struct form {
+    const char *name;
+    struct scheme scheme;
+};
+
+static const struct form forms[] = {
+    {"int4", {.codes = DT_INT4, .group = 128, .scale = DT_F16}},
+    {"int4 asymmetric", {.codes = DT_INT4, .group = 128, .scale = DT_F16, .has_zero = true}},
+    {"int4 by 64", {.codes = DT_INT4, .group = 64, .scale = DT_BF16}},
+    {"int4 by 32 asymmetric", {.codes = DT_INT4, .group = 32, .scale = DT_F16, .has_zero = true}},
+    {"int4 by 96", {.codes = DT_INT4, .group = 96, .scale = DT_F16}},
+    {"int4 by 256", {.codes = DT_INT4, .group = 256, .scale = DT_F32}},
+    {"int4 rows", {.codes = DT_INT4, .has_zero = true}},
+    {"int4 ordered",
+     {.codes = DT_INT4, .group = 128, .scale = DT_F16, .has_zero = true, .ordered = true}},
+    {"int8 rows", {.codes = DT_INT8}},
+    {"int8 rows asymmetric", {.codes = DT_INT8, .has_zero = true}},
+    {"int8 by 128", {.codes = DT_INT8, .group = 128, .scale = DT_F16}},
+    {"int8 by 32 asymmetric", {.codes = DT_INT8, .group = 32, .scale = DT_F16, .has_zero = true}},
+    {"nf4", {.codes = DT_NF4, .group = 64}},
+    {"nf4 nested", {.codes = DT_NF4, .group = 64, .nested = true}},
+    {"fp4", {.codes = DT_FP4, .group = 64}},
+    {"fp8 rows", {.codes = DT_FP8}},
+};
+
+struct kind {
+    const char *name;
+    int n_outs;
+    bool gated, bias, add, apart, norm;
+};
+
+static const struct kind kinds[] = {
+    {.name = "plain", .n_outs = 1},
+    {.name = "norm, bias, residual in place", .n_outs = 1, .norm = true, .bias = true, .add = true},
+    {.name = "norm, gate", .n_outs = 2, .gated = true, .norm = true},
+    {.name = "norm, three together", .n_outs = 3, .norm = true},
+    {.name = "bias, gate, apart", .n_outs = 2, .gated = true, .bias = true, .apart = true},
+};
+
+static const int shapes[][2] = {/* in, n of the first out */
+                                {384, 56}, {1000, 40}, {768, 4240}, {4096, 272}, {2304, 1040}};
+
+/* A matrix of codes: what its source gives, and what tests compare with. */
+struct matrix {
+    const struct scheme *scheme;
+    int rows, cols;
+    struct scheme_rows made;
+    int32_t *order;
+    struct tensor w;
+};
+
+struct operands {
+    const struct form *form;
+    const struct kind *kind;
+    int in, n[OUTS], stride; /* stride: of y's rows, all outs side by side */
+    struct matrix m[OUTS];
+    uint16_t *x, *add;
+    float *bias[OUTS], *norm_w;
+    void *x_dev, *y_dev, *bias_dev[OUTS];
+    struct norm norm;
+};
+
+static int failures;
+
+static void fail_case(const struct tested *t, const struct operands *o, const char *what, int rows,
+                      int at)
+{
+    if (failures++ < 20)
+        printf("FAIL %s %s in %d n %d %s: %s, %d rows, at %d\n", t->act == DT_F16 ? "f16" : "bf16",
+               o->form->name, o->in, o->n[0], o->kind->name, what, rows, at);
+}
+
+static int outs_written(const struct operands *o)
+{
+    return o->kind->gated ? 1 : o->kind->n_outs;
+}
+
+/* Device memory is given back only on closing, so it is taken once for the largest case. */
+struct pool {
+    char *at, *next;
+};
+
+static void *pool_put(const struct tested *t, struct pool *p, const void *from, size_t n_bytes)
+{
+    void *at = p->next;
+    p->next += (n_bytes + 255) / 256 * 256;
+    if (from)
+        t->ops->copy_in(t->d, at, from, n_bytes);
+    return at;
+}
+
+/* ---- matrices ---- */
+
+static uint8_t random_code(enum dtype codes)
+{
+    const uint8_t c = (uint8_t)(random_bits() >> 33);
+    if (codes == DT_INT8 || (codes == DT_FP8 && (c & 0x7f) != 0x7f))
+        return c;
+    return codes == DT_FP8 ? 0x38 : c & 15;
+}
+
+/* One of the numbers that the scheme's type of scales holds. */
+static float random_scale(const struct scheme *s, int cols)
+{
+    const float unit = s->codes == DT_INT8  ? 64
+                       : s->codes == DT_FP8 ? 128
+                       : s->codes == DT_INT4 ? 5
+                                             : 0.5f;
+    const float v = (0.2f + (float)random_below(1000) / 1000) / unit / sqrtf((float)cols);
+    return s->scale == DT_F16    ? f32_from_f16(f32_to_f16(v))
+           : s->scale == DT_BF16 ? f32_from_bf16(f32_to_bf16(v))
+                                 : v;
+}
+
+static struct matrix make_matrix(const struct scheme *s, int rows, int cols)
+{
+    const size_t n = (size_t)rows * (size_t)cols;
+    const size_t n_scales = (size_t)rows * (size_t)scheme_groups(s, cols);
+    struct matrix m = {.scheme = s, .rows = rows, .cols = cols};
+    m.made.codes = take_host(n);
+    m.made.scales = take_host(n_scales * sizeof(float));
+    m.made.zeros = s->has_zero ? take_host(n_scales * sizeof(int16_t)) : NULL;
+    m.order = take_host((size_t)cols * sizeof(int32_t));
+    for (size_t i = 0; i < n; i++)
+        m.made.codes[i] = random_code(s->codes);
+    for (size_t i = 0; i < n_scales; i++) {
+        m.made.scales[i] = random_scale(s, cols);
+        if (s->has_zero)
+            m.made.zeros[i] = (int16_t)random_below(s->codes == DT_INT4 ? 17 : 257);
+    }
+    for (int i = 0; i < cols; i++)
+        m.order[i] = i;
+    for (int i = cols - 1; s->ordered && i > 0; i--) {
+        const int j = random_below(i + 1), keep = m.order[i];
+        m.order[i] = m.order[j];
+        m.order[j] = keep;
+    }
+    return m;
+}
+
+static void free_matrix(struct matrix *m)
+{
+    free(m->made.codes);
+    free(m->made.scales);
+    free(m->made.zeros);
+    free(m->order);
+}
+
+static void give_rows(const void *ctx, int64_t first, int64_t n, const struct scheme_rows *to)
+{
+    const struct matrix *m = ctx;
+    const size_t groups = (size_t)scheme_groups(m->scheme, m->cols);
+    memcpy(to->codes, m->made.codes + first * m->cols, (size_t)(n * m->cols));
+    memcpy(to->scales, m->made.scales + (size_t)first * groups, (size_t)n * groups * sizeof(float));
+    if (m->made.zeros)
+        memcpy(to->zeros, m->made.zeros + (size_t)first * groups,
+               (size_t)n * groups * sizeof(int16_t));
+}
+
+static void put_matrix(const struct tested *t, struct pool *pool, struct matrix *m, bool apart)
+{
+    struct status st = {0};
+    m->w = (struct tensor){.data = pool->next,
+                           .dtype = m->scheme->codes,
+                           .rows = m->rows,
+                           .cols = m->cols,
+                           .scheme = m->scheme};
+    const struct weight_source src = {.fd = -1, .rows = give_rows, .ctx = m, .order = m->order};
+    const size_t n_bytes = t->ops->weight_bytes(t->d, &m->w);
+    pool->next += (n_bytes + 63) / 64 * 64 + (apart ? 256 : 0);
+    t->ops->weight_put(t->d, &m->w, &src);
+    if (!t->ops->weights_done(t->d, &st))
+        die("weights_done", &st);
+}
+
+/* The value of a row's code, and what the device's way of holding it may cost. */
+static double value_of(const struct tested *t, const struct matrix *m, const float *row, int col,
+                       double *slack)
+{
+    const double v = (double)row[col];
+    const bool book = m->scheme->codes == DT_NF4 || m->scheme->codes == DT_FP4;
+    const bool wide = m->scheme->group != 0 && m->scheme->scale == DT_F32;
+    *slack = fabs(v) * ((book ? act_unit(t) : 0) + (wide ? 0x1p-10 : 0));
+    return v;
+}
+
+/* ---- operands ---- */
+
+static struct operands make(const struct tested *t, struct pool *pool, const struct form *form,
+                            const struct kind *kind, const int shape[2])
+{
+    const int in = shape[0], n = shape[1], more = n / 16 / 2 * 16 + 16;
+    struct operands o = {
+        .form = form, .kind = kind, .in = in, .n = {n, kind->gated ? n : more, more}};
+    pool->next = pool->at;
+    for (int i = 0; i < kind->n_outs; i++) {
+        o.m[i] = make_matrix(&form->scheme, o.n[i], in);
+        put_matrix(t, pool, &o.m[i], kind->apart);
+    }
+    for (int i = 0; i < outs_written(&o); i++)
+        o.stride += o.n[i];
+    pool->next = pool->at + (pool->next - pool->at + 255) / 256 * 256;
+    for (int i = 0; i < kind->n_outs; i++) {
+        o.bias[i] = random_floats((size_t)o.n[i], 1);
+        o.bias_dev[i] = pool_put(t, pool, o.bias[i], (size_t)o.n[i] * sizeof(float));
+    }
+    o.x = random_acts(t, (size_t)ROWS_MAX * (size_t)in, 1);
+    o.add = random_acts(t, (size_t)ROWS_MAX * (size_t)o.stride, 1);
+    o.norm_w = random_floats((size_t)in, 1);
+    o.x_dev = pool_put(t, pool, o.x, (size_t)ROWS_MAX * (size_t)in * 2);
+    o.y_dev = pool_put(t, pool, NULL, (size_t)(ROWS_MAX + 1) * (size_t)o.stride * 2);
+    o.norm = (struct norm){.kind = NORM_RMS,
+                           .eps = 1e-5f,
+                           .w = pool_put(t, pool, o.norm_w, (size_t)in * sizeof(float))};
+    return o;
+}
+
+static void free_host(struct operands *o)
+{
+    for (int i = 0; i < o->kind->n_outs; i++) {
+        free_matrix(&o->m[i]);
+        free(o->bias[i]);
+    }
+    free(o->x);
+    free(o->add);
+    free(o->norm_w);
+}
+
+/* y[rows, stride] of the rows of x from `first` on, and one row of what lies behind it. */
+static uint16_t *run(const struct tested *t, const struct operands *o, int first, int rows)
+{
+    const struct kind *k = o->kind;
+    const size_t n = (size_t)rows * (size_t)o->stride, all = n + (size_t)o->stride;
+    uint16_t *y = take_host(all * sizeof *y);
+    memset(y, 0xff, all * sizeof *y); /* NaN */
+    if (k->add)
+        memcpy(y, o->add + (size_t)first * (size_t)o->stride, n * sizeof *y);
+    t->ops->copy_in(t->d, o->y_dev, y, all * sizeof *y);
+    struct matmul_args a = {.x = (const char *)o->x_dev + (size_t)first * (size_t)o->in * 2,
+                            .rows = rows,
+                            .norm = k->norm ? &o->norm : NULL,
+                            .act = k->gated ? ACT_SILU : ACT_NONE,
+                            .n_outs = k->n_outs};
+    int column = 0;
+    for (int i = 0; i < k->n_outs; i++) {
+        char *y_i = (char *)o->y_dev + (size_t)(i < outs_written(o) ? column : 0) * 2;
+        a.out[i] = (struct matmul_out){.y = y_i,
+                                       .y_stride = o->stride,
+                                       .w = &o->m[i].w,
+                                       .bias = k->bias ? o->bias_dev[i] : NULL,
+                                       .add = k->add ? y_i : NULL};
+        column += o->n[i];
+    }
+    t->ops->matmul(t->d, &a);
+    t->ops->copy_out(t->d, y, o->y_dev, all * sizeof *y);
+    return y;
+}
+
+/* ---- the reference ---- */
+
+struct value {
+    double v, slack; /* what rounding may cost */
+};
+
+/* x as the product sees it: normalised and rounded. */
+static float *reference_row(const struct tested *t, const struct operands *o, int row)
+{
+    const uint16_t *from = o->x + (size_t)row * (size_t)o->in;
+    float *x = take_host((size_t)o->in * sizeof *x);
+    double squares = 0;
+    for (int i = 0; i < o->in; i++)
+        squares += pow((double)act_to_f32(t, from[i]), 2);
+    const double scale = 1 / sqrt(squares / o->in + (double)o->norm.eps);
+    for (int i = 0; i < o->in; i++) {
+        const double v = (double)act_to_f32(t, from[i]);
+        x[i] = o->kind->norm ? act_rounded(t, (float)(v * scale * (double)o->norm_w[i])) : (float)v;
+    }
+    return x;
+}
+
+static struct value reference_sum(const struct tested *t, const struct operands *o, const float *x,
+                                  int out, int col)
+{
+    const struct matrix *m = &o->m[out];
+    const int64_t groups = scheme_groups(m->scheme, m->cols);
+    const struct scheme_rows row = {m->made.codes + (size_t)col * (size_t)m->cols,
+                                    m->made.scales + (size_t)(col * groups),
+                                    m->made.zeros ? m->made.zeros + (size_t)(col * groups) : NULL};
+    float *w = take_host((size_t)m->cols * sizeof *w);
+    double sum = 0, all = 0, lost = 0;
+    scheme_dequantize_row(m->scheme, &row, m->cols, w);
+    for (int i = 0; i < o->in; i++) {
+        double slack;
+        const double xv = (double)x[m->order[i]], v = value_of(t, m, w, i, &slack) * xv;
+        sum += v;
+        all += fabs(v);
+        lost += pow(slack * xv, 2);
+    }
+    free(w);
+    /* f32 sums; values that are held rounded, each its own way; with a norm a few x may have rounded
+     * the other way. */
+    const double slack =
+        1e-5 * all + 4 * sqrt(lost) + (o->kind->norm ? act_unit(t) * all / sqrt(o->in) : 0);
+    return (struct value){sum + (o->kind->bias ? (double)o->bias[out][col] : 0), slack};
+}
+
+static struct value reference(const struct tested *t, const struct operands *o, int row, int out,
+                              int col)
+{
+    const struct kind *k = o->kind;
+    const double unit = act_unit(t);
+    float *x = reference_row(t, o, row);
+    struct value v = reference_sum(t, o, x, out, col);
+    if (k->gated) {
+        const struct value up = reference_sum(t, o, x, 1, col);
+        v.slack = 1.2 * (v.slack + unit * fabs(v.v)); /* no activation is steeper */
+        v.v = v.v / (1 + exp(-v.v));
+        v.slack = v.slack * (fabs(up.v) + up.slack) + fabs(v.v) * (up.slack + unit * fabs(up.v));
+        v.v *= up.v;
+    }
+    if (k->add)
+        v.v += (double)act_to_f32(t, o->add[(size_t)row * (size_t)o->stride + (size_t)col]);
+    v.slack += unit * fabs(v.v) + 1e-6;
+    free(x);
+    return v;
+}
+
+/* ---- checks ---- */
+
+static void check_values(const struct tested *t, const struct operands *o, const uint16_t *y)
+{
+    for (int i = 0; i < ROWS_MAX * o->stride; i++)
+        if (!isfinite(act_to_f32(t, y[i]))) {
+            fail_case(t, o, "not a number", ROWS_MAX, i);
+            return;
+        }
+    for (int i = 0; i < SAMPLES; i++) {
+        const int row = random_below(ROWS_MAX), out = random_below(outs_written(o));
+        const int col = i < 8 ? o->n[out] - 1 - i % 4 : random_below(o->n[out]);
+        int before = 0;
+        for (int j = 0; j < out; j++)
+            before += o->n[j];
+        const struct value want = reference(t, o, row, out, col);
+        const double got =
+            (double)act_to_f32(t, y[(size_t)row * (size_t)o->stride + (size_t)(before + col)]);
+        if (!(fabs(got - want.v) <= want.slack)) {
+            fail_case(t, o, "far from f64", row, before + col);
+            printf("     %g, want %g +- %g\n", got, want.v, want.slack);
+            return;
+        }
+    }
+}
+
+static void check_bits(const struct tested *t, const struct operands *o, const uint16_t *all,
+                       int first, int rows)
+{
+    uint16_t *y = run(t, o, first, rows);
+    const uint16_t *want = all + (size_t)first * (size_t)o->stride;
+    const int n = rows * o->stride;
+    for (int i = 0; i < n; i++)
+        if (y[i] != want[i]) {
+            fail_case(t, o, "bits differ", rows, i);
+            break;
+        }
+    for (int i = n; i < n + o->stride; i++)
+        if (y[i] != 0xffff) {
+            fail_case(t, o, "written past the rows", rows, i);
+            break;
+        }
+    free(y);
+}
+
+static void check_case(const struct tested *t, struct pool *pool, const struct form *form,
+                       const struct kind *kind, const int shape[2])
+{
+    struct operands o = make(t, pool, form, kind, shape);
+    uint16_t *all = run(t, &o, 0, ROWS_MAX);
+    check_values(t, &o, all);
+    for (size_t i = 0; i < sizeof some_rows / sizeof some_rows[0]; i++)
+        check_bits(t, &o, all, i % 2 ? ROWS_MAX - some_rows[i] : 0, some_rows[i]);
+    free(all);
+    free_host(&o);
+}
+
+static void check_form(const struct tested *t, struct pool *pool, const struct form *form, int n_shapes)
+{
+    const int before = failures;
+    for (int i = 0; i < n_shapes; i++) {
+        struct status st = {0};
+        if (scheme_check(&form->scheme, shapes[i][0], &st))
+            for (size_t k = 0; k < sizeof kinds / sizeof kinds[0]; k++)
+                check_case(t, pool, form, &kinds[k], shapes[i]);
+    }
+    printf("%s %s %s\n", failures == before ? "ok  " : "FAIL", t->act == DT_F16 ? "f16 " : "bf16",
+           form->name);
+    fflush(stdout);
+}
+
+static void check_type(enum dtype act, int n_shapes)
+{
+    const struct device_limits limits = {.step_tokens_max = ROWS_MAX,
+                                         .seqs_max = 4,
+                                         .heads_max = 4,
+                                         .step_heads_max = 4,
+                                         .context_max = 64,
+                                         .block_tokens = 16,
+                                         .table_stride = 4,
+                                         .history_max = 16,
+                                         .bias_max = 16,
+                                         .bias_slot_max = 16,
+                                         .vocab = 1000,
+                                         .hidden = 4096,
+                                         .ffn = 14336,
+                                         .n_heads = 32,
+                                         .n_kv_heads = 8,
+                                         .head_dim = 128,
+                                         .in_max = 4096};
+    struct tested t;
+    device_open(&t, act, &limits);
+    struct pool pool = {.at = take_device(&t, (size_t)128 << 20)};
+    for (size_t i = 0; i < sizeof forms / sizeof forms[0]; i++)
+        check_form(&t, &pool, &forms[i], n_shapes);
+    t.ops->close(t.d);
+}
+
+/* With an argument: the small shapes alone, for compute-sanitizer. */
+int main(int argc, char **argv)
+{
+    (void)argv;
+    const int n_shapes = argc > 1 ? 2 : (int)(sizeof shapes / sizeof shapes[0]);
+    check_type(DT_BF16, n_shapes);
+    check_type(DT_F16, n_shapes);
+    return failures != 0;
+}
