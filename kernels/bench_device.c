@@ -214,16 +214,44 @@ void bench_device_close(struct bench_device *b)
 
 /* ---- weights ---- */
 
-static size_t part_bytes(const struct bench_device *b, int n, int in)
+static struct tensor part_of(const struct scheme *scheme, int n, int in)
 {
-    return b->ops->weight_bytes(b->dev, &(struct tensor){.dtype = DT_BF16, .rows = n, .cols = in});
+    return (struct tensor){
+        .dtype = scheme ? scheme->codes : DT_BF16, .rows = n, .cols = in, .scheme = scheme};
 }
 
-bool bench_weights(struct bench_device *b, const int *n, int parts, int in, struct status *st)
+struct code_source { /* rows of random codes, whose scales are all alike */
+    const struct bench_device *b;
+    const struct scheme *scheme;
+    int64_t cols;
+};
+
+static void make_codes(const void *ctx, int64_t first, int64_t n, const struct scheme_rows *to)
 {
-    size_t one = 0, at = 0;
-    for (int i = 0; i < parts; i++)
-        one += part_bytes(b, n[i], in);
+    const struct code_source *c = ctx;
+    const struct scheme *s = c->scheme;
+    const size_t n_codes = (size_t)(n * c->cols), n_scales = (size_t)(n * scheme_groups(s, c->cols));
+    const uint8_t *from = c->b->source;
+    const uint8_t mask = s->codes == DT_INT8 ? 0xff : s->codes == DT_FP8 ? 0xf7 : 0xf;
+    const size_t skip = (size_t)(first * 4099) % (c->b->source_bytes - n_codes);
+    for (size_t i = 0; i < n_codes; i++) /* the low bytes of floats are as good as random */
+        to->codes[i] = (uint8_t)((from[skip + i] ^ from[skip + i] >> 4) & mask);
+    for (size_t i = 0; i < n_scales; i++)
+        to->scales[i] = 0.01f;
+    for (size_t i = 0; s->has_zero && i < n_scales; i++)
+        to->zeros[i] = 8;
+}
+
+bool bench_weights(struct bench_device *b, const struct scheme *scheme, const int *n, int parts, int in,
+                   struct status *st)
+{
+    const struct code_source codes = {b, scheme, in};
+    size_t one = 0, at = 0, part[PARTS_MAX];
+    for (int i = 0; i < parts; i++) {
+        const struct tensor w = part_of(scheme, n[i], in);
+        part[i] = (b->ops->weight_bytes(b->dev, &w) + 63) / 64 * 64;
+        one += part[i];
+    }
     one = (one + 255) / 256 * 256;
     const size_t want = (b->on_cpu ? CACHES_CPU : CACHES) / one + 1;
     const size_t room = b->weights_bytes / one;
@@ -234,12 +262,15 @@ bool bench_weights(struct bench_device *b, const int *n, int parts, int in, stru
         return status_fail(st, STATUS_TOO_LARGE, "a weight of %zu bytes", one);
     fill_host(b->source, b->source_bytes, DT_BF16, 0.02f, 5);
     for (size_t c = 0; c < b->n_copies; c++, at = c * one)
-        for (int i = 0; i < parts; i++) {
+        for (int i = 0; i < parts; i++, at += part[i - 1]) {
             struct tensor *w = &b->w[c][i];
-            *w = (struct tensor){
-                .data = b->weights + at, .dtype = DT_BF16, .rows = n[i], .cols = in};
-            b->ops->weight_put(b->dev, w, &(struct weight_source){.at = b->source, .fd = -1});
-            at += part_bytes(b, n[i], in);
+            *w = part_of(scheme, n[i], in);
+            w->data = b->weights + at;
+            b->ops->weight_put(b->dev, w,
+                               &(struct weight_source){.at = b->source,
+                                                       .fd = -1,
+                                                       .rows = scheme ? make_codes : NULL,
+                                                       .ctx = &codes});
         }
     return b->ops->weights_done(b->dev, st);
 }

@@ -53,8 +53,9 @@ bool bench_device_open(struct bench_device *b, const struct backend *backend,
                        const struct device_options *o, const struct bench_shape *shape,
                        int rows_max, struct status *st) MUST_CHECK;
 void bench_device_close(struct bench_device *b); /* accepts a half-open one */
-/* Copies of `parts` matrices of n[i] rows and `in` columns, one behind the other. */
-bool bench_weights(struct bench_device *b, const int *n, int parts, int in,
+/* Copies of `parts` matrices of n[i] rows and `in` columns, one behind the other: of codes where there
+ * is a scheme, which lives as long as they, else of 16-bit floats. */
+bool bench_weights(struct bench_device *b, const struct scheme *scheme, const int *n, int parts, int in,
                    struct status *st) MUST_CHECK;
 /* The next step's batch: seqs sequences of `tokens` tokens, the last of kv_len; heads of the last
  * rows. */

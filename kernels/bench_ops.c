@@ -14,6 +14,7 @@ static const float EPS = 1e-5f;
 struct op_case { /* what one call needs */
     struct bench_device *b;
     int rows, parts, in, n[PARTS_MAX];
+    const struct scheme *scheme; /* of the weights; NULL = 16 bits */
     enum act_kind act;
     bool add;
     struct norm norm;
@@ -72,7 +73,7 @@ static double product_bytes(const struct op_case *c)
     for (int p = 0; p < c->parts; p++)
         n += c->n[p];
     y = c->act == ACT_NONE ? n : n / 2;
-    return n * c->in * 2 +
+    return (c->scheme ? (double)scheme_bytes(c->scheme, (int64_t)n, c->in) : n * c->in * 2) +
            (double)c->rows * (c->in + y * (c->add ? 2 : 1)) * (double)c->b->act_bytes;
 }
 
@@ -87,7 +88,7 @@ static double product_flops(const struct op_case *c)
 static bool run_matmul(struct op_case *c, const char *name, struct status *st)
 {
     struct bench_device *b = c->b;
-    if (!bench_weights(b, c->n, c->parts, c->in, st))
+    if (!bench_weights(b, c->scheme, c->n, c->parts, c->in, st))
         return status_wrap(st, "%s", name);
     bench_batch(b, 1, 1, 1, 0);
     for (const int *rows = row_counts; *rows && *rows <= b->rows_max; rows++) {
@@ -103,17 +104,37 @@ static bool run_matmul(struct op_case *c, const char *name, struct status *st)
     return true;
 }
 
-static bool run_matmuls(struct bench_device *b, struct status *st)
+static bool run_matmuls_of(struct bench_device *b, const struct scheme *of, const char *const name[4],
+                           struct status *st)
 {
     const struct bench_shape *s = b->shape;
     const int q = s->n_heads * s->head_dim, kv = s->n_kv_heads * s->head_dim;
-    struct op_case qkv = {.b = b, .parts = 3, .in = s->hidden, .n = {q, kv, kv}};
-    struct op_case o = {.b = b, .parts = 1, .in = q, .n = {s->hidden}, .add = true};
+    struct op_case qkv = {
+        .b = b, .scheme = of, .parts = 3, .in = s->hidden, .n = {q, kv, kv}};
+    struct op_case o = {
+        .b = b, .scheme = of, .parts = 1, .in = q, .n = {s->hidden}, .add = true};
     struct op_case gated = {
-        .b = b, .parts = 2, .in = s->hidden, .n = {s->ffn, s->ffn}, .act = ACT_SILU};
-    struct op_case down = {.b = b, .parts = 1, .in = s->ffn, .n = {s->hidden}, .add = true};
-    return run_matmul(&qkv, "qkv", st) && run_matmul(&o, "o", st) &&
-           run_matmul(&gated, "gated", st) && run_matmul(&down, "down", st);
+        .b = b, .scheme = of, .parts = 2, .in = s->hidden, .n = {s->ffn, s->ffn}, .act = ACT_SILU};
+    struct op_case down = {
+        .b = b, .scheme = of, .parts = 1, .in = s->ffn, .n = {s->hidden}, .add = true};
+    return run_matmul(&qkv, name[0], st) && run_matmul(&o, name[1], st) &&
+           run_matmul(&gated, name[2], st) && run_matmul(&down, name[3], st);
+}
+
+static bool run_matmuls(struct bench_device *b, struct status *st)
+{
+    static const struct scheme w4 = {.codes = DT_INT4, .group = 128, .scale = DT_F16};
+    static const struct scheme w8 = {.codes = DT_INT8};
+    static const struct {
+        const struct scheme *scheme;
+        const char *name[4];
+    } of[] = {{NULL, {"qkv", "o", "gated", "down"}},
+              {&w4, {"qkv w4", "o w4", "gated w4", "down w4"}},
+              {&w8, {"qkv w8", "o w8", "gated w8", "down w8"}}};
+    for (size_t i = 0; i < sizeof of / sizeof of[0]; i++)
+        if (!run_matmuls_of(b, of[i].scheme, of[i].name, st))
+            return false;
+    return true;
 }
 
 static bool run_head(struct bench_device *b, struct status *st)
@@ -123,7 +144,7 @@ static bool run_head(struct bench_device *b, struct status *st)
                         .in = b->shape->hidden,
                         .n = {b->shape->vocab},
                         .norm = {.kind = NORM_RMS, .w = b->gain, .eps = EPS}};
-    if (!bench_weights(b, c.n, 1, c.in, st))
+    if (!bench_weights(b, NULL, c.n, 1, c.in, st))
         return status_wrap(st, "head");
     for (const int *rows = head_counts; *rows && *rows <= b->heads_max; rows++) {
         c.rows = *rows;

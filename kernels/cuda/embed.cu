@@ -1,7 +1,7 @@
 /* embed.cu - rows of the token table, as activations; zeros for tokens of other ranks.
  *
- * The device keeps every matrix row after row, so PLAIN and PACKED are one.  A row is read and
- * written once. */
+ * A table of 16 bits or f32 lies row after row; a row is read and written once.  A quantized one:
+ * embed_scheme.cu. */
 #include "kernels/cuda/act_type.cuh"
 #include "kernels/cuda/launch.cuh"
 
@@ -60,6 +60,10 @@ void cuda_embed(struct device *d, const struct embed_args *a)
 {
     if (d->batch.n_tokens <= 0)
         return;
+    if (a->table->scheme) {
+        cuda_embed_scheme(d, a);
+        return;
+    }
     with_act_type(d->act, [&](auto pair) {
         typedef decltype(pair) act;
         if (a->table->dtype == DT_F32)

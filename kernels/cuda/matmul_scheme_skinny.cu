@@ -9,9 +9,9 @@
  * i + 1, so they have read those of step i. */
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/matmul_epilogue.cuh"
+#include "kernels/cuda/scheme_book.cuh"
 #include "kernels/cuda/scheme_skinny.cuh"
 #include "kernels/cuda/tensor_map.h"
-#include "kernels/half.h"
 
 namespace {
 
@@ -361,18 +361,6 @@ struct scheme_shape shape_of(const struct device *d, const struct product *p,
     return s;
 }
 
-expand_book book_of(enum dtype act, enum dtype codes)
-{
-    expand_book b = {};
-    for (int i = 0; i < 16; i++) {
-        const float v = scheme_codebook(codes)[i];
-        const uint32_t bits = act == DT_F16 ? f32_to_f16(v) : f32_to_bf16(v);
-        b.high[i / 4] |= (bits >> 8) << 8 * (i % 4);
-        b.low[i / 4] |= (bits & 255) << 8 * (i % 4);
-    }
-    return b;
-}
-
 } // namespace
 
 /* ---- the launchers ---- */
@@ -397,8 +385,7 @@ void matmul_scheme_skinny(struct device *d, const struct product *p)
     const struct scheme_shape s = shape_of(d, p, &a.l);
     scheme_choose(&a.c, &s);
     rows_take(&a, p, 2 * a.l.n_tiles);
-    if (a.l.kind == KIND_CODEBOOK)
-        a.book = book_of(d->act, p->scheme->codes);
+    a.book = scheme_book(d->act, p->scheme);
     if (!a.c.resident)
         tensor_map_2d(d, &x, p->x, p->in, p->rows, p->in, 64, p->rows);
     scheme_function *kernel = kernel_of(d, &a);

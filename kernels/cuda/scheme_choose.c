@@ -46,7 +46,7 @@ static void cut_rows(struct scheme_choice *c, const struct scheme_shape *s)
 {
     const int groups = divide_up(divide_up(s->rows, 8), c->ways_rows);
     c->row_groups = groups == 3 ? 4 : groups;
-    c->in_hand = c->row_groups == 1 && s->bits == 4 && !s->gated ? 2 : 1;
+    c->in_hand = c->row_groups == 1 && s->bits == 4 && s->chains <= 2 && !s->gated ? 2 : 1;
     c->span = c->in_hand * c->ways_k;
     c->exchange = c->ways_k > 1 || (c->in_hand > 1 && s->chains > 1);
     c->exchange_bytes = !c->exchange ? 0

@@ -161,6 +161,88 @@ static void embed_agrees_with_the_cpu(void **state)
     free(table), free(y[0]), free(y[1]);
 }
 
+/* ---- a quantized table ---- */
+
+enum { TABLE_ROWS = 1000, TABLE_COLS = 576 };
+
+struct quant_table {
+    struct scheme scheme;
+    struct scheme_rows made;
+};
+
+static struct quant_table make_table(struct scheme s)
+{
+    const size_t groups = (size_t)scheme_groups(&s, TABLE_COLS), n_scales = TABLE_ROWS * groups;
+    struct quant_table q = {.scheme = s};
+    q.made.codes = malloc((size_t)TABLE_ROWS * TABLE_COLS);
+    q.made.scales = malloc(n_scales * sizeof(float));
+    q.made.zeros = malloc(n_scales * sizeof(int16_t));
+    for (size_t i = 0; i < (size_t)TABLE_ROWS * TABLE_COLS; i++)
+        q.made.codes[i] = (uint8_t)(rand() >> 7 & (s.codes == DT_INT8 ? 255 : s.codes == DT_FP8 ? 0xf7 : 15));
+    for (size_t i = 0; i < n_scales; i++) {
+        q.made.scales[i] = f32_from_bf16(f32_to_bf16((float)(rand() % 1000 + 1) * 1e-4f));
+        q.made.zeros[i] = (int16_t)(rand() % 17);
+    }
+    return q;
+}
+
+static void give_rows(const void *ctx, int64_t first, int64_t n, const struct scheme_rows *to)
+{
+    const struct quant_table *q = ctx;
+    const int64_t groups = scheme_groups(&q->scheme, TABLE_COLS);
+    memcpy(to->codes, q->made.codes + first * TABLE_COLS, (size_t)(n * TABLE_COLS));
+    memcpy(to->scales, q->made.scales + first * groups, (size_t)(n * groups) * sizeof(float));
+    if (q->scheme.has_zero)
+        memcpy(to->zeros, q->made.zeros + first * groups, (size_t)(n * groups) * sizeof(int16_t));
+}
+
+static float *embed_table(const struct tested_device *t, const struct quant_table *q)
+{
+    const size_t n = (size_t)sequence.batch.n_tokens * TABLE_COLS;
+    struct tensor w = {
+        .dtype = q->scheme.codes, .rows = TABLE_ROWS, .cols = TABLE_COLS, .scheme = &q->scheme};
+    const struct weight_source src = {.fd = -1, .rows = give_rows, .ctx = q};
+    struct status st = {0};
+    float *y = malloc(n * sizeof *y);
+    void *out = pair_take(t, n * 4);
+    w.data = pair_take(t, t->ops->weight_bytes(t->d, &w));
+    t->ops->weight_put(t->d, &w, &src);
+    if (!t->ops->weights_done(t->d, &st))
+        pair_die("weights_done", &st);
+    t->ops->step_begin(t->d, &sequence.batch);
+    t->ops->embed(t->d, &(struct embed_args){.out = out, .table = &w, .scale = 2.5f});
+    end_step(t, NULL);
+    get_values(t, y, out, n, t->act);
+    return y;
+}
+
+static void embed_reads_quantized_tables(void **state)
+{
+    static const struct scheme schemes[] = {
+        {.codes = DT_INT8},
+        {.codes = DT_INT4, .group = 64, .scale = DT_BF16},
+        {.codes = DT_INT4, .group = 32, .scale = DT_BF16, .has_zero = true},
+        {.codes = DT_INT8, .group = 96, .scale = DT_BF16, .has_zero = true},
+        {.codes = DT_NF4, .group = 64},
+        {.codes = DT_FP8},
+    };
+    struct pair *p = *state;
+    make_sequence(&sequence, TOKENS_MAX, TOKENS_MAX);
+    for (size_t k = 0; k < sizeof schemes / sizeof schemes[0]; k++) {
+        struct quant_table q = make_table(schemes[k]);
+        float *want = embed_table(&p->dev[0], &q), *got = embed_table(&p->dev[1], &q);
+        /* The value is rounded, a codebook before, and so are its scales. */
+        const float unit = (q.scheme.codes == DT_NF4 ? 3.0f : 1.01f) *
+                           (p->dev[1].act == DT_F16 ? 0x1p-10f : 0x1p-8f);
+        for (size_t i = 0; i < (size_t)TOKENS_MAX * TABLE_COLS; i++)
+            if (!(fabsf(got[i] - want[i]) <= unit * fabsf(want[i]) + 1e-6f))
+                fail_msg("scheme %zu: value %zu is %g, want %g", k, i, (double)got[i],
+                         (double)want[i]);
+        free(want), free(got);
+        free(q.made.codes), free(q.made.scales), free(q.made.zeros);
+    }
+}
+
 struct rope_case {
     int head_dim, dims, tokens;
     enum rope_kind rope;
@@ -275,6 +357,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(norm_agrees_with_the_cpu),
         cmocka_unit_test(embed_agrees_with_the_cpu),
+        cmocka_unit_test(embed_reads_quantized_tables),
         cmocka_unit_test(rope_kv_agrees_with_the_cpu),
     };
     int n_failed = cmocka_run_group_tests_name("small ops, bf16", tests, open_bf16, close_pair);

@@ -1,0 +1,88 @@
+/* What scheme_choose promises: a cut for every shape of few rows, whose warps are there, whose units are
+ * all done, and whose shared memory fits an SM twice. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+
+#include "kernels/cuda/scheme_choose.h"
+#include "kernels/cuda/scheme_layout.h"
+
+static struct scheme_shape shape(const struct scheme *s, int rows, int in, int n, bool gated)
+{
+    struct scheme_layout l;
+    scheme_layout(&l, s, in);
+    return (struct scheme_shape){.rows = rows,
+                                 .in = in,
+                                 .n = n,
+                                 .has_norm = true,
+                                 .gated = gated,
+                                 .bits = l.bits,
+                                 .chains = l.chains,
+                                 .tile_bytes = l.tile_bytes,
+                                 .sm_count = 132};
+}
+
+static void check(const struct scheme_shape *s, const struct scheme_choice *c)
+{
+    const int per_block = (c->n_units + c->grid - 1) / c->grid;
+    assert_true(c->n_units * UNIT_ROWS >= s->n);
+    assert_true(c->units * c->ways_k * c->ways_rows <= SCHEME_WARPS);
+    assert_true(c->units * c->passes >= per_block);
+    assert_true(8 * c->row_groups * c->ways_rows >= s->rows);
+    assert_true(c->row_groups == 1 || c->row_groups == 2 || c->row_groups == 4);
+    assert_int_equal(c->span, c->in_hand * c->ways_k);
+    assert_true(c->stages >= 2 && c->stages <= SCHEME_STAGES_MAX);
+    assert_true(c->shared_bytes <= SCHEME_SHARED_MAX);
+    assert_int_equal(c->stage_bytes % 1024, 0);
+    assert_int_equal(c->exchange_bytes % 1024, 0);
+    assert_false(c->fuse_norm && s->rows > SCHEME_NORM_ROWS_MAX);
+    assert_true(c->exchange || (c->ways_k == 1 && (c->in_hand == 1 || s->chains == 1)));
+}
+
+static void every_shape_has_a_cut(void **state)
+{
+    (void)state;
+    static const struct scheme schemes[] = {
+        {.codes = DT_INT4, .group = 128, .scale = DT_F16, .has_zero = true},
+        {.codes = DT_INT4, .group = 32, .scale = DT_F16, .has_zero = true},
+        {.codes = DT_NF4, .group = 64},
+        {.codes = DT_INT8},
+        {.codes = DT_INT8, .group = 32, .scale = DT_F16, .has_zero = true},
+    };
+    static const int in[] = {96, 576, 2048, 4096, 8192, 14336, 28672};
+    static const int n[] = {8, 576, 2048, 4096, 6144, 14336, 28672, 128256};
+    for (size_t k = 0; k < sizeof schemes / sizeof schemes[0]; k++)
+        for (int rows = 1; rows <= SCHEME_ROWS_MAX; rows++)
+            for (size_t i = 0; i < sizeof in / sizeof in[0]; i++)
+                for (size_t j = 0; j < sizeof n / sizeof n[0]; j++)
+                    for (int gated = 0; gated < 2; gated++) {
+                        const struct scheme_shape s = shape(&schemes[k], rows, in[i], n[j], gated);
+                        struct scheme_choice c;
+                        scheme_choose(&c, &s);
+                        check(&s, &c);
+                    }
+}
+
+static void one_token_keeps_all_warps_busy(void **state)
+{
+    (void)state;
+    static const struct scheme int4 = {.codes = DT_INT4, .group = 128, .scale = DT_F16};
+    static const int n[] = {4096, 6144, 28672};
+    for (size_t i = 0; i < sizeof n / sizeof n[0]; i++) {
+        const struct scheme_shape s = shape(&int4, 1, 4096, n[i], false);
+        struct scheme_choice c;
+        scheme_choose(&c, &s);
+        assert_true(c.units * c.ways_k * c.ways_rows >= 6);
+        assert_true(c.resident && c.fuse_norm);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_shape_has_a_cut),
+        cmocka_unit_test(one_token_keeps_all_warps_busy),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
