@@ -71,9 +71,10 @@ bool runs_as_one(const struct product *p, const struct product *next)
 /* Whether gate and up may be one product. */
 bool pairs(const struct product *gate, const struct product *up)
 {
-    return gate->scheme && up->scheme ? !weight_has_act8(gate->scheme) && !gate->order && !up->order &&
-                                            scheme_same_units(gate->scheme, up->scheme)
-                                      : !gate->scheme && !up->scheme;
+    if (!gate->scheme || !up->scheme)
+        return !gate->scheme && !up->scheme;
+    return !weight_has_act8(gate->scheme) && !gate->order && !up->order &&
+           scheme_same_units(gate->scheme, up->scheme) && matmul_scheme_pairs(gate->scheme, gate->in);
 }
 
 struct call {

@@ -40,6 +40,7 @@ void matmul_tiles(struct device *, const struct product *);
 /* Weights of a scheme with wide activations, as units (scheme_layout.h); order is NULL. */
 enum { SCHEME_SKINNY_ROWS_MAX = 64 };
 /* matmul_scheme_skinny.cu: at most so many rows; norm and gather only where fuses_norm says so. */
+bool matmul_scheme_pairs(const struct scheme *, int in); /* may gate and up be one product? */
 bool matmul_scheme_fuses_norm(const struct device *, const struct product *);
 void matmul_scheme_skinny(struct device *, const struct product *);
 /* matmul_scheme_wide.cu: more rows; norm and gather are NULL. */

@@ -21,14 +21,23 @@ static_assert(SCHEME_SUMS_AT + 2 * ROWS_NORM_MAX * NORM_WARPS * 4 <= 1024, "barr
 static_assert((int)SCHEME_WARPS * 32 == (int)ROWS_THREADS, "the workers bring the rows");
 static_assert((int)SCHEME_NORM_ROWS_MAX == (int)ROWS_NORM_MAX, "as many rows are normalised");
 
-/* What one warp does.  HAND: tiles of a step, whose chains run side by side. */
-template <class T, int EXPAND, int ROWG, int TILES, int HAND> struct scheme_worker {
-    enum { WORDS = expand_words(EXPAND), BITS = expand_bits(EXPAND) };
+/* What one warp does.  CHAINS: of a tile.  SLOTS: chains that run side by side, which come one after the
+ * other in k; they are those of HAND tiles, or a part of one's. */
+template <class T, int EXPAND, int CHAINS, int ROWG, int TILES> struct scheme_worker {
+    enum {
+        BITS = expand_bits(EXPAND),
+        SLOTS = scheme_slots(BITS, ROWG),
+        HAND = SLOTS > CHAINS ? SLOTS / CHAINS : 1,
+        GROUPS = HAND * CHAINS / SLOTS,  /* of slots, in a step */
+        QUARTERS = 4 / CHAINS,           /* of a tile, 32 k, in a chain */
+    };
     const scheme_args &a;
     const scheme_share &s;
     int lane, mine, way, row_way;
-    float chain[HAND][TILES][ROWG][4];
-    float sum[TILES][ROWG][4]; /* exchanging: of this warp's share of the values */
+    uint32_t w_at, x_at;      /* of this lane, in a stage's weights and in 64 columns of x */
+    uint32_t scale_shift;     /* scale_to_f32's, by the scales' type */
+    float scale_by;
+    float sum[TILES][ROWG][4]; /* with several ways along k: of this warp's share of the values */
 
     __device__ scheme_worker(const scheme_args &args, const scheme_share &share, int warp, int lane_)
         : a(args), s(share), lane(lane_)
@@ -37,31 +46,25 @@ template <class T, int EXPAND, int ROWG, int TILES, int HAND> struct scheme_work
         mine = warp / ways;
         way = warp % ways % a.c.ways_k;
         row_way = warp % ways / a.c.ways_k;
-    }
-
-    /* Tile `tile` of the pair, the first of a step's. */
-    __device__ uint32_t tiles_at(uint32_t stage, int tile)
-    {
-        return stage + (uint32_t)((mine * TILES + tile) * a.c.span) * a.l.tile_bytes;
+        w_at = (uint32_t)(mine * TILES * a.c.span + way * HAND) * a.l.tile_bytes;
+        /* Resident: rows past the last repeat it; their sums are not stored. */
+        const int row = a.c.resident ? min(lane % 8, a.p.rows - 1) : row_way * ROWG * 8 + lane % 8;
+        x_at = (uint32_t)(2 * way * HAND) * a.c.x_box + piece_at(0, row, lane / 8);
+        scale_shift = scale_bits_shift(a.l.scale);
+        scale_by = scale_bits_factor(a.l.scale);
     }
 
     __device__ uint32_t chain_at(uint32_t buffer, int tile, int i, int c, int r)
     {
         const int part = (mine * a.c.ways_rows + row_way) * TILES + tile;
-        return buffer +
-               (uint32_t)(((part * a.c.span + i) * a.l.chains + c) * ROWG + r) * CHAIN_BYTES;
-    }
-
-    __device__ float scale_of(uint32_t tile, int c, int place)
-    {
-        return scale_to_f32(load_shared_2(tile + a.l.scales_at + (uint32_t)(c * UNIT_ROWS + place) * 2),
-                            a.l.scale);
+        return buffer + (uint32_t)(((part * a.c.span + i) * CHAINS + c) * ROWG + r) * CHAIN_BYTES;
     }
 
     __device__ void zeros_load(uint32_t zero[2], uint32_t tile, int c)
     {
+        const uint32_t at =
+            tile + a.l.zeros_at + (uint32_t)((c * UNIT_ROWS + lane / 4 * 2) * a.l.zero_bytes);
         uint32_t stored = 0;
-        const uint32_t at = tile + a.l.zeros_at + (uint32_t)((c * UNIT_ROWS + lane / 4 * 2) * a.l.zero_bytes);
         if (EXPAND == EXPAND_INT4 && a.l.zero_bytes)
             stored = load_shared_2(at);
         if (EXPAND == EXPAND_INT8_ZERO)
@@ -69,92 +72,89 @@ template <class T, int EXPAND, int ROWG, int TILES, int HAND> struct scheme_work
         expand_zeros<T, EXPAND>(zero, a.l.zero_bytes != 0, stored);
     }
 
-    /* A chain has ended: to its sum, or to where the unit's warps meet. */
-    __device__ void flush(uint32_t tile_addr, uint32_t buffer, int hand, int tile, int c)
+    /* A chain has ended, of tile `i` of the step, at `tile_at`. */
+    __device__ void flush(const float chain[ROWG][4], uint32_t tile_at, uint32_t buffer, int tile, int i,
+                          int c)
     {
-        if (a.c.exchange) {
+        if (a.c.ways_k > 1) {
 #pragma unroll
             for (int r = 0; r < ROWG; r++)
-                store_shared(chain_at(buffer, tile, way * HAND + hand, c, r) + (uint32_t)lane * 16,
-                             chain[hand][tile][r]);
-        } else {
-            const bool row_scale = a.l.scale == SCALE_ROW;
-            float up = 0, down = 0;
-            if (!row_scale) {
-                const uint32_t both = load_shared_4(tile_addr + a.l.scales_at +
-                                                    (uint32_t)(c * UNIT_ROWS + lane / 4 * 2) * 2);
-                up = scale_to_f32(both & 0xffff, a.l.scale);
-                down = scale_to_f32(both >> 16, a.l.scale);
-            }
-#pragma unroll
-            for (int r = 0; r < ROWG; r++)
-#pragma unroll
-                for (int i = 0; i < 4; i++)
-                    sum[tile][r][i] = chain_add(sum[tile][r][i], chain[hand][tile][r][i],
-                                                i < 2 ? up : down, row_scale);
+                store_shared(chain_at(buffer, tile, i, c, r) + (uint32_t)lane * 16, chain[r]);
+            return;
+        }
+        float up = 1, down = 1;
+        if (a.l.scale != SCALE_ROW) {
+            const uint32_t both = load_shared_4(tile_at + a.l.scales_at +
+                                                (uint32_t)(c * UNIT_ROWS + lane / 4 * 2) * 2);
+            up = scale_from_bits(both << 16, scale_shift, scale_by);
+            down = scale_from_bits(both, scale_shift, scale_by);
         }
 #pragma unroll
         for (int r = 0; r < ROWG; r++)
 #pragma unroll
-            for (int i = 0; i < 4; i++)
-                chain[hand][tile][r][i] = 0;
+            for (int j = 0; j < 4; j++)
+                sum[tile][r][j] = __fmaf_rn(j < 2 ? up : down, chain[r][j], sum[tile][r][j]);
     }
 
-    /* The chains of `n` <= HAND tiles from tile `way * HAND` of the step on. */
+    /* The chains of this warp's `n` <= HAND tiles of a step. */
     __device__ void chains(uint32_t stage, uint32_t x, uint32_t buffer, int n)
     {
-        uint32_t words[HAND][TILES][4], zero[HAND][TILES][2];
-        const int per_chain = a.l.chain_k / 32;
+        /* A step's second tile, where there is none, is the first again. */
+        const uint32_t next_w = n > 1 ? a.l.tile_bytes : 0, next_x = n > 1 ? 2 * a.c.x_box : 0;
+        const uint32_t up_at = (uint32_t)a.c.span * a.l.tile_bytes;
+        stage += w_at;
+        x += x_at;
 #pragma unroll
-        for (int quarter = 0; quarter < 4; quarter++) { /* 32 k */
-            const int c = quarter / per_chain;
-            const bool begins = quarter % per_chain == 0, ends = (quarter + 1) % per_chain == 0;
+        for (int group = 0; group < GROUPS; group++) {
+            float chain[SLOTS][TILES][ROWG][4] = {};
+            uint32_t words[SLOTS][TILES][4], zero[SLOTS][TILES][2];
 #pragma unroll
-            for (int hand = 0; hand < HAND; hand++) {
-                const int i = way * HAND + min(hand, n - 1);
-                uint32_t xs[ROWG][4];
+            for (int part = 0; part < QUARTERS; part++)
 #pragma unroll
-                for (int r = 0; r < ROWG; r++) {
-                    /* Rows past the last repeat it: their sums are not stored. */
-                    const int row = min(8 * (row_way * ROWG + r) + lane % 8, a.p.rows - 1);
-                    ldmatrix_x4(xs[r], piece_at(x + (uint32_t)(2 * i + quarter / 2) * a.c.x_box, row,
-                                                4 * (quarter % 2) + lane / 8));
-                }
+                for (int slot = 0; slot < SLOTS; slot++) {
+                    const int hand = (group * SLOTS + slot) / CHAINS, c = (group * SLOTS + slot) % CHAINS;
+                    const int quarter = c * QUARTERS + part;
+                    uint32_t xs[ROWG][4];
 #pragma unroll
-                for (int tile = 0; tile < TILES; tile++) {
-                    const uint32_t at = tiles_at(stage, tile) + (uint32_t)i * a.l.tile_bytes;
-                    uint32_t *w = words[hand][tile];
-                    if (BITS == 8 || quarter % 2 == 0)
-                        *(uint4 *)w = load_shared_16(
-                            at + (uint32_t)((BITS == 8 ? quarter : quarter / 2) * 512 + lane * 16));
-                    if (begins)
-                        zeros_load(zero[hand][tile], at, c);
+                    for (int r = 0; r < ROWG; r++)
+                        ldmatrix_x4(xs[r], ((x + (uint32_t)hand * next_x + quarter / 2 * a.c.x_box) ^
+                                            (uint32_t)(quarter % 2 * 64)) +
+                                               (uint32_t)(r * 1024));
 #pragma unroll
-                    for (int step = 0; step < 2; step++) {
-                        uint32_t f[4];
-                        expand_step<T, EXPAND>(
-                            f, w + (BITS == 8 ? 2 * step : quarter % 2 * 2 + step), zero[hand][tile],
-                            a.book);
+                    for (int tile = 0; tile < TILES; tile++) {
+                        const uint32_t at = stage + (uint32_t)tile * up_at + (uint32_t)hand * next_w;
+                        uint32_t *w = words[slot][tile];
+                        if (BITS == 8 || quarter % 2 == 0 || part == 0)
+                            *(uint4 *)w = load_shared_16(
+                                at + (uint32_t)(lane * 16 + (BITS == 8 ? quarter : quarter / 2) * 512));
+                        if (part == 0)
+                            zeros_load(zero[slot][tile], at, c);
 #pragma unroll
-                        for (int r = 0; r < ROWG; r++)
-                            mma_16816(chain[hand][tile][r], f, xs[r] + 2 * step, T());
+                        for (int step = 0; step < 2; step++) {
+                            uint32_t f[4];
+                            expand_step<T, EXPAND>(
+                                f, w + (BITS == 8 ? 2 * step : quarter % 2 * 2 + step),
+                                zero[slot][tile], a.book);
+#pragma unroll
+                            for (int r = 0; r < ROWG; r++)
+                                mma_16816(chain[slot][tile][r], f, xs[r] + 2 * step, T());
+                        }
                     }
                 }
-            }
-            if (!ends)
-                continue;
 #pragma unroll
-            for (int hand = 0; hand < HAND; hand++)
+            for (int slot = 0; slot < SLOTS; slot++) {
+                const int hand = (group * SLOTS + slot) / CHAINS, c = (group * SLOTS + slot) % CHAINS;
 #pragma unroll
                 for (int tile = 0; tile < TILES; tile++)
-                    if (hand < n)
-                        flush(tiles_at(stage, tile) +
-                                  (uint32_t)(way * HAND + hand) * a.l.tile_bytes,
-                              buffer, hand, tile, c);
+                    if (hand == 0 || n > 1)
+                        flush(chain[slot][tile],
+                              stage + (uint32_t)tile * up_at + (uint32_t)hand * next_w, buffer, tile,
+                              way * HAND + hand, c);
+            }
         }
     }
 
-    /* Value `j` of this warp's share of a chain's 128: where it lies, as (weight row, row of x). */
+    /* Value `j` of this warp's share of a chain's 128, as they lie in the exchange. */
     __device__ int share_value(int j)
     {
         return way * (128 / a.c.ways_k) + j * 32 + lane;
@@ -163,28 +163,34 @@ template <class T, int EXPAND, int ROWG, int TILES, int HAND> struct scheme_work
     /* Adds the chains of the step's n tiles, which all lie in `buffer`, in order. */
     __device__ void reduce(uint32_t stage, uint32_t buffer, int n)
     {
+        const int value = share_value(0), shares = 4 / a.c.ways_k;
+        const uint32_t scale_at =
+            a.l.scales_at + (uint32_t)(value / 16 * 2 + value % 4 / 2) * 2; /* share j: 4 rows on */
         const bool row_scale = a.l.scale == SCALE_ROW;
 #pragma unroll
-        for (int j = 0; j < 4; j++) {
-            if (j >= 4 / a.c.ways_k)
-                break;
-            const int value = share_value(j);
-            const int place = value / 16 * 2 + value % 4 / 2;
+        for (int tile = 0; tile < TILES; tile++) {
+            uint32_t from = chain_at(buffer, tile, 0, 0, 0) + (uint32_t)value * 4;
+            uint32_t at = stage + (uint32_t)((mine * TILES + tile) * a.c.span) * a.l.tile_bytes + scale_at;
+#pragma unroll 4
+            for (int i = 0; i < n; i++, at += a.l.tile_bytes)
 #pragma unroll
-            for (int tile = 0; tile < TILES; tile++)
-                for (int i = 0; i < n; i++)
-                    for (int c = 0; c < a.l.chains; c++) {
+                for (int c = 0; c < CHAINS; c++, from += ROWG * CHAIN_BYTES)
+#pragma unroll
+                    for (int j = 0; j < 2; j++) { /* at least two ways */
+                        if (j >= shares)
+                            break;
                         const float scale =
-                            row_scale ? 0
-                                      : scale_of(tiles_at(stage, tile) + (uint32_t)i * a.l.tile_bytes,
-                                                 c, place);
+                            row_scale ? 1
+                                      : scale_from_bits(load_shared_2(at + (uint32_t)(c * UNIT_ROWS * 2 +
+                                                                                      j * 8))
+                                                            << 16,
+                                                        scale_shift, scale_by);
 #pragma unroll
                         for (int r = 0; r < ROWG; r++)
-                            sum[tile][r][j] = chain_add(
-                                sum[tile][r][j],
-                                __uint_as_float(load_shared_4(chain_at(buffer, tile, i, c, r) +
-                                                              (uint32_t)value * 4)),
-                                scale, row_scale);
+                            sum[tile][r][j] = __fmaf_rn(
+                                scale,
+                                __uint_as_float(load_shared_4(from + (uint32_t)(r * CHAIN_BYTES + j * 128))),
+                                sum[tile][r][j]);
                     }
         }
     }
@@ -198,16 +204,18 @@ template <class T, int EXPAND, int ROWG, int TILES, int HAND> struct scheme_work
 
     __device__ void store(int unit)
     {
+        const bool shared = a.c.ways_k > 1;
 #pragma unroll
         for (int j = 0; j < 4; j++) {
-            if (a.c.exchange && j >= 4 / a.c.ways_k)
+            if (shared && j >= 4 / a.c.ways_k)
                 break;
             /* The value's lane and register. */
-            const int from = a.c.exchange ? share_value(j) / 4 : lane;
-            const int i = a.c.exchange ? lane % 4 : j;
-            const int place = from / 4 * 2 + i / 2;
+            const int from = shared ? share_value(j) / 4 : lane, i = shared ? lane % 4 : j;
+            const int place = from / 4 * 2 + i / 2, row = from % 4 * 2 + i % 2;
             const int col = unit * UNIT_ROWS + from / 4 + i / 2 * 8;
             float scale[TILES];
+            if (row >= a.p.rows)
+                continue;
 #pragma unroll
             for (int tile = 0; tile < TILES; tile++)
                 scale[tile] = a.l.scale == SCALE_ROW
@@ -215,7 +223,7 @@ template <class T, int EXPAND, int ROWG, int TILES, int HAND> struct scheme_work
                                   : 1;
 #pragma unroll
             for (int r = 0; r < ROWG; r++)
-                epilogue_one<T>(a.p, 8 * (row_way * ROWG + r) + from % 4 * 2 + i % 2, col,
+                epilogue_one<T>(a.p, 8 * (row_way * ROWG + r) + row, col,
                                 __fmul_rn(scale[0], sum[0][r][j]),
                                 __fmul_rn(scale[TILES - 1], sum[TILES - 1][r][j]));
         }
@@ -224,15 +232,12 @@ template <class T, int EXPAND, int ROWG, int TILES, int HAND> struct scheme_work
     __device__ void step(uint32_t stage, uint32_t x, uint32_t buffer, int first, bool active)
     {
         const int in_step = min(a.c.span, a.l.n_tiles - first);
-        const int n = min(HAND, in_step - way * HAND);
+        const int n = min((int)HAND, in_step - way * HAND);
         if (active && n > 0)
             chains(stage, x, buffer, n);
-        if (!a.c.exchange)
+        if (a.c.ways_k == 1)
             return;
-        if (a.c.ways_k > 1)
-            barrier_sync(BARRIER_UNITS + mine * a.c.ways_rows + row_way, 32 * a.c.ways_k);
-        else
-            __syncwarp();
+        barrier_sync(BARRIER_UNITS + mine * a.c.ways_rows + row_way, 32 * a.c.ways_k);
         if (active)
             reduce(stage, buffer, in_step);
     }
@@ -240,26 +245,26 @@ template <class T, int EXPAND, int ROWG, int TILES, int HAND> struct scheme_work
     __device__ void run()
     {
         scheme_place at = {0, 0};
-        uint32_t odd = 0;
-#pragma unroll
-        for (int i = 0; i < HAND * TILES * ROWG * 4; i++)
-            (&chain[0][0][0][0])[i] = 0;
+        uint32_t buffer = s.exchange, other = s.exchange + a.c.exchange_bytes / 2;
         for (int pass = 0; pass < s.passes; pass++) {
             const int unit = s.first_unit + pass * a.c.units + mine;
             const bool active = unit < s.end_unit;
 #pragma unroll
             for (int i = 0; i < TILES * ROWG * 4; i++)
                 (&sum[0][0][0])[i] = 0;
-            for (int first = 0; first < a.l.n_tiles; first += a.c.span, odd ^= 1) {
+            for (int first = 0; first < a.l.n_tiles; first += a.c.span) {
                 const uint32_t stage = s.ring + (uint32_t)at.stage * a.c.stage_bytes;
                 const uint32_t x = a.c.resident ? s.x + (uint32_t)(2 * first) * a.c.x_box
                                                 : stage + a.c.x_at;
                 mbarrier_wait_inside(s.full + 8 * at.stage, at.parity);
-                step(stage, x, s.exchange + odd * (a.c.exchange_bytes / 2), first, active);
+                step(stage, x, buffer, first, active);
                 __syncwarp();
                 if (lane == 0)
                     mbarrier_arrive(s.empty + 8 * at.stage);
                 at.next(a.c.stages);
+                const uint32_t used = buffer;
+                buffer = other;
+                other = used;
             }
             if (active)
                 store(unit);
@@ -268,8 +273,8 @@ template <class T, int EXPAND, int ROWG, int TILES, int HAND> struct scheme_work
 };
 
 /* grid: blocks of equal shares of units; block: SCHEME_THREADS. */
-template <class T, int EXPAND, int ROWG, int TILES, int HAND>
-__global__ void __launch_bounds__(SCHEME_THREADS, ROWG * TILES > 4 ? 1 : 2)
+template <class T, int EXPAND, int CHAINS, int ROWG, int TILES>
+__global__ void __launch_bounds__(SCHEME_THREADS, ROWG * TILES >= 4 ? 1 : 2)
     scheme_skinny_kernel(const __grid_constant__ CUtensorMap x, const __grid_constant__ scheme_args a)
 {
 #if __CUDA_ARCH__ >= 900 /* weight_layout_of gives other devices 16-bit weights */
@@ -301,48 +306,65 @@ __global__ void __launch_bounds__(SCHEME_THREADS, ROWG * TILES > 4 ? 1 : 2)
         barrier_sync(ROWS_BARRIER, ROWS_THREADS);
     }
     if (warp < workers)
-        scheme_worker<T, EXPAND, ROWG, TILES, HAND>(a, s, warp, lane).run();
+        scheme_worker<T, EXPAND, CHAINS, ROWG, TILES>(a, s, warp, lane).run();
 #endif
 }
 
 typedef void scheme_function(const CUtensorMap, const scheme_args);
 
-/* By row groups of a warp (1 with one or two tiles in hand, 2, 4), and by whether there is a gate. */
+/* By row groups of a warp: 1, 2 or 4. */
 struct scheme_kernels {
-    scheme_function *one, *two_in_hand, *two, *four;
+    int expand, chains;
+    bool pairs; /* there is a kernel for a gate and its up */
+    scheme_function *kernel[2][2][3]; /* bf16, f16; alone, pairs */
 };
 
-#define KERNELS(T, EXPAND, TILES)                                                                  \
+#define OF_ROWS(T, EXPAND, CHAINS, TILES)                                                          \
     {                                                                                              \
-        scheme_skinny_kernel<T, EXPAND, 1, TILES, 1>,                                              \
-            expand_bits(EXPAND) == 4 && TILES == 1                                                 \
-                ? scheme_skinny_kernel<T, EXPAND, 1, 1, expand_bits(EXPAND) == 4 ? 2 : 1>          \
-                : nullptr,                                                                         \
-            scheme_skinny_kernel<T, EXPAND, 2, TILES, 1>,                                          \
-            scheme_skinny_kernel<T, EXPAND, 4, TILES, 1>                                           \
+        scheme_skinny_kernel<T, EXPAND, CHAINS, 1, TILES>,                                         \
+            scheme_skinny_kernel<T, EXPAND, CHAINS, 2, TILES>,                                     \
+            scheme_skinny_kernel<T, EXPAND, CHAINS, 4, TILES>                                      \
     }
-#define OF_EXPAND(EXPAND)                                                                          \
+#define OFTEN(EXPAND, CHAINS)                                                                      \
     {                                                                                              \
-        {KERNELS(__nv_bfloat16, EXPAND, 1), KERNELS(__nv_bfloat16, EXPAND, 2)},                    \
+        EXPAND, CHAINS, true,                                                                      \
         {                                                                                          \
-            KERNELS(__half, EXPAND, 1), KERNELS(__half, EXPAND, 2)                                 \
+            {OF_ROWS(__nv_bfloat16, EXPAND, CHAINS, 1), OF_ROWS(__nv_bfloat16, EXPAND, CHAINS, 2)}, \
+            {                                                                                      \
+                OF_ROWS(__half, EXPAND, CHAINS, 1), OF_ROWS(__half, EXPAND, CHAINS, 2)             \
+            }                                                                                      \
         }                                                                                          \
     }
-const scheme_kernels kernels[EXPANDS][2][2] = {OF_EXPAND(EXPAND_INT4), OF_EXPAND(EXPAND_CODEBOOK),
-                                               OF_EXPAND(EXPAND_INT8), OF_EXPAND(EXPAND_FP8),
-                                               OF_EXPAND(EXPAND_INT8_ZERO)};
+#define RARELY(EXPAND, CHAINS)                                                                     \
+    {                                                                                              \
+        EXPAND, CHAINS, false,                                                                     \
+        {                                                                                          \
+            {OF_ROWS(__nv_bfloat16, EXPAND, CHAINS, 1)},                                           \
+            {                                                                                      \
+                OF_ROWS(__half, EXPAND, CHAINS, 1)                                                 \
+            }                                                                                      \
+        }                                                                                          \
+    }
+const scheme_kernels kernels[] = {
+    OFTEN(EXPAND_INT4, 1),       OFTEN(EXPAND_INT4, 2),       RARELY(EXPAND_INT4, 4),
+    OFTEN(EXPAND_CODEBOOK, 2),   RARELY(EXPAND_CODEBOOK, 1),  RARELY(EXPAND_CODEBOOK, 4),
+    OFTEN(EXPAND_INT8, 1),       OFTEN(EXPAND_FP8, 1),        RARELY(EXPAND_INT8_ZERO, 1),
+    RARELY(EXPAND_INT8_ZERO, 2), RARELY(EXPAND_INT8_ZERO, 4),
+};
+
+/* There is one for every layout: of 8 bits, several chains have zero points, and FP8 has one. */
+const scheme_kernels *kernels_of(const struct scheme_layout *l)
+{
+    const scheme_kernels *k = kernels;
+    while (k->expand != expand_of(l) || k->chains != l->chains)
+        k++;
+    return k;
+}
 
 scheme_function *kernel_of(const struct device *d, const scheme_args *a)
 {
-    const scheme_kernels *k = &kernels[expand_of(&a->l)][d->act == DT_F16][a->p.w_up != nullptr];
-    switch (a->c.row_groups) {
-    case 1:
-        return a->c.in_hand == 2 ? k->two_in_hand : k->one;
-    case 2:
-        return k->two;
-    default:
-        return k->four;
-    }
+    return kernels_of(&a->l)
+        ->kernel[d->act == DT_F16][a->p.w_up != nullptr][a->c.row_groups / 2];
 }
 
 struct scheme_shape shape_of(const struct device *d, const struct product *p,
@@ -364,6 +386,13 @@ struct scheme_shape shape_of(const struct device *d, const struct product *p,
 } // namespace
 
 /* ---- the launchers ---- */
+
+bool matmul_scheme_pairs(const struct scheme *s, int in)
+{
+    struct scheme_layout l;
+    scheme_layout(&l, s, in);
+    return kernels_of(&l)->pairs;
+}
 
 bool matmul_scheme_fuses_norm(const struct device *d, const struct product *p)
 {
@@ -387,7 +416,7 @@ void matmul_scheme_skinny(struct device *d, const struct product *p)
     rows_take(&a, p, 2 * a.l.n_tiles);
     a.book = scheme_book(d->act, p->scheme);
     if (!a.c.resident)
-        tensor_map_2d(d, &x, p->x, p->in, p->rows, p->in, 64, p->rows);
+        tensor_map_2d(d, &x, p->x, p->in, p->rows, p->in, 64, (int)a.c.x_box / 128);
     scheme_function *kernel = kernel_of(d, &a);
     cuda_check(d,
                cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,

@@ -46,13 +46,13 @@ static void cut_rows(struct scheme_choice *c, const struct scheme_shape *s)
 {
     const int groups = divide_up(divide_up(s->rows, 8), c->ways_rows);
     c->row_groups = groups == 3 ? 4 : groups;
-    c->in_hand = c->row_groups == 1 && s->bits == 4 && s->chains <= 2 && !s->gated ? 2 : 1;
+    const int slots = scheme_slots(s->bits, c->row_groups);
+    c->in_hand = slots > s->chains ? slots / s->chains : 1;
     c->span = c->in_hand * c->ways_k;
-    c->exchange = c->ways_k > 1 || (c->in_hand > 1 && s->chains > 1);
-    c->exchange_bytes = !c->exchange ? 0
-                                     : (uint32_t)(2 * c->units * c->ways_rows * c->span * s->chains *
-                                                  c->row_groups * CHAIN_BYTES) *
-                                           (s->gated ? 2 : 1);
+    c->exchange_bytes = c->ways_k == 1 ? 0
+                                       : (uint32_t)(2 * c->units * c->ways_rows * c->span *
+                                                    s->chains * c->row_groups * CHAIN_BYTES) *
+                                             (s->gated ? 2 : 1);
 }
 
 /* Shared memory: barriers and room to align, chains, x if resident, the ring. */
@@ -63,7 +63,8 @@ static bool cut_shared(struct scheme_choice *c, const struct scheme_shape *s)
     uint32_t fixed = ALIGN + BARRIERS_BYTES + c->exchange_bytes;
     c->resident = s->rows <= 8 && resident_bytes(s) <= SCHEME_RESIDENT_MAX;
     c->fuse_norm = s->has_norm && c->resident && s->rows <= SCHEME_NORM_ROWS_MAX;
-    c->x_box = c->resident ? (uint32_t)(s->rows * 128) : align((uint32_t)(s->rows * 128));
+    c->x_box = c->resident ? (uint32_t)(s->rows * 128)
+                           : (uint32_t)(c->ways_rows * c->row_groups * 8 * 128);
     c->x_bytes = c->resident ? align(resident_bytes(s)) : 0;
     c->x_at = align(weights);
     c->stage_bytes = c->x_at + (c->resident ? 0 : (uint32_t)(2 * c->span) * c->x_box);

@@ -4,8 +4,8 @@
  * them at a time, and walks k tile by tile.  A unit is the work of ways_k * ways_rows warps: tiles in
  * turn, and rows of x divided.  `span` tiles travel together through a ring of `stages`.
  *
- * Where several warps, or one that has two tiles in hand, make chains that do not come in order of k,
- * they meet in shared memory (`exchange_bytes`) and are added in order there.
+ * Where several warps take a unit's tiles in turn, their chains meet in shared memory
+ * (`exchange_bytes`) and are added in order there.
  *
  * A choice changes how fast a product is and never its bits.  Plain C, tested without a GPU.
  * Thread: any. */
@@ -41,15 +41,18 @@ struct scheme_shape {
 struct scheme_choice {
     bool fuse_norm; /* else a norm kernel runs before */
     bool resident;  /* x lies whole in shared memory; else its columns travel with the tiles */
-    bool exchange;
     int row_groups; /* of 8 rows, of a warp: 1, 2 or 4 */
     int in_hand;    /* tiles of a warp and stage: 1 or 2 */
     int n_units, grid, units, passes, ways_k, ways_rows, span, stages;
-    uint32_t x_box;                       /* bytes of x's 64 columns */
+    uint32_t x_box;                       /* bytes of x's 64 columns, rows to whole groups */
     uint32_t x_at;                        /* in a stage */
     uint32_t stage_bytes, x_bytes, exchange_bytes;
     size_t shared_bytes;
 };
+
+/* Chains of a warp that run side by side, which hides their latency where there are registers. */
+enum { SCHEME_SLOTS_4_BITS = 2 };
+#define scheme_slots(bits, row_groups) ((bits) == 4 && (row_groups) == 1 ? SCHEME_SLOTS_4_BITS : 1)
 
 void scheme_choose(struct scheme_choice *c, const struct scheme_shape *s);
 

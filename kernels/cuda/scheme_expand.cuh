@@ -176,19 +176,27 @@ __device__ __forceinline__ void expand_step(uint32_t a[4], const uint32_t *w, co
 
 /* ---- scales ---- */
 
-__device__ __forceinline__ float scale_to_f32(uint32_t v, enum scheme_scale scale)
+/* All three types of scales are a sign, an exponent and a mantissa: moved to where a float has its
+ * own, and multiplied by the difference of the biases. */
+__host__ __device__ inline uint32_t scale_bits_shift(enum scheme_scale scale)
 {
-    if (scale == SCALE_BF16)
-        return __uint_as_float(v << 16);
-    if (scale == SCALE_F16)
-        return __half2float(__ushort_as_half((unsigned short)v));
-    return __fmul_rn(__uint_as_float((v & 0x8000) << 16 | (v & 0x7fff) << 14), 0x1p82f);
+    return scale == SCALE_F16 ? 13 : scale == SCALE_BF16 ? 16 : 14;
 }
 
-/* A sum and the next chain of its columns. */
-__device__ __forceinline__ float chain_add(float sum, float chain, float scale, bool row_scale)
+__host__ __device__ inline float scale_bits_factor(enum scheme_scale scale)
 {
-    return row_scale ? __fadd_rn(sum, chain) : __fmaf_rn(scale, chain, sum);
+    return scale == SCALE_F16 ? 0x1p112f : scale == SCALE_BF16 ? 1.0f : 0x1p82f;
+}
+
+/* The upper half of `bits` is the scale. */
+__device__ __forceinline__ float scale_from_bits(uint32_t bits, uint32_t shift, float factor)
+{
+    return __fmul_rn(__uint_as_float((bits & 0x80000000) | (bits >> 16 & 0x7fff) << shift), factor);
+}
+
+__device__ __forceinline__ float scale_to_f32(uint32_t v, enum scheme_scale scale)
+{
+    return scale_from_bits(v << 16, scale_bits_shift(scale), scale_bits_factor(scale));
 }
 
 #endif

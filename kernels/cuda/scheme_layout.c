@@ -37,7 +37,10 @@ void scheme_layout(struct scheme_layout *l, const struct scheme *s, int64_t cols
     l->bits = l->kind == KIND_INT4 || l->kind == KIND_CODEBOOK ? 4 : 8;
     l->chain_k = s->group % 128 == 0 ? 128 : s->group % 64 == 0 ? 64 : 32;
     l->chains = TILE_COLS / l->chain_k;
-    l->zero_bytes = !s->has_zero ? 0 : l->bits == 4 ? 1 : 2;
+    if (l->bits == 4)
+        l->zero_bytes = s->has_zero ? 1 : 0;
+    else if (l->kind == KIND_INT8)
+        l->zero_bytes = s->has_zero || l->chains > 1 ? 2 : 0;
     l->n_tiles = (int)((cols + TILE_COLS - 1) / TILE_COLS);
     l->scales_at = (uint32_t)(UNIT_ROWS * TILE_COLS * l->bits / 8);
     l->zeros_at = l->scales_at + (l->scale == SCALE_ROW ? 0u : (uint32_t)(l->chains * UNIT_ROWS * 2));
@@ -209,7 +212,7 @@ static void pack_scales(const struct packing *p, int64_t tile, uint8_t *to)
                 memcpy(to + p->l.scales_at + 2 * place, &v, 2);
             }
             if (p->l.zero_bytes)
-                put_zero(p, p->from->zeros[at], place, to + p->l.zeros_at);
+                put_zero(p, p->from->zeros ? p->from->zeros[at] : 128, place, to + p->l.zeros_at);
         }
 }
 

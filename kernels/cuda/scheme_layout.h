@@ -69,9 +69,9 @@ struct scheme_layout {
     enum scheme_scale scale;
     int bits;           /* of a code */
     int chain_k;        /* columns */
-    int chains;         /* of a tile: 1, 2 or 4 */
+    int chains;         /* of a tile: 1, 2 or 4; FP8 has 1 */
     int zero_bytes;     /* of a zero point: 0 = none; 1 = INT4's, 0..16; 2 = INT8's - 128, as an
-                           activation: exact */
+                           activation: exact; INT8 with several chains has them always */
     int n_tiles;        /* of a unit */
     uint32_t scales_at; /* in a tile: behind its codes */
     uint32_t zeros_at;

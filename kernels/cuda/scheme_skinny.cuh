@@ -91,7 +91,7 @@ template <int TILES> struct scheme_feeder {
         const uint32_t to = s.ring + (uint32_t)i.at.stage * a.c.stage_bytes;
         if (lane == 0)
             mbarrier_arrive_expect(bar, (uint32_t)(n_units * TILES) * n_bytes +
-                                            (a.c.resident ? 0 : (uint32_t)(2 * n * a.p.rows * 128)));
+                                            (a.c.resident ? 0 : (uint32_t)(2 * n) * a.c.x_box));
         __syncwarp();
         if (lane < n_units * TILES)
             bulk_load(to + (uint32_t)(lane * a.c.span) * a.l.tile_bytes,

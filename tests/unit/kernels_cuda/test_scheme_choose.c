@@ -37,7 +37,7 @@ static void check(const struct scheme_shape *s, const struct scheme_choice *c)
     assert_int_equal(c->stage_bytes % 1024, 0);
     assert_int_equal(c->exchange_bytes % 1024, 0);
     assert_false(c->fuse_norm && s->rows > SCHEME_NORM_ROWS_MAX);
-    assert_true(c->exchange || (c->ways_k == 1 && (c->in_hand == 1 || s->chains == 1)));
+    assert_true((c->exchange_bytes > 0) == (c->ways_k > 1));
 }
 
 static void every_shape_has_a_cut(void **state)
