@@ -46,7 +46,7 @@ template <class T, int EXPAND, int CHAINS, int ROWG, int TILES> struct scheme_wo
         mine = warp / ways;
         way = warp % ways % a.c.ways_k;
         row_way = warp % ways / a.c.ways_k;
-        w_at = (uint32_t)(mine * TILES * a.c.span + way * HAND) * a.l.tile_bytes;
+        w_at = (uint32_t)(mine * a.c.span + way * HAND) * a.l.tile_bytes;
         /* Resident: rows past the last repeat it; their sums are not stored. */
         const int row = a.c.resident ? min(lane % 8, a.p.rows - 1) : row_way * ROWG * 8 + lane % 8;
         x_at = (uint32_t)(2 * way * HAND) * a.c.x_box + piece_at(0, row, lane / 8);
@@ -101,7 +101,6 @@ template <class T, int EXPAND, int CHAINS, int ROWG, int TILES> struct scheme_wo
     {
         /* A step's second tile, where there is none, is the first again. */
         const uint32_t next_w = n > 1 ? a.l.tile_bytes : 0, next_x = n > 1 ? 2 * a.c.x_box : 0;
-        const uint32_t up_at = (uint32_t)a.c.span * a.l.tile_bytes;
         stage += w_at;
         x += x_at;
 #pragma unroll
@@ -122,7 +121,7 @@ template <class T, int EXPAND, int CHAINS, int ROWG, int TILES> struct scheme_wo
                                                (uint32_t)(r * 1024));
 #pragma unroll
                     for (int tile = 0; tile < TILES; tile++) {
-                        const uint32_t at = stage + (uint32_t)tile * up_at + (uint32_t)hand * next_w;
+                        const uint32_t at = stage + (uint32_t)tile * a.c.w_bytes + (uint32_t)hand * next_w;
                         uint32_t *w = words[slot][tile];
                         if (BITS == 8 || quarter % 2 == 0 || part == 0)
                             *(uint4 *)w = load_shared_16(
@@ -148,7 +147,7 @@ template <class T, int EXPAND, int CHAINS, int ROWG, int TILES> struct scheme_wo
                 for (int tile = 0; tile < TILES; tile++)
                     if (hand == 0 || n > 1)
                         flush(chain[slot][tile],
-                              stage + (uint32_t)tile * up_at + (uint32_t)hand * next_w, buffer, tile,
+                              stage + (uint32_t)tile * a.c.w_bytes + (uint32_t)hand * next_w, buffer, tile,
                               way * HAND + hand, c);
             }
         }
@@ -170,7 +169,8 @@ template <class T, int EXPAND, int CHAINS, int ROWG, int TILES> struct scheme_wo
 #pragma unroll
         for (int tile = 0; tile < TILES; tile++) {
             uint32_t from = chain_at(buffer, tile, 0, 0, 0) + (uint32_t)value * 4;
-            uint32_t at = stage + (uint32_t)((mine * TILES + tile) * a.c.span) * a.l.tile_bytes + scale_at;
+            uint32_t at = stage + (uint32_t)tile * a.c.w_bytes +
+                          (uint32_t)(mine * a.c.span) * a.l.tile_bytes + scale_at;
 #pragma unroll 4
             for (int i = 0; i < n; i++, at += a.l.tile_bytes)
 #pragma unroll
@@ -275,7 +275,7 @@ template <class T, int EXPAND, int CHAINS, int ROWG, int TILES> struct scheme_wo
 /* grid: blocks of equal shares of units; block: SCHEME_THREADS. */
 template <class T, int EXPAND, int CHAINS, int ROWG, int TILES>
 __global__ void __launch_bounds__(SCHEME_THREADS, ROWG * TILES >= 4 ? 1 : 2)
-    scheme_skinny_kernel(const __grid_constant__ CUtensorMap x, const __grid_constant__ scheme_args a)
+    scheme_skinny_kernel(const __grid_constant__ scheme_maps maps, const __grid_constant__ scheme_args a)
 {
 #if __CUDA_ARCH__ >= 900 /* weight_layout_of gives other devices 16-bit weights */
     extern __shared__ uint8_t shared[];
@@ -285,7 +285,7 @@ __global__ void __launch_bounds__(SCHEME_THREADS, ROWG * TILES >= 4 ? 1 : 2)
     const int workers = a.c.units * a.c.ways_k * a.c.ways_rows;
     depend_launch();
     if (threadIdx.x == SCHEME_WARPS * 32) {
-        tensor_map_prefetch(&x);
+        tensor_map_prefetch(&maps.w[0]);
         for (int i = 0; i < a.c.stages; i++) {
             mbarrier_init(s.full + 8 * i, 1);
             mbarrier_init(s.empty + 8 * i, (uint32_t)workers);
@@ -294,7 +294,8 @@ __global__ void __launch_bounds__(SCHEME_THREADS, ROWG * TILES >= 4 ? 1 : 2)
     }
     __syncthreads();
     if (warp == SCHEME_WARPS) {
-        scheme_feeder<TILES>{x, a, s, policy_evict_first(), policy_evict_last(), lane}.run();
+        if (lane == 0)
+            scheme_feeder<TILES>{maps, a, s, policy_evict_first(), policy_evict_last()}.run();
         return;
     }
     depend_wait();
@@ -310,7 +311,7 @@ __global__ void __launch_bounds__(SCHEME_THREADS, ROWG * TILES >= 4 ? 1 : 2)
 #endif
 }
 
-typedef void scheme_function(const CUtensorMap, const scheme_args);
+typedef void scheme_function(const scheme_maps, const scheme_args);
 
 /* By row groups of a warp: 1, 2 or 4. */
 struct scheme_kernels {
@@ -383,6 +384,26 @@ struct scheme_shape shape_of(const struct device *d, const struct product *p,
     return s;
 }
 
+scheme_maps maps_of(struct device *d, scheme_args *a)
+{
+    const struct scheme_choice *c = &a->c;
+    const int rows = (int)c->x_box / 128;
+    scheme_maps m = {};
+    tensor_map_units(d, &m.w[0], a->p.w, a->l.tile_bytes, a->l.n_tiles, a->l.unit_bytes, c->n_units,
+                     c->span, c->units);
+    if (a->p.w_up)
+        tensor_map_units(d, &m.w[1], a->p.w_up, a->l.tile_bytes, a->l.n_tiles, a->l.unit_bytes,
+                         c->n_units, c->span, c->units);
+    if (c->resident)
+        return m;
+    a->x_copies = a->p.in % 64 == 0 ? 1 : 2 * c->span;
+    if (a->x_copies == 1)
+        tensor_map_chunks(d, &m.x, a->p.x, a->p.in, a->p.rows, 2 * c->span, rows);
+    else
+        tensor_map_2d(d, &m.x, a->p.x, a->p.in, a->p.rows, a->p.in, 64, rows);
+    return m;
+}
+
 } // namespace
 
 /* ---- the launchers ---- */
@@ -409,19 +430,17 @@ bool matmul_scheme_fuses_norm(const struct device *d, const struct product *p)
 void matmul_scheme_skinny(struct device *d, const struct product *p)
 {
     scheme_args a = {};
-    CUtensorMap x = {};
     scheme_layout(&a.l, p->scheme, p->in);
     const struct scheme_shape s = shape_of(d, p, &a.l);
     scheme_choose(&a.c, &s);
     rows_take(&a, p, 2 * a.l.n_tiles);
     a.book = scheme_book(d->act, p->scheme);
-    if (!a.c.resident)
-        tensor_map_2d(d, &x, p->x, p->in, p->rows, p->in, 64, (int)a.c.x_box / 128);
+    const scheme_maps maps = maps_of(d, &a);
     scheme_function *kernel = kernel_of(d, &a);
     cuda_check(d,
                cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                     SCHEME_SHARED_MAX),
                "shared memory of the skinny product of a scheme");
     launch(d, "run the skinny product of a scheme",
-           {dim3((unsigned)a.c.grid), dim3(SCHEME_THREADS), a.c.shared_bytes, 0}, kernel, x, a);
+           {dim3((unsigned)a.c.grid), dim3(SCHEME_THREADS), a.c.shared_bytes, 0}, kernel, maps, a);
 }

@@ -197,13 +197,22 @@ __device__ __forceinline__ void tensor_load_2d(uint32_t to, const CUtensorMap *m
                  : "memory");
 }
 
-/* cp.async.bulk (sm_90): n_bytes as they lie, a multiple of 16 at multiples of 16. */
-__device__ __forceinline__ void bulk_load(uint32_t to, const void *from, uint32_t n_bytes, uint32_t bar,
-                                          uint64_t policy)
+/* The same of three and of four dimensions. */
+__device__ __forceinline__ void tensor_load_3d(uint32_t to, const CUtensorMap *map, int x, int y, int z,
+                                               uint32_t bar, uint64_t policy)
 {
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
-                 "[%0], [%1], %2, [%3], %4;" ::"r"(to),
-                 "l"(from), "r"(n_bytes), "r"(bar), "l"(policy)
+    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes"
+                 ".L2::cache_hint [%0], [%1, {%2, %3, %4}], [%5], %6;" ::"r"(to),
+                 "l"(map), "r"(x), "r"(y), "r"(z), "r"(bar), "l"(policy)
+                 : "memory");
+}
+
+__device__ __forceinline__ void tensor_load_4d(uint32_t to, const CUtensorMap *map, int x, int y, int z,
+                                               int v, uint32_t bar, uint64_t policy)
+{
+    asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes"
+                 ".L2::cache_hint [%0], [%1, {%2, %3, %4, %5}], [%6], %7;" ::"r"(to),
+                 "l"(map), "r"(x), "r"(y), "r"(z), "r"(v), "r"(bar), "l"(policy)
                  : "memory");
 }
 

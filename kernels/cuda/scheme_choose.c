@@ -58,15 +58,14 @@ static void cut_rows(struct scheme_choice *c, const struct scheme_shape *s)
 /* Shared memory: barriers and room to align, chains, x if resident, the ring. */
 static bool cut_shared(struct scheme_choice *c, const struct scheme_shape *s)
 {
-    const uint32_t weights =
-        (uint32_t)(c->units * (s->gated ? 2 : 1) * c->span) * s->tile_bytes;
     uint32_t fixed = ALIGN + BARRIERS_BYTES + c->exchange_bytes;
     c->resident = s->rows <= 8 && resident_bytes(s) <= SCHEME_RESIDENT_MAX;
     c->fuse_norm = s->has_norm && c->resident && s->rows <= SCHEME_NORM_ROWS_MAX;
     c->x_box = c->resident ? (uint32_t)(s->rows * 128)
                            : (uint32_t)(c->ways_rows * c->row_groups * 8 * 128);
     c->x_bytes = c->resident ? align(resident_bytes(s)) : 0;
-    c->x_at = align(weights);
+    c->w_bytes = ((uint32_t)(c->units * c->span) * s->tile_bytes + 127) / 128 * 128;
+    c->x_at = align(c->w_bytes * (s->gated ? 2 : 1));
     c->stage_bytes = c->x_at + (c->resident ? 0 : (uint32_t)(2 * c->span) * c->x_box);
     fixed += c->x_bytes;
     if (fixed + 2 * c->stage_bytes > SCHEME_SHARED_MAX)

@@ -45,6 +45,7 @@ struct scheme_choice {
     int in_hand;    /* tiles of a warp and stage: 1 or 2 */
     int n_units, grid, units, passes, ways_k, ways_rows, span, stages;
     uint32_t x_box;                       /* bytes of x's 64 columns, rows to whole groups */
+    uint32_t w_bytes;                     /* of a stage's units; up's lie behind them */
     uint32_t x_at;                        /* in a stage */
     uint32_t stage_bytes, x_bytes, exchange_bytes;
     size_t shared_bytes;

@@ -1,7 +1,8 @@
 /* scheme_skinny.cuh - what a block of the skinny product of a scheme knows, and the warp that feeds it.
  *
- * One warp brings whole runs of tiles by bulk copies, as they lie, and x's columns beside them where x
- * is not resident.  The ring fills before the kernel in front of this one has ended: its results are x
+ * One thread brings a stage's tiles by one tensor copy, as they lie, and x's columns beside them where x
+ * is not resident: a copy costs its thread some 100 clocks, whatever it brings, and lanes that copy at
+ * once wait for each other.  The ring fills before the kernel in front of this one has ended: its results are x
  * and add, never weights. */
 #ifndef KERNELS_CUDA_SCHEME_SKINNY_CUH
 #define KERNELS_CUDA_SCHEME_SKINNY_CUH
@@ -20,6 +21,11 @@ struct scheme_args : rows_args {
     struct scheme_layout l;
     struct scheme_choice c;
     expand_book book;
+    int x_copies; /* of a stage: 1, or each 64 columns of x by themselves */
+};
+
+struct scheme_maps {
+    CUtensorMap w[2], x; /* w[1]: up */
 };
 
 /* What a thread knows of its block's share. */
@@ -61,11 +67,10 @@ struct scheme_place {
 
 /* TILES: 2 where gate and up come in pairs. */
 template <int TILES> struct scheme_feeder {
-    const CUtensorMap &x;
+    const scheme_maps &maps;
     const scheme_args &a;
     const scheme_share &s;
     uint64_t once, often;
-    int lane;
 
     struct step {
         int unit, tile; /* the first */
@@ -82,31 +87,27 @@ template <int TILES> struct scheme_feeder {
         }
     }
 
-    /* Lane i brings the tiles of unit i / TILES of the pass. */
+    /* Tiles and units past the last are zero, and are counted. */
     __device__ void weights(const step &i)
     {
-        const int n = min(a.c.span, a.l.n_tiles - i.tile);
-        const int n_units = min(a.c.units, s.end_unit - i.unit);
-        const uint32_t bar = s.full + 8 * i.at.stage, n_bytes = (uint32_t)n * a.l.tile_bytes;
+        const uint32_t bar = s.full + 8 * i.at.stage, part = (uint32_t)(a.c.units * a.c.span) * a.l.tile_bytes;
         const uint32_t to = s.ring + (uint32_t)i.at.stage * a.c.stage_bytes;
-        if (lane == 0)
-            mbarrier_arrive_expect(bar, (uint32_t)(n_units * TILES) * n_bytes +
-                                            (a.c.resident ? 0 : (uint32_t)(2 * n) * a.c.x_box));
-        __syncwarp();
-        if (lane < n_units * TILES)
-            bulk_load(to + (uint32_t)(lane * a.c.span) * a.l.tile_bytes,
-                      (const uint8_t *)(lane % TILES ? a.p.w_up : a.p.w) +
-                          (size_t)(i.unit + lane / TILES) * a.l.unit_bytes +
-                          (size_t)i.tile * a.l.tile_bytes,
-                      n_bytes, bar, once);
+        mbarrier_arrive_expect(bar, TILES * part + (a.c.resident ? 0 : (uint32_t)(2 * a.c.span) * a.c.x_box));
+#pragma unroll
+        for (int tile = 0; tile < TILES; tile++)
+            tensor_load_4d(to + (uint32_t)tile * a.c.w_bytes, &maps.w[tile], 0, 0, i.tile, i.unit, bar, once);
     }
 
     __device__ void rows(const step &i)
     {
         const uint32_t to = s.ring + (uint32_t)i.at.stage * a.c.stage_bytes + a.c.x_at;
-        if (!a.c.resident && lane < 2 * min(a.c.span, a.l.n_tiles - i.tile))
-            tensor_load_2d(to + (uint32_t)lane * a.c.x_box, &x, i.tile * TILE_COLS + lane * 64, 0,
-                           s.full + 8 * i.at.stage, often);
+        const uint32_t bar = s.full + 8 * i.at.stage;
+        if (a.c.resident)
+            return;
+        if (a.x_copies == 1)
+            tensor_load_3d(to, &maps.x, 0, 0, 2 * i.tile, bar, often);
+        for (int k = 0; a.x_copies > 1 && k < a.x_copies; k++)
+            tensor_load_2d(to + (uint32_t)k * a.c.x_box, &maps.x, (2 * i.tile + k) * 64, 0, bar, often);
     }
 
     __device__ void run()

@@ -13,4 +13,14 @@
 void tensor_map_2d(struct device *d, CUtensorMap *map, const void *at, int columns, int rows,
                    int stride, int box_columns, int box_rows);
 
+/* The same in boxes of `box_chunks` times 64 columns, each 64 with all rows behind the 64 before:
+ * columns are a multiple of 64. */
+void tensor_map_chunks(struct device *d, CUtensorMap *map, const void *at, int columns, int rows,
+                       int box_chunks, int box_rows);
+
+/* Units of a scheme's weight (scheme_layout.h), copied `box_units` units by `box_tiles` tiles; a tile
+ * lies as it is, a unit's tiles one behind the other, then the next unit's; what is not there is zero. */
+void tensor_map_units(struct device *d, CUtensorMap *map, const void *at, uint32_t tile_bytes,
+                      int n_tiles, size_t unit_bytes, int units, int box_tiles, int box_units);
+
 #endif

@@ -37,7 +37,6 @@ make_probes() {
     probe probe_decode tests/gpu/probe_decode.cu
     probe bench_all_reduce tests/gpu/bench_all_reduce.cu kernels/cuda/{peers,nccl}.cu kernels/comm*.c \
         base/{status,clock,hash}.c -ldl
-    probe probe_skinny_quant tests/gpu/probe_skinny_quant.cu kernels/cuda/tensor_map.cu
     # shellcheck disable=SC2086
     probe check_prefill $prefill -DMBARRIER_SPINS_MAX=1000000
     # shellcheck disable=SC2086
