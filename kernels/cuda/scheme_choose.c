@@ -27,9 +27,20 @@ static int n_tiles(const struct scheme_shape *s)
     return divide_up(s->in, TILE_COLS);
 }
 
-static uint32_t resident_bytes(const struct scheme_shape *s)
+/* To whole steps: there is no other x behind the last column. */
+static uint32_t resident_bytes(const struct scheme_choice *c, const struct scheme_shape *s)
 {
-    return (uint32_t)(s->rows * n_tiles(s) * TILE_COLS * 2);
+    return (uint32_t)(s->rows * divide_up(n_tiles(s), c->span) * c->span * TILE_COLS * 2);
+}
+
+/* Whether there is a kernel for so many ways along k. */
+static bool has_ways(const struct scheme_choice *c, const struct scheme_shape *s)
+{
+    if (c->ways_k == 1)
+        return true;
+    if (s->is_rare)
+        return false;
+    return c->ways_k == 2 ? c->row_groups == 1 : c->row_groups <= 2 && !s->gated;
 }
 
 /* Blocks get units as equal as whole units allow, and passes as equal as these allow. */
@@ -59,11 +70,11 @@ static void cut_rows(struct scheme_choice *c, const struct scheme_shape *s)
 static bool cut_shared(struct scheme_choice *c, const struct scheme_shape *s)
 {
     uint32_t fixed = ALIGN + BARRIERS_BYTES + c->exchange_bytes;
-    c->resident = s->rows <= 8 && resident_bytes(s) <= SCHEME_RESIDENT_MAX;
+    c->resident = s->rows <= 8 && resident_bytes(c, s) <= SCHEME_RESIDENT_MAX;
     c->fuse_norm = s->has_norm && c->resident && s->rows <= SCHEME_NORM_ROWS_MAX;
     c->x_box = c->resident ? (uint32_t)(s->rows * 128)
                            : (uint32_t)(c->ways_rows * c->row_groups * 8 * 128);
-    c->x_bytes = c->resident ? align(resident_bytes(s)) : 0;
+    c->x_bytes = c->resident ? align(resident_bytes(c, s)) : 0;
     c->w_bytes = ((uint32_t)(c->units * c->span) * s->tile_bytes + 127) / 128 * 128;
     c->x_at = align(c->w_bytes * (s->gated ? 2 : 1));
     c->stage_bytes = c->x_at + (c->resident ? 0 : (uint32_t)(2 * c->span) * c->x_box);
@@ -81,7 +92,7 @@ bool scheme_choose_ways(struct scheme_choice *c, const struct scheme_shape *s, i
     *c = (struct scheme_choice){.ways_k = ways_k, .ways_rows = ways_rows};
     cut_units(c, s);
     cut_rows(c, s);
-    return ways_rows <= divide_up(s->rows, 8) && c->row_groups <= 4 &&
+    return ways_rows <= divide_up(s->rows, 8) && c->row_groups <= 4 && has_ways(c, s) &&
            c->exchange_bytes <= SCHEME_EXCHANGE_MAX && cut_shared(c, s);
 }
 
@@ -96,8 +107,7 @@ static bool is_better(const struct scheme_choice *a, const struct scheme_choice 
 void scheme_choose(struct scheme_choice *c, const struct scheme_shape *s)
 {
     /* Many ways first; of as many, along k first: they read x and expand codes once. */
-    static const int ways[][2] = {{4, 2}, {2, 4}, {1, 8}, {4, 1}, {2, 2},
-                                  {1, 4}, {2, 1}, {1, 2}, {1, 1}};
+    static const int ways[][2] = {{4, 2}, {1, 8}, {4, 1}, {2, 2}, {1, 4}, {2, 1}, {1, 2}, {1, 1}};
     struct scheme_choice one;
     bool has = false;
     for (size_t i = 0; i < sizeof ways / sizeof ways[0]; i++)

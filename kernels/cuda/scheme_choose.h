@@ -22,7 +22,7 @@ extern "C" {
 
 enum {
     SCHEME_ROWS_MAX = 64,
-    SCHEME_NORM_ROWS_MAX = 4,
+    SCHEME_NORM_ROWS_MAX = 1, /* with more, a norm kernel costs less than a norm in every block */
     SCHEME_WARPS = 8,
     SCHEME_STAGES_MAX = 32,
     SCHEME_SHARED_MAX = 110 * 1024,     /* two blocks fit an SM: see choose.h */
@@ -34,6 +34,7 @@ struct scheme_shape {
     int rows, in, n; /* n: columns of y */
     bool has_norm, gated;
     int bits, chains; /* of a code; of a tile */
+    bool is_rare;     /* the format has no kernels for several ways along k, nor for pairs */
     uint32_t tile_bytes;
     int sm_count;
 };

@@ -28,6 +28,12 @@ struct scheme_maps {
     CUtensorMap w[2], x; /* w[1]: up */
 };
 
+typedef void scheme_function(const scheme_maps, const scheme_args);
+
+/* matmul_scheme_skinny_bf16.cu and _f16.cu */
+scheme_function *scheme_kernel_bf16(const struct scheme_layout *, const struct scheme_choice *, bool gated);
+scheme_function *scheme_kernel_f16(const struct scheme_layout *, const struct scheme_choice *, bool gated);
+
 /* What a thread knows of its block's share. */
 struct scheme_share {
     uint32_t full, empty;       /* barriers [stages] */

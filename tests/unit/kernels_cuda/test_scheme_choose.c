@@ -20,6 +20,7 @@ static struct scheme_shape shape(const struct scheme *s, int rows, int in, int n
                                  .bits = l.bits,
                                  .chains = l.chains,
                                  .tile_bytes = l.tile_bytes,
+                                 .is_rare = l.chains == 4,
                                  .sm_count = 132};
 }
 
@@ -38,6 +39,7 @@ static void check(const struct scheme_shape *s, const struct scheme_choice *c)
     assert_int_equal(c->exchange_bytes % 1024, 0);
     assert_false(c->fuse_norm && s->rows > SCHEME_NORM_ROWS_MAX);
     assert_true((c->exchange_bytes > 0) == (c->ways_k > 1));
+    assert_true(c->ways_k == 1 || (!s->is_rare && c->row_groups <= 2));
 }
 
 static void every_shape_has_a_cut(void **state)
