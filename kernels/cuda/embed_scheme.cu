@@ -1,7 +1,7 @@
 /* embed_scheme.cu - rows of a quantized token table, as activations.
  *
- * The table lies in units (scheme_layout.h), as the head that it may be wants it: a row is a quarter of
- * the lanes' words of each piece, of which a thread takes one, 16 bytes. */
+ * The table lies in units (scheme_layout.h), as the head that it may be wants it: a row is a
+ * quarter of the lanes' words of each piece, of which a thread takes one, 16 bytes. */
 #include "kernels/cuda/act_type.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/matmul_int.h"
@@ -24,8 +24,8 @@ struct embed_scheme_args {
     expand_book book;
 };
 
-__device__ float scale_at(const embed_scheme_args &a, const uint8_t *unit, const uint8_t *tile, int c,
-                          int place)
+__device__ float scale_at(const embed_scheme_args &a, const uint8_t *unit, const uint8_t *tile,
+                          int c, int place)
 {
     if (a.l.scale == SCALE_ROW)
         return __ldg((const float *)(unit + a.l.row_scales_at) + place);
@@ -34,7 +34,8 @@ __device__ float scale_at(const embed_scheme_args &a, const uint8_t *unit, const
 }
 
 template <class PAIR, int EXPAND>
-__device__ void zeros_at(uint32_t zero[2], const embed_scheme_args &a, const uint8_t *tile, int c, int g)
+__device__ void zeros_at(uint32_t zero[2], const embed_scheme_args &a, const uint8_t *tile, int c,
+                         int g)
 {
     uint32_t stored = 0;
     const uint8_t *at = tile + a.l.zeros_at + (c * UNIT_ROWS + 2 * g) * a.l.zero_bytes;
@@ -47,7 +48,8 @@ __device__ void zeros_at(uint32_t zero[2], const embed_scheme_args &a, const uin
 
 /* grid: [n_tokens, parts of a row]   block: [THREADS] */
 template <class PAIR, int EXPAND>
-__global__ void __launch_bounds__(THREADS) embed_scheme_kernel(const __grid_constant__ embed_scheme_args a)
+__global__ void __launch_bounds__(THREADS)
+    embed_scheme_kernel(const __grid_constant__ embed_scheme_args a)
 {
     typedef typename single_of<PAIR>::type act;
     enum { STEPS = 4 / expand_words(EXPAND), PIECES = TILE_STEPS / STEPS };
@@ -62,8 +64,7 @@ __global__ void __launch_bounds__(THREADS) embed_scheme_kernel(const __grid_cons
     const int r = has_row ? (int)(row % UNIT_ROWS) : 0, g = r % 8;
     const uint8_t *unit = a.units + (size_t)(has_row ? row / UNIT_ROWS : 0) * a.l.unit_bytes;
     const uint8_t *tile = unit + (size_t)tile_index * a.l.tile_bytes;
-    const uint4 words =
-        __ldg((const uint4 *)(tile + piece * PIECE_BYTES) + g * LANES_OF_ROW + t);
+    const uint4 words = __ldg((const uint4 *)(tile + piece * PIECE_BYTES) + g * LANES_OF_ROW + t);
     const uint32_t w[4] = {words.x, words.y, words.z, words.w};
 #pragma unroll
     for (int step = 0; step < STEPS; step++) {

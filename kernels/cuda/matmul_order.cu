@@ -1,7 +1,8 @@
-/* matmul_order.cu - x with its columns in the order of a weight's: act-order, where each matrix has one.
+/* matmul_order.cu - x with its columns in the order of a weight's: act-order, where each matrix has
+ * one.
  *
- * A block brings one row to shared memory, normalised where that is asked for, and writes it column by
- * column as the order says.  The norm's sums are those of norm_row.cuh, so its bits are too. */
+ * A block brings one row to shared memory, normalised where that is asked for, and writes it column
+ * by column as the order says.  The norm's sums are those of norm_row.cuh, so its bits are too. */
 #include "kernels/cuda/act_type.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/matmul_int.h"
@@ -21,7 +22,8 @@ struct order_args {
 };
 
 /* grid: [rows]   block: [NORM_THREADS], a thread makes the chunks that it sums   shared: a row */
-template <class PAIR> __global__ void __launch_bounds__(NORM_THREADS) order_kernel(const order_args a)
+template <class PAIR>
+__global__ void __launch_bounds__(NORM_THREADS) order_kernel(const order_args a)
 {
     extern __shared__ uint4 row[];
     __shared__ float warp_sum[NORM_WARPS];
@@ -76,8 +78,8 @@ void matmul_order(struct device *d, struct product *p)
                        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                             (int)row_bytes),
                        "shared memory of the order of columns");
-        launch(d, "order columns", {dim3((unsigned)p->rows), dim3(NORM_THREADS), row_bytes, 0}, kernel,
-               a);
+        launch(d, "order columns", {dim3((unsigned)p->rows), dim3(NORM_THREADS), row_bytes, 0},
+               kernel, a);
     });
     p->x = d->scratch_norm;
     p->norm = nullptr;

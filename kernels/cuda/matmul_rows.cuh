@@ -1,7 +1,8 @@
-/* matmul_rows.cuh - few rows of x, whole in shared memory, normalised there: what skinny products share.
+/* matmul_rows.cuh - few rows of x, whole in shared memory, normalised there: what skinny products
+ * share.
  *
- * The 256 working threads of a block bring the rows and meet at a barrier; each then sums and scales
- * the pieces that norm_row.cuh gives it, so that the bits are norm.cu's. */
+ * The 256 working threads of a block bring the rows and meet at a barrier; each then sums and
+ * scales the pieces that norm_row.cuh gives it, so that the bits are norm.cu's. */
 #ifndef KERNELS_CUDA_MATMUL_ROWS_CUH
 #define KERNELS_CUDA_MATMUL_ROWS_CUH
 
@@ -83,7 +84,7 @@ __device__ inline void x_load(uint32_t x, const rows_args &a)
 /* Sum of x, or of (x - mean)^2, of all rows by all workers. */
 template <class PAIR>
 __device__ inline void x_sums(float sum[], const float *mean, uint8_t *x, const rows_args &a,
-                       float (*warp_sum)[NORM_WARPS])
+                              float (*warp_sum)[NORM_WARPS])
 {
 #pragma unroll
     for (int row = 0; row < ROWS_NORM_MAX; row++) {

@@ -1,13 +1,15 @@
-/* matmul_scheme_skinny.cuh - the skinny product of a scheme: what its warps do, and a kernel for each case.
+/* matmul_scheme_skinny.cuh - the skinny product of a scheme: what its warps do, and a kernel for
+ * each case.
  *
- * Units of 16 weight rows are the m16 operand of mma.m16n8k16, eight rows of x the n8 one; codes become
- * fragments in registers.  Order of the sums: scheme_layout.h.  A warp owns tiles of a unit in turn with
- * the unit's other warps, and rows of x; chains that do not come in order meet in shared memory, where
- * each of the unit's warps adds its share of the 16 x 8 values, chain after chain.
+ * Units of 16 weight rows are the m16 operand of mma.m16n8k16, eight rows of x the n8 one; codes
+ * become fragments in registers.  Order of the sums: scheme_layout.h.  A warp owns tiles of a unit
+ * in turn with the unit's other warps, and rows of x; chains that do not come in order meet in
+ * shared memory, where each of the unit's warps adds its share of the 16 x 8 values, chain after
+ * chain.
  *
- * The buffer of chains is double: a warp that writes the chains of step i + 2 has met the others at step
- * i + 1, so they have read those of step i.  Tiles past the last are zero, and so is x there: they are
- * computed like others and change no sum.
+ * The buffer of chains is double: a warp that writes the chains of step i + 2 has met the others at
+ * step i + 1, so they have read those of step i.  Tiles past the last are zero, and so is x there:
+ * they are computed like others and change no sum.
  *
  * Included by one .cu for each activation type. */
 #ifndef KERNELS_CUDA_MATMUL_SCHEME_SKINNY_CUH
@@ -16,23 +18,26 @@
 #include "kernels/cuda/matmul_epilogue.cuh"
 #include "kernels/cuda/scheme_skinny.cuh"
 
-enum { CHAIN_BYTES = 512, BARRIER_UNITS = 2 /* and the ids behind it: one a unit and part of the rows */ };
+enum {
+    CHAIN_BYTES = 512,
+    BARRIER_UNITS = 2 /* and the ids behind it: one a unit and part of the rows */
+};
 
 static_assert(SCHEME_SUMS_AT + 2 * ROWS_NORM_MAX * NORM_WARPS * 4 <= 1024, "barriers and sums fit");
 static_assert((int)SCHEME_WARPS * 32 == (int)ROWS_THREADS, "the workers bring the rows");
 static_assert((int)SCHEME_NORM_ROWS_MAX <= (int)ROWS_NORM_MAX, "as many rows are normalised");
 
-/* What one warp does.  CHAINS: of a tile.  SLOTS: chains that run side by side, which come one after the
- * other in k; they are those of HAND tiles, or a part of one's.  WAYS: warps that take a unit's tiles in
- * turn; each adds VALUES of a lane's four. */
+/* What one warp does.  CHAINS: of a tile.  SLOTS: chains that run side by side, which come one
+ * after the other in k; they are those of HAND tiles, or a part of one's.  WAYS: warps that take a
+ * unit's tiles in turn; each adds VALUES of a lane's four. */
 template <class T, int EXPAND, int CHAINS, int ROWG, int TILES, int WAYS> struct scheme_worker {
     enum {
         BITS = expand_bits(EXPAND),
         SLOTS = scheme_slots(BITS, ROWG),
         HAND = SLOTS > CHAINS ? SLOTS / CHAINS : 1,
-        GROUPS = HAND * CHAINS / SLOTS,        /* of slots, in a step */
-        QUARTERS = 4 / CHAINS,                 /* of a tile, 32 k, in a chain */
-        SPAN = HAND * WAYS,                    /* tiles of a step */
+        GROUPS = HAND * CHAINS / SLOTS, /* of slots, in a step */
+        QUARTERS = 4 / CHAINS,          /* of a tile, 32 k, in a chain */
+        SPAN = HAND * WAYS,             /* tiles of a step */
         VALUES = 4 / WAYS,
         TILE_CHAINS = CHAINS * ROWG * CHAIN_BYTES, /* in the exchange */
         STEP_CHAINS = SPAN * TILE_CHAINS,
@@ -49,7 +54,8 @@ template <class T, int EXPAND, int CHAINS, int ROWG, int TILES, int WAYS> struct
     bool row_scale;
     float sum[TILES][ROWG][VALUES], row_scales[TILES][VALUES];
 
-    __device__ scheme_worker(const scheme_args &args, const scheme_share &share, int warp, int lane_)
+    __device__ scheme_worker(const scheme_args &args, const scheme_share &share, int warp,
+                             int lane_)
         : a(args), s(share), lane(lane_)
     {
         const int ways = WAYS * a.c.ways_rows;
@@ -65,7 +71,8 @@ template <class T, int EXPAND, int CHAINS, int ROWG, int TILES, int WAYS> struct
         row_scale = a.l.scale == SCALE_ROW; /* then what is read as a scale is not used */
         const uint32_t scales_at = row_scale ? 0 : a.l.scales_at;
         pair_at = scales_at + (uint32_t)(lane / 4 * 4);
-        const uint32_t part = s.exchange + (uint32_t)((mine * a.c.ways_rows + row_way) * TILES * STEP_CHAINS);
+        const uint32_t part =
+            s.exchange + (uint32_t)((mine * a.c.ways_rows + row_way) * TILES * STEP_CHAINS);
         put_at = part + (uint32_t)(way * HAND * TILE_CHAINS + lane * 16);
         get_at = part + (uint32_t)(share_value(0) * 4);
         share_at = scales_at + (uint32_t)(place_of(share_value(0) / 4, lane % 4) * 2);
@@ -105,7 +112,8 @@ template <class T, int EXPAND, int CHAINS, int ROWG, int TILES, int WAYS> struct
     }
 
     /* A chain has ended, of the step's tile at `tile_at`. */
-    __device__ void flush(const float chain[ROWG][4], uint32_t tile_at, uint32_t to, int tile, int c)
+    __device__ void flush(const float chain[ROWG][4], uint32_t tile_at, uint32_t to, int tile,
+                          int c)
     {
         if constexpr (WAYS > 1) {
 #pragma unroll
@@ -135,7 +143,8 @@ template <class T, int EXPAND, int CHAINS, int ROWG, int TILES, int WAYS> struct
             for (int part = 0; part < QUARTERS; part++)
 #pragma unroll
                 for (int slot = 0; slot < SLOTS; slot++) {
-                    const int hand = (group * SLOTS + slot) / CHAINS, c = (group * SLOTS + slot) % CHAINS;
+                    const int hand = (group * SLOTS + slot) / CHAINS,
+                              c = (group * SLOTS + slot) % CHAINS;
                     const int quarter = c * QUARTERS + part;
                     uint32_t xs[ROWG][4];
 #pragma unroll
@@ -150,7 +159,8 @@ template <class T, int EXPAND, int CHAINS, int ROWG, int TILES, int WAYS> struct
                         uint32_t *w = words[slot][tile];
                         if (BITS == 8 || quarter % 2 == 0 || part == 0)
                             *(uint4 *)w = load_shared_16(
-                                at + (uint32_t)(lane * 16 + (BITS == 8 ? quarter : quarter / 2) * 512));
+                                at +
+                                (uint32_t)(lane * 16 + (BITS == 8 ? quarter : quarter / 2) * 512));
                         if (part == 0)
                             zeros_load(zero[slot][tile], at, c);
 #pragma unroll
@@ -167,13 +177,15 @@ template <class T, int EXPAND, int CHAINS, int ROWG, int TILES, int WAYS> struct
                 }
 #pragma unroll
             for (int slot = 0; slot < SLOTS; slot++) {
-                const int hand = (group * SLOTS + slot) / CHAINS, c = (group * SLOTS + slot) % CHAINS;
+                const int hand = (group * SLOTS + slot) / CHAINS,
+                          c = (group * SLOTS + slot) % CHAINS;
 #pragma unroll
                 for (int tile = 0; tile < TILES; tile++)
                     flush(chain[slot][tile],
                           stage + (uint32_t)tile * a.c.w_bytes + (uint32_t)hand * tile_bytes,
                           buffer + put_at +
-                              (uint32_t)(tile * STEP_CHAINS + hand * TILE_CHAINS + c * ROWG * CHAIN_BYTES),
+                              (uint32_t)(tile * STEP_CHAINS + hand * TILE_CHAINS +
+                                         c * ROWG * CHAIN_BYTES),
                           tile, c);
             }
         }
@@ -191,8 +203,8 @@ template <class T, int EXPAND, int CHAINS, int ROWG, int TILES, int WAYS> struct
                 for (int c = 0; c < CHAINS; c++)
 #pragma unroll
                     for (int j = 0; j < VALUES; j++) { /* two lanes' rows further each */
-                        const float scale =
-                            scale_of(load_shared_2(at + (uint32_t)(c * UNIT_ROWS * 2 + j * 8)) << 16);
+                        const float scale = scale_of(
+                            load_shared_2(at + (uint32_t)(c * UNIT_ROWS * 2 + j * 8)) << 16);
                         const uint32_t from = buffer + get_at +
                                               (uint32_t)(tile * STEP_CHAINS + i * TILE_CHAINS +
                                                          c * ROWG * CHAIN_BYTES + j * 128);
@@ -288,8 +300,9 @@ template <class T, int EXPAND, int CHAINS, int ROWG, int TILES, int WAYS> struct
 
 /* grid: blocks of equal shares of units; block: SCHEME_THREADS. */
 template <class T, int EXPAND, int CHAINS, int ROWG, int TILES, int WAYS>
-__global__ void __launch_bounds__(SCHEME_THREADS, ROWG * TILES >= 4 ? 1 : 2)
-    scheme_skinny_kernel(const __grid_constant__ scheme_maps maps, const __grid_constant__ scheme_args a)
+__global__ void __launch_bounds__(SCHEME_THREADS, ROWG *TILES >= 4 ? 1 : 2)
+    scheme_skinny_kernel(const __grid_constant__ scheme_maps maps,
+                         const __grid_constant__ scheme_args a)
 {
 #if __CUDA_ARCH__ >= 900 /* weight_layout_of gives other devices 16-bit weights */
     extern __shared__ uint8_t shared[];
@@ -360,7 +373,8 @@ scheme_function *scheme_kernel_often(const struct scheme_choice *c, bool gated)
 
 /* There is one for every layout: of 8 bits, several chains have zero points, and FP8 has one. */
 template <class T>
-scheme_function *scheme_kernel(const struct scheme_layout *l, const struct scheme_choice *c, bool gated)
+scheme_function *scheme_kernel(const struct scheme_layout *l, const struct scheme_choice *c,
+                               bool gated)
 {
     switch (expand_of(l) * 8 + l->chains) {
     case EXPAND_INT4 * 8 + 1:

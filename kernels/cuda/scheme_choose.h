@@ -1,8 +1,9 @@
 /* scheme_choose.h - how a product of few rows with weights of a scheme is cut: pure, of the shape.
  *
- * A block gets a contiguous run of units (scheme_layout.h; of a gated pair, a unit of each), `units` of
- * them at a time, and walks k tile by tile.  A unit is the work of ways_k * ways_rows warps: tiles in
- * turn, and rows of x divided.  `span` tiles travel together through a ring of `stages`.
+ * A block gets a contiguous run of units (scheme_layout.h; of a gated pair, a unit of each),
+ * `units` of them at a time, and walks k tile by tile.  A unit is the work of ways_k * ways_rows
+ * warps: tiles in turn, and rows of x divided.  `span` tiles travel together through a ring of
+ * `stages`.
  *
  * Where several warps take a unit's tiles in turn, their chains meet in shared memory
  * (`exchange_bytes`) and are added in order there.
@@ -25,8 +26,8 @@ enum {
     SCHEME_NORM_ROWS_MAX = 1, /* with more, a norm kernel costs less than a norm in every block */
     SCHEME_WARPS = 8,
     SCHEME_STAGES_MAX = 32,
-    SCHEME_SHARED_MAX = 110 * 1024,     /* two blocks fit an SM: see choose.h */
-    SCHEME_RESIDENT_MAX = 32 * 1024,    /* x stays whole in shared memory up to here */
+    SCHEME_SHARED_MAX = 110 * 1024,  /* two blocks fit an SM: see choose.h */
+    SCHEME_RESIDENT_MAX = 32 * 1024, /* x stays whole in shared memory up to here */
     SCHEME_EXCHANGE_MAX = 32 * 1024,
 };
 
@@ -45,9 +46,9 @@ struct scheme_choice {
     int row_groups; /* of 8 rows, of a warp: 1, 2 or 4 */
     int in_hand;    /* tiles of a warp and stage: 1 or 2 */
     int n_units, grid, units, passes, ways_k, ways_rows, span, stages;
-    uint32_t x_box;                       /* bytes of x's 64 columns, rows to whole groups */
-    uint32_t w_bytes;                     /* of a stage's units; up's lie behind them */
-    uint32_t x_at;                        /* in a stage */
+    uint32_t x_box;   /* bytes of x's 64 columns, rows to whole groups */
+    uint32_t w_bytes; /* of a stage's units; up's lie behind them */
+    uint32_t x_at;    /* in a stage */
     uint32_t stage_bytes, x_bytes, exchange_bytes;
     size_t shared_bytes;
 };

@@ -1,8 +1,9 @@
-/* scheme_expand.cuh - codes to fragments in registers, and from chains to sums: scheme_layout.h's rules.
+/* scheme_expand.cuh - codes to fragments in registers, and from chains to sums: scheme_layout.h's
+ * rules.
  *
  * A code becomes the low mantissa bits of a 16-bit float whose last place is worth 1, and one
- * subtraction leaves the integer; E4M3 is shifted to where the wider exponent lies, and multiplied by
- * the difference of the biases; codebooks are looked up by byte permutations.
+ * subtraction leaves the integer; E4M3 is shifted to where the wider exponent lies, and multiplied
+ * by the difference of the biases; codebooks are looked up by byte permutations.
  *
  * T is the activation type, __nv_bfloat16 or __half. */
 #ifndef KERNELS_CUDA_SCHEME_EXPAND_CUH
@@ -112,8 +113,8 @@ __device__ constexpr uint32_t magic(__half)
     return 0x64006400;
 }
 
-/* What expand_step subtracts for the lane's rows g and g + 8.  `stored`: the two zero points as they
- * lie in the tile, one (INT4) or two (INT8) bytes each; without them, 8 (INT4). */
+/* What expand_step subtracts for the lane's rows g and g + 8.  `stored`: the two zero points as
+ * they lie in the tile, one (INT4) or two (INT8) bytes each; without them, 8 (INT4). */
 template <class T, int EXPAND>
 __device__ __forceinline__ void expand_zeros(uint32_t zero[2], bool has_zero, uint32_t stored)
 {
@@ -146,8 +147,10 @@ __device__ __forceinline__ uint32_t expand_bytes(uint32_t v, uint32_t zero)
 {
     const bool bf16 = magic(T()) == 0x43004300;
     if (EXPAND == EXPAND_FP8)
-        return bf16 ? pair_mul(bits_and_or(v << 8, 0x80008000, v << 4 & 0x07f007f0), 0x7b807b80, T())
-                    : pair_mul(bits_and_or(v << 8, 0x80008000, v << 7 & 0x3f803f80), 0x5c005c00, T());
+        return bf16
+                   ? pair_mul(bits_and_or(v << 8, 0x80008000, v << 4 & 0x07f007f0), 0x7b807b80, T())
+                   : pair_mul(bits_and_or(v << 8, 0x80008000, v << 7 & 0x3f803f80), 0x5c005c00,
+                              T());
     uint32_t a = bf16 ? pair_sub(bits_and_or(v, 0x007f007f, 0x43004300),
                                  bits_and_or(v, 0x00800080, 0x43004300), T())
                       : pair_sub(bits_and_xor(v, 0x00ff00ff, 0x64806480), 0x64806480, T());
@@ -156,8 +159,8 @@ __device__ __forceinline__ uint32_t expand_bytes(uint32_t v, uint32_t zero)
 
 /* The A fragment of one step from the lane's words of it. */
 template <class T, int EXPAND>
-__device__ __forceinline__ void expand_step(uint32_t a[4], const uint32_t *w, const uint32_t zero[2],
-                                            const expand_book &book)
+__device__ __forceinline__ void expand_step(uint32_t a[4], const uint32_t *w,
+                                            const uint32_t zero[2], const expand_book &book)
 {
     if constexpr (EXPAND == EXPAND_INT4) {
 #pragma unroll

@@ -43,7 +43,8 @@ void scheme_layout(struct scheme_layout *l, const struct scheme *s, int64_t cols
         l->zero_bytes = s->has_zero || l->chains > 1 ? 2 : 0;
     l->n_tiles = (int)((cols + TILE_COLS - 1) / TILE_COLS);
     l->scales_at = (uint32_t)(UNIT_ROWS * TILE_COLS * l->bits / 8);
-    l->zeros_at = l->scales_at + (l->scale == SCALE_ROW ? 0u : (uint32_t)(l->chains * UNIT_ROWS * 2));
+    l->zeros_at =
+        l->scales_at + (l->scale == SCALE_ROW ? 0u : (uint32_t)(l->chains * UNIT_ROWS * 2));
     l->tile_bytes = l->zeros_at + (uint32_t)(l->chains * UNIT_ROWS * l->zero_bytes);
     l->row_scales_at = (size_t)l->n_tiles * l->tile_bytes;
     l->unit_bytes = l->row_scales_at + (l->scale == SCALE_ROW ? UNIT_ROWS * sizeof(float) : 0);
@@ -124,8 +125,8 @@ struct packing {
     int64_t cols, n_groups, width; /* of a group */
     const struct scheme_rows *from;
     int64_t n;
-    int64_t first;   /* row of the unit in hand */
-    int n_rows;      /* that it has */
+    int64_t first; /* row of the unit in hand */
+    int n_rows;    /* that it has */
 };
 
 /* Where value j of register i of a lane's fragment lies from its first one's. */
@@ -230,8 +231,8 @@ static void pack_unit(const struct packing *p, uint8_t *to)
                &p->from->scales[p->first + r], sizeof(float));
 }
 
-void scheme_pack(const struct scheme *s, enum dtype act, int64_t cols, const struct scheme_rows *from,
-                 int64_t n, void *to)
+void scheme_pack(const struct scheme *s, enum dtype act, int64_t cols,
+                 const struct scheme_rows *from, int64_t n, void *to)
 {
     struct packing p = {.s = s, .act = act, .cols = cols, .from = from, .n = n};
     scheme_layout(&p.l, s, cols);
@@ -254,7 +255,8 @@ static int code_at(const struct scheme_layout *l, const uint8_t *tile, int row, 
     const uint8_t *at = tile + step / steps * PIECE_BYTES + lane * LANE_WORDS * 4;
     uint32_t w;
     if (l->bits == 8)
-        return at[(step % steps * 2 + i / 2) * 4 + i % 2 + 2 * j] ^ (l->kind == KIND_INT8 ? 0x80 : 0);
+        return at[(step % steps * 2 + i / 2) * 4 + i % 2 + 2 * j] ^
+               (l->kind == KIND_INT8 ? 0x80 : 0);
     memcpy(&w, at + step % steps * 4, sizeof w);
     if (l->kind == KIND_INT4)
         return (int)(w >> (4 * i + 16 * j) & 15);
@@ -283,7 +285,8 @@ float scheme_unpack(const struct scheme *s, enum dtype act, int64_t cols, const 
     const int r = (int)(row % UNIT_ROWS), c = (int)(col % TILE_COLS);
     const int place = c / l.chain_k * UNIT_ROWS + scale_place(r), code = code_at(&l, tile, r, c);
     if (l.scale == SCALE_ROW) {
-        memcpy(scale, unit + l.row_scales_at + sizeof(float) * (size_t)scale_place(r), sizeof *scale);
+        memcpy(scale, unit + l.row_scales_at + sizeof(float) * (size_t)scale_place(r),
+               sizeof *scale);
     } else {
         uint16_t v;
         memcpy(&v, tile + l.scales_at + 2 * place, 2);

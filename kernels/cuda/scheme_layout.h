@@ -1,33 +1,34 @@
-/* scheme_layout.h - how the device keeps a matrix of a scheme: codes in the order in which mma takes them.
+/* scheme_layout.h - how the device keeps a matrix of a scheme: codes in the order in which mma
+ * takes them.
  *
- * 16 rows of the matrix are a unit, and a unit is whole: codes, scales and zero points lie in it, so
- * matrices of one scheme and width that lie together in memory are one matrix (q, k and v).  Rows past
- * the last fill the last unit, with code 0 and scale 0.
+ * 16 rows of the matrix are a unit, and a unit is whole: codes, scales and zero points lie in it,
+ * so matrices of one scheme and width that lie together in memory are one matrix (q, k and v). Rows
+ * past the last fill the last unit, with code 0 and scale 0.
  *
  *     weight   unit 0, unit 1, ...                          and, ordered, int32 order[cols]
  *     unit     tile 0, tile 1, ... of 128 columns each      and, one scale a row, f32 scale[16]
  *     tile     codes;  scale[chains][16];  zero[chains][16]
  *
- * Columns past the last fill the last tile, with code 0 and scale 0: x must be 0 there, not just any.
- * Scales and zeros of a row r of 16 are at place 2 * (r % 8) + r / 8, so that one load gives the two
- * rows that a lane of mma has.
+ * Columns past the last fill the last tile, with code 0 and scale 0: x must be 0 there, not just
+ * any. Scales and zeros of a row r of 16 are at place 2 * (r % 8) + r / 8, so that one load gives
+ * the two rows that a lane of mma has.
  *
  * Codes.  Weights are the A operand of mma.m16n8k16 (or of wgmma, each warp 16 of its 64 rows).  A
- * tile has 8 steps of 16 k.  A lane's A fragment of a step is 4 registers a[i] of 2 values: row g + 8 *
- * (i % 2), columns 2 * t + 8 * (i / 2) and the next, where g = lane / 4, t = lane % 4.
+ * tile has 8 steps of 16 k.  A lane's A fragment of a step is 4 registers a[i] of 2 values: row g +
+ * 8 * (i % 2), columns 2 * t + 8 * (i / 2) and the next, where g = lane / 4, t = lane % 4.
  *
  *     4 bits   [2 halves of 4 steps][32 lanes][4 words]   word s is step s of the half:
  *              INT4       a[i] = nibbles i and i + 4
- *              NF4, FP4   low three bits of nibbles 2i and 2i + 1; their fourth bits, of a[0] and a[1]
- *                         at bits 7, 15, 23, 31, of a[2] and a[3] at bits 3, 11, 19, 27
- *     8 bits   [4 quarters of 2 steps][32 lanes][4 words]  words 2s and 2s + 1 are step s of the quarter:
- *              a[i] = bytes i % 2 and i % 2 + 2 of word 2s + i / 2; INT8's with the top bit flipped
+ *              NF4, FP4   low three bits of nibbles 2i and 2i + 1; their fourth bits, of a[0] and
+ * a[1] at bits 7, 15, 23, 31, of a[2] and a[3] at bits 3, 11, 19, 27 8 bits   [4 quarters of 2
+ * steps][32 lanes][4 words]  words 2s and 2s + 1 are step s of the quarter: a[i] = bytes i % 2 and
+ * i % 2 + 2 of word 2s + i / 2; INT8's with the top bit flipped
  *
  * A lane's words of a half or quarter are one 16-byte load.  scheme_expand.cuh makes the fragments.
  *
- * Values in registers are 16-bit floats: code - zero exactly (integers of at most 256); E4M3 exactly;
- * a codebook's rounded to the activation type, which costs half a unit in its last place and is what
- * the formats' own library computes with.
+ * Values in registers are 16-bit floats: code - zero exactly (integers of at most 256); E4M3
+ * exactly; a codebook's rounded to the activation type, which costs half a unit in its last place
+ * and is what the formats' own library computes with.
  *
  * Order of summation, whichever kernel runs and however many rows x has:
  *
@@ -35,7 +36,8 @@
  *     groups      sum = fma(scale, chain, sum), chain after chain in order of k; sum begins at 0
  *     row scale   sum = sum + chain, chain after chain;                 then sum = scale * sum
  *
- * chain_k is 128; 64 or 32 where the group is not a multiple of 128 or 64.  Then as matmul_int.h says.
+ * chain_k is 128; 64 or 32 where the group is not a multiple of 128 or 64.  Then as matmul_int.h
+ * says.
  *
  * Scales of groups are 16 bits: f16 and bf16 as they are (SCALE_F16, SCALE_BF16).  Those that a
  * checkpoint has as f32 are rounded to a sign, 6 bits of exponent (bias 45) and 9 of mantissa
@@ -56,7 +58,7 @@ enum {
     UNIT_ROWS = 16,
     TILE_COLS = 128,
     TILE_STEPS = TILE_COLS / 16,
-    CHAINS_MAX = 4,         /* of a tile */
+    CHAINS_MAX = 4, /* of a tile */
     SCALE_WIDE_BIAS = 45,
 };
 
@@ -75,9 +77,9 @@ struct scheme_layout {
     int n_tiles;        /* of a unit */
     uint32_t scales_at; /* in a tile: behind its codes */
     uint32_t zeros_at;
-    uint32_t tile_bytes;     /* multiple of 16 */
-    size_t row_scales_at;    /* in a unit: behind its tiles */
-    size_t unit_bytes;       /* multiple of 16 */
+    uint32_t tile_bytes;  /* multiple of 16 */
+    size_t row_scales_at; /* in a unit: behind its tiles */
+    size_t unit_bytes;    /* multiple of 16 */
 };
 
 /* Of a scheme that scheme_check found to fit the columns. */
@@ -97,8 +99,8 @@ bool scheme_same_units(const struct scheme *a, const struct scheme *b);
 
 /* n rows, of which the first is the first of a unit, to scheme_units(n) units.  `act`: DT_BF16 or
  * DT_F16. */
-void scheme_pack(const struct scheme *s, enum dtype act, int64_t cols, const struct scheme_rows *from,
-                 int64_t n, void *to);
+void scheme_pack(const struct scheme *s, enum dtype act, int64_t cols,
+                 const struct scheme_rows *from, int64_t n, void *to);
 
 /* The value of row, col as the kernels see it, in units of the scale, and the scale: what tests and
  * the embedding read. */

@@ -1,9 +1,10 @@
-/* scheme_skinny.cuh - what a block of the skinny product of a scheme knows, and the warp that feeds it.
+/* scheme_skinny.cuh - what a block of the skinny product of a scheme knows, and the warp that feeds
+ * it.
  *
- * One thread brings a stage's tiles by one tensor copy, as they lie, and x's columns beside them where x
- * is not resident: a copy costs its thread some 100 clocks, whatever it brings, and lanes that copy at
- * once wait for each other.  The ring fills before the kernel in front of this one has ended: its results are x
- * and add, never weights. */
+ * One thread brings a stage's tiles by one tensor copy, as they lie, and x's columns beside them
+ * where x is not resident: a copy costs its thread some 100 clocks, whatever it brings, and lanes
+ * that copy at once wait for each other.  The ring fills before the kernel in front of this one has
+ * ended: its results are x and add, never weights. */
 #ifndef KERNELS_CUDA_SCHEME_SKINNY_CUH
 #define KERNELS_CUDA_SCHEME_SKINNY_CUH
 
@@ -13,7 +14,7 @@
 #include "kernels/cuda/scheme_expand.cuh"
 
 enum {
-    SCHEME_THREADS = (SCHEME_WARPS + 1) * 32, /* the last warp feeds */
+    SCHEME_THREADS = (SCHEME_WARPS + 1) * 32,   /* the last warp feeds */
     SCHEME_SUMS_AT = 2 * SCHEME_STAGES_MAX * 8, /* in the first KiB, behind the barriers */
 };
 
@@ -31,8 +32,10 @@ struct scheme_maps {
 typedef void scheme_function(const scheme_maps, const scheme_args);
 
 /* matmul_scheme_skinny_bf16.cu and _f16.cu */
-scheme_function *scheme_kernel_bf16(const struct scheme_layout *, const struct scheme_choice *, bool gated);
-scheme_function *scheme_kernel_f16(const struct scheme_layout *, const struct scheme_choice *, bool gated);
+scheme_function *scheme_kernel_bf16(const struct scheme_layout *, const struct scheme_choice *,
+                                    bool gated);
+scheme_function *scheme_kernel_f16(const struct scheme_layout *, const struct scheme_choice *,
+                                   bool gated);
 
 /* What a thread knows of its block's share. */
 struct scheme_share {
@@ -96,12 +99,15 @@ template <int TILES> struct scheme_feeder {
     /* Tiles and units past the last are zero, and are counted. */
     __device__ void weights(const step &i)
     {
-        const uint32_t bar = s.full + 8 * i.at.stage, part = (uint32_t)(a.c.units * a.c.span) * a.l.tile_bytes;
+        const uint32_t bar = s.full + 8 * i.at.stage,
+                       part = (uint32_t)(a.c.units * a.c.span) * a.l.tile_bytes;
         const uint32_t to = s.ring + (uint32_t)i.at.stage * a.c.stage_bytes;
-        mbarrier_arrive_expect(bar, TILES * part + (a.c.resident ? 0 : (uint32_t)(2 * a.c.span) * a.c.x_box));
+        mbarrier_arrive_expect(bar, TILES * part +
+                                        (a.c.resident ? 0 : (uint32_t)(2 * a.c.span) * a.c.x_box));
 #pragma unroll
         for (int tile = 0; tile < TILES; tile++)
-            tensor_load_4d(to + (uint32_t)tile * a.c.w_bytes, &maps.w[tile], 0, 0, i.tile, i.unit, bar, once);
+            tensor_load_4d(to + (uint32_t)tile * a.c.w_bytes, &maps.w[tile], 0, 0, i.tile, i.unit,
+                           bar, once);
     }
 
     __device__ void rows(const step &i)
@@ -113,7 +119,8 @@ template <int TILES> struct scheme_feeder {
         if (a.x_copies == 1)
             tensor_load_3d(to, &maps.x, 0, 0, 2 * i.tile, bar, often);
         for (int k = 0; a.x_copies > 1 && k < a.x_copies; k++)
-            tensor_load_2d(to + (uint32_t)k * a.c.x_box, &maps.x, (2 * i.tile + k) * 64, 0, bar, often);
+            tensor_load_2d(to + (uint32_t)k * a.c.x_box, &maps.x, (2 * i.tile + k) * 64, 0, bar,
+                           often);
     }
 
     __device__ void run()

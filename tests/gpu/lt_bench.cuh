@@ -1,4 +1,5 @@
-/* lt_bench.cuh - cublasLt's time of a layer's product, and a copy's rate: what ours are measured beside. */
+/* lt_bench.cuh - cublasLt's time of a layer's product, and a copy's rate: what ours are measured
+ * beside. */
 #ifndef TESTS_GPU_LT_BENCH_CUH
 #define TESTS_GPU_LT_BENCH_CUH
 
@@ -48,7 +49,8 @@ static double copy_gbs(struct bench *b)
 }
 
 /* cublasLt's first proposal, of the same bytes: no norm, no activation, residual by beta. */
-static double lt_us(struct bench *b, const struct layer *l, int rows, bf *const *w, int n_w, int launches)
+static double lt_us(struct bench *b, const struct layer *l, int rows, bf *const *w, int n_w,
+                    int launches)
 {
     cublasLtMatmulDescOpaque_t desc;
     cublasLtMatrixLayoutOpaque_t wl, xl, yl;

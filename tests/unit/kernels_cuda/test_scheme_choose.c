@@ -1,5 +1,5 @@
-/* What scheme_choose promises: a cut for every shape of few rows, whose warps are there, whose units are
- * all done, and whose shared memory fits an SM twice. */
+/* What scheme_choose promises: a cut for every shape of few rows, whose warps are there, whose
+ * units are all done, and whose shared memory fits an SM twice. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

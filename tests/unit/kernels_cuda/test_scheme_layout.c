@@ -1,5 +1,5 @@
-/* What units promise: every code, zero point and scale is found again, rows that were packed apart lie
- * as rows that were packed together, and a matrix takes what the memory plan says. */
+/* What units promise: every code, zero point and scale is found again, rows that were packed apart
+ * lie as rows that were packed together, and a matrix takes what the memory plan says. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -25,7 +25,9 @@ static const struct form {
     {"int4 rows", {.codes = DT_INT4, .has_zero = true}, 0.255},
     {"int8 rows", {.codes = DT_INT8}, 0.501},
     {"int8 rows asymmetric", {.codes = DT_INT8, .has_zero = true}, 0.509},
-    {"int8 by 128 asymmetric", {.codes = DT_INT8, .group = 128, .scale = DT_F16, .has_zero = true}, 0.516},
+    {"int8 by 128 asymmetric",
+     {.codes = DT_INT8, .group = 128, .scale = DT_F16, .has_zero = true},
+     0.516},
     {"nf4", {.codes = DT_NF4, .group = 64}, 0.266},
     {"fp4", {.codes = DT_FP4, .group = 64, .nested = true}, 0.266},
     {"fp8 rows", {.codes = DT_FP8}, 0.501},
@@ -175,7 +177,8 @@ static void wide_scales_keep_nine_bits(void **state)
 {
     (void)state;
     for (int i = 0; i < 100000; i++) {
-        const float v = ldexpf((float)(next_random() % 100000 + 100000), (int)(next_random() % 40) - 44);
+        const float v =
+            ldexpf((float)(next_random() % 100000 + 100000), (int)(next_random() % 40) - 44);
         const float sign = i % 2 ? -1.0F : 1.0F;
         const float got = scale_wide_to_f32(scale_wide_from_f32(sign * v));
         assert_true(fabsf(got - sign * v) <= 0x1p-10F * v);
