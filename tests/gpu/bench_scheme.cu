@@ -1,11 +1,8 @@
 /* bench_scheme.cu - microseconds of products with quantized weights, beside cublasLt's in bf16.
  *
  * As bench_matmul.cu: weights rotate over more than the L2 cache, launches run in one graph.  With
- * `ways` the cuts that scheme_choose.h knows are compared.
+ * `ways` the cuts that scheme_choose.h knows are compared.  Built by pack.sh, where cublasLt is.
  *
- *     nvcc -std=c++17 -O3 -gencode=arch=compute_90a,code=sm_90a -I. tests/gpu/bench_scheme.cu \
- *          kernels/cuda/matmul*.cu kernels/cuda/tensor_map.cu kernels/cuda/norm.cu \
- *          kernels/cuda/{choose,scheme_choose,scheme_layout,weight_layout}.c kernels/scheme.c ... -lcublasLt
  *     bench_scheme [ways] [rows ...] */
 #include "tests/gpu/lt_bench.cuh"
 
@@ -16,12 +13,12 @@ extern "C" {
 
 static int forced_k, forced_rows; /* ways; 0 = as chosen */
 
-/* What the kernel calls; the library's is renamed when this is built. */
-extern "C" void scheme_choose_best(struct scheme_choice *c, const struct scheme_shape *s);
-extern "C" void scheme_choose(struct scheme_choice *c, const struct scheme_shape *s)
+/* The linker gives the kernels this one in the place of scheme_choose. */
+extern "C" void __real_scheme_choose(struct scheme_choice *c, const struct scheme_shape *s);
+extern "C" void __wrap_scheme_choose(struct scheme_choice *c, const struct scheme_shape *s)
 {
     if (!forced_k || !scheme_choose_ways(c, s, forced_k, forced_rows))
-        scheme_choose_best(c, s);
+        __real_scheme_choose(c, s);
 }
 
 namespace {
@@ -70,7 +67,8 @@ double our_us(struct bench *b, const struct layer *l, const struct scheme *s, in
     });
 }
 
-bool is_possible(const struct layer *l, const struct scheme *s, int rows, int k, int by_rows, int sms)
+bool is_possible(const struct layer *l, const struct scheme *s, int rows, int k, int by_rows,
+                 int sms)
 {
     struct scheme_layout lay;
     struct scheme_choice c;
@@ -82,6 +80,7 @@ bool is_possible(const struct layer *l, const struct scheme *s, int rows, int k,
     shape.gated = l->gated;
     shape.bits = lay.bits;
     shape.chains = lay.chains;
+    shape.is_rare = !matmul_scheme_pairs(s, l->in);
     shape.tile_bytes = lay.tile_bytes;
     shape.sm_count = sms;
     return scheme_choose_ways(&c, &shape, k, by_rows);
@@ -103,8 +102,8 @@ void compare_ways(struct bench *b, const struct layer *l, const struct form *f, 
     printf("\n");
 }
 
-void bench_form(struct bench *b, const struct layer *l, const struct form *f, const int *rows, int n_rows,
-                const double *lt, bool ways)
+void bench_form(struct bench *b, const struct layer *l, const struct form *f, const int *rows,
+                int n_rows, const double *lt, bool ways)
 {
     const size_t bytes = scheme_units_bytes(&f->scheme, l->gated ? 2 * l->n : l->n, l->in);
     int n_w = (int)(L2_TIMES / bytes) + 1;

@@ -30,10 +30,12 @@ probe() { # probe NAME SOURCES [OPTIONS]: built when a source is newer than it
 }
 
 make_probes() {
+    local products=(kernels/cuda/{matmul*,tensor_map,norm}.cu kernels/cuda/*choose*.c
+        kernels/cuda/{weight,scheme}_layout*.c kernels/{scheme,tensor}.c base/status.c)
     local prefill="tests/gpu/probe_prefill.cu kernels/cuda/attention_prefill.cu kernels/cuda/attention_prefill_sm90.cu"
     probe probe_small tests/gpu/probe_small.cu kernels/cuda/{norm,embed,rope_kv,slots,sample}.cu
-    probe probe_matmul tests/gpu/probe_matmul.cu kernels/cuda/matmul*.cu kernels/cuda/tensor_map.cu \
-        kernels/cuda/choose.c
+    probe probe_matmul tests/gpu/probe_matmul.cu "${products[@]}"
+    probe bench_scheme tests/gpu/bench_scheme.cu "${products[@]}" -Xlinker --wrap=scheme_choose -lcublasLt
     probe probe_decode tests/gpu/probe_decode.cu
     probe bench_all_reduce tests/gpu/bench_all_reduce.cu kernels/cuda/{peers,nccl}.cu kernels/comm*.c \
         base/{status,clock,hash}.c -ldl

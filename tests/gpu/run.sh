@@ -163,6 +163,7 @@ bench() {
     part "bench idle" 'grep "^idle: width    1 "' tests/gpu/idle.sh "$bin" tests/bench/shapes/llama-3.2-1b
     [ ! -x "$bin/bench_all_reduce" ] || part "bench all_reduce" 'grep -E "^ +32768 "' "$bin/bench_all_reduce" bench
     [ ! -x "$bin/probe_decode" ] || part "bench decode" "$last" "$bin/probe_decode" bench
+    [ ! -x "$bin/bench_scheme" ] || part "bench scheme" "$last" "$bin/bench_scheme"
     [ ! -x "$bin/bench_prefill" ] || part "bench prefill" "$last" "$bin/bench_prefill" bench
 }
 
