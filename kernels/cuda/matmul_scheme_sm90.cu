@@ -1,0 +1,307 @@
+/* matmul_scheme_sm90.cu - products of many rows with the weights of a scheme on Hopper: wgmma whose
+ * A comes from registers.
+ *
+ * y^T = w x^T: the weights are the 64 rows of wgmma, rows of x its columns.  A unit's codes lie as
+ * the fragments of 16 rows do (scheme_layout.h), so a warp expands them in registers and
+ * multiplies; x lies in shared memory, as the copy engine brings it.  A tile is 128 or 256 rows of
+ * the weights by 32, 64 or 128 rows of x: two warpgroups multiply, a thread of the third fetches
+ * 128 columns of k a stage, in three or four copies.  Blocks stay and take tile after tile.
+ *
+ * Why so.  Chains of 128 columns are scaled and added in f32, so a sum is two accumulators: with
+ * 128 rows of x a tile of 256 rows of weights is all that registers hold, and 256 rows of x do not
+ * fit.  Per 128 columns that tile costs the tensor cores 2048 cycles, the other pipes of each
+ * quarter of an SM 350 (expansion) and 256 (adding chains), and the second-level cache 24 bytes a
+ * cycle with 4-bit codes (bf16 times bf16 in tiles of 128 by 256: 48).  Small tiles are bound by
+ * the latency of one chain after another, about 1000 cycles each; they are there so that few rows
+ * occupy all SMs.
+ *
+ * Measured on an H200: one warpgroup of n128 alone keeps the tensor cores busy (64.7 cycles a
+ * wgmma, fragments made in between), yet both together take 1.49 us for 128 columns, 1.18 us
+ * without expanding and adding.  So these are not hidden; probably both warpgroups do them at the
+ * same time. Many copies a stage, each by its own lane, cost 110 cycles each and bounded all tiles.
+ *
+ * Which schemes: INT4 and INT8 without zero points, in groups of a multiple of 128 or rows, in
+ * bf16. The others run few rows at a time (matmul_scheme_wide.cu). */
+#include "kernels/cuda/matmul_scheme_sm90.h"
+
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/ptx_cluster.cuh"
+#include "kernels/cuda/scheme_wide_store.cuh"
+#include "kernels/cuda/scheme_wide_sums.cuh"
+#include "kernels/cuda/tensor_map.h"
+
+namespace
+{
+
+enum {
+    MATHS = 256, /* threads that multiply: two warpgroups */
+    WARPS = MATHS / 32,
+    THREADS = MATHS + 128,
+    BOX = 64, /* columns of x in one copy: 128 bytes */
+    STAGES_MAX = 8,
+    GROUP_ROWS = 8, /* tiles of rows that run side by side, so that x and w stay in cache */
+    FIXED_BYTES = 1024 + WARPS * STORE_BYTES, /* room to align, and what y leaves through */
+    SHARED_MAX = 227 * 1024 - 1024,
+};
+
+struct wide_args {
+    struct product p;
+    struct wide_codes codes;
+    size_t unit_bytes, row_scales_at;
+    int n_units, n_k;         /* units of each weight; tiles of a unit */
+    int row_tiles, col_tiles; /* of y */
+    int stages, stage_bytes;
+};
+
+struct place {
+    int row, unit; /* first row of x; first unit of each weight */
+};
+
+template <int N, int BLOCKS> struct shape {
+    static const int UNITS = 8 * BLOCKS;    /* of a tile */
+    static const int X_BYTES = N * BOX * 2; /* of half a stage's */
+};
+
+/* GROUP_ROWS tiles of rows, all their columns, then the next. */
+template <int N, int BLOCKS> __device__ place place_at(const wide_args &a, int i)
+{
+    const int units = a.p.w_up ? 4 * BLOCKS : 8 * BLOCKS; /* of one weight */
+    const int in_groups = GROUP_ROWS * a.col_tiles;
+    const int first = i / in_groups * GROUP_ROWS, rest = i % in_groups;
+    const int height = min(a.row_tiles - first, GROUP_ROWS);
+    return {(first + rest % height) * N, rest / height * units};
+}
+
+/* ---- the thread that fetches ---- */
+
+struct wide_maps {
+    CUtensorMap x, w, w_up;
+};
+
+/* Few copies, and large: a copy from memory costs its thread about 100 cycles whatever its size. */
+template <int N, int BLOCKS> struct feeder {
+    using S = shape<N, BLOCKS>;
+    const wide_maps &maps;
+    const wide_args &a;
+    wide_ring r;
+
+    __device__ __forceinline__ void codes(const wide_ring &at, const place &t, int k)
+    {
+        const uint32_t bar = at.full + 8 * at.stage, to = at.at() + 2 * S::X_BYTES;
+        mbarrier_arrive_expect(bar, S::UNITS * a.codes.tile_bytes + 2 * S::X_BYTES);
+        tensor_copy_4d(to, &maps.w, bar, 0, 0, k, t.unit);
+        if (a.p.w_up)
+            tensor_copy_4d(to + 8 * a.codes.tile_bytes, &maps.w_up, bar, 0, 0, k, t.unit);
+    }
+
+    __device__ __forceinline__ void rows(const place &t, int k)
+    {
+#pragma unroll
+        for (int half = 0; half < 2; half++)
+            tensor_copy_2d(r.at() + half * S::X_BYTES, &maps.x, r.full + 8 * r.stage,
+                           (2 * k + half) * BOX, t.row);
+    }
+
+    /* Weights do not wait for the kernel before this one: the first stages' are on their way when x
+     * is. */
+    __device__ void run()
+    {
+        for (int i = blockIdx.x; i < a.row_tiles * a.col_tiles; i += gridDim.x) {
+            const place t = place_at<N, BLOCKS>(a, i);
+            int k = 0;
+            if (i == (int)blockIdx.x) {
+                wide_ring ahead = r;
+                const int n = min(a.stages, a.n_k);
+#pragma unroll 1
+                for (int j = 0; j < n; j++, ahead.next())
+                    codes(ahead, t, j);
+                depend_wait();
+#pragma unroll 1
+                for (; k < n; k++, r.next())
+                    rows(t, k);
+            }
+#pragma unroll 1
+            for (; k < a.n_k; k++, r.next()) {
+                mbarrier_wait(r.empty + 8 * r.stage, r.parity ^ 1);
+                codes(r, t, k);
+                rows(t, k);
+            }
+        }
+    }
+};
+
+/* ---- the warps that multiply ---- */
+
+template <class SUMS, int BLOCKS>
+__device__ __forceinline__ void scale_rows(SUMS &s, const wide_args &a, const place &t, int warp,
+                                           int lane)
+{
+#pragma unroll
+    for (int b = 0; b < BLOCKS; b++) {
+        const bool of_up = b == 1 && a.p.w_up;
+        const int unit = min(t.unit + (of_up ? 0 : 8 * b) + warp, a.n_units - 1);
+        const uint8_t *w = (const uint8_t *)(of_up ? a.p.w_up : a.p.w) + unit * a.unit_bytes;
+        s.scale_rows(b, ((const float2 *)(w + a.row_scales_at))[lane / 4]);
+    }
+}
+
+/* grid: [blocks]   block: [THREADS]: two warpgroups multiply, a thread of the third fetches */
+template <class T, int EXPAND, int N, int BLOCKS, int CHAINS>
+__global__ void __launch_bounds__(THREADS, 1)
+    matmul_scheme_kernel(const __grid_constant__ wide_maps maps,
+                         const __grid_constant__ wide_args a)
+{
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+    extern __shared__ uint8_t shared_raw[];
+    __shared__ uint64_t bars[2 * STAGES_MAX];
+    const wide_ring r = {(shared_addr(shared_raw) + 1023) & ~1023u,
+                         shared_addr(bars),
+                         shared_addr(bars + STAGES_MAX),
+                         (uint32_t)a.stage_bytes,
+                         a.stages,
+                         0,
+                         0};
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    if (threadIdx.x == MATHS) {
+        tensor_map_prefetch(&maps.w);
+        tensor_map_prefetch(&maps.x);
+        for (int s = 0; s < a.stages; s++) {
+            mbarrier_init(r.full + 8 * s, 1);
+            mbarrier_init(r.empty + 8 * s, WARPS);
+        }
+        fence_mbarrier_init();
+    }
+    __syncthreads();
+    depend_launch();
+    if (warp >= WARPS) {
+        registers_give<24>();
+        if (threadIdx.x == MATHS)
+            feeder<N, BLOCKS>{maps, a, r}.run();
+    } else {
+        registers_take<240>();
+        depend_wait();
+        wide_sums<T, EXPAND, N, BLOCKS, CHAINS> s(a.codes, r, a.n_k, warp, lane);
+        const uint32_t piece = r.stages + a.stages * a.stage_bytes + warp * STORE_BYTES;
+        for (int i = blockIdx.x; i < a.row_tiles * a.col_tiles; i += gridDim.x) {
+            const place t = place_at<N, BLOCKS>(a, i);
+            typedef wide_store<T, N, BLOCKS> store;
+            store(a.p, piece, t.row, t.unit * UNIT_ROWS, warp, lane).prefetch();
+            s.run();
+            if (a.codes.row_scale)
+                scale_rows<decltype(s), BLOCKS>(s, a, t, warp, lane);
+            store(a.p, piece, t.row, t.unit * UNIT_ROWS, warp, lane).run(s.sum);
+        }
+    }
+#endif
+}
+
+/* ---- launching ---- */
+
+int divide_up(int a, int b)
+{
+    return (a + b - 1) / b;
+}
+
+template <class T, int EXPAND, int N, int BLOCKS, int CHAINS>
+void launch_kernel(struct device *d, wide_args *a)
+{
+    using S = shape<N, BLOCKS>;
+    auto *kernel = matmul_scheme_kernel<T, EXPAND, N, BLOCKS, CHAINS>;
+    const int box_units = a->p.w_up ? S::UNITS / 2 : S::UNITS;
+    wide_maps maps;
+    tensor_map_2d(d, &maps.x, a->p.x, a->p.in, a->p.rows, a->p.in, BOX, N);
+    tensor_map_units(d, &maps.w, a->p.w, a->codes.tile_bytes, a->n_k, a->unit_bytes, a->n_units, 1,
+                     box_units);
+    tensor_map_units(d, &maps.w_up, a->p.w_up ? a->p.w_up : a->p.w, a->codes.tile_bytes, a->n_k,
+                     a->unit_bytes, a->n_units, 1, box_units);
+    a->row_tiles = divide_up(a->p.rows, N);
+    a->col_tiles = divide_up(a->n_units, box_units);
+    a->stage_bytes = divide_up(2 * S::X_BYTES + S::UNITS * (int)a->codes.tile_bytes, 1024) * 1024;
+    a->stages = (SHARED_MAX - FIXED_BYTES) / a->stage_bytes;
+    a->stages = a->stages < STAGES_MAX ? a->stages : STAGES_MAX;
+    static bool ready = false; /* one device thread; the attribute is of the function */
+    if (!ready)
+        cuda_check(
+            d,
+            cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED_MAX),
+            "shared memory of matmul");
+    ready = true;
+    const int tiles = a->row_tiles * a->col_tiles;
+    launch(d, "run matmul",
+           {dim3((unsigned)(tiles < d->sm_count ? tiles : d->sm_count)), dim3(THREADS),
+            (size_t)(FIXED_BYTES + a->stages * a->stage_bytes), 0},
+           kernel, maps, *a);
+}
+
+template <int EXPAND> void launch_tile(struct device *d, wide_args *a, enum scheme_wide_tile tile)
+{
+    switch (tile) {
+    case SCHEME_TILE_128_32:
+        return launch_kernel<__nv_bfloat16, EXPAND, 32, 1, 1>(d, a);
+    case SCHEME_TILE_128_64:
+        return launch_kernel<__nv_bfloat16, EXPAND, 64, 1, 1>(d, a);
+    case SCHEME_TILE_128_128:
+        return launch_kernel<__nv_bfloat16, EXPAND, 128, 1, 1>(d, a);
+    default:
+        return launch_kernel<__nv_bfloat16, EXPAND, 128, 2, 1>(d, a);
+    }
+}
+
+wide_args args_of(const struct product *p, const struct scheme_layout *l)
+{
+    wide_args a = {};
+    a.p = *p;
+    a.codes.tile_bytes = l->tile_bytes;
+    a.codes.scales_at = l->scales_at;
+    a.codes.zeros_at = l->zeros_at;
+    a.codes.row_scale = l->scale == SCALE_ROW;
+    a.codes.scale_shift = scale_bits_shift(l->scale);
+    a.codes.scale_factor = scale_bits_factor(l->scale);
+    a.codes.zero_bytes = l->zero_bytes;
+    a.unit_bytes = l->unit_bytes;
+    a.row_scales_at = l->row_scales_at;
+    a.n_units = divide_up(p->n, UNIT_ROWS);
+    a.n_k = l->n_tiles;
+    return a;
+}
+
+bool is_aligned(const void *at)
+{
+    return (uintptr_t)at % 16 == 0;
+}
+
+bool has_kernel(const struct device *d, const struct product *p)
+{
+    struct scheme_layout l;
+    scheme_layout(&l, p->scheme, p->in);
+    return d->cc == 90 && d->act == DT_BF16 && l.chains == 1 && l.zero_bytes == 0 &&
+           (l.kind == KIND_INT4 || l.kind == KIND_INT8);
+}
+
+} // namespace
+
+/* What is written and read is 8 values at a time; f32, for logits, one by one. */
+bool matmul_scheme_sm90_fits(const struct device *d, const struct product *p)
+{
+    return has_kernel(d, p) && is_aligned(p->x) && p->in % 8 == 0 &&
+           (p->y_f32
+                ? !p->add && !p->gate_in_y && !p->w_up
+                : is_aligned(p->y) && is_aligned(p->add) && p->n % 8 == 0 && p->y_stride % 8 == 0);
+}
+
+void matmul_scheme_sm90_tile(struct device *d, const struct product *p, enum scheme_wide_tile tile)
+{
+    struct scheme_layout l;
+    scheme_layout(&l, p->scheme, p->in);
+    wide_args a = args_of(p, &l);
+    if (l.kind == KIND_INT4)
+        launch_tile<EXPAND_INT4>(d, &a, tile);
+    else
+        launch_tile<EXPAND_INT8>(d, &a, tile);
+}
+
+void matmul_scheme_sm90(struct device *d, const struct product *p)
+{
+    matmul_scheme_sm90_tile(
+        d, p, scheme_wide_choose(p->rows, p->n, p->in, p->w_up != nullptr, d->sm_count));
+}

@@ -1,0 +1,22 @@
+/* matmul_scheme_sm90.h - products of many rows with the weights of a scheme, on Hopper.
+ *
+ * The bits are those of any other kernel of schemes: scheme_layout.h has the order.
+ *
+ * Thread: the device's. */
+#ifndef KERNELS_CUDA_MATMUL_SCHEME_SM90_H
+#define KERNELS_CUDA_MATMUL_SCHEME_SM90_H
+
+#include "kernels/cuda/matmul_int.h"
+#include "kernels/cuda/scheme_wide_choose.h"
+
+/* Can it write p's results?  On compute capability 9.0 only. */
+bool matmul_scheme_sm90_fits(const struct device *, const struct product *p);
+
+/* p has neither norm, gather nor order; any number of rows. */
+void matmul_scheme_sm90(struct device *, const struct product *p);
+
+/* The same with a tile that the caller chose, where p's scheme has it: what a benchmark compares.
+ */
+void matmul_scheme_sm90_tile(struct device *, const struct product *p, enum scheme_wide_tile);
+
+#endif

@@ -1,0 +1,59 @@
+/* ptx_wgmma.cuh - wgmma with A in registers and B in shared memory along k, by its columns.
+ *
+ * PTX ISA 8.0 and later, target sm_90a: docs.nvidia.com/cuda/parallel-thread-execution. */
+#ifndef KERNELS_CUDA_PTX_WGMMA_CUH
+#define KERNELS_CUDA_PTX_WGMMA_CUH
+
+#include "kernels/cuda/ptx_sm90.cuh"
+
+/* bulk_load, as L2 likes. */
+__device__ __forceinline__ void bulk_load(uint32_t to, const void *from, uint32_t n_bytes,
+                                          uint32_t bar)
+{
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes "
+                 "[%0], [%1], %2, [%3];" ::"r"(to),
+                 "l"(from), "r"(n_bytes), "r"(bar)
+                 : "memory");
+}
+
+/* stmatrix: as stmatrix_4, each matrix turned: a lane's values are neighbours in a column. */
+__device__ __forceinline__ void stmatrix_4_trans(uint32_t to, uint32_t a, uint32_t b, uint32_t c,
+                                                 uint32_t d)
+{
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(to),
+                 "r"(a), "r"(b), "r"(c), "r"(d)
+                 : "memory");
+}
+
+/* st.shared of 16 bytes. */
+__device__ __forceinline__ void store_shared_16(uint32_t to, uint4 v)
+{
+    asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(v.x), "r"(v.y), "r"(v.z),
+                 "r"(v.w)
+                 : "memory");
+}
+
+#define WGMMA_NAMES_16     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+#define WGMMA_VALUES_16(d) WGMMA_V8(d, 0), WGMMA_V8(d, 8)
+
+/* d[64, N] = (ADD ? d : 0) + a[64, 16] b[N, 16]^T; a is what mma.m16n8k16 takes, 16 rows a warp. */
+#define WGMMA_ROWS(TYPE, NAME, N, R, A0, A1, A2, A3, B, ADD)                                       \
+    __device__ __forceinline__ void wgmma_rows(TYPE, float(&d)[R], const uint32_t *a, uint64_t b,  \
+                                               int add)                                            \
+    {                                                                                              \
+        asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #ADD ", 0;\n"                            \
+                     "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." NAME "." NAME               \
+                     " {" WGMMA_NAMES_##R "}, {%" #A0 ", %" #A1 ", %" #A2 ", %" #A3 "}, %" #B      \
+                                          ", p, 1, 1, 0;\n}"                                       \
+                     : WGMMA_VALUES_##R(d)                                                         \
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));              \
+    }
+
+WGMMA_ROWS(__nv_bfloat16, "bf16", 32, 16, 16, 17, 18, 19, 20, 21)
+WGMMA_ROWS(__half, "f16", 32, 16, 16, 17, 18, 19, 20, 21)
+WGMMA_ROWS(__nv_bfloat16, "bf16", 64, 32, 32, 33, 34, 35, 36, 37)
+WGMMA_ROWS(__half, "f16", 64, 32, 32, 33, 34, 35, 36, 37)
+WGMMA_ROWS(__nv_bfloat16, "bf16", 128, 64, 64, 65, 66, 67, 68, 69)
+WGMMA_ROWS(__half, "f16", 128, 64, 64, 65, 66, 67, 68, 69)
+
+#endif

@@ -1,0 +1,30 @@
+/* scheme_wide_choose.h - how y of many rows is cut into tiles: a pure function of the shape.
+ *
+ * A choice changes how fast a product is and never its bits.  Plain C, tested without a GPU.
+ * Thread: any. */
+#ifndef KERNELS_CUDA_SCHEME_WIDE_CHOOSE_H
+#define KERNELS_CUDA_SCHEME_WIDE_CHOOSE_H
+
+#include <stdbool.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Rows of the weights by rows of x: the smaller, the more blocks.  A gated product has the last
+ * alone: half of its rows are the gate's, half up's. */
+enum scheme_wide_tile {
+    SCHEME_TILE_128_32,
+    SCHEME_TILE_128_64,
+    SCHEME_TILE_128_128,
+    SCHEME_TILE_256_128,
+    SCHEME_TILES
+};
+
+enum scheme_wide_tile scheme_wide_choose(int rows, int n, int in, bool gated, int sm_count);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

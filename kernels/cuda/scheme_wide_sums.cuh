@@ -1,0 +1,227 @@
+/* scheme_wide_sums.cuh - what a warpgroup multiplies: codes from shared memory to fragments in
+ * registers, wgmma with x in shared memory, chains to sums.
+ *
+ * A warpgroup has BLOCKS times 64 rows of the weights, by N rows of x.  Fragments of four steps are
+ * in registers: two are made ahead of the wgmma that runs, and the one before it may still run.
+ * Where registers allow (N <= 64) a chain is added while the next one runs; else the other
+ * warpgroup's wgmma fill the gap. */
+#ifndef KERNELS_CUDA_SCHEME_WIDE_SUMS_CUH
+#define KERNELS_CUDA_SCHEME_WIDE_SUMS_CUH
+
+#include "kernels/cuda/ptx_wgmma.cuh"
+#include "kernels/cuda/scheme_expand.cuh"
+
+struct wide_ring { /* stages: x's 128 columns in two boxes, then a tile of each unit */
+    uint32_t stages, full, empty;
+    uint32_t stage_bytes;
+    int n, stage, parity;
+
+    __device__ __forceinline__ void next()
+    {
+        if (++stage == n) {
+            stage = 0;
+            parity ^= 1;
+        }
+    }
+    __device__ __forceinline__ uint32_t at() const
+    {
+        return stages + stage * stage_bytes;
+    }
+};
+
+struct wide_codes { /* how a tile of a unit lies */
+    uint32_t tile_bytes, scales_at, zeros_at;
+    bool row_scale;       /* one a row: a chain's is 1 */
+    uint32_t scale_shift; /* scale_from_bits */
+    float scale_factor;
+    int zero_bytes;
+    struct expand_book book;
+};
+
+template <class T, int EXPAND, int N, int BLOCKS, int CHAINS> struct wide_sums {
+    static const int DEPTH = 4;               /* fragments in registers */
+    static const int AHEAD = 2;               /* of them, made before their turn */
+    static const int RUNNING = DEPTH - AHEAD; /* wgmma that may still run */
+    static const int STEPS_OF_WORDS = 4 / expand_words(EXPAND);
+    static const int PER_CHAIN = TILE_STEPS / CHAINS; /* steps */
+    static_assert(N / 2 * (BLOCKS + 2) > 192 || PER_CHAIN >= RUNNING,
+                  "a chain is added in the next");
+    static const bool TWO = N / 2 * (BLOCKS + 2) <= 192; /* chains in registers */
+    static const int UNROLL = TWO ? 4 / BLOCKS : 1;
+    static const uint32_t X_BYTES = N * 128; /* of half a stage */
+
+    const wide_codes &codes;
+    wide_ring ring;
+    int n_k; /* tiles of a unit */
+    int lane;
+    uint32_t my_tile; /* of block 0, in a stage */
+    float sum[BLOCKS][N / 2];
+    float chain[TWO ? 2 : 1][N / 2];
+    uint32_t fragment[DEPTH][4];
+    uint4 words;
+    uint32_t zero[2];
+    float up, down; /* scales of the chain that is not added yet, of rows g and g + 8 */
+
+    __device__ __forceinline__ wide_sums(const wide_codes &c, const wide_ring &r, int tiles,
+                                         int warp, int in_warp)
+        : codes(c), ring(r), n_k(tiles), lane(in_warp)
+    {
+        my_tile = 2 * X_BYTES + warp * c.tile_bytes;
+    }
+
+    /* What step s of block b of the stage in hand needs that earlier ones did not. */
+    __device__ __forceinline__ void load(int b, int s)
+    {
+        const uint32_t tile = ring.at() + my_tile + b * 8 * codes.tile_bytes;
+        if (s % STEPS_OF_WORDS == 0)
+            words = load_shared_16(tile + s / STEPS_OF_WORDS * 512 + lane * 16);
+        if (s % PER_CHAIN == 0 && (EXPAND == EXPAND_INT4 || EXPAND == EXPAND_INT8_ZERO)) {
+            const uint32_t row_pair = s / PER_CHAIN * 8 + lane / 4;
+            uint32_t stored = 0;
+            if (EXPAND == EXPAND_INT8_ZERO)
+                stored = load_shared_4(tile + codes.zeros_at + row_pair * 4);
+            else if (codes.zero_bytes)
+                stored = load_shared_2(tile + codes.zeros_at + row_pair * 2);
+            expand_zeros<T, EXPAND>(zero, codes.zero_bytes != 0, stored);
+        }
+    }
+
+    __device__ __forceinline__ void expand(int s)
+    {
+        const uint32_t w[4] = {words.x, words.y, words.z, words.w};
+        expand_step<T, EXPAND>(fragment[s % DEPTH], w + s % STEPS_OF_WORDS * expand_words(EXPAND),
+                               zero, codes.book);
+    }
+
+    __device__ __forceinline__ void multiply(float (&to)[N / 2], uint32_t stage, int s)
+    {
+        const uint64_t x = matrix_descriptor(stage + s / 4 * X_BYTES, 16, 1024) + s % 4 * 2;
+        registers_pin(fragment[s % DEPTH]);
+        registers_pin(to);
+        wgmma_fence();
+        wgmma_rows(T(), to, fragment[s % DEPTH], x, s % PER_CHAIN != 0);
+        wgmma_commit();
+    }
+
+    __device__ __forceinline__ void add(float (&to)[N / 2], float (&from)[N / 2])
+    {
+        registers_pin(from);
+#pragma unroll
+        for (int i = 0; i < N / 2; i++)
+            to[i] = __fmaf_rn(i % 4 < 2 ? up : down, from[i], to[i]); /* scale 1: a plain sum */
+    }
+
+    __device__ __forceinline__ void load_scales(uint32_t stage, int b, int s)
+    {
+        const uint32_t v = load_shared_4(stage + my_tile + b * 8 * codes.tile_bytes +
+                                         codes.scales_at + s / PER_CHAIN * 32 + lane / 4 * 4);
+        const float low = scale_from_bits(v << 16, codes.scale_shift, codes.scale_factor);
+        const float high = scale_from_bits(v, codes.scale_shift, codes.scale_factor);
+        up = codes.row_scale ? 1.0f : low;
+        down = codes.row_scale ? 1.0f : high;
+    }
+
+    __device__ __forceinline__ void release(int stage)
+    {
+        if (lane == 0)
+            mbarrier_arrive(ring.empty + 8 * stage);
+    }
+
+    /* Makes the fragment AHEAD steps after step s of block b, of the next stage if there is one. */
+    __device__ __forceinline__ void prepare(int b, int s, bool is_last)
+    {
+        const int then = (s + AHEAD) % TILE_STEPS, block = b + (s + AHEAD) / TILE_STEPS;
+        if (block == BLOCKS && is_last)
+            return;
+        if (then % STEPS_OF_WORDS == 0 || then % PER_CHAIN == 0) {
+            if (block == BLOCKS && then == 0) {
+                ring.next();
+                mbarrier_wait(ring.full + 8 * ring.stage, ring.parity);
+            }
+            load(block % BLOCKS, then);
+        }
+        expand(then);
+        registers_pin(fragment[then % DEPTH]); /* now, and not after the next wait */
+    }
+
+    /* n stages, the first of which is in hand with its first AHEAD fragments; all that was
+     * multiplied is added.  Chains alternate between two accumulators: one is added when two steps
+     * of the next are on their way. */
+    template <int n> __device__ __forceinline__ void stages(bool is_last)
+    {
+        int mine = 0, before = 0;
+#pragma unroll
+        for (int i = 0; i < n; i++) {
+            const uint32_t at = ring.at();
+            before = mine;
+            mine = ring.stage;
+#pragma unroll
+            for (int b = 0; b < BLOCKS; b++)
+#pragma unroll
+                for (int s = 0; s < TILE_STEPS; s++) {
+                    const int nth = (i * BLOCKS + b) * CHAINS + s / PER_CHAIN; /* chain */
+                    const int now = TWO ? nth % 2 : 0;
+                    const bool ends = (s + 1) % PER_CHAIN == 0;
+                    const bool ends_all = ends && nth + 1 == n * BLOCKS * CHAINS;
+                    multiply(chain[now], at, s);
+                    wgmma_wait<RUNNING>();
+                    registers_pin(fragment[(s + AHEAD) % DEPTH]);
+                    if (TWO && nth > 0 && s % PER_CHAIN == RUNNING - 1) {
+                        add(sum[(nth - 1) / CHAINS % BLOCKS], chain[1 - now]);
+                        if (b == 0 && s == RUNNING - 1)
+                            release(before);
+                    }
+                    if (ends)
+                        load_scales(at, b, s);
+                    prepare(b, s, is_last && i + 1 == n);
+                    if (ends_all || (!TWO && ends)) {
+                        wgmma_wait<0>();
+                        if (b + 1 == BLOCKS && s + 1 == TILE_STEPS)
+                            release(mine);
+                        add(sum[b], chain[now]);
+                    }
+                }
+        }
+    }
+
+    /* sum = the tile's sums, without the scales of rows. */
+    __device__ __forceinline__ void run()
+    {
+#pragma unroll
+        for (int i = 0; i < N / 2; i++) {
+#pragma unroll
+            for (int b = 0; b < BLOCKS; b++)
+                sum[b][i] = 0;
+            chain[0][i] = chain[TWO][i] = 0; /* or they would live from tile to tile */
+        }
+#pragma unroll
+        for (int i = 0; i < 4 * RUNNING; i++)
+            fragment[AHEAD + i / 4][i % 4] = 0;
+        mbarrier_wait(ring.full + 8 * ring.stage, ring.parity);
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++) {
+            if (i % STEPS_OF_WORDS == 0)
+                load(0, i);
+            expand(i);
+        }
+        int k = 0;
+        if (UNROLL > 1)
+#pragma unroll 1
+            for (; k + UNROLL <= n_k; k += UNROLL)
+                stages<UNROLL>(k + UNROLL == n_k);
+#pragma unroll 1
+        for (; k < n_k; k++)
+            stages<1>(k + 1 == n_k);
+        ring.next();
+    }
+
+    /* One scale a row: of this lane's two, in block b. */
+    __device__ __forceinline__ void scale_rows(int b, float2 scale)
+    {
+#pragma unroll
+        for (int i = 0; i < N / 2; i++)
+            sum[b][i] = __fmul_rn(i % 4 < 2 ? scale.x : scale.y, sum[b][i]);
+    }
+};
+
+#endif

@@ -1,0 +1,52 @@
+/* What scheme_wide_choose promises: the tile that was measured best where they differ, and for
+ * gated products the one that has both halves. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+
+#include "kernels/cuda/scheme_wide_choose.h"
+
+enum { SMS = 132 };
+
+static void the_choice_is_the_measured_best(void **state)
+{
+    (void)state;
+    static const struct {
+        int rows, n, in;
+        enum scheme_wide_tile want;
+    } cases[] = {
+        {128, 4096, 4096, SCHEME_TILE_128_32},   {256, 4096, 4096, SCHEME_TILE_128_64},
+        {512, 4096, 4096, SCHEME_TILE_128_128},  {4096, 4096, 4096, SCHEME_TILE_256_128},
+        {128, 6144, 4096, SCHEME_TILE_128_64},   {256, 6144, 4096, SCHEME_TILE_128_128},
+        {1024, 6144, 4096, SCHEME_TILE_128_128}, {128, 4096, 14336, SCHEME_TILE_128_32},
+        {512, 4096, 14336, SCHEME_TILE_128_128}, {1024, 4096, 14336, SCHEME_TILE_256_128},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        assert_int_equal(scheme_wide_choose(cases[i].rows, cases[i].n, cases[i].in, false, SMS),
+                         cases[i].want);
+}
+
+static void gated_products_have_one_tile(void **state)
+{
+    (void)state;
+    for (int rows = 1; rows <= 8192; rows += rows < 300 ? 1 : 511)
+        assert_int_equal(scheme_wide_choose(rows, 14336, 4096, true, SMS), SCHEME_TILE_256_128);
+}
+
+static void few_rows_take_small_tiles(void **state)
+{
+    (void)state;
+    for (int rows = 1; rows <= 32; rows++)
+        assert_int_equal(scheme_wide_choose(rows, 4096, 4096, false, SMS), SCHEME_TILE_128_32);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_choice_is_the_measured_best),
+        cmocka_unit_test(gated_products_have_one_tile),
+        cmocka_unit_test(few_rows_take_small_tiles),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
