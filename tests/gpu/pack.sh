@@ -36,6 +36,8 @@ make_probes() {
     probe probe_small tests/gpu/probe_small.cu kernels/cuda/{norm,embed,rope_kv,slots,sample}.cu
     probe probe_matmul tests/gpu/probe_matmul.cu "${products[@]}"
     probe bench_scheme tests/gpu/bench_scheme.cu "${products[@]}" -Xlinker --wrap=scheme_choose -lcublasLt
+    probe probe_scheme_wide tests/gpu/probe_scheme_wide.cu kernels/cuda/{matmul_scheme_sm90,tensor_map}.cu \
+        kernels/cuda/{scheme_layout,scheme_wide_choose}.c kernels/{scheme,tensor}.c base/status.c -lcublasLt
     probe probe_decode tests/gpu/probe_decode.cu
     probe bench_all_reduce tests/gpu/bench_all_reduce.cu kernels/cuda/{peers,nccl}.cu kernels/comm*.c \
         base/{status,clock,hash}.c -ldl

@@ -106,7 +106,7 @@ parity() {
         case $t in *_engine|*_ranks) continue ;; esac
         part "parity $(basename "$t")" "$tests" "$t"
     done
-    for t in probe_small probe_decode probe_matmul check_prefill bench_all_reduce; do
+    for t in probe_small probe_decode probe_matmul probe_scheme_wide check_prefill bench_all_reduce; do
         [ ! -x "$bin/$t" ] || part "parity $t" "$last" "$bin/$t" check
     done
 }
@@ -162,6 +162,7 @@ bench() {
             --random tests/bench/shapes/llama-3.1-8b --device cuda --repeats 3 --tensor-parallel 2
     part "bench idle" 'grep "^idle: width    1 "' tests/gpu/idle.sh "$bin" tests/bench/shapes/llama-3.2-1b
     [ ! -x "$bin/bench_all_reduce" ] || part "bench all_reduce" 'grep -E "^ +32768 "' "$bin/bench_all_reduce" bench
+    [ ! -x "$bin/probe_scheme_wide" ] || part "bench scheme wide" "$last" "$bin/probe_scheme_wide"
     [ ! -x "$bin/probe_decode" ] || part "bench decode" "$last" "$bin/probe_decode" bench
     [ ! -x "$bin/bench_scheme" ] || part "bench scheme" "$last" "$bin/bench_scheme"
     [ ! -x "$bin/bench_prefill" ] || part "bench prefill" "$last" "$bin/bench_prefill" bench

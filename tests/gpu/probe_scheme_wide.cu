@@ -1,0 +1,346 @@
+/* probe_scheme_wide.cu - the wide product of quantized weights, tile by tile: right to the bit, and
+ * how fast.
+ *
+ * Right: against the chains that scheme_layout.h defines, made here by mma.sync, and those against
+ * f64. Fast: every tile beside cublasLt in bf16, and the one that is chosen.
+ *
+ *     nvcc -std=c++17 -O3 -gencode=arch=compute_90a,code=sm_90a -I. tests/gpu/probe_scheme_wide.cu
+ * \
+ *          kernels/cuda/{matmul_scheme_sm90,tensor_map}.cu kernels/scheme.c kernels/tensor.c \
+ *          kernels/cuda/{scheme_layout,scheme_wide_choose}.c base/status.c -lcublasLt
+ *     probe_scheme_wide [check | rows ...] */
+#include "tests/gpu/lt_bench.cuh"
+
+#include <vector>
+
+#include "kernels/cuda/matmul_scheme_sm90.h"
+#include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/scheme_expand.cuh"
+#include "kernels/half.h"
+
+namespace
+{
+
+enum { ROWS_MAX = 4096, CHECK_ROWS = 300 };
+
+const struct scheme schemes[] = {
+    {.codes = DT_INT4, .group = 128, .scale = DT_F16},
+    {.codes = DT_INT8, .scale = DT_F32},
+    {.codes = DT_INT4, .group = 256, .scale = DT_F32},
+    {.codes = DT_INT8, .group = 128, .scale = DT_BF16},
+};
+
+uint32_t random_bits()
+{
+    static uint64_t state = 88172645463325252ull;
+    state ^= state << 13;
+    state ^= state >> 7;
+    state ^= state << 17;
+    return (uint32_t)(state >> 20);
+}
+
+/* ---- right ---- */
+
+/* grid: [units, rows of x / 8]   block: a warp, 16 rows of the weights by 8 of x */
+template <int EXPAND>
+__global__ void chain_kernel(float *y, const bf *x, const uint8_t *w, struct scheme_layout l,
+                             int rows, int in, int n)
+{
+    const int lane = threadIdx.x, row0 = blockIdx.y * 8, place = lane / 4 * 2;
+    const int words_of = expand_words(EXPAND), steps_of = 4 / words_of;
+    const uint8_t *unit = w + blockIdx.x * l.unit_bytes;
+    float sum[4] = {}, chain[4] = {};
+    for (int s = 0; s < l.n_tiles * TILE_STEPS; s++) {
+        const uint8_t *tile = unit + (size_t)(s / TILE_STEPS) * l.tile_bytes;
+        const int step = s % TILE_STEPS;
+        uint32_t a[4], b[2], words[2], zero[2];
+        expand_zeros<bf, EXPAND>(zero, false, 0);
+        for (int i = 0; i < words_of; i++)
+            words[i] = ((const uint32_t *)(tile + step / steps_of * 512 +
+                                           lane * 16))[step % steps_of * words_of + i];
+        expand_step<bf, EXPAND>(a, words, zero, expand_book());
+        for (int i = 0; i < 2; i++) {
+            const int row = row0 + lane / 4, k = s * 16 + i * 8 + lane % 4 * 2;
+            b[i] = row < rows && k < in ? *(const uint32_t *)(x + (size_t)row * in + k) : 0;
+        }
+        mma_16816(chain, a, b, bf());
+        for (int i = 0; step == TILE_STEPS - 1 && i < 4; i++) {
+            const uint16_t v = ((const uint16_t *)(tile + l.scales_at))[place + i / 2];
+            sum[i] = l.scale == SCALE_ROW ? __fadd_rn(sum[i], chain[i])
+                                          : __fmaf_rn(scale_to_f32(v, l.scale), chain[i], sum[i]);
+            chain[i] = 0;
+        }
+    }
+    for (int i = 0; i < 4; i++) {
+        const float scale =
+            l.scale == SCALE_ROW ? ((const float *)(unit + l.row_scales_at))[place + i / 2] : 1.0f;
+        const int row = row0 + lane % 4 * 2 + i % 2, col = blockIdx.x * 16 + lane / 4 + i / 2 * 8;
+        if (row < rows && col < n)
+            y[(size_t)row * n + col] = __fmul_rn(scale, sum[i]);
+    }
+}
+
+struct checked {
+    struct scheme s;
+    struct scheme_layout l;
+    int n, in;
+    bool gated;
+    std::vector<uint8_t> units[2];
+    uint8_t *w[2];
+    bf *x, *y, *add;
+    float *y_f32, *bias;
+    std::vector<uint16_t> host_x, host_y, host_add;
+    std::vector<float> host_f32, host_bias, want[2]; /* want: the sums */
+};
+
+template <class T> std::vector<T> fetched(const void *from, size_t n)
+{
+    std::vector<T> to(n);
+    OK(cudaMemcpy(to.data(), from, n * sizeof(T), cudaMemcpyDeviceToHost));
+    return to;
+}
+
+void make_weight(checked *c, int which)
+{
+    const size_t n = (size_t)c->n * c->in;
+    std::vector<uint8_t> codes(n);
+    std::vector<float> scales((size_t)c->n * (size_t)scheme_groups(&c->s, c->in));
+    for (auto &v : codes)
+        v = (uint8_t)(random_bits() & (c->l.bits == 4 ? 15 : 255));
+    for (auto &v : scales)
+        v = f32_from_f16(f32_to_f16(0.0001F * (float)(1 + random_bits() % 1000)));
+    const struct scheme_rows rows = {codes.data(), scales.data(), nullptr};
+    c->units[which].resize(scheme_units_bytes(&c->s, c->n, c->in));
+    scheme_pack(&c->s, DT_BF16, c->in, &rows, c->n, c->units[which].data());
+    c->w[which] = take<uint8_t>(c->units[which].size());
+    OK(cudaMemcpy(c->w[which], c->units[which].data(), c->units[which].size(),
+                  cudaMemcpyHostToDevice));
+}
+
+void make_want(struct device *d, checked *c, int which)
+{
+    float *sums = take<float>((size_t)CHECK_ROWS * c->n);
+    const dim3 grid((unsigned)(c->n + 15) / 16, (CHECK_ROWS + 7) / 8);
+    auto *kernel = c->l.bits == 4 ? chain_kernel<EXPAND_INT4> : chain_kernel<EXPAND_INT8>;
+    kernel<<<grid, 32, 0, d->stream>>>(sums, c->x, c->w[which], c->l, CHECK_ROWS, c->in, c->n);
+    OK(cudaStreamSynchronize(d->stream));
+    c->want[which] = fetched<float>(sums, (size_t)CHECK_ROWS * c->n);
+    OK(cudaFree(sums));
+}
+
+/* The largest error of some sums, as a part of the sum of magnitudes. */
+double error_of_want(const checked *c)
+{
+    double worst = 0;
+    for (int i = 0; i < 400; i++) {
+        const int r = (int)(random_bits() % CHECK_ROWS), col = (int)(random_bits() % c->n);
+        double sum = 0, all = 0;
+        for (int k = 0; k < c->in; k++) {
+            float scale;
+            const float v =
+                scheme_unpack(&c->s, DT_BF16, c->in, c->units[0].data(), col, k, &scale);
+            const double p = (double)v * scale * f32_from_bf16(c->host_x[(size_t)r * c->in + k]);
+            sum += p;
+            all += fabs(p);
+        }
+        worst = fmax(worst, fabs(sum - c->want[0][(size_t)r * c->n + col]) / all);
+    }
+    return worst;
+}
+
+enum mode { PLAIN, BIAS_ADD, F32, MODES };
+
+/* Is y's value at `at` what the sums and the rule of matmul_int.h give?  SiLU's within rounding. */
+bool is_right(const checked *c, mode mode, size_t at, int col)
+{
+    float v = c->want[0][at];
+    if (mode == F32)
+        return c->host_f32[at] == v;
+    if (mode == BIAS_ADD)
+        v += c->host_bias[col];
+    if (!c->gated) {
+        if (mode == BIAS_ADD)
+            v += f32_from_bf16(c->host_add[at]);
+        return c->host_y[at] == f32_to_bf16(v);
+    }
+    const double gate = f32_from_bf16(f32_to_bf16(v));
+    const double want = gate / (1 + exp(-gate)) * f32_from_bf16(f32_to_bf16(c->want[1][at]));
+    return fabs(f32_from_bf16(c->host_y[at]) - want) <= 0.005 * (fabs(want) + 1e-3);
+}
+
+int check_run(struct device *d, checked *c, int tile, int rows, mode mode)
+{
+    const size_t n = (size_t)CHECK_ROWS * c->n;
+    struct product p = {};
+    p.x = c->x;
+    p.rows = rows;
+    p.in = c->in;
+    p.n = p.y_stride = c->n;
+    p.scheme = &c->s;
+    p.w = c->w[0];
+    p.w_up = c->w[1];
+    p.act = c->gated ? ACT_SILU : ACT_NONE;
+    p.y = mode == F32 ? (void *)c->y_f32 : c->y;
+    p.y_f32 = mode == F32;
+    p.bias = mode == BIAS_ADD ? c->bias : nullptr;
+    p.add = mode == BIAS_ADD && !c->gated ? c->add : nullptr;
+    OK(cudaMemsetAsync(c->y, 0xff, n * 2, d->stream));
+    OK(cudaMemsetAsync(c->y_f32, 0xff, n * 4, d->stream));
+    matmul_scheme_sm90_tile(d, &p, (enum scheme_wide_tile)tile);
+    OK(cudaStreamSynchronize(d->stream));
+    c->host_y = fetched<uint16_t>(c->y, n);
+    c->host_f32 = fetched<float>(c->y_f32, n);
+    int wrong = 0, outside = 0;
+    for (size_t at = 0; at < n; at++)
+        if (at < (size_t)rows * c->n)
+            wrong += !is_right(c, mode, at, (int)(at % c->n));
+        else
+            outside += mode == F32 ? f32_to_bits(c->host_f32[at]) != ~0u : c->host_y[at] != 0xffff;
+    if (wrong || outside)
+        printf("  tile %d rows %d mode %d: %d wrong, %d written outside\n", tile, rows, mode, wrong,
+               outside);
+    return wrong || outside;
+}
+
+int check(struct device *d, const struct scheme *s, int n, int in, bool gated)
+{
+    checked c = {};
+    c.s = *s;
+    c.n = n;
+    c.in = in;
+    c.gated = gated;
+    scheme_layout(&c.l, s, in);
+    c.x = random_matrix<bf>((size_t)CHECK_ROWS * in, 1);
+    c.add = random_matrix<bf>((size_t)CHECK_ROWS * n, 1);
+    c.bias = random_matrix<float>((size_t)n, 1);
+    c.y = take<bf>((size_t)CHECK_ROWS * n);
+    c.y_f32 = take<float>((size_t)CHECK_ROWS * n);
+    c.host_x = fetched<uint16_t>(c.x, (size_t)CHECK_ROWS * in);
+    c.host_add = fetched<uint16_t>(c.add, (size_t)CHECK_ROWS * n);
+    c.host_bias = fetched<float>(c.bias, (size_t)n);
+    for (int g = 0; g <= gated; g++) {
+        make_weight(&c, g);
+        make_want(d, &c, g);
+    }
+    const double error = error_of_want(&c);
+    int bad = error > 1e-6;
+    for (int tile = gated ? SCHEME_TILE_256_128 : 0; tile < SCHEME_TILES; tile++)
+        for (int rows : {1, 65, 129, 300})
+            for (int mode = 0; mode < (gated ? F32 : MODES); mode++)
+                bad += check_run(d, &c, tile, rows, (enum mode)mode);
+    char text[96];
+    printf("%s %s n %d in %d%s: sums within %.2g of f64\n", bad ? "FAIL" : "ok  ",
+           scheme_describe(s, text, sizeof text), n, in, gated ? " gated" : "", error);
+    for (void *at : {(void *)c.x, (void *)c.add, (void *)c.bias, (void *)c.y, (void *)c.y_f32,
+                     (void *)c.w[0], (void *)c.w[1]})
+        OK(cudaFree(at));
+    return bad;
+}
+
+/* ---- fast ---- */
+
+const struct layer layers[] = {
+    {"qkv", 4096, 6144, false, false, false, false},
+    {"out", 4096, 4096, false, true, false, false},
+    {"gate|up", 4096, 14336, true, false, false, false},
+    {"down", 14336, 4096, false, true, false, false},
+};
+
+struct copies { /* of a weight, more than the second-level cache holds */
+    const struct scheme *s;
+    size_t half, bytes; /* of gate, of both */
+    uint8_t *w;
+    int n;
+};
+
+copies make_copies(const struct scheme *s, const struct layer *l)
+{
+    copies c = {s};
+    c.half = scheme_units_bytes(s, l->n, l->in);
+    c.bytes = c.half * (l->gated ? 2 : 1);
+    c.n = (int)(L2_TIMES / c.bytes) + 1;
+    c.w = (uint8_t *)random_matrix<float>(c.bytes * (size_t)c.n / 4, 1);
+    return c;
+}
+
+double tile_us(struct bench *b, const copies *c, const struct layer *l, int rows, int tile,
+               int launches)
+{
+    struct product p = {};
+    p.x = b->x;
+    p.rows = rows;
+    p.in = l->in;
+    p.n = p.y_stride = l->n;
+    p.scheme = c->s;
+    p.act = l->gated ? ACT_SILU : ACT_NONE;
+    p.y = b->y;
+    p.add = l->add ? b->add : nullptr;
+    return graph_us(b->d.stream, launches, [&](int i) {
+        const uint8_t *w = c->w + c->bytes * (size_t)(i % c->n);
+        p.w = w;
+        p.w_up = l->gated ? w + c->half : nullptr;
+        matmul_scheme_sm90_tile(&b->d, &p, (enum scheme_wide_tile)tile);
+    });
+}
+
+void bench_scheme(struct bench *b, const copies *c, const struct layer *l, int rows, double lt,
+                  int launches)
+{
+    const int chosen = scheme_wide_choose(rows, l->n, l->in, l->gated, b->d.sm_count);
+    printf(" | w%d", c->s->codes == DT_INT4 ? 4 : 8);
+    for (int tile = l->gated ? SCHEME_TILE_256_128 : 0; tile < SCHEME_TILES; tile++) {
+        const double us = tile_us(b, c, l, rows, tile, launches);
+        printf(" %7.2f", us);
+        if (tile == chosen)
+            printf("* %4.2fx", lt / us);
+    }
+}
+
+void bench_layer(struct bench *b, const struct layer *l, const int *rows, int n_rows)
+{
+    const size_t values = (size_t)l->in * l->n * (l->gated ? 2 : 1);
+    const int n_w = (int)(L2_TIMES / (values * 2)) + 1;
+    bf *w[ROTATE_MAX];
+    for (int i = 0; i < n_w; i++)
+        w[i] = random_matrix<bf>(values, 1 / sqrtf((float)l->in));
+    const copies c[2] = {make_copies(&schemes[0], l), make_copies(&schemes[1], l)};
+    for (int i = 0; i < n_rows; i++) {
+        const int launches = rows[i] <= 256 ? 40 : 8;
+        const double lt = lt_us(b, l, rows[i], w, n_w, launches);
+        printf("%-7s M %-4d cublasLt %7.2f us", l->name, rows[i], lt);
+        for (const copies &one : c)
+            bench_scheme(b, &one, l, rows[i], lt, launches);
+        printf("\n");
+        fflush(stdout);
+    }
+    for (int i = 0; i < n_w; i++)
+        OK(cudaFree(w[i]));
+    for (const copies &one : c)
+        OK(cudaFree(one.w));
+}
+
+} // namespace
+
+int main(int argc, char **argv)
+{
+    static int rows[16] = {65, 128, 256, 512, 1024, 2048, 4096};
+    int n_rows = 7, bad = 0;
+    struct device d = device_bare(DT_BF16);
+    for (const struct scheme &s : schemes) {
+        bad += check(&d, &s, 200, 256, false);
+        bad += check(&d, &s, 584, 1280, false);
+        bad += check(&d, &s, 328, 768, true);
+    }
+    printf("right: %d bad\n", bad);
+    if (argc > 1 && strcmp(argv[1], "check") == 0)
+        return bad != 0;
+    if (argc > 1)
+        for (n_rows = 0; n_rows + 1 < argc && n_rows < 16; n_rows++)
+            rows[n_rows] = atoi(argv[n_rows + 1]);
+    struct bench b = bench_open(ROWS_MAX);
+    printf(
+        "microseconds of each tile, * the one chosen, and how much faster than cublasLt it is\n");
+    for (const struct layer &l : layers)
+        bench_layer(&b, &l, rows, n_rows);
+    return bad != 0;
+}
