@@ -125,7 +125,7 @@ static bool follower_start(struct follower *f, struct status *st)
 
 static bool start_threads(struct ranks *r, struct status *st)
 {
-    r->memory = comm_memory_take(r->n, st);
+    r->memory = comm_memory_take(r->n, 1, st);
     r->comm = r->memory ? comm_open(r->memory, 0, st) : NULL;
     if (!r->comm)
         return false;
@@ -145,7 +145,7 @@ static bool open_first(struct ranks *r, progress_fn *progress, void *ctx, struct
     if (r->n > 1 && !o->rank_group && !start_threads(r, st))
         return false;
     if (r->n > 1 && o->rank_group)
-        r->comm = comm_join(o->rank_group, 0, r->n, JOIN_MS_MAX, st);
+        r->comm = comm_join(o->rank_group, 0, r->n, 1, JOIN_MS_MAX, st);
     if (r->n > 1 && !r->comm)
         return false;
     r->runner = runner_open(o, r->comm, progress, ctx, st);
@@ -158,7 +158,7 @@ static bool open_other(struct ranks *r, progress_fn *progress, void *ctx, struct
     const struct engine_options *o = &r->options;
     struct follower *f = &r->follower[o->rank];
     f->options = o;
-    f->comm = comm_join(o->rank_group, o->rank, r->n, JOIN_MS_MAX, st);
+    f->comm = comm_join(o->rank_group, o->rank, r->n, 1, JOIN_MS_MAX, st);
     return f->comm && follower_open(f, progress, ctx, st) && follower_start(f, st);
 }
 
@@ -272,7 +272,7 @@ void ranks_close(struct ranks *r)
     ranks_retire(&r->options, r->runner != NULL);
     runner_close(r->runner);
     comm_close(r->comm);
-    comm_memory_drop(r->memory, r->n);
+    comm_memory_drop(r->memory);
     free(r);
 }
 

@@ -9,10 +9,15 @@
  * processes of a machine alike.  The CPU device sums activations here; a device with links of its
  * own uses it to set them up, and for what its host must agree on.
  *
+ * The ranks of a group may be divided into parts, equal runs of ranks (stages of a model): a part is
+ * a group of its own for the calls, and fails with the whole.  From part to part goes mail: bytes in
+ * order from a rank to the one of its place in the next part, where the last part's next is the first.
+ *
  * Nobody waits for ever: a rank that does not come in the time that comm_wait_set allows fails the
  * group, and so does comm_abort.  A failure is final and shared: the calls of all ranks return
  * false from then on, at once or when their wait is over (within COMM_LOOK_MS), and comm_ok gives
- * the one reason, which names the rank.  What a failed call should have written is undefined.
+ * the one reason, which names the rank.  Mail is waited for as long as the group stands and the other
+ * rank's heart beats: what a part does between two letters has no limit here.  What a failed call should have written is undefined.
  *
  * Thread: one for each rank, but comm_abort and comm_ok: any. */
 #ifndef KERNELS_COMM_H
@@ -27,14 +32,15 @@
 enum {
     COMM_RANKS_MAX = 16,
     COMM_WAIT_MS = 5000, /* for another rank, until comm_wait_set says otherwise */
-    COMM_LOOK_MS = 50    /* between two looks of a sleeper at the group's state */
+    COMM_LOOK_MS = 50,   /* between two looks of a sleeper at the group's state */
+    COMM_MAIL_BYTES = 1 << 20 /* on their way to a rank, at most */
 };
 
 struct comm; /* one rank's end of a group */
 
 /* The memory of one group of this process and its children.  NULL when there is none. */
-void *comm_memory_take(int n_ranks, struct status *st) MUST_CHECK;
-void comm_memory_drop(void *memory, int n_ranks); /* accepts NULL; no end may be open */
+void *comm_memory_take(int n_ranks, int n_parts, struct status *st) MUST_CHECK;
+void comm_memory_drop(void *memory); /* accepts NULL; no end may be open */
 
 /* Rank `rank` of the group in `memory`; each rank is opened once. */
 struct comm *comm_open(void *memory, int rank, struct status *st) MUST_CHECK;
@@ -46,13 +52,17 @@ void comm_close(struct comm *c);
  * the others wait for one that takes them.  A rank here has a heartbeat, and is given up when it
  * stops.  BAD_INPUT where sizes differ, UNSUPPORTED where versions do. */
 enum { COMM_NAME_MAX = 63 };
-struct comm *comm_join(const char *name, int rank, int n_ranks, int64_t wait_ms,
+struct comm *comm_join(const char *name, int rank, int n_ranks, int n_parts, int64_t wait_ms,
                        struct status *st) MUST_CHECK;
 /* For who knows that the process of a rank is gone: ends its group, if there is one that it is in.
  * With `ended` and rank 0 for good (CANCELLED), else the ranks should come again. */
 void comm_retire(const char *name, int rank, bool ended);
 /* For a rank that waits for something else: as comm_ok, once it has looked at the others' hearts. */
 bool comm_look(struct comm *c, struct status *st);
+
+/* This rank's end of its part, for the calls among the part's ranks, which are numbered from 0
+ * there.  Closed before c. */
+struct comm *comm_part(struct comm *c, struct status *st) MUST_CHECK;
 
 int comm_rank(const struct comm *c);
 int comm_size(const struct comm *c); /* N */
@@ -72,6 +82,13 @@ bool comm_all_gather(struct comm *c, void *rows, size_t n_rows, size_t row_bytes
                      const size_t *split);
 /* y[i] = add[i] + (x0[i] + x1[i] + ...), i < n, on all ranks.  add may be NULL; y may be x or add. */
 bool comm_all_reduce(struct comm *c, float *y, const float *x, const float *add, size_t n);
+
+/* Mail, on an end of the whole group that has parts: waits for room, or for all n bytes. */
+bool comm_send(struct comm *c, const void *p, size_t n);
+bool comm_recv(struct comm *c, void *p, size_t n);
+/* Bytes there is room for now, which are sent; bytes that have come and are not received. */
+size_t comm_send_some(struct comm *c, const void *p, size_t n);
+size_t comm_mail(const struct comm *c);
 
 /* This rank cannot go on, and so nobody can.  The first reason stays. */
 void comm_abort(struct comm *c, const struct status *why);

@@ -13,7 +13,7 @@
 
 enum {
     COMM_MAGIC = 0x6b6e6172, /* "rank" */
-    COMM_LAYOUT = 1,
+    COMM_LAYOUT = 2,
     COMM_LINE = 64,
     COMM_PIECE_BYTES = 256 * 1024,
     COMM_WHY_BYTES = 200,
@@ -40,20 +40,35 @@ struct mailbox {
     _Alignas(COMM_LINE) _Atomic uint32_t n_asleep;
 };
 
+struct mail { /* bytes on their way to a rank, from the one before it */
+    /* The sender writes; its waiter's futex. */
+    _Alignas(COMM_LINE) _Atomic uint32_t n_put; /* since the start; wraps */
+    _Atomic uint32_t sender_sleeps;
+    /* The receiver writes. */
+    _Alignas(COMM_LINE) _Atomic uint32_t n_taken;
+    _Atomic uint32_t receiver_sleeps;
+    _Alignas(COMM_LINE) char bytes[COMM_MAIL_BYTES];
+};
+
 struct group {
-    uint32_t magic, layout, n_ranks;
+    uint32_t magic, layout, n_ranks, n_parts;
     _Atomic uint32_t failed; /* 0, or 1 + the rank whose mailbox says why, or one of the above */
     _Atomic uint64_t
         beat_ns[COMM_RANKS_MAX]; /* when a rank's process last ran; 0 = it has no beat */
     _Atomic uint32_t joined[COMM_RANKS_MAX];
-    struct mailbox box[]; /* [n_ranks]; behind them the pieces: [n_ranks, 2, COMM_PIECE_BYTES] */
+    /* [n_boxes]: a box for each rank, and another one for what it does in its part, where there are
+     * parts; behind them the pieces, [n_boxes, 2, COMM_PIECE_BYTES], and the mail, [n_ranks]. */
+    struct mailbox box[];
 };
 
 struct comm {
     struct group *group;
-    int rank, n_ranks;
-    uint32_t round;  /* the last one this rank came to */
-    int64_t wait_ms; /* 0 = no limit */
+    struct comm *whole; /* of the end of a part; else itself */
+    int rank, n_ranks;  /* in the part */
+    int first;          /* what its rank 0 is in the whole group */
+    int first_box;      /*   and which box that has */
+    uint32_t round;     /* the last one this rank came to */
+    int64_t wait_ms;    /* 0 = no limit */
     _Atomic bool reported;
 
     /* Of a process (comm_process.c). */
@@ -64,8 +79,10 @@ struct comm {
     uint64_t suspect_ns[COMM_RANKS_MAX]; /* comm_look's */
 };
 
-size_t comm_memory_bytes(int n_ranks);
-void comm_memory_init(struct group *g, int n_ranks);
+size_t comm_memory_bytes(int n_ranks, int n_parts);
+void comm_memory_init(struct group *g, int n_ranks, int n_parts);
+struct mail *comm_mail_of(const struct comm *c, int rank);
+bool comm_has_failed(const struct comm *c);
 /* False, and `why` is set, when another rank's process has not run for a while; looked at twice,
  * some time apart, so that a pause of this process is not taken for the other's.  *suspect_ns: 0
  * at first. */

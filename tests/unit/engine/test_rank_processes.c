@@ -246,17 +246,17 @@ static void a_group_of_another_size_is_refused(void **state)
 {
     (void)state;
     struct status st = {0};
-    struct comm *first = comm_join(group, 0, 3, 1000, &st);
+    struct comm *first = comm_join(group, 0, 3, 1, 1000, &st);
     assert_non_null(first);
-    assert_null(comm_join(group, 1, 2, 1000, &st));
+    assert_null(comm_join(group, 1, 2, 1, 1000, &st));
     assert_string_equal(st.msg, "rank 0 wants 3 ranks, this one 2");
     st = (struct status){0};
-    assert_null(comm_join("a/b", 1, 2, 1000, &st));
+    assert_null(comm_join("a/b", 1, 2, 1, 1000, &st));
     assert_int_equal(st.code, STATUS_BAD_INPUT);
     st = (struct status){0};
     comm_retire(group, 1, false); /* it is not in it */
     assert_true(comm_ok(first, &st));
-    struct comm *again = comm_join(group, 0, 2, 1000, &st); /* the first life is over */
+    struct comm *again = comm_join(group, 0, 2, 1, 1000, &st); /* the first life is over */
     assert_non_null(again);
     assert_false(comm_ok(first, &st));
     assert_string_equal(st.msg, "rank 0 starts again");
@@ -267,8 +267,8 @@ static void a_group_of_another_size_is_refused(void **state)
     assert_int_equal(st.code, STATUS_CANCELLED);
     comm_close(again);
     st = (struct status){0};
-    again = comm_join(group, 0, 2, 1000, &st);
-    struct comm *other = comm_join(group, 1, 2, 1000, &st);
+    again = comm_join(group, 0, 2, 1, 1000, &st);
+    struct comm *other = comm_join(group, 1, 2, 1, 1000, &st);
     assert_true(again && other);
     comm_retire(group, 1, true);
     assert_false(comm_ok(again, &st));
@@ -277,7 +277,7 @@ static void a_group_of_another_size_is_refused(void **state)
     comm_close(again);
     st = (struct status){0};
     comm_retire(group, 0, true);
-    assert_null(comm_join(group, 1, 2, 200, &st));
+    assert_null(comm_join(group, 1, 2, 1, 200, &st));
     assert_non_null(strstr(st.msg, "rank 0 did not make group"));
 }
 

@@ -105,7 +105,7 @@ static bool run_processes(const struct ranks *all, int n)
 static void *take_memory(int n)
 {
     struct status st = {0};
-    void *memory = comm_memory_take(n, &st);
+    void *memory = comm_memory_take(n, 1, &st);
     if (!memory)
         fail_msg("%s", st.msg);
     return memory;
@@ -115,10 +115,10 @@ static void run_both(rank_fn *fn, void *ctx, int n)
 {
     struct ranks all = {fn, ctx, take_memory(n)};
     assert_true(run_threads(&all, n));
-    comm_memory_drop(all.memory, n);
+    comm_memory_drop(all.memory);
     all.memory = take_memory(n);
     assert_true(run_processes(&all, n));
-    comm_memory_drop(all.memory, n);
+    comm_memory_drop(all.memory);
 }
 
 /* --- numbers -------------------------------------------------------------------------------- */
@@ -446,7 +446,7 @@ static void strike(int sig)
     assert_true(now_ms() - start < SOON_MS);
     kill(pid[1], SIGKILL);
     waitpid(pid[1], &how, 0);
-    comm_memory_drop(all.memory, N);
+    comm_memory_drop(all.memory);
 }
 
 static void a_killed_or_stopped_process_is_named(void **state)
@@ -465,7 +465,7 @@ static void an_impossible_rank_is_refused(void **state)
     void *memory = take_memory(2);
     assert_null(comm_open(memory, 2, &st));
     assert_string_equal(st.msg, "rank 2 is not one of a group of 2, or there twice");
-    comm_memory_drop(memory, 2);
+    comm_memory_drop(memory);
 }
 
 int main(void)
