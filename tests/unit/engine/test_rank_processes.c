@@ -21,6 +21,7 @@
 enum { PROMPT = 23, N_NEW = 6, TOP = 5, RANKS = 4, ALL_DOWN_MS = 10000 };
 
 static char path[64], other_path[64], group[32];
+static int n_stages = 1; /* of the ranks */
 
 struct end { /* how a rank's process ended, seen by the test */
     struct status why;
@@ -42,7 +43,8 @@ static struct engine_options options(int n_ranks, const char *rank_group, int ra
     return (struct engine_options){.model_path = path,
                                    .cpu_precision = "fast",
                                    .device = "cpu",
-                                   .tensor_parallel = n_ranks,
+                                   .tensor_parallel = n_ranks / n_stages,
+                                   .layer_split = n_stages,
                                    .rank_group = rank_group,
                                    .rank = rank,
                                    .n_threads = 1,
@@ -111,7 +113,7 @@ static void run(const struct engine_options *o, struct sample_out out[N_NEW])
     for (int i = 0; i < N_NEW; i++) {
         out[i] = step_result_tokens(drive_run(&d))[0];
         drive_begin(&d);
-        drive_row(&d, &seq, ROW_SAMPLE, NULL, 1);
+        drive_row(&d, &seq, ROW_SAMPLE, n_stages > 1 ? &out[i].id : NULL, 1);
     }
     drive_close(&d);
 }
@@ -147,8 +149,9 @@ static void step_until_failure(struct drive *d, struct status *st)
         if (seq.position > 120)
             seq = begin(d);
         else {
+            const int32_t id = 7;
             drive_begin(d);
-            drive_row(d, &seq, ROW_SAMPLE, NULL, 1);
+            drive_row(d, &seq, ROW_SAMPLE, n_stages > 1 ? &id : NULL, 1);
         }
     }
 }
@@ -186,29 +189,37 @@ static void strike(int sig, bool idle)
 static void a_rank_that_is_killed_or_stopped_ends_all(void **state)
 {
     (void)state;
-    strike(SIGKILL, false);
-    strike(SIGSTOP, false);
-    strike(SIGKILL, true);
-    strike(SIGSTOP, true);
+    for (n_stages = 1; n_stages <= RANKS; n_stages *= 2) {
+        print_message("           %d stages of %d ranks\n", n_stages, RANKS / n_stages);
+        strike(SIGKILL, false);
+        strike(SIGSTOP, true);
+        if (n_stages > 1)
+            continue;
+        strike(SIGSTOP, false);
+        strike(SIGKILL, true);
+    }
+    n_stages = 1;
 }
 
 static void a_first_rank_that_is_gone_ends_the_others(void **state)
 {
     (void)state;
     static const int signals[] = {SIGKILL, SIGSTOP};
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 4; i++) {
         pid_t pid[RANKS];
+        n_stages = i < 2 ? 1 : 2;
         const struct engine_options o = options(RANKS, group, 0);
         fork_others(pid, RANKS);
         pid[0] = fork_rank(&o);
         sleep_ms(700);
-        kill(pid[0], signals[i]);
+        kill(pid[0], signals[i % 2]);
         assert_true(await_others(pid, RANKS, 0) < ALL_DOWN_MS);
         if (!strstr(ends[1].why.msg, "process of rank 0 has not run"))
             fail_msg("%s", ends[1].why.msg);
         kill(pid[0], SIGKILL);
         waitpid(pid[0], NULL, 0);
     }
+    n_stages = 1;
 }
 
 static void check_refused(struct engine_options *other, const char *text)
@@ -286,6 +297,7 @@ static void write_tiny(char to[64], int vocab)
     struct make m;
     struct tiny t = tiny_default;
     t.vocab = vocab;
+    t.n_layers = RANKS;
     strcpy(to, "/tmp/inferd-ranks-XXXXXX");
     close(mkstemp(to));
     tiny_make(&m, &t);
