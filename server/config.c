@@ -60,7 +60,13 @@ static const struct option options[] = {
     {"Model", "threads", NUMBER, AT(threads), "0", 0, 64, 0,
      "CPU threads, of all ranks together; 0 = all cores"},
     {"Model", "tensor-parallel", NUMBER, AT(tensor_parallel), "1", 1, ENGINE_RANKS_MAX, 0,
-     "ranks that divide the model among them; on the CPU each is a part of the threads"},
+     "ranks that divide each layer among them; on the CPU each is a part of the threads"},
+    {"Model", "layer-split", TEXT, AT(layer_split), "1", 1, 4, 0,
+     "stages that divide the layers among them, each of as many ranks as tensor-parallel says; "
+     "auto = the fewest that fit the devices"},
+    {"Model", "max-memory", TEXT, AT(max_memory), "", 0, 511, 0,
+     "bytes that devices may hold, by number: 0=20GiB,1=40GiB; layers are placed by them; default: "
+     "all that is free"},
     {"Model", "cpu-precision", CHOICE, AT(cpu_precision), "fast", 0, 0, "fast|exact",
      "fast: 8-bit activations for quantized weights; exact: float32 throughout"},
     {"Model", "cpu-isa", TEXT, AT(cpu_isa), "", 0, 31, 0,
@@ -417,6 +423,24 @@ static void name_group(struct config *c)
             *s = '-';
 }
 
+/* So many ranks make the stages that were asked for, and divide each layer. */
+static bool share_ranks(struct config *c, int64_t size, const char *by, struct status *st)
+{
+    const bool is_auto = c->n_stages == ENGINE_SPLIT_AUTO;
+    if (is_auto)
+        c->n_stages = size / c->tensor_parallel;
+    else if (c->tensor_parallel == 1)
+        c->tensor_parallel = size / c->n_stages;
+    if (c->n_stages * c->tensor_parallel == size && c->n_stages > 0)
+        return true;
+    if (!is_auto && c->n_stages == 1)
+        return status_fail(st, STATUS_BAD_INPUT, "tensor-parallel is %lld, and %s says %lld",
+                           (long long)c->tensor_parallel, by, (long long)size);
+    return status_fail(st, STATUS_BAD_INPUT,
+                       "layer-split is %s, tensor-parallel %lld, and %s says %lld", c->layer_split,
+                       (long long)c->tensor_parallel, by, (long long)size);
+}
+
 bool config_ranks(struct config *c, struct status *st)
 {
     static const struct {
@@ -444,10 +468,8 @@ bool config_ranks(struct config *c, struct status *st)
         return status_fail(st, STATUS_UNSUPPORTED,
                            "engine: want process for a rank of several, as %s says, found %s",
                            launchers[i].size, c->engine);
-    if (c->tensor_parallel != 1 && c->tensor_parallel != size)
-        return status_fail(st, STATUS_BAD_INPUT, "tensor-parallel is %lld, and %s says %lld",
-                           (long long)c->tensor_parallel, launchers[i].size, (long long)size);
-    c->tensor_parallel = size;
+    if (!share_ranks(c, size, launchers[i].size, st))
+        return false;
     c->rank = rank;
     name_group(c);
     return true;
@@ -517,10 +539,33 @@ static bool read_share(struct config *c, struct status *st)
                        c->gpu_memory);
 }
 
+/* A number, or auto. */
+static bool read_split(struct config *c, struct status *st)
+{
+    char *end;
+    const bool is_auto = strcmp(c->layer_split, "auto") == 0;
+    c->n_stages = is_auto ? ENGINE_SPLIT_AUTO : strtoll(c->layer_split, &end, 10);
+    return is_auto ||
+           (end != c->layer_split && *end == '\0' && c->n_stages >= 1 &&
+            c->n_stages <= ENGINE_RANKS_MAX) ||
+           status_fail(st, STATUS_BAD_INPUT,
+                       "layer-split: want auto or a number from 1 to %d, found \"%s\"",
+                       ENGINE_RANKS_MAX, c->layer_split);
+}
+
+static bool check_ranks(const struct config *c, struct status *st)
+{
+    const int64_t n = c->n_stages * c->tensor_parallel;
+    return n <= ENGINE_RANKS_MAX ||
+           status_fail(st, STATUS_BAD_INPUT,
+                       "layer-split times tensor-parallel: want at most %d ranks, found %lld",
+                       ENGINE_RANKS_MAX, (long long)n);
+}
+
 static bool check_together(struct config *c, struct status *st)
 {
     struct engine_options engine;
-    if (!read_share(c, st))
+    if (!read_share(c, st) || !read_split(c, st) || !check_ranks(c, st))
         return false;
     config_engine(c, &engine);
     if (!check_options(&engine, st))
@@ -622,6 +667,8 @@ void config_engine(const struct config *c, struct engine_options *o)
         .gpu_memory = c->gpu_memory_share,
         .n_threads = (int32_t)c->threads,
         .tensor_parallel = (int32_t)c->tensor_parallel,
+        .layer_split = (int32_t)c->n_stages,
+        .max_memory = c->max_memory,
         .rank_group = c->rank_group[0] ? c->rank_group : NULL,
         .rank = (int32_t)c->rank,
         .seqs_max = (int32_t)c->max_seqs,

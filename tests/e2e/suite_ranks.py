@@ -1,4 +1,5 @@
-"""A model divided among three ranks: threads of one engine, and processes as a launcher starts them.
+"""A model divided among three ranks: threads of one engine, and processes as a launcher starts them;
+and its layers among three stages.
 
 The suite's own daemon has its ranks as threads; what it says is what the processes must say, also
 when one of them is killed or stopped meanwhile."""
@@ -12,7 +13,9 @@ import harness
 from harness import check, equal
 
 RANKS = 3
-OPTIONS = ("--tensor-parallel", str(RANKS), "--kv-memory", "64MiB")
+MEMORY = ("--kv-memory", "64MiB")
+OPTIONS = ("--tensor-parallel", str(RANKS), *MEMORY)
+STAGES = ("--layer-split", str(RANKS), *MEMORY)
 REQUESTS = [("/v1/completions", {"model": "test-model", "prompt": f"Chapter {i}:", "max_tokens": 60,
                                  "seed": i, "temperature": (0, 0.9)[i % 2], "ignore_eos": True})
             for i in range(4)]
@@ -26,18 +29,18 @@ def children(pid):
 class Group:
     """RANKS processes with the environment of torchrun; the first one is a harness.Server."""
 
-    def __init__(self, options):
+    def __init__(self, options, flags=OPTIONS):
         self.logs, self.others = [], []
         self.env = {"WORLD_SIZE": str(RANKS), "MASTER_PORT": str(harness.free_port())}
         for rank in range(1, RANKS):
             self.logs.append(open(f"/tmp/inferd-e2e-rank-{os.getpid()}-{rank}", "w+"))
             self.others.append(subprocess.Popen(
-                [options.binary, "serve", "--model", options.model, *OPTIONS],
+                [options.binary, "serve", "--model", options.model, *flags],
                 env={**os.environ, **self.env, "RANK": str(rank)}, stderr=self.logs[-1]))
         before = dict(os.environ)
         os.environ.update(self.env, RANK="0")
         try:
-            self.first = harness.Server(options.binary, options.model, *OPTIONS)
+            self.first = harness.Server(options.binary, options.model, *flags)
         except harness.Failure:
             self.kill()
             raise
@@ -104,6 +107,26 @@ def test_streams_go_on_when_a_rank_is_killed_or_stopped(c):
         for rank, sig in ((1, signal.SIGKILL), (0, signal.SIGKILL), (2, signal.SIGSTOP)):
             strike(c, group, want, rank, sig)
         group.first.stop()
+
+
+def test_stages_say_what_one_says_and_outlive_deaths(c):
+    one = harness.Server(c.options.binary, c.options.model, *MEMORY)
+    try:
+        want = run_all(one)
+    finally:
+        one.stop()
+    threads = harness.Server(c.options.binary, c.options.model, *STAGES)
+    try:
+        equal(run_all(threads), want, "streams of stages that are threads")
+    finally:
+        threads.stop()
+    with Group(c.options, STAGES) as group:
+        equal(run_all(group.first), want, "streams of stages that are processes")
+        for rank, sig in ((1, signal.SIGKILL), (0, signal.SIGKILL), (2, signal.SIGSTOP)):
+            strike(c, group, want, rank, sig)
+        group.first.stop()
+        for rank, p in enumerate(group.others, 1):
+            equal(p.wait(10), 0, "exit code of rank", rank)
 
 
 def test_ranks_that_differ_are_refused_by_name(c):
