@@ -405,6 +405,27 @@ static void views_cover_the_model_once(void **state)
     }
 }
 
+static void a_row_of_stages_names_its_token(void **state)
+{
+    (void)state;
+    struct drive d;
+    struct status st = {0};
+    char path[128];
+    write_tiny(path, DT_F32, true);
+    const struct engine_options o = options(path, 1, 2);
+    drive_open(&d, &o);
+    drive_begin(&d);
+    struct drive_seq seq = drive_set(&d, 0, drive_greedy(TOP), 1);
+    drive_row(&d, &seq, ROW_SAMPLE, NULL, 1);
+    step_end(&d.builder);
+    assert_false(step_check(d.step, step_bytes_max(&d.limits), &d.limits, &st));
+    assert_int_equal(st.code, STATUS_CORRUPT);
+    d.limits.n_stages = 1;
+    st = (struct status){0};
+    assert_true(step_check(d.step, step_bytes_max(&d.limits), &d.limits, &st));
+    drive_close(&d);
+}
+
 /* --- what is asked for, and what is not there ----------------------------------------------- */
 
 static void caps_are_read_or_refused(void **state)
@@ -468,6 +489,7 @@ int main(void)
         cmocka_unit_test(results_larger_than_mail_do_not_lock_up),
         cmocka_unit_test(no_cut_fills_the_fullest_device_less),
         cmocka_unit_test(views_cover_the_model_once),
+        cmocka_unit_test(a_row_of_stages_names_its_token),
         cmocka_unit_test(caps_are_read_or_refused),
         cmocka_unit_test(what_cannot_be_is_refused_with_its_numbers),
     };
