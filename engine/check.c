@@ -4,13 +4,14 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "base/memory.h"
 #include "engine/gguf.h"
 #include "engine/model.h"
 #include "engine/model_text.h"
+#include "engine/place.h"
 #include "engine/plan.h"
 #include "engine/quant_load.h"
 #include "engine/shard.h"
+#include "engine/stages.h"
 #include "kernels/backend.h"
 
 static void print_window(const struct model_config *c, struct buf *out)
@@ -162,29 +163,88 @@ static void print_device(const struct backend *b, const struct device *dev,
         buf_printf(out, "  %-12s not used: %s\n", "cuda", against_cuda->msg);
 }
 
-/* Each rank's plan; the first's, which has the most, is printed whole. */
-static bool print_rank_plans(const struct engine_options *o, const struct ops *ops,
-                             const struct device *dev, struct plan_memory available,
-                             struct buf *out, struct status *st)
+/* What a rank's plan is made of. */
+struct grid {
+    const struct engine_options *o;
+    const struct backend *backend;
+    const struct device *dev;
+    int n_stages, n_tensor;
+    struct plan_memory memory[COMM_RANKS_MAX];
+    struct placement placement; /* the first rank's, as when it runs */
+};
+
+/* The part that rank number `tensor` of each stage has; closed by model_file_close. */
+static bool open_part(struct model_file *f, const struct grid *g, int tensor, struct status *st)
+{
+    return model_file_open(f, g->o->model_path, st) && shard_model(f, tensor, g->n_tensor, st) &&
+           quant_load_apply(f, g->o, st);
+}
+
+static bool plan_one(struct plan *p, const struct grid *g, const struct model_file *f, int rank,
+                     struct plan_rank *out, struct status *st)
+{
+    struct model_file view;
+    if (!place_view(&view, f, &g->placement, rank / g->n_tensor, st))
+        return false;
+    const bool fits = plan_make(p, &view, g->o, g->backend->ops, g->dev, g->memory[rank], st);
+    if (fits)
+        *out = plan_rank(p, &view);
+    place_view_close(&view);
+    return fits;
+}
+
+/* The ranks of all stages that have the same part of each layer. */
+static bool plan_part(struct plan *first, struct grid *g, int tensor, struct plan_rank *ranks,
+                      struct status *st)
+{
+    struct model_file f = {0};
+    struct plan p;
+    bool fits = open_part(&f, g, tensor, st);
+    if (fits && tensor == 0)
+        fits = stages_place(&g->placement, &f, g->o, g->backend->ops, g->dev, g->memory,
+                            g->n_stages, g->n_tensor, st);
+    for (int s = 0; fits && s < g->n_stages; s++) {
+        const int rank = s * g->n_tensor + tensor;
+        fits = plan_one(rank == 0 ? first : &p, g, &f, rank, &ranks[rank], st);
+    }
+    model_file_close(&f);
+    return fits;
+}
+
+/* All have as many blocks as the one that has the fewest. */
+static int32_t least_blocks(const struct plan_rank *ranks, int n)
+{
+    int32_t least = ranks[0].n_blocks;
+    for (int i = 1; i < n; i++)
+        least = ranks[i].n_blocks < least ? ranks[i].n_blocks : least;
+    return least;
+}
+
+static bool plan_all(struct plan *first, struct grid *g, struct plan_rank *ranks, struct status *st)
+{
+    for (int i = 0; i < g->n_tensor; i++)
+        if (!plan_part(first, g, i, ranks, st))
+            return false;
+    return true;
+}
+
+/* Each rank's plan; the first's is printed whole. */
+static bool print_rank_plans(struct grid *g, struct buf *out, struct status *st)
 {
     struct plan_rank ranks[COMM_RANKS_MAX];
-    for (int i = 0; i < o->tensor_parallel; i++) {
-        struct model_file f;
-        struct plan plan;
-        if (!model_file_open(&f, o->model_path, st))
-            return false;
-        const bool fits = shard_model(&f, i, o->tensor_parallel, st) &&
-                          quant_load_apply(&f, o, st) &&
-                          plan_make(&plan, &f, o, ops, dev, available, st);
-        if (fits)
-            ranks[i] = plan_rank(&plan, &f);
-        model_file_close(&f);
-        if (!fits)
-            return false;
-        if (i == 0)
-            plan_print(&plan, out);
-    }
-    plan_print_ranks(ranks, o->tensor_parallel, out);
+    struct plan first;
+    struct engine_options agreed = *g->o;
+    const int n = g->n_stages * g->n_tensor;
+    if (!plan_all(&first, g, ranks, st))
+        return false;
+    const char *kv_from = first.kv_from;
+    agreed.kv_blocks = least_blocks(ranks, n);
+    g->o = &agreed;
+    if (!plan_all(&first, g, ranks, st))
+        return false;
+    first.kv_from = kv_from;
+    plan_print(&first, out);
+    plan_print_ranks(ranks, n, out);
     return true;
 }
 
@@ -193,33 +253,35 @@ static bool print_plan(const struct model_file *f, const struct engine_options *
 {
     struct device_options options;
     struct status against_cuda;
-    const struct backend *backend;
+    struct grid g = {.o = o, .n_tensor = o->tensor_parallel > 1 ? o->tensor_parallel : 1};
     struct plan plan;
-    if (!plan_device_options(f, o, &options, st))
+    if (!plan_device_options(f, o, &options, st) || !stages_choose(o, &g.n_stages, st))
         return false;
-    struct device *dev = backend_open(o->device, &options, &backend, &against_cuda, st);
+    struct device *dev = backend_open(o->device, &options, &g.backend, &against_cuda, st);
     if (!dev)
         return false;
-    const struct ops *ops = backend->ops;
-    const struct plan_memory available = {.device = ops->mem_free(dev),
-                                          .host = memory_available_bytes("")};
-    print_device(backend, dev, &against_cuda, out);
-    bool fits;
-    if (o->tensor_parallel > 1) {
-        fits = print_rank_plans(o, ops, dev, available, out, st);
-    } else {
-        fits = plan_make(&plan, f, o, ops, dev, available, st);
+    g.dev = dev;
+    print_device(g.backend, dev, &against_cuda, out);
+    const int n = g.n_stages * g.n_tensor;
+    bool fits = n <= COMM_RANKS_MAX ? stages_memory(g.memory, g.backend, dev, o, n, st)
+                                    : status_fail(st, STATUS_BAD_INPUT, "%d ranks are too many", n);
+    if (fits && n > 1) {
+        fits = print_rank_plans(&g, out, st);
+    } else if (fits) {
+        fits = plan_make(&plan, f, o, g.backend->ops, dev, g.memory[0], st);
         if (fits)
             plan_print(&plan, out);
     }
-    ops->close(dev);
+    g.backend->ops->close(dev);
     return fits;
 }
 
 bool check_options(const struct engine_options *o, struct status *st)
 {
     struct quant_choice c;
-    return quant_choice_read(&c, o, st);
+    uint64_t cap[COMM_RANKS_MAX];
+    int n_caps;
+    return quant_choice_read(&c, o, st) && place_caps_read(o->max_memory, cap, &n_caps, st);
 }
 
 bool check_model(const struct engine_options *o, struct buf *out, struct status *st)

@@ -42,7 +42,8 @@ static void list_arrays(struct decoder *d, const struct model_config *cfg,
         {&d->attn, n, q_width(cfg), act},
         {&d->gate, n, cfg->ffn, act},
         {&d->part, n, cfg->n_ranks > 1 ? cfg->hidden : 0, act},
-        {(void **)&d->logits, decoder_heads_max(limits), cfg->vocab, DT_F32},
+        {(void **)&d->logits, decoder_heads_max(limits), model_is_last_stage(cfg) ? cfg->vocab : 0,
+         DT_F32},
     };
     for (int i = 0; i < N_ARRAYS; i++)
         list[i] = all[i];
@@ -174,18 +175,31 @@ static void feed_forward(struct decoder *d, int il, int n)
     add_to_x(d, n, d->gate, w[W_DOWN], w[W_DOWN_BIAS], w[W_FFN_OUT_NORM]);
 }
 
-void decoder_forward(struct decoder *d, int n_tokens)
+/* Each token's row of the table. */
+static void embed(struct decoder *d, int n)
 {
     const struct model_config *cfg = &d->model->cfg;
     d->ops->embed(d->dev, &(struct embed_args){
         .out = d->part ? d->part : d->x, .table = d->model->w[W_EMBED], .scale = cfg->embed_scale,
         .first = cfg->vocab_split[cfg->rank]});
     if (d->part) /* each token's row is in one part, zero in the others */
-        sum_parts(d, n_tokens, d->x, NULL);
+        sum_parts(d, n, d->x, NULL);
+}
+
+void decoder_forward(struct decoder *d, int n_tokens)
+{
+    const struct model_config *cfg = &d->model->cfg;
+    const struct pass_args pass = {.x = d->x, .rows = n_tokens, .width = cfg->hidden};
+    if (model_is_first_stage(cfg))
+        embed(d, n_tokens);
+    else
+        d->ops->recv(d->dev, &pass);
     for (int il = 0; il < cfg->n_layers; il++) {
         attend(d, il, n_tokens);
         feed_forward(d, il, n_tokens);
     }
+    if (!model_is_last_stage(cfg))
+        d->ops->send(d->dev, &pass);
 }
 
 void decoder_head(struct decoder *d, int first, int n)

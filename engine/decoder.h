@@ -3,7 +3,8 @@
  * decoder_forward() brings the batch's tokens through all layers and writes their keys
  * and values to the cache.  decoder_head() then makes logits for the rows that want them.
  * Everything about the model comes from model_config and from which weights are there.
- * Ranks (shard.h) run the same calls on their parts, and meet in the sums over them.
+ * Ranks (shard.h) run the same calls on their parts, and meet in the sums over them.  A stage
+ * (place.h) begins with what the one before it hands on, and hands on what it has made.
  *
  * Thread: the device's. */
 #ifndef ENGINE_DECODER_H
@@ -27,7 +28,7 @@ struct decoder {
     void *attn;    /* [T, n_heads, head_dim] */
     void *gate;    /* [T, ffn] */
     void *part;    /* [T, hidden] what this rank has of a sum; NULL <=> the only rank */
-    float *logits; /* [decoder_heads_max, vocab] */
+    float *logits; /* [decoder_heads_max, vocab]; the last stage's */
 };
 
 /* Rows of logits that are made at a time. */

@@ -7,7 +7,7 @@
  *   engine_fake   no model: token = hash(seed, position, all tokens before it), with a
  *                 clock of its own (simulation, front-end benchmarks)
  *
- * The scheduler submits at most ENGINE_DEPTH steps ahead and reads results in order.
+ * The scheduler submits at most engine_depth() steps ahead and reads results in order.
  * The engine knows only steps; the scheduler holds the truth.  Each life of the engine
  * has an epoch: after a death the next life starts with empty slots, tables and cache,
  * and the scheduler sets its sequences again.  A result of an earlier epoch is never
@@ -34,13 +34,22 @@
 #include "engine/step.h"
 
 enum {
-    ENGINE_DEPTH = 2,
+    ENGINE_DEPTH = 2, /* with one stage */
     ENGINE_RANKS_MAX = 16,
+    ENGINE_DEPTH_MAX = ENGINE_RANKS_MAX + 1,
+    ENGINE_SPLIT_AUTO = -1,
     ENGINE_STALL_MS = 1500,
     ENGINE_STALL_KILL_MS = 15000
 };
 
 enum engine_state { ENGINE_STARTING, ENGINE_READY, ENGINE_DOWN };
+
+/* Steps that may be submitted and unanswered: one for each stage to work at, and one that waits
+ * before the first. */
+static inline int32_t engine_depth(const struct step_limits *l)
+{
+    return l->n_stages > 1 ? l->n_stages + 1 : ENGINE_DEPTH;
+}
 
 /* What a model and its options need; declared here, filled by server/config.c. */
 struct engine_options {
@@ -59,7 +68,11 @@ struct engine_options {
     int32_t device_index;
     double gpu_memory;         /* share of the device's memory that may be used; 0 = 0.92 */
     int32_t n_threads;         /* of all ranks; 0 = all cores */
-    int32_t tensor_parallel;   /* ranks that divide the model; 0 = 1 */
+    int32_t tensor_parallel;   /* ranks that divide each layer; 0 = 1 */
+    int32_t layer_split;       /* stages that divide the layers; 0 = 1; ENGINE_SPLIT_AUTO = the fewest
+                                  that fit */
+    const char *max_memory;    /* bytes that devices may hold, by rank: "0=20GiB,1=40GiB"; NULL and
+                                  "" = all that is free */
     bool no_peer_memory;       /* GPUs of ranks do not write each other's memory: NCCL carries all */
     const char *rank_group;    /* NULL = the ranks are threads; else each is a process, and this is the
                                   name they meet by */
@@ -79,7 +92,7 @@ struct engine_options {
 
 struct engine_facts { /* known once READY; constant over epochs, or the restart fails */
     struct step_limits limits;
-    int32_t n_ranks;            /* 1 <=> the model is not divided */
+    int32_t n_ranks;            /* 1 <=> the model is not divided; in limits.n_stages equal stages */
     uint64_t weight_bytes, kv_bytes, total_bytes; /* of all ranks */
     uint64_t step_weight_bytes; /* that each step reads: all but a table for embedding alone */
     uint64_t load_ms;

@@ -43,8 +43,9 @@ struct engine_fake {
     const struct clock *clock;
     int timer_fd; /* real time only, else -1 */
 
-    struct step *step[ENGINE_DEPTH]; /* submitted ones first, oldest first */
-    uint64_t due_ns[ENGINE_DEPTH];   /* when it is done */
+    struct step *step[ENGINE_DEPTH_MAX]; /* submitted ones first, oldest first */
+    uint64_t due_ns[ENGINE_DEPTH_MAX];   /* when it is done */
+    uint64_t free_ns[ENGINE_RANKS_MAX];  /* when a stage has done all it was given */
     int n_steps;
     void *result;
     bool has_result; /* of step[0], not given back yet */
@@ -334,6 +335,7 @@ static void become_down(struct engine_fake *f, uint64_t now_ns)
     f->until_ns = now_ns + backoff_ns(++f->n_backoff);
     f->dying = f->hung = f->has_result = false;
     f->n_steps = 0;
+    memset(f->free_ns, 0, sizeof f->free_ns);
 }
 
 static void become_ready(struct engine_fake *f, uint64_t now_ns)
@@ -411,7 +413,22 @@ static enum engine_state fake_poll(struct engine *e, uint64_t now_ns)
 static struct step *fake_step_room(struct engine *e)
 {
     struct engine_fake *f = fake(e);
-    return e->state == ENGINE_READY && f->n_steps < ENGINE_DEPTH ? f->step[f->n_steps] : NULL;
+    return e->state == ENGINE_READY && f->n_steps < engine_depth(&f->options.limits)
+               ? f->step[f->n_steps]
+               : NULL;
+}
+
+/* When a step of so many nanoseconds has passed all stages, each busy with one at a time. */
+static uint64_t pass_stages(struct engine_fake *f, uint64_t now_ns, uint64_t ns)
+{
+    const int n = f->options.limits.n_stages > 1 ? f->options.limits.n_stages : 1;
+    uint64_t at_ns = now_ns;
+    for (int i = 0; i < n; i++) {
+        if (f->free_ns[i] > at_ns)
+            at_ns = f->free_ns[i];
+        f->free_ns[i] = at_ns += ns / (uint64_t)n;
+    }
+    return at_ns;
 }
 
 static void fake_submit(struct engine *e)
@@ -419,13 +436,11 @@ static void fake_submit(struct engine *e)
     struct engine_fake *f = fake(e);
     const struct engine_fake_options *o = &f->options;
     const uint64_t now_ns = clock_now(f->clock);
-    const uint64_t start_ns =
-        f->n_steps && f->due_ns[f->n_steps - 1] > now_ns ? f->due_ns[f->n_steps - 1] : now_ns;
     const struct step *step = f->step[f->n_steps];
     uint64_t ns = o->step_ns + o->token_ns * (uint64_t)step->n_tokens;
     if (o->slow_every && hash64_mix(++f->n_submitted) % o->slow_every == 0)
         ns += o->slow_ns;
-    f->due_ns[f->n_steps] = start_ns + ns;
+    f->due_ns[f->n_steps] = pass_stages(f, now_ns, ns);
     if (f->n_steps++ == 0)
         arm_timer(f, f->due_ns[0]);
 }
@@ -445,11 +460,12 @@ static void fake_result_done(struct engine *e)
     assert(f->has_result);
     f->has_result = false;
     struct step *first = f->step[0];
-    for (int i = 1; i < ENGINE_DEPTH; i++) {
+    const int depth = engine_depth(&f->options.limits);
+    for (int i = 1; i < depth; i++) {
         f->step[i - 1] = f->step[i];
         f->due_ns[i - 1] = f->due_ns[i];
     }
-    f->step[ENGINE_DEPTH - 1] = first;
+    f->step[depth - 1] = first;
     if (--f->n_steps > 0)
         arm_timer(f, f->due_ns[0]);
 }
@@ -482,7 +498,7 @@ static void fake_kill(struct engine *e, const char *why)
 static void fake_close(struct engine *e)
 {
     struct engine_fake *f = fake(e);
-    for (int i = 0; i < ENGINE_DEPTH; i++)
+    for (int i = 0; i < ENGINE_DEPTH_MAX; i++)
         free(f->step[i]);
     free(f->result);
     free(f->kv);
@@ -512,7 +528,7 @@ static const struct engine_vtable fake_vtable = {
 static bool take_memory(struct engine_fake *f)
 {
     const struct step_limits *l = &f->options.limits;
-    for (int i = 0; i < ENGINE_DEPTH; i++)
+    for (int i = 0; i < engine_depth(l); i++)
         if (!(f->step[i] = calloc(1, step_bytes_max(l))))
             return false;
     f->result = calloc(1, step_result_bytes_max(l));

@@ -39,8 +39,8 @@ struct life {
     pid_t pid;
     int pid_fd;
     uint64_t born_ns;
-    uint64_t waiting_since_ns;            /* oldest unanswered step became the oldest; 0 = none */
-    int32_t waiting_tokens[ENGINE_DEPTH]; /* tokens of the unanswered steps, oldest first */
+    uint64_t waiting_since_ns; /* oldest unanswered step became the oldest; 0 = none */
+    int32_t waiting_tokens[ENGINE_DEPTH_MAX]; /* tokens of the unanswered steps, oldest first */
     int n_waiting;
     uint64_t suspect_ns; /* since when each look has found it late; 0 = the last did not */
 };
@@ -484,15 +484,15 @@ static const struct engine_vtable proc_vtable = {
 /* The caller's strings may go; keep copies of all in one block. */
 static bool keep_text(struct engine_proc *p, const struct engine_options *o)
 {
-    enum { N_TEXTS = 11 };
-    const char *from[N_TEXTS] = {o->model_path,    o->cpu_precision, o->cpu_isa,  o->kv_dtype,
-                                 o->device,        o->dtype,         o->quantize, o->quantize_head,
-                                 o->quantize_skip, o->rank_group,    o->rank_host};
+    enum { N_TEXTS = 12 };
+    const char *from[N_TEXTS] = {o->model_path,    o->cpu_precision, o->cpu_isa,   o->kv_dtype,
+                                 o->device,        o->dtype,         o->quantize,  o->quantize_head,
+                                 o->quantize_skip, o->rank_group,    o->rank_host, o->max_memory};
     const char **to[N_TEXTS] = {
         &p->options.model_path, &p->options.cpu_precision, &p->options.cpu_isa,
         &p->options.kv_dtype,   &p->options.device,        &p->options.dtype,
         &p->options.quantize,   &p->options.quantize_head, &p->options.quantize_skip,
-        &p->options.rank_group, &p->options.rank_host};
+        &p->options.rank_group, &p->options.rank_host,     &p->options.max_memory};
     size_t n = 0;
     for (int i = 0; i < N_TEXTS; i++)
         n += from[i] ? strlen(from[i]) + 1 : 0;

@@ -31,7 +31,7 @@ struct shared_options { /* struct engine_options without pointers */
     char model_path[PATH_BYTES];
     char cpu_precision[16], cpu_isa[16], kv_dtype[16], device[16], dtype[16];
     char quantize[64], quantize_head[64], quantize_skip[1024];
-    char rank_group[64], rank_host[256];
+    char rank_group[64], rank_host[256], max_memory[512];
     struct engine_options rest; /* its pointers are NULL here */
 };
 
@@ -56,28 +56,39 @@ static uint32_t cell_bytes(size_t n)
     return (uint32_t)((n + 63) & ~(size_t)63);
 }
 
+/* A ring has a power of two. */
+static uint32_t count_cells(int32_t depth)
+{
+    uint32_t n = 1;
+    while (n < (uint32_t)depth)
+        n *= 2;
+    return n;
+}
+
 struct ring_layout {
-    uint32_t step_cell, result_cell;
+    uint32_t n_cells, step_cell, result_cell;
     size_t results_at, n_bytes; /* from the end of the control block */
 };
 
 static bool lay_rings(const struct step_limits *l, struct ring_layout *lay, struct status *st)
 {
-    const bool sane = l->vocab > 0 && l->seqs_max > 0 && l->step_tokens_max > 0 &&
-                      l->context_max > 0 && l->n_blocks > 0 && l->block_tokens > 0 &&
-                      l->history_max >= 0 && l->bias_max >= 0 && l->vocab < 1 << 24 &&
-                      l->seqs_max <= 1 << 14 && l->step_tokens_max <= 1 << 20 &&
-                      l->context_max <= 1 << 24 && l->history_max <= 1 << 28 &&
-                      l->bias_max <= 1 << 24 && (int64_t)l->n_blocks * l->block_tokens <= INT32_MAX;
+    const bool sane =
+        l->vocab > 0 && l->seqs_max > 0 && l->step_tokens_max > 0 && l->context_max > 0 &&
+        l->n_blocks > 0 && l->block_tokens > 0 && l->history_max >= 0 && l->bias_max >= 0 &&
+        l->vocab < 1 << 24 && l->seqs_max <= 1 << 14 && l->step_tokens_max <= 1 << 20 &&
+        l->context_max <= 1 << 24 && l->history_max <= 1 << 28 && l->bias_max <= 1 << 24 &&
+        (int64_t)l->n_blocks * l->block_tokens <= INT32_MAX && l->n_stages >= 0 &&
+        l->n_stages <= ENGINE_RANKS_MAX;
     if (!sane || step_bytes_max(l) > 1u << 30 || step_result_bytes_max(l) > 1u << 30)
         return status_fail(st, STATUS_CORRUPT,
                            "engine limits out of range: vocab %d, sequences %d, step %d tokens, "
                            "context %d",
                            l->vocab, l->seqs_max, l->step_tokens_max, l->context_max);
+    lay->n_cells = count_cells(engine_depth(l));
     lay->step_cell = cell_bytes(step_bytes_max(l));
     lay->result_cell = cell_bytes(step_result_bytes_max(l));
-    lay->results_at = ring_bytes(ENGINE_DEPTH, lay->step_cell);
-    lay->n_bytes = lay->results_at + ring_bytes(ENGINE_DEPTH, lay->result_cell);
+    lay->results_at = ring_bytes(lay->n_cells, lay->step_cell);
+    lay->n_bytes = lay->results_at + ring_bytes(lay->n_cells, lay->result_cell);
     return true;
 }
 
@@ -98,6 +109,7 @@ static bool copy_options(struct shared_options *to, const struct engine_options 
     to->rest = *o;
     to->rest.model_path = to->rest.cpu_precision = to->rest.cpu_isa = to->rest.kv_dtype = NULL;
     to->rest.device = to->rest.dtype = to->rest.rank_group = to->rest.rank_host = NULL;
+    to->rest.max_memory = NULL;
     to->rest.quantize = to->rest.quantize_head = to->rest.quantize_skip = NULL;
     return copy_text(to->model_path, sizeof to->model_path, o->model_path, "model path", st) &&
            copy_text(to->cpu_precision, sizeof to->cpu_precision, o->cpu_precision, "cpu precision",
@@ -112,7 +124,8 @@ static bool copy_options(struct shared_options *to, const struct engine_options 
            copy_text(to->quantize_skip, sizeof to->quantize_skip, o->quantize_skip, "quantize-skip",
                      st) &&
            copy_text(to->rank_group, sizeof to->rank_group, o->rank_group, "group of ranks", st) &&
-           copy_text(to->rank_host, sizeof to->rank_host, o->rank_host, "address of rank 0", st);
+           copy_text(to->rank_host, sizeof to->rank_host, o->rank_host, "address of rank 0", st) &&
+           copy_text(to->max_memory, sizeof to->max_memory, o->max_memory, "max-memory", st);
 }
 
 bool link_open(struct link *k, const struct engine_options *o, struct status *st)
@@ -244,22 +257,23 @@ bool link_front_ready(struct link *k, struct engine_facts *facts, struct status 
 }
 
 /* A ring computes its cells from numbers that the worker can write, too. */
-static bool is_cell(const struct ring *r, const void *at, uint32_t cell_bytes)
+static bool is_cell(const struct link *k, const struct ring *r, const void *at, uint32_t cell_bytes)
 {
     const uintptr_t offset = (uintptr_t)at - ((uintptr_t)r + sizeof *r);
-    return at && offset % cell_bytes == 0 && offset / cell_bytes < ENGINE_DEPTH;
+    return at && offset % cell_bytes == 0 &&
+           offset / cell_bytes < count_cells(engine_depth(&k->limits));
 }
 
 struct step *link_front_room(struct link *k)
 {
-    return k->n_submitted - k->n_answered < ENGINE_DEPTH ? k->step : NULL;
+    return k->n_submitted - k->n_answered < (uint64_t)engine_depth(&k->limits) ? k->step : NULL;
 }
 
 void link_front_submit(struct link *k)
 {
     void *cell = ring_put_begin(k->steps);
     k->n_submitted++;
-    if (!is_cell(k->steps, cell, k->step_cell)) {
+    if (!is_cell(k, k->steps, cell, k->step_cell)) {
         k->broken = true;
         return;
     }
@@ -275,7 +289,7 @@ const struct step_result *link_front_result(struct link *k, struct status *st)
     const struct step_result *shared = ring_take_begin(k->results);
     if (!shared)
         return NULL;
-    if (!is_cell(k->results, shared, k->result_cell)) {
+    if (!is_cell(k, k->results, shared, k->result_cell)) {
         k->broken = true;
         link_front_why(k, st);
         return NULL;
@@ -390,6 +404,7 @@ static bool work_load(struct work *w, struct status *st)
     o.quantize_skip = text_or_null(shared->quantize_skip);
     o.rank_group = text_or_null(shared->rank_group);
     o.rank_host = text_or_null(shared->rank_host);
+    o.max_memory = text_or_null(shared->max_memory);
     w->runner = w->backend->open(&o, on_progress, w, st);
     return w->runner != NULL;
 }
@@ -411,8 +426,8 @@ static bool work_share(struct work *w, struct status *st)
     w->rings_bytes = lay.n_bytes;
     w->steps = map;
     w->results = (struct ring *)((char *)map + lay.results_at);
-    ring_init(w->steps, ENGINE_DEPTH, lay.step_cell);
-    ring_init(w->results, ENGINE_DEPTH, lay.result_cell);
+    ring_init(w->steps, lay.n_cells, lay.step_cell);
+    ring_init(w->results, lay.n_cells, lay.result_cell);
     w->limits = facts->limits;
     w->control->facts = *facts;
     return true;
@@ -453,12 +468,13 @@ static bool work_answer(struct work *w, struct status *st)
 }
 
 /* A finished step is answered first; then the next is taken, which may be while one runs.  With
- * ENGINE_DEPTH of them there is nothing to do but wait for the oldest. */
+ * all that may fly there is nothing to do but wait for the oldest. */
 static bool work_once(struct work *w, struct status *st)
 {
     static const struct timespec look = {.tv_nsec = LOOK_US * 1000};
     static const struct timespec sleep = {.tv_sec = 1}; /* at most, to look at `stop` */
-    if (w->n_flying == ENGINE_DEPTH || (w->n_flying > 0 && w->backend->ready(w->runner)))
+    if (w->n_flying == engine_depth(&w->limits) ||
+        (w->n_flying > 0 && w->backend->ready(w->runner)))
         return work_answer(w, st);
     const struct step *step = ring_take_begin(w->steps);
     if (step)

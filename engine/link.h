@@ -4,8 +4,8 @@
  *
  *     control   options (front writes before the worker starts); state, progress, facts,
  *               heartbeat (worker writes)
- *     steps     ring of ENGINE_DEPTH cells, front -> worker
- *     results   ring of ENGINE_DEPTH cells, worker -> front
+ *     steps     ring of cells, front -> worker: as many as steps may be in flight (engine_depth)
+ *     results   ring of as many cells, worker -> front
  *
  * The rings' sizes follow from the limits in the facts, so the worker grows the memfd once
  * the model is loaded and then says READY; the front computes the same sizes, checks that
@@ -31,7 +31,7 @@ struct worker_backend {
                   void (*progress)(void *ctx, uint64_t n_done, uint64_t n_total), void *ctx,
                   struct status *st);
     const struct engine_facts *(*facts)(void *runner);
-    /* As runner.h says: at most ENGINE_DEPTH steps are submitted and unanswered. */
+    /* As runner.h says: at most engine_depth() steps are submitted and unanswered. */
     bool (*submit)(void *runner, const struct step *step, struct status *st);
     bool (*ready)(void *runner);
     bool (*result)(void *runner, void *result, struct status *st);
@@ -75,7 +75,7 @@ void link_front_why(const struct link *k, struct status *why); /* after LINK_FAI
 uint64_t link_front_heartbeat_ns(const struct link *k);
 /* Maps the rings and gives the facts; CORRUPT when the worker's numbers do not fit. */
 bool link_front_ready(struct link *k, struct engine_facts *facts, struct status *st) MUST_CHECK;
-struct step *link_front_room(struct link *k); /* NULL <=> ENGINE_DEPTH steps are unanswered */
+struct step *link_front_room(struct link *k); /* NULL <=> engine_depth() are unanswered */
 void link_front_submit(struct link *k);
 /* The oldest unread result, checked; NULL with st OK when there is none. */
 const struct step_result *link_front_result(struct link *k, struct status *st);

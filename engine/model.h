@@ -64,7 +64,21 @@ struct model_config {
     int32_t rank, n_ranks; /* n_ranks = 0: all of the model is here */
     int32_t vocab_split[COMM_RANKS_MAX + 1]; /* rank r has the tokens [split[r], split[r + 1]) of the
                                                 embedding table and of the head */
+
+    /* Of a stage of several (place.h), whose n_layers and is_local the fields above then are. */
+    int32_t stage, n_stages; /* n_stages = 0: all layers are here */
+    int32_t layer_first;     /* what layer 0 is in the model */
 };
+
+static inline bool model_is_first_stage(const struct model_config *cfg)
+{
+    return cfg->stage == 0;
+}
+
+static inline bool model_is_last_stage(const struct model_config *cfg)
+{
+    return cfg->n_stages == 0 || cfg->stage == cfg->n_stages - 1;
+}
 
 struct layer {
     const struct tensor *w[W_N]; /* NULL = the family or the file has none */

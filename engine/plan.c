@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/checked.h"
+#include "base/memory.h"
 #include "engine/decoder.h"
 #include "engine/gguf.h"
 #include "engine/model.h"
@@ -182,6 +183,7 @@ static bool read_options(struct plan *p, const struct model_file *f, const struc
         !check_range("kv-blocks", o->kv_blocks, INT32_MAX / BLOCK_TOKENS_MAX, st))
         return false;
     p->limits.vocab = f->cfg.vocab;
+    p->limits.n_stages = f->cfg.n_stages;
     choose_widths(p, o, ops);
     p->limits.block_tokens = o->block_tokens ? o->block_tokens : BLOCK_TOKENS_DEFAULT;
     p->limits.context_max = o->context_max ? o->context_max : f->cfg.context;
@@ -209,17 +211,20 @@ static uint64_t count_blocks_wanted(const struct step_limits *l)
     return (uint64_t)per_seq * (uint64_t)l->seqs_max;
 }
 
-/* What all else leaves of a device that runs nothing else. */
-static uint64_t count_blocks_left(const struct plan *p)
+/* What all else leaves of a device that runs nothing else, or of what it may hold. */
+static uint64_t count_blocks_left(const struct plan *p, const struct ops *ops)
 {
-    const uint64_t rest = p->weight_bytes + p->activation_bytes + p->work_bytes + 4 * MEM_ALIGN;
+    const uint64_t host = ops->host_memory ? p->slot_bytes + p->record_bytes : 0;
+    const uint64_t rest =
+        p->weight_bytes + p->activation_bytes + p->work_bytes + host + 4 * MEM_ALIGN;
     return p->available_bytes > rest ? (p->available_bytes - rest) / p->kv_block_bytes : 0;
 }
 
 static uint64_t choose_blocks(struct plan *p, const struct engine_options *o, const struct ops *ops)
 {
     const uint64_t wanted = count_blocks_wanted(&p->limits);
-    const uint64_t share = p->available_bytes / KV_SHARE / p->kv_block_bytes;
+    const uint64_t share = p->is_capped ? count_blocks_left(p, ops)
+                                        : p->available_bytes / KV_SHARE / p->kv_block_bytes;
     if (o->kv_blocks) {
         p->kv_from = "kv-blocks";
         return (uint64_t)o->kv_blocks;
@@ -230,10 +235,31 @@ static uint64_t choose_blocks(struct plan *p, const struct engine_options *o, co
     }
     if (!ops->host_memory) {
         p->kv_from = "what the device has left";
-        return count_blocks_left(p);
+        return count_blocks_left(p, ops);
     }
-    p->kv_from = share < wanted ? "a quarter of free memory" : "all sequences at full context";
+    p->kv_from = share >= wanted ? "all sequences at full context"
+                 : p->is_capped  ? "what max-memory leaves"
+                                 : "a quarter of free memory";
     return share < wanted ? share : wanted;
+}
+
+static unsigned long long mib(uint64_t n_bytes)
+{
+    return (unsigned long long)(n_bytes >> 20);
+}
+
+static bool refuse_cache(const struct plan *p, uint64_t n_blocks, struct status *st)
+{
+    char has[96] = "";
+    if (p->is_capped)
+        snprintf(has, sizeof has, "; weights take %llu MiB, device %d may hold %llu MiB",
+                 mib(p->weight_bytes), p->rank, mib(p->available_bytes));
+    return status_fail(st, STATUS_TOO_LARGE,
+                       "KV cache (%s): want %d tokens for one request, found room for %lld in %llu "
+                       "blocks of %llu bytes%s",
+                       p->kv_from, p->limits.context_max,
+                       (long long)n_blocks * p->limits.block_tokens, (unsigned long long)n_blocks,
+                       (unsigned long long)p->kv_block_bytes, has);
 }
 
 static bool plan_cache(struct plan *p, const struct model_file *f, const struct engine_options *o,
@@ -246,14 +272,11 @@ static bool plan_cache(struct plan *p, const struct model_file *f, const struct 
         n_blocks = (uint64_t)(INT32_MAX / l->block_tokens);
     const int64_t n_tokens = (int64_t)n_blocks * l->block_tokens;
     if (n_blocks == 0 || (o->context_max && n_tokens < o->context_max))
-        return status_fail(st, STATUS_TOO_LARGE,
-                           "KV cache (%s): want %d tokens for one request, found room for %lld in "
-                           "%llu blocks of %llu bytes",
-                           p->kv_from, l->context_max, (long long)n_tokens,
-                           (unsigned long long)n_blocks, (unsigned long long)p->kv_block_bytes);
+        return refuse_cache(p, n_blocks, st);
     if (n_tokens < l->context_max) {
         l->context_max = (int32_t)n_tokens;
         p->context_from = "the KV cache";
+        p->is_shorter = true;
     }
     l->n_blocks = (int32_t)n_blocks;
     p->kv_bytes = n_blocks * p->kv_block_bytes;
@@ -269,7 +292,7 @@ static void plan_records(struct plan *p)
     const int64_t history_cap = l->context_max > HISTORY_MAX ? l->context_max : HISTORY_MAX;
     l->history_max = (int32_t)(history < history_cap ? history : history_cap);
     l->bias_max = (int32_t)(bias < BIAS_MAX ? bias : BIAS_MAX);
-    p->record_bytes = ENGINE_DEPTH * (step_bytes_max(l) + step_result_bytes_max(l));
+    p->record_bytes = (uint64_t)engine_depth(l) * (step_bytes_max(l) + step_result_bytes_max(l));
 }
 
 static int widest_input(const struct model_file *f)
@@ -346,11 +369,6 @@ static bool add_up(struct plan *p, const struct ops *ops)
     return true;
 }
 
-static unsigned long long mib(uint64_t n_bytes)
-{
-    return (unsigned long long)(n_bytes >> 20);
-}
-
 static bool plan_weights(struct plan *p, const struct model_file *f, const struct ops *ops,
                          const struct device *dev, struct status *st)
 {
@@ -359,6 +377,20 @@ static bool plan_weights(struct plan *p, const struct model_file *f, const struc
         return status_fail(st, STATUS_TOO_LARGE, "the weights do not fit the address space");
     p->weight_bytes = weights;
     return true;
+}
+
+static bool refuse_size(const struct plan *p, struct plan_memory available, struct status *st)
+{
+    char has[64];
+    if (available.is_capped)
+        snprintf(has, sizeof has, "device %d may hold %llu MiB", available.rank,
+                 mib(available.device));
+    else
+        snprintf(has, sizeof has, "found %llu MiB free", mib(available.device));
+    return status_fail(st, STATUS_TOO_LARGE,
+                       "want %llu MiB (weights %llu, KV cache %llu, the rest %llu), %s",
+                       mib(p->device_bytes), mib(p->weight_bytes), mib(p->kv_bytes),
+                       mib(p->device_bytes - p->weight_bytes - p->kv_bytes), has);
 }
 
 /* With the weights counted. */
@@ -371,12 +403,7 @@ static bool plan_rest(struct plan *p, const struct model_file *f, const struct e
         !plan_cache(p, f, o, ops, st) || !plan_parts(p, f, ops, dev, st))
         return false;
     if (!add_up(p, ops) || p->device_bytes > available.device)
-        return status_fail(st, STATUS_TOO_LARGE,
-                           "want %llu MiB (weights %llu, KV cache %llu, the rest %llu), found %llu "
-                           "MiB free",
-                           mib(p->device_bytes), mib(p->weight_bytes), mib(p->kv_bytes),
-                           mib(p->device_bytes - p->weight_bytes - p->kv_bytes),
-                           mib(available.device));
+        return refuse_size(p, available, st);
     const uint64_t on_host = p->total_bytes - p->device_bytes;
     return on_host <= available.host || ops->host_memory ||
            status_fail(st, STATUS_TOO_LARGE, "want %llu MiB of the host, found %llu MiB free",
@@ -391,7 +418,9 @@ static bool offer_scheme(const struct model_file *f, const struct engine_options
     static const char *const names[] = {"int8", "int4", "nf4"};
     const struct status refusal = *st;
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-        struct plan p = {.available_bytes = available.device};
+        struct plan p = {.available_bytes = available.device,
+                         .rank = available.rank,
+                         .is_capped = available.is_capped};
         struct status none = {0};
         struct scheme s;
         if (!scheme_parse(&s, names[i], &none))
@@ -406,16 +435,53 @@ static bool offer_scheme(const struct model_file *f, const struct engine_options
     return false;
 }
 
+struct plan_memory plan_memory_of(const struct ops *ops, uint64_t free_bytes, int rank, int n_ranks,
+                                  uint64_t cap)
+{
+    const uint64_t share = ops->host_memory ? free_bytes / (uint64_t)n_ranks : free_bytes;
+    const bool is_capped = cap > 0 && cap < share;
+    return (struct plan_memory){.device = is_capped ? cap : share,
+                                .host = memory_available_bytes(""),
+                                .rank = rank,
+                                .is_capped = is_capped};
+}
+
+/* Blocks without which the plan refuses the options. */
+static uint64_t count_blocks_least(const struct plan *p, const struct engine_options *o)
+{
+    const int64_t context = o->context_max > 0 ? o->context_max : 1;
+    return o->kv_blocks > 0
+               ? (uint64_t)o->kv_blocks
+               : (uint64_t)((context + p->limits.block_tokens - 1) / p->limits.block_tokens);
+}
+
+bool plan_shares(const struct model_file *f, const struct engine_options *o, const struct ops *ops,
+                 const struct device *dev, uint64_t *rest, uint64_t *kv_layer, struct status *st)
+{
+    struct plan p = {0};
+    if (!read_options(&p, f, o, ops, dev, st) || !plan_parts(&p, f, ops, dev, st))
+        return false;
+    const uint64_t host = ops->host_memory ? p.slot_bytes + p.record_bytes : 0;
+    *rest = p.activation_bytes + p.work_bytes + host + 4 * MEM_ALIGN;
+    *kv_layer =
+        count_block_bytes(&p, &f->cfg) / (uint64_t)f->cfg.n_layers * count_blocks_least(&p, o);
+    return true;
+}
+
 bool plan_make(struct plan *p, const struct model_file *f, const struct engine_options *o,
                const struct ops *ops, const struct device *dev, struct plan_memory available,
                struct status *st)
 {
-    if (ops->host_memory && f->cfg.n_ranks > 1)
-        available.device /= (uint64_t)f->cfg.n_ranks;
     if (f->cfg.n_ranks > 1 && !ops->all_reduce)
-        return status_fail(st, STATUS_UNSUPPORTED,
-                           "tensor-parallel: %s devices are one rank alone", ops->name);
-    *p = (struct plan){.available_bytes = available.device, .n_ranks = f->cfg.n_ranks};
+        return status_fail(st, STATUS_UNSUPPORTED, "tensor-parallel: %s devices are one rank alone",
+                           ops->name);
+    if (f->cfg.n_stages > 1 && !ops->send)
+        return status_fail(st, STATUS_UNSUPPORTED, "layer-split: %s devices are one stage alone",
+                           ops->name);
+    *p = (struct plan){.available_bytes = available.device,
+                       .rank = available.rank,
+                       .is_capped = available.is_capped,
+                       .n_ranks = f->cfg.n_ranks};
     if (!plan_weights(p, f, ops, dev, st))
         return false;
     if (plan_rest(p, f, o, ops, dev, available, st))
@@ -435,7 +501,7 @@ void plan_print(const struct plan *p, struct buf *out)
 {
     const struct step_limits *l = &p->limits;
     char why[128];
-    buf_put_str(out, p->n_ranks > 1 ? "memory of rank 0\n" : "memory\n");
+    buf_put_str(out, p->n_ranks > 1 || l->n_stages > 1 ? "memory of rank 0\n" : "memory\n");
     print_line(out, "weights", p->weight_bytes, "as the device holds them");
     plan_weights_print(&p->weights, out);
     snprintf(why, sizeof why, "%d blocks of %d tokens, %s%s, %llu bytes a block: %s", l->n_blocks,
@@ -449,9 +515,10 @@ void plan_print(const struct plan *p, struct buf *out)
     print_line(out, "work", p->work_bytes, "of the kernels");
     snprintf(why, sizeof why, "%d sequences", l->seqs_max);
     print_line(out, "slots", p->slot_bytes, why);
-    snprintf(why, sizeof why, "%d steps in flight", ENGINE_DEPTH);
+    snprintf(why, sizeof why, "%d steps in flight", engine_depth(l));
     print_line(out, "records", p->record_bytes, why);
-    snprintf(why, sizeof why, "of %.1f MiB free", (double)p->available_bytes / (1 << 20));
+    snprintf(why, sizeof why, "of %.1f MiB %s", (double)p->available_bytes / (1 << 20),
+             p->is_capped ? "that max-memory allows" : "free");
     print_line(out, "total", p->total_bytes, why);
     buf_put_str(out, "limits\n");
     buf_printf(out, "  context      %d tokens a sequence: %s\n", l->context_max, p->context_from);
@@ -468,8 +535,12 @@ struct plan_rank plan_rank(const struct plan *p, const struct model_file *f)
     const struct model_config *cfg = &f->cfg;
     const int32_t *split = cfg->vocab_split + cfg->rank;
     return (struct plan_rank){
-        .rank = cfg->rank,
+        .rank = cfg->stage * (cfg->n_ranks > 1 ? cfg->n_ranks : 1) + cfg->rank,
         .n_blocks = p->limits.n_blocks,
+        .stage = cfg->stage,
+        .n_stages = cfg->n_stages,
+        .layer_first = cfg->layer_first,
+        .n_layers = cfg->n_layers,
         .n_heads = cfg->n_heads,
         .n_kv_heads = cfg->n_kv_heads,
         .ffn = cfg->ffn,
@@ -480,17 +551,31 @@ struct plan_rank plan_rank(const struct plan *p, const struct model_file *f)
     };
 }
 
+/* Its layers, and what more the first and the last stage have. */
+static void print_layers(const struct plan_rank *r, char *text, size_t size)
+{
+    const char *more = r->stage == 0                 ? ", embedding"
+                       : r->stage == r->n_stages - 1 ? ", output"
+                                                     : "";
+    if (r->n_stages > 1)
+        snprintf(text, size, ", KV cache %.1f: layers %d to %d%s", (double)r->kv_bytes / (1 << 20),
+                 r->layer_first, r->layer_first + r->n_layers - 1, more);
+    else
+        *text = '\0';
+}
+
 void plan_print_ranks(const struct plan_rank *r, int n, struct buf *out)
 {
     uint64_t total = 0;
     buf_put_str(out, "ranks\n");
     for (int i = 0; i < n; i++) {
-        char what[16], why[128];
+        char what[16], layers[96], why[256];
         snprintf(what, sizeof what, "rank %d", r[i].rank);
+        print_layers(&r[i], layers, sizeof layers);
         snprintf(why, sizeof why,
-                 "weights %.1f: %d query and %d key heads, feed-forward %d, %d tokens",
-                 (double)r[i].weight_bytes / (1 << 20), r[i].n_heads, r[i].n_kv_heads, r[i].ffn,
-                 r[i].n_tokens);
+                 "weights %.1f%s: %d query and %d key heads, feed-forward %d, %d tokens",
+                 (double)r[i].weight_bytes / (1 << 20), layers, r[i].n_heads, r[i].n_kv_heads,
+                 r[i].ffn, r[i].n_tokens);
         print_line(out, what, r[i].total_bytes, why);
         total += r[i].total_bytes;
     }

@@ -26,11 +26,15 @@ struct plan {
     enum dtype kv_dtype;
     enum precision precision;
     const char *kv_from, *context_from; /* what decided them, for people */
+    int32_t rank;    /* that it is for */
+    bool is_capped;  /* by max-memory */
+    bool is_shorter; /* than asked for is the context, for want of cache */
     int32_t n_ranks; /* that share the model; 0 = it is whole, else all of the above is of one rank */
 };
 
 struct plan_rank { /* what a rank tells the others of its plan */
     int32_t rank, n_blocks;
+    int32_t stage, n_stages, layer_first, n_layers;
     int32_t n_heads, n_kv_heads, ffn, n_tokens; /* that it has of the model */
     uint64_t weight_bytes, kv_bytes, total_bytes;
     uint64_t step_weight_bytes; /* filled in once the weights are there */
@@ -40,13 +44,25 @@ struct plan_rank { /* what a rank tells the others of its plan */
 bool plan_device_options(const struct model_file *f, const struct engine_options *o,
                          struct device_options *out, struct status *st) MUST_CHECK;
 
-struct plan_memory { /* bytes that may be taken */
+struct plan_memory { /* bytes that a rank may take */
     uint64_t device;
-    uint64_t host; /* where that is another pool */
+    uint64_t host;  /* where that is another pool */
+    int32_t rank;   /* whose they are, for people */
+    bool is_capped; /* `device` is what max-memory says, not what is free */
 };
 
-/* Ranks whose device memory is the host's have a part of it each.
- * TOO_LARGE with the numbers when the model, or one request of context_max tokens, does not fit; and
+/* What is left for rank `rank` of n: ranks whose device memory is the host's have a part of it each.
+ * cap: of max-memory; 0 = none. */
+struct plan_memory plan_memory_of(const struct ops *ops, uint64_t free_bytes, int rank, int n_ranks,
+                                  uint64_t cap);
+
+/* What does not depend on which layers a stage has: bytes beside weights and cache, and those of the
+ * cache that a layer is to have at least, so that what the options ask for fits. */
+bool plan_shares(const struct model_file *f, const struct engine_options *o, const struct ops *ops,
+                 const struct device *dev, uint64_t *rest, uint64_t *kv_layer,
+                 struct status *st) MUST_CHECK;
+
+/* TOO_LARGE with the numbers when the model, or one request of context_max tokens, does not fit; and
  * with the scheme that would make it fit, when the layers can be quantized on load by one. */
 bool plan_make(struct plan *p, const struct model_file *f, const struct engine_options *o,
                const struct ops *ops, const struct device *dev, struct plan_memory available,

@@ -173,21 +173,30 @@ bool quant_load_apply(struct model_file *f, const struct engine_options *o, stru
     return true;
 }
 
+/* What makes the rows of a weight that f is bound to, which may be some of all; NULL = its file. */
+static struct quant_source *source_of(const struct model_file *f, size_t i)
+{
+    const struct weight_source *source = &f->bound[i].src->source;
+    return source->rows == quant_source_rows ? (void *)(uintptr_t)source->ctx : NULL;
+}
+
 bool quant_load_prepare(const struct model_file *f, struct status *st)
 {
-    struct quant_load *q = f->quant_load;
-    for (size_t i = 0; q && i < q->n; i++)
-        if (!quant_source_prepare(&q->weight[i].source, q->n_threads, st))
+    for (size_t i = 0; f->quant_load && i < f->n_bound; i++) {
+        struct quant_source *source = source_of(f, i);
+        if (source && !quant_source_prepare(source, f->quant_load->n_threads, st))
             return false;
+    }
     return true;
 }
 
 bool quant_load_check(const struct model_file *f, struct status *st)
 {
-    const struct quant_load *q = f->quant_load;
-    for (size_t i = 0; q && i < q->n; i++)
-        if (!quant_source_check(&q->weight[i].source, st))
+    for (size_t i = 0; f->quant_load && i < f->n_bound; i++) {
+        const struct quant_source *source = source_of(f, i);
+        if (source && !quant_source_check(source, st))
             return false;
+    }
     return true;
 }
 

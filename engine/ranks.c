@@ -9,171 +9,135 @@
 #include <unistd.h>
 
 #include "engine/runner.h"
+#include "engine/stage.h"
+#include "engine/stages.h"
 #include "kernels/comm.h"
 
 _Static_assert((int)ENGINE_RANKS_MAX == (int)COMM_RANKS_MAX, "what options allow, a group holds");
 
 enum { JOIN_MS_MAX = 580000 }; /* less than an engine may take to load */
 
-enum order { ORDER_SUBMIT = 1, ORDER_RESULT, ORDER_STOP };
-
 typedef void progress_fn(void *ctx, uint64_t n_done, uint64_t n_total);
 
-struct order_record { /* what rank 0 broadcasts; behind SUBMIT come the bytes of the step */
-    uint32_t order;
-    uint32_t n_bytes;
-};
-
-struct follower { /* a rank but the first; its thread owns it until it is joined */
-    const struct engine_options *options;
-    struct comm *comm;
-    struct runner *runner;
-    void *step, *result; /* of the most bytes there are */
-    size_t step_bytes_max;
+struct member { /* a rank of this process; its thread owns it until it is joined */
+    const struct ranks *ranks;
+    struct comm *whole; /* of all ranks; NULL <=> the only one */
+    struct comm *part;  /* of the ranks of its stage, where there are several stages */
+    struct stage stage;
     pthread_t thread;
     bool has_thread;
 };
 
 struct ranks {
-    struct engine_options options;
-    int n;
-    struct runner *runner;                    /* rank 0's */
-    struct comm *comm;                        /* rank 0's; NULL <=> n == 1 */
-    void *memory;                             /* of the group */
-    struct follower follower[COMM_RANKS_MAX]; /* [n], the first unused */
+    struct engine_options options; /* layer_split is a number */
+    int n, n_tensor, n_stages;
+    void *memory;                         /* of a group in this process */
+    struct member member[COMM_RANKS_MAX]; /* [n], by rank; of processes each has its own alone */
 };
 
-/* --- a follower ----------------------------------------------------------------------------- */
+/* --- one rank ------------------------------------------------------------------------------- */
 
-static bool follower_open(struct follower *f, progress_fn *progress, void *ctx, struct status *st)
+/* Its ends of the groups that it is in. */
+static bool member_meet(struct member *m, struct status *st)
 {
-    f->runner = runner_open(f->options, f->comm, progress, ctx, st);
-    if (!f->runner)
+    const struct ranks *r = m->ranks;
+    const int stage = m->whole ? comm_rank(m->whole) / r->n_tensor : 0;
+    if (r->n_stages > 1)
+        m->part = comm_part(m->whole, st);
+    if (r->n_stages > 1 && !m->part)
         return false;
-    const struct step_limits *l = &runner_facts(f->runner)->limits;
-    f->step_bytes_max = step_bytes_max(l);
-    f->step = calloc(1, f->step_bytes_max);
-    f->result = calloc(1, step_result_bytes_max(l));
-    return (f->step && f->result) || status_fail(st, STATUS_BUSY, "no memory for a step");
+    m->stage = (struct stage){.comm = r->n_stages == 1   ? m->whole
+                                      : r->n_tensor == 1 ? NULL
+                                                         : m->part,
+                              .grid = r->n_stages > 1 ? m->whole : NULL,
+                              .is_last = stage == r->n_stages - 1};
+    return true;
 }
 
-/* Waits for as long as rank 0 has nothing to do. */
-static bool hear_order(struct follower *f, struct order_record *o, struct status *st)
+static bool member_load(struct member *m, progress_fn *progress, void *ctx, struct status *st)
 {
-    comm_wait_set(f->comm, 0);
-    const bool heard = comm_broadcast(f->comm, o, sizeof *o, 0);
-    comm_wait_set(f->comm, COMM_WAIT_MS);
-    if (!heard)
-        return comm_ok(f->comm, st);
-    if (o->n_bytes > f->step_bytes_max)
-        return status_fail(st, STATUS_CORRUPT, "a step of %u bytes, want at most %zu", o->n_bytes,
-                           f->step_bytes_max);
-    return comm_broadcast(f->comm, f->step, o->n_bytes, 0) || comm_ok(f->comm, st);
-}
-
-static bool obey(struct follower *f, const struct order_record *o, struct status *st)
-{
-    if (o->order == ORDER_SUBMIT)
-        return runner_submit(f->runner, f->step, st);
-    return runner_result(f->runner, f->result, st);
-}
-
-static bool follow(struct follower *f, struct status *st)
-{
-    struct order_record o;
-    while (hear_order(f, &o, st)) {
-        if (o.order == ORDER_STOP)
-            return true;
-        if (!obey(f, &o, st))
-            return false;
-    }
-    return false;
+    struct stage *s = &m->stage;
+    s->runner = runner_open(&m->ranks->options, s->comm, s->grid, progress, ctx, st);
+    return s->runner != NULL;
 }
 
 static void *follower_main(void *arg)
 {
-    struct follower *f = arg;
+    struct member *m = arg;
     struct status st = {0};
-    if (!(f->runner || follower_open(f, NULL, NULL, &st)) || !follow(f, &st))
-        comm_abort(f->comm, &st);
+    const bool ok = (m->stage.runner || member_load(m, NULL, NULL, &st)) &&
+                    stage_follower_init(&m->stage, &st) && stage_follow(&m->stage, &st);
+    if (!ok)
+        comm_abort(m->whole, &st);
     return NULL;
 }
 
-static void follower_close(struct follower *f)
-{
-    if (f->has_thread)
-        pthread_join(f->thread, NULL);
-    runner_close(f->runner);
-    comm_close(f->comm);
-    free(f->step);
-    free(f->result);
-}
-
 /* Signals belong to the thread that asks for them. */
-static bool follower_start(struct follower *f, struct status *st)
+static bool member_start(struct member *m, struct status *st)
 {
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    const int error = pthread_create(&f->thread, NULL, follower_main, f);
+    const int error = pthread_create(&m->thread, NULL, follower_main, m);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
-    f->has_thread = error == 0;
-    return f->has_thread || status_fail(st, STATUS_IO, "start the thread of rank %d: %s",
-                                        comm_rank(f->comm), strerror(error));
+    m->has_thread = error == 0;
+    return m->has_thread || status_fail(st, STATUS_IO, "start the thread of rank %d: %s",
+                                        comm_rank(m->whole), strerror(error));
+}
+
+static void member_close(struct member *m)
+{
+    if (m->has_thread)
+        pthread_join(m->thread, NULL);
+    runner_close(m->stage.runner);
+    stage_follower_close(&m->stage);
+    comm_close(m->part);
+    comm_close(m->whole);
 }
 
 /* --- all of them ---------------------------------------------------------------------------- */
 
 static bool start_threads(struct ranks *r, struct status *st)
 {
-    r->memory = comm_memory_take(r->n, st);
-    r->comm = r->memory ? comm_open(r->memory, 0, st) : NULL;
-    if (!r->comm)
-        return false;
-    for (int i = 1; i < r->n; i++) {
-        struct follower *f = &r->follower[i];
-        f->options = &r->options;
-        f->comm = comm_open(r->memory, i, st);
-        if (!f->comm || !follower_start(f, st))
+    r->memory = comm_memory_take(r->n, r->n_stages, st);
+    for (int i = 0; r->memory && i < r->n; i++) {
+        struct member *m = &r->member[i];
+        m->whole = comm_open(r->memory, i, st);
+        if (!m->whole || !member_meet(m, st) || (i > 0 && !member_start(m, st)))
             return false;
     }
-    return true;
+    return r->memory != NULL;
 }
 
-/* This process's end of a group of processes. */
-static struct comm *join(const struct ranks *r, struct status *st)
+/* This process's rank meets those of the others. */
+static bool join(struct ranks *r, struct status *st)
 {
     const struct engine_options *o = &r->options;
+    struct member *m = &r->member[o->rank];
     const struct comm_place place = {.group = o->rank_group,
                                      .host = o->rank_host,
                                      .port = o->rank_port,
                                      .secret = {o->rank_secret[0], o->rank_secret[1]}};
-    if (o->rank_host)
-        return comm_connect(&place, o->rank, r->n, JOIN_MS_MAX, st);
-    return comm_join(o->rank_group, o->rank, r->n, JOIN_MS_MAX, st);
+    m->whole = o->rank_host ? comm_connect(&place, o->rank, r->n, r->n_stages, JOIN_MS_MAX, st)
+                            : comm_join(o->rank_group, o->rank, r->n, r->n_stages, JOIN_MS_MAX, st);
+    return m->whole && member_meet(m, st);
 }
 
 static bool open_first(struct ranks *r, progress_fn *progress, void *ctx, struct status *st)
 {
-    const struct engine_options *o = &r->options;
-    if (r->n > 1 && !o->rank_group && !start_threads(r, st))
-        return false;
-    if (r->n > 1 && o->rank_group)
-        r->comm = join(r, st);
-    if (r->n > 1 && !r->comm)
-        return false;
-    r->runner = runner_open(o, r->comm, progress, ctx, st);
-    return r->runner != NULL;
+    struct member *first = &r->member[0];
+    const bool met = r->n == 1               ? member_meet(first, st)
+                     : r->options.rank_group ? join(r, st)
+                                             : start_threads(r, st);
+    stage_nap_short(&first->stage);
+    return met && member_load(first, progress, ctx, st);
 }
 
 /* This process is another rank than the first: it loads here, and follows in a thread. */
 static bool open_other(struct ranks *r, progress_fn *progress, void *ctx, struct status *st)
 {
-    const struct engine_options *o = &r->options;
-    struct follower *f = &r->follower[o->rank];
-    f->options = o;
-    f->comm = join(r, st);
-    return f->comm && follower_open(f, progress, ctx, st) && follower_start(f, st);
+    struct member *m = &r->member[r->options.rank];
+    return join(r, st) && member_load(m, progress, ctx, st) && member_start(m, st);
 }
 
 static bool is_other(const struct ranks *r)
@@ -181,114 +145,121 @@ static bool is_other(const struct ranks *r)
     return r->options.rank_group && r->options.rank > 0;
 }
 
-/* This process's end of the group. */
-static struct comm *own_comm(const struct ranks *r)
+/* The rank that this process speaks for. */
+static const struct member *own(const struct ranks *r)
 {
-    return is_other(r) ? r->follower[r->options.rank].comm : r->comm;
+    return &r->member[is_other(r) ? r->options.rank : 0];
 }
 
-static bool check_options(const struct engine_options *o, struct status *st)
+static bool check_options(const struct ranks *r, struct status *st)
 {
-    const int n = o->tensor_parallel > 1 ? o->tensor_parallel : 1;
-    if (n > COMM_RANKS_MAX)
-        return status_fail(st, STATUS_BAD_INPUT, "tensor-parallel: want at most %d, found %d",
-                           COMM_RANKS_MAX, n);
-    if (o->rank_group && (o->rank < 0 || o->rank >= n))
-        return status_fail(st, STATUS_BAD_INPUT, "rank %d is not one of %d", o->rank, n);
+    const struct engine_options *o = &r->options;
+    if (r->n > COMM_RANKS_MAX)
+        return status_fail(st, STATUS_BAD_INPUT,
+                           r->n_stages == 1
+                               ? "tensor-parallel: want at most %d, found %d"
+                               : "layer-split times tensor-parallel: want at most %d, found %d",
+                           COMM_RANKS_MAX, r->n);
+    if (o->rank_group && (o->rank < 0 || o->rank >= r->n))
+        return status_fail(st, STATUS_BAD_INPUT, "rank %d is not one of %d", o->rank, r->n);
     return true;
+}
+
+static bool choose_grid(struct ranks *r, struct status *st)
+{
+    if (!stages_choose(&r->options, &r->n_stages, st))
+        return false;
+    r->options.layer_split = r->n_stages;
+    r->n_tensor = r->options.tensor_parallel > 1 ? r->options.tensor_parallel : 1;
+    r->n = r->n_tensor * r->n_stages;
+    return check_options(r, st);
 }
 
 struct ranks *ranks_open(const struct engine_options *o,
                          void (*progress)(void *ctx, uint64_t n_done, uint64_t n_total), void *ctx,
                          struct status *st)
 {
-    if (!check_options(o, st))
-        return NULL;
     struct ranks *r = calloc(1, sizeof *r);
     if (!r) {
         status_fail(st, STATUS_BUSY, "no memory for the ranks");
         return NULL;
     }
     r->options = *o;
-    r->n = o->tensor_parallel > 1 ? o->tensor_parallel : 1;
+    for (int i = 0; i < COMM_RANKS_MAX; i++)
+        r->member[i].ranks = r;
+    if (!choose_grid(r, st)) {
+        free(r);
+        return NULL;
+    }
     if (is_other(r) ? open_other(r, progress, ctx, st) : open_first(r, progress, ctx, st))
         return r;
-    if (own_comm(r))
-        comm_abort(own_comm(r), st);
+    if (own(r)->whole)
+        comm_abort(own(r)->whole, st);
     ranks_close(r);
     return NULL;
-}
-
-static bool tell(struct ranks *r, enum order order, const struct step *step, struct status *st)
-{
-    struct order_record o = {.order = order, .n_bytes = step ? step->n_bytes : 0};
-    return !r->comm ||
-           (comm_broadcast(r->comm, &o, sizeof o, 0) &&
-            comm_broadcast(r->comm, (void *)(uintptr_t)step, o.n_bytes, 0)) ||
-           comm_ok(r->comm, st);
 }
 
 /* A failure of rank 0's own is one of all. */
 static bool end_call(struct ranks *r, bool ok, const struct status *st)
 {
-    if (!ok && r->comm)
-        comm_abort(r->comm, st);
+    if (!ok && own(r)->whole)
+        comm_abort(own(r)->whole, st);
     return ok;
 }
 
 const struct engine_facts *ranks_facts(const struct ranks *r)
 {
-    return runner_facts(is_other(r) ? r->follower[r->options.rank].runner : r->runner);
+    return runner_facts(own(r)->stage.runner);
 }
 
 bool ranks_submit(struct ranks *r, const struct step *step, struct status *st)
 {
     assert(!is_other(r));
-    return end_call(r, tell(r, ORDER_SUBMIT, step, st) && runner_submit(r->runner, step, st), st);
+    return end_call(r, stage_submit(&r->member[0].stage, step, st), st);
 }
 
 bool ranks_ready(struct ranks *r)
 {
-    return runner_ready(r->runner);
+    return stage_ready(&r->member[0].stage);
 }
 
 bool ranks_result(struct ranks *r, void *result, struct status *st)
 {
     assert(!is_other(r));
-    return end_call(r, tell(r, ORDER_RESULT, NULL, st) && runner_result(r->runner, result, st), st);
+    return end_call(r, stage_result(&r->member[0].stage, result, st), st);
 }
 
 bool ranks_healthy(struct ranks *r, struct status *st)
 {
-    return !own_comm(r) || comm_look(own_comm(r), st);
+    return !own(r)->whole || comm_look(own(r)->whole, st);
 }
 
 /* Rank 0 lets the others go, for good if it had begun; another process's end is the group's. */
 static void leave_group(struct ranks *r)
 {
     struct status st = {0};
-    if (is_other(r)) {
+    struct member *m = &r->member[is_other(r) ? r->options.rank : 0];
+    if (!m->whole)
+        return;
+    if (is_other(r))
         status_fail(&st, STATUS_DEVICE, "leaves");
-        if (own_comm(r))
-            comm_abort(own_comm(r), &st);
-    } else if (r->comm && !tell(r, ORDER_STOP, NULL, &st)) {
-        comm_abort(r->comm, &st);
-    } else if (r->comm && r->runner) {
-        comm_end(r->comm);
-    }
+    if (is_other(r) || !m->stage.runner || !stage_stop(&m->stage, &st))
+        comm_abort(m->whole, &st);
+    else
+        comm_end(m->whole);
 }
 
 void ranks_close(struct ranks *r)
 {
     if (!r)
         return;
+    const bool had_opened = own(r)->stage.runner != NULL;
     leave_group(r);
     for (int i = 1; i < r->n; i++)
-        follower_close(&r->follower[i]);
-    ranks_retire(&r->options, getpid(), r->runner != NULL);
-    runner_close(r->runner);
-    comm_close(r->comm);
-    comm_memory_drop(r->memory, r->n);
+        member_close(&r->member[i]);
+    ranks_retire(&r->options, getpid(), had_opened && !is_other(r));
+    member_close(&r->member[0]);
+    comm_memory_drop(r->memory);
     free(r);
 }
 

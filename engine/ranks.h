@@ -1,11 +1,11 @@
 /* ranks.h - a model run by one rank, or by several in step with the first.
  *
- * With tensor_parallel = N > 1 each rank is a runner (runner.h) over its part of the model: rank 0
- * in the caller's thread, the others in threads of their own.  With rank_group each is a process
- * that calls ranks_open with its number; those but rank 0's take no steps from their caller, and end
- * when the group does.  Each order to rank 0 - take this
- * step, answer the oldest - is first told to all, and all do it; in the middle of it their devices
- * meet in sums (comm.h).  All ranks sample, each the same; the results are rank 0's.
+ * The ranks are a grid: S stages (layer_split) that have some of the layers each, of T ranks
+ * (tensor_parallel) that divide every one of them; rank r is number r % T of stage r / T.  Each is a
+ * runner (runner.h) over its part of the model: rank 0 in the caller's thread, the others in threads
+ * of their own.  With rank_group each is a process that calls ranks_open with its number; those but
+ * rank 0's take no steps from their caller, and end when the group does.  How steps go through the
+ * grid: stage.h.  The results are rank 0's.
  *
  * A rank that fails or does not keep up fails them all: the call in hand, or the next, returns
  * false with a reason that names it, within COMM_WAIT_MS.

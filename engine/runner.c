@@ -13,10 +13,12 @@
 #include "base/hash.h"
 #include "base/memory.h"
 #include "engine/decoder.h"
+#include "engine/place.h"
 #include "engine/plan.h"
 #include "engine/quant_load.h"
 #include "engine/shard.h"
 #include "engine/slots.h"
+#include "engine/stages.h"
 #include "kernels/backend.h"
 #include "kernels/comm.h"
 #include "kernels/half.h"
@@ -27,7 +29,7 @@ struct flight_row { /* what the result will say of a row */
 
 struct flight { /* a step that was submitted and is not answered */
     uint64_t id, submit_ns;
-    int32_t n_rows;
+    int32_t n_rows, n_heads;
     struct flight_row *row; /* [seqs_max] */
 };
 
@@ -35,7 +37,9 @@ struct runner {
     const struct backend *backend;
     const struct ops *ops;
     struct device *dev;
-    struct comm *comm;                     /* not owned; NULL <=> the only rank */
+    struct comm *comm; /* not owned; of the ranks that divide its layers; NULL <=> the only one */
+    struct comm *grid; /* not owned; of all ranks of all stages; NULL <=> the only stage */
+    struct placement placement;
     struct plan_rank rank[COMM_RANKS_MAX]; /* what each rank planned, once they agreed */
     struct model model;
     struct decoder decoder;
@@ -44,8 +48,9 @@ struct runner {
     struct engine_facts facts;
     void *host; /* slots and flights */
 
-    struct flight flight[ENGINE_DEPTH]; /* step n is in n % ENGINE_DEPTH */
-    uint64_t n_submitted, n_answered;
+    struct flight flight[ENGINE_DEPTH_MAX]; /* step n is in n % depth */
+    int depth;
+    uint64_t n_submitted, n_waited, n_answered;
     struct sample_out *out; /* [slots_heads_max] of the step being answered, by rows */
     uint64_t answered_ns;   /* the last result's end */
 };
@@ -68,13 +73,30 @@ bool runner_host_bytes(const struct step_limits *limits, size_t *n_bytes)
     return slots_bytes(limits, n_bytes) &&
            size_align(slots_heads_max(limits) * sizeof(struct sample_out), HOST_ALIGN, &outs) &&
            size_add(*n_bytes, outs, n_bytes) &&
-           size_add(*n_bytes, ENGINE_DEPTH * flight_bytes(limits), n_bytes);
+           size_add(*n_bytes, (size_t)engine_depth(limits) * flight_bytes(limits), n_bytes);
+}
+
+/* Of all that take part in a step; NULL <=> this one alone. */
+static struct comm *all_of(const struct runner *r)
+{
+    return r->grid ? r->grid : r->comm;
+}
+
+static int count_all(const struct runner *r)
+{
+    return all_of(r) ? comm_size(all_of(r)) : 1;
+}
+
+static int count_tensor(const struct runner *r)
+{
+    return r->comm ? comm_size(r->comm) : 1;
 }
 
 /* Ranks that are processes were started one by one: they may not be alike. */
 static bool agree(struct runner *r, const char *what, uint64_t value, struct status *st)
 {
-    return !r->comm || comm_agree(r->comm, what, value) || comm_ok(r->comm, st);
+    struct comm *all = all_of(r);
+    return !all || comm_agree(all, what, value) || comm_ok(all, st);
 }
 
 static uint64_t hash_text(const char *s, uint64_t h)
@@ -119,8 +141,13 @@ static bool open_file(struct runner *r, struct model_file *f, const struct engin
 {
     const bool ok = o->random_weights ? model_file_open_random(f, o->model_path, st)
                                       : model_file_open(f, o->model_path, st);
-    return ok && agree_on_start(r, f, o, st) &&
-           (!r->comm || shard_model(f, comm_rank(r->comm), comm_size(r->comm), st)) &&
+    return ok && agree_on_start(r, f, o, st);
+}
+
+static bool cut_tensors(const struct runner *r, struct model_file *f,
+                        const struct engine_options *o, struct status *st)
+{
+    return (!r->comm || shard_model(f, comm_rank(r->comm), comm_size(r->comm), st)) &&
            quant_load_apply(f, o, st);
 }
 
@@ -132,26 +159,73 @@ static bool open_device(struct runner *r, const struct model_file *f,
     if (!plan_device_options(f, o, &device, st))
         return false;
     device.comm = r->comm;
+    device.grid = r->grid;
     r->dev = backend_open(o->device, &device, &r->backend, &against_cuda, st);
     r->ops = r->dev ? r->backend->ops : NULL;
     return r->dev && agree(r, "the kind of device", hash_text(r->backend->variant(r->dev), 1), st);
 }
 
-/* What the ranks planned, from each to all. */
-static bool share_plan(struct runner *r, const struct plan_rank *mine, struct status *st)
+/* n_bytes of each rank, from each to all. */
+static bool share(struct runner *r, void *of_ranks, size_t n_bytes, struct status *st)
 {
     size_t split[COMM_RANKS_MAX + 1];
-    const int n = comm_size(r->comm);
+    const int n = count_all(r);
     for (int i = 0; i <= n; i++)
-        split[i] = (size_t)i * sizeof *r->rank;
-    r->rank[comm_rank(r->comm)] = *mine;
-    return comm_all_gather(r->comm, r->rank, 1, split[n], split) || comm_ok(r->comm, st);
+        split[i] = (size_t)i * n_bytes;
+    return comm_all_gather(all_of(r), of_ranks, 1, split[n], split) || comm_ok(all_of(r), st);
+}
+
+/* What the ranks planned. */
+static bool share_plan(struct runner *r, const struct plan_rank *mine, struct status *st)
+{
+    r->rank[comm_rank(all_of(r))] = *mine;
+    return share(r, r->rank, sizeof *r->rank, st);
+}
+
+/* What this rank's device may hold. */
+static bool count_memory(const struct runner *r, const struct engine_options *o,
+                         struct plan_memory *available, struct status *st)
+{
+    uint64_t cap[COMM_RANKS_MAX];
+    int n_caps;
+    const int rank = all_of(r) ? comm_rank(all_of(r)) : 0;
+    if (!place_caps_read(o->max_memory, cap, &n_caps, st))
+        return false;
+    *available = plan_memory_of(r->ops, r->ops->mem_free(r->dev), rank, count_all(r), cap[rank]);
+    return true;
+}
+
+/* The first rank places the layers, by what each has. */
+static bool agree_on_placement(struct runner *r, const struct model_file *f,
+                               const struct engine_options *o, const struct plan_memory *mine,
+                               struct status *st)
+{
+    struct plan_memory memory[COMM_RANKS_MAX];
+    const int rank = comm_rank(r->grid), n_tensor = count_tensor(r);
+    memory[rank] = *mine;
+    if (!share(r, memory, sizeof *memory, st))
+        return false;
+    if (rank == 0 && !stages_place(&r->placement, f, o, r->ops, r->dev, memory,
+                                   comm_size(r->grid) / n_tensor, n_tensor, st))
+        return false;
+    return comm_broadcast(r->grid, &r->placement, sizeof r->placement, 0) || comm_ok(r->grid, st);
+}
+
+/* The weights that this stage has of f, which must stay. */
+static bool take_stage(struct runner *r, const struct model_file *f, const struct engine_options *o,
+                       const struct plan_memory *mine, struct model_file *view, struct status *st)
+{
+    if (r->grid)
+        return agree_on_placement(r, f, o, mine, st) &&
+               place_view(view, f, &r->placement, comm_rank(r->grid) / count_tensor(r), st);
+    r->placement = (struct placement){.n_stages = 1, .first = {0, f->cfg.n_layers}};
+    return place_view(view, f, &r->placement, 0, st);
 }
 
 static int32_t least_blocks(const struct runner *r)
 {
     int32_t least = INT32_MAX;
-    for (int i = 0; i < comm_size(r->comm); i++)
+    for (int i = 0; i < count_all(r); i++)
         if (r->rank[i].n_blocks < least)
             least = r->rank[i].n_blocks;
     return least;
@@ -176,12 +250,10 @@ static bool agree_on_plan(struct runner *r, const struct model_file *f,
 }
 
 static bool make_plan(struct runner *r, const struct model_file *f, const struct engine_options *o,
-                      struct status *st)
+                      struct plan_memory available, struct status *st)
 {
-    const struct plan_memory available = {.device = r->ops->mem_free(r->dev),
-                                          .host = memory_available_bytes("")};
     return plan_make(&r->plan, f, o, r->ops, r->dev, available, st) &&
-           (!r->comm || agree_on_plan(r, f, o, available, st));
+           (!all_of(r) || agree_on_plan(r, f, o, available, st));
 }
 
 static bool take_cache(struct runner *r, struct status *st)
@@ -232,7 +304,8 @@ static bool take_slots(struct runner *r, struct status *st)
     arena_init(&arena, r->host, (size_t)r->plan.slot_bytes);
     r->out = arena_take(&arena, slots_heads_max(l) * sizeof *r->out, HOST_ALIGN);
     bool ok = r->out && slots_init(&r->slots, l, &arena);
-    for (int i = 0; ok && i < ENGINE_DEPTH; i++) {
+    r->depth = engine_depth(l);
+    for (int i = 0; ok && i < r->depth; i++) {
         r->flight[i].row = arena_take(&arena, flight_bytes(l), HOST_ALIGN);
         ok = r->flight[i].row != NULL;
     }
@@ -244,8 +317,8 @@ static void print_plan(struct runner *r)
     struct buf table;
     buf_init(&table, sizeof r->facts.plan - 1);
     plan_print(&r->plan, &table);
-    if (r->comm)
-        plan_print_ranks(r->rank, comm_size(r->comm), &table);
+    if (all_of(r))
+        plan_print_ranks(r->rank, count_all(r), &table);
     if (!table.failed)
         memcpy(r->facts.plan, table.at, table.n);
     buf_close(&table);
@@ -254,9 +327,18 @@ static void print_plan(struct runner *r)
 static uint64_t step_weight_bytes(const struct runner *r)
 {
     const struct tensor *embed = r->model.w[W_EMBED];
-    if (embed == r->model.w[W_LM_HEAD])
+    const bool is_head = embed == r->model.w[W_LM_HEAD] && model_is_last_stage(&r->model.cfg);
+    if (!embed || is_head)
         return r->plan.weight_bytes;
     return r->plan.weight_bytes - r->ops->weight_bytes(r->dev, embed);
+}
+
+static void set_wait(const struct runner *r, int64_t wait_ms)
+{
+    if (r->comm)
+        comm_wait_set(r->comm, wait_ms);
+    if (r->grid)
+        comm_wait_set(r->grid, wait_ms);
 }
 
 /* Every rank is loaded, or none is. */
@@ -264,12 +346,12 @@ static bool meet_loaded(struct runner *r, const struct model_file *f, struct sta
 {
     struct plan_rank mine = plan_rank(&r->plan, f);
     mine.step_weight_bytes = step_weight_bytes(r);
-    if (!r->comm) {
+    if (!all_of(r)) {
         r->rank[0] = mine;
         return true;
     }
     const bool ok = share_plan(r, &mine, st);
-    comm_wait_set(r->comm, COMM_WAIT_MS);
+    set_wait(r, COMM_WAIT_MS);
     return ok;
 }
 
@@ -278,7 +360,7 @@ static void fill_facts(struct runner *r, const struct model_file *f, uint64_t lo
     struct engine_facts *facts = &r->facts;
     *facts = (struct engine_facts){
         .limits = r->plan.limits,
-        .n_ranks = r->comm ? comm_size(r->comm) : 1,
+        .n_ranks = count_all(r),
         .load_ms = load_ms,
     };
     for (int i = 0; i < facts->n_ranks; i++) {
@@ -294,33 +376,41 @@ static void fill_facts(struct runner *r, const struct model_file *f, uint64_t lo
     print_plan(r);
 }
 
-struct runner *runner_open(const struct engine_options *o, struct comm *comm,
+static bool load(struct runner *r, const struct model_file *f, const struct engine_options *o,
+                 struct plan_memory available, const struct load_progress *progress,
+                 struct status *st)
+{
+    return make_plan(r, f, o, available, st) &&
+           model_load(&r->model, f, r->ops, r->dev, progress, st) && take_cache(r, st) &&
+           take_activations(r, st) && take_slots(r, st) && meet_loaded(r, f, st);
+}
+
+struct runner *runner_open(const struct engine_options *o, struct comm *comm, struct comm *grid,
                            void (*progress)(void *ctx, uint64_t n_done, uint64_t n_total),
                            void *ctx, struct status *st)
 {
     const uint64_t start = clock_now(&clock_real);
-    struct model_file file = {0};
+    struct model_file file = {0}, view = {0};
+    struct plan_memory available;
     struct runner *r = calloc(1, sizeof *r);
     if (!r) {
         status_fail(st, STATUS_BUSY, "no memory for a runner");
         return NULL;
     }
     r->comm = comm;
-    if (comm)
-        comm_wait_set(comm, LOAD_WAIT_MS);
-    if (!open_file(r, &file, o, st) || !open_device(r, &file, o, st) ||
-        !make_plan(r, &file, o, st) ||
-        !model_load(&r->model, &file, r->ops, r->dev, &(struct load_progress){progress, ctx}, st) ||
-        !take_cache(r, st) || !take_activations(r, st) || !take_slots(r, st) ||
-        !meet_loaded(r, &file, st))
-        goto fail;
-    fill_facts(r, &file, (clock_now(&clock_real) - start) / NS_PER_MS);
+    r->grid = grid;
+    set_wait(r, LOAD_WAIT_MS);
+    const bool ok = open_file(r, &file, o, st) && open_device(r, &file, o, st) &&
+                    cut_tensors(r, &file, o, st) && count_memory(r, o, &available, st) &&
+                    take_stage(r, &file, o, &available, &view, st) &&
+                    load(r, &view, o, available, &(struct load_progress){progress, ctx}, st);
+    if (ok)
+        fill_facts(r, &view, (clock_now(&clock_real) - start) / NS_PER_MS);
+    place_view_close(&view);
     model_file_close(&file);
-    return r;
-
-fail:
+    if (ok)
+        return r;
     status_wrap(st, "load model");
-    model_file_close(&file);
     runner_close(r);
     return NULL;
 }
@@ -345,7 +435,7 @@ const struct engine_facts *runner_facts(const struct runner *r)
 
 static struct flight *flight_of(struct runner *r, uint64_t n)
 {
-    return &r->flight[n % ENGINE_DEPTH];
+    return &r->flight[n % (uint64_t)r->depth];
 }
 
 static void note_flight(struct flight *f, const struct step *step)
@@ -353,10 +443,13 @@ static void note_flight(struct flight *f, const struct step *step)
     const struct step_row *row = step_rows(step);
     f->id = step->id;
     f->n_rows = step->n_rows;
-    for (int32_t i = 0; i < step->n_rows; i++)
+    f->n_heads = 0;
+    for (int32_t i = 0; i < step->n_rows; i++) {
         f->row[i] = (struct flight_row){.slot = row[i].slot,
                                         .n_scores = step_row_scores(&row[i]),
                                         .n_tokens = row[i].flags & ROW_SAMPLE ? 1 : 0};
+        f->n_heads += f->row[i].n_scores + f->row[i].n_tokens;
+    }
 }
 
 /* Each row goes on from one generated token and samples once: all such steps of a width ask for
@@ -396,13 +489,16 @@ bool runner_submit(struct runner *r, const struct step *step, struct status *st)
 {
     struct flight *f = flight_of(r, r->n_submitted);
     struct batch batch;
-    assert(r->n_submitted - r->n_answered < ENGINE_DEPTH);
+    assert(r->n_submitted - r->n_waited < DEVICE_DEPTH);
     f->submit_ns = clock_now(&clock_real);
     if (!slots_apply(&r->slots, step, &batch, st))
         return false;
     note_flight(f, step);
+    const bool may_record = only_decodes(step, &batch, r->plan.device.heads_max);
+    if (!model_is_last_stage(&r->model.cfg))
+        batch.n_heads = 0;
     r->ops->step_begin(r->dev, &batch);
-    if (only_decodes(step, &batch, r->plan.device.heads_max)) {
+    if (may_record) {
         if (!r->ops->graph_begin(r->dev, (uint64_t)batch.n_tokens)) {
             run_ops(r, &batch);
             r->ops->graph_end(r->dev);
@@ -413,6 +509,16 @@ bool runner_submit(struct runner *r, const struct step *step, struct status *st)
     r->ops->step_end(r->dev);
     r->n_submitted++;
     return true;
+}
+
+int runner_n_flying(const struct runner *r)
+{
+    return (int)(r->n_submitted - r->n_waited);
+}
+
+int runner_n_unanswered(const struct runner *r)
+{
+    return (int)(r->n_submitted - r->n_answered);
 }
 
 bool runner_ready(struct runner *r)
@@ -435,10 +541,28 @@ static uint64_t digest(const struct sample_out *out, int32_t n)
  * computes wrongly or ranks were built differently; then an end is better than a wrong answer. */
 static bool agree_on_samples(struct runner *r, const struct flight *f, struct status *st)
 {
-    int32_t n = 0;
-    for (int32_t i = 0; i < f->n_rows; i++)
-        n += f->row[i].n_scores + f->row[i].n_tokens;
-    return agree(r, "the samples of a step", digest(r->out, n), st);
+    return !r->comm || comm_agree(r->comm, "the samples of a step", digest(r->out, f->n_heads)) ||
+           comm_ok(r->comm, st);
+}
+
+bool runner_wait(struct runner *r, struct status *st)
+{
+    assert(r->n_waited < r->n_submitted);
+    const struct flight *f = flight_of(r, r->n_waited++);
+    return r->ops->step_wait(r->dev, r->out, st) &&
+           (!model_is_last_stage(&r->model.cfg) || agree_on_samples(r, f, st));
+}
+
+struct sample_out *runner_outs(struct runner *r, int32_t *n)
+{
+    assert(r->n_answered < r->n_submitted);
+    *n = flight_of(r, r->n_answered)->n_heads;
+    return r->out;
+}
+
+void runner_answered(struct runner *r)
+{
+    r->n_answered++;
 }
 
 /* Adds n outs to the result, and says whether any is a NaN.  A row with a NaN fails alone: its
@@ -485,10 +609,6 @@ bool runner_result(struct runner *r, void *result, struct status *st)
     struct result_builder b;
     const struct sample_out *out = r->out;
     assert(r->n_submitted > r->n_answered);
-    if (!r->ops->step_wait(r->dev, r->out, st))
-        return false;
-    if (!agree_on_samples(r, f, st))
-        return false;
     step_result_begin(&b, result, &r->plan.limits, f->id);
     for (int32_t i = 0; i < f->n_rows; i++) {
         if (!put_row(&b, &f->row[i], out))
@@ -500,6 +620,6 @@ bool runner_result(struct runner *r, void *result, struct status *st)
     b.result->run_ns = end - (f->submit_ns > r->answered_ns ? f->submit_ns : r->answered_ns);
     step_result_end(&b);
     r->answered_ns = end;
-    r->n_answered++;
+    runner_answered(r);
     return true;
 }

@@ -311,6 +311,8 @@ static bool check_row(const struct step *s, const struct step_row *row, const st
         return refuse(st, "row slot", row->slot);
     if (row->flags & ~(uint32_t)(ROW_SAMPLE | ROW_TOKEN_SAMPLED | ROW_SCORE_NEXT))
         return refuse(st, "row flags", row->flags);
+    if (sampled && l->n_stages > 1)
+        return refuse(st, "a sample that the first of stages", l->n_stages);
     if (row->n_tokens < 1 || (sampled && row->n_tokens != 1) ||
         (!sampled && !range_inside(row->first_token, row->n_tokens, s->n_tokens)))
         return refuse(st, "row tokens", row->n_tokens);

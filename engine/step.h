@@ -20,7 +20,9 @@
  *     bias[n_bias]
  *
  * Pipelining: step N+1 may be submitted before the result of step N is read.  A row
- * of N+1 then takes ROW_TOKEN_SAMPLED: its one token is what its slot sampled last.
+ * of N+1 then takes ROW_TOKEN_SAMPLED: its one token is what its slot sampled last.  With
+ * several stages it never does, for the first one does not know what the last one sampled: more
+ * steps are in flight, each with other sequences, and rows name their tokens.
  *
  * Thread: a record belongs to the side that is filling or reading it. */
 #ifndef ENGINE_STEP_H
@@ -45,6 +47,7 @@ struct step_limits {
     int32_t block_tokens;
     int32_t history_max; /* history tokens of one step, over its slots */
     int32_t bias_max;    /* bias entries of one step, over its slots */
+    int32_t n_stages;    /* that a step passes one after the other (layer split); 0 = 1 */
 };
 
 struct step {
@@ -66,7 +69,8 @@ struct step_slot {
 
 enum row_flags {
     ROW_SAMPLE = 1,        /* sample after the row's last token */
-    ROW_TOKEN_SAMPLED = 2, /* n_tokens = 1, first_token unused: the slot's last sample */
+    ROW_TOKEN_SAMPLED = 2, /* n_tokens = 1, first_token unused: the slot's last sample; with one
+                              stage alone */
     ROW_SCORE_NEXT = 4,    /* score, at each position of the row, the prompt token that follows */
 };
 

@@ -48,41 +48,58 @@ static const char *const call_names[] = {
 
 /* --- memory --------------------------------------------------------------------------------- */
 
-static size_t pieces_at(int n_ranks)
+static size_t count_boxes(int n_ranks, int n_parts)
 {
-    return sizeof(struct group) + (size_t)n_ranks * sizeof(struct mailbox);
+    return (size_t)n_ranks * (n_parts > 1 ? 2 : 1);
 }
 
-size_t comm_memory_bytes(int n_ranks)
+static size_t pieces_at(const struct group *g)
 {
-    return pieces_at(n_ranks) + (size_t)n_ranks * 2 * COMM_PIECE_BYTES;
+    return sizeof *g + count_boxes((int)g->n_ranks, (int)g->n_parts) * sizeof(struct mailbox);
 }
 
-void comm_memory_init(struct group *g, int n_ranks)
+size_t comm_memory_bytes(int n_ranks, int n_parts)
+{
+    const size_t box = sizeof(struct mailbox) + 2 * (size_t)COMM_PIECE_BYTES;
+    return sizeof(struct group) + count_boxes(n_ranks, n_parts) * box +
+           (n_parts > 1 ? (size_t)n_ranks * sizeof(struct mail) : 0);
+}
+
+void comm_memory_init(struct group *g, int n_ranks, int n_parts)
 {
     g->magic = COMM_MAGIC;
     g->layout = COMM_LAYOUT;
     g->n_ranks = (uint32_t)n_ranks;
+    g->n_parts = (uint32_t)n_parts;
 }
 
-void *comm_memory_take(int n_ranks, struct status *st)
+struct mail *comm_mail_of(const struct comm *c, int rank)
 {
-    assert(n_ranks >= 1 && n_ranks <= COMM_RANKS_MAX);
-    struct group *g = mmap(NULL, comm_memory_bytes(n_ranks), PROT_READ | PROT_WRITE,
+    const struct group *g = c->group;
+    const size_t n_boxes = count_boxes((int)g->n_ranks, (int)g->n_parts);
+    char *mail = (char *)c->group + pieces_at(g) + n_boxes * 2 * COMM_PIECE_BYTES;
+    return (struct mail *)mail + rank;
+}
+
+void *comm_memory_take(int n_ranks, int n_parts, struct status *st)
+{
+    assert(n_ranks >= 1 && n_ranks <= COMM_RANKS_MAX && n_parts >= 1 && n_ranks % n_parts == 0);
+    struct group *g = mmap(NULL, comm_memory_bytes(n_ranks, n_parts), PROT_READ | PROT_WRITE,
                            MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (g == MAP_FAILED) {
         status_fail(st, STATUS_BUSY, "no memory for a group of %d ranks: %s", n_ranks,
                     strerror(errno));
         return NULL;
     }
-    comm_memory_init(g, n_ranks);
+    comm_memory_init(g, n_ranks, n_parts);
     return g;
 }
 
-void comm_memory_drop(void *memory, int n_ranks)
+void comm_memory_drop(void *memory)
 {
-    if (memory)
-        munmap(memory, comm_memory_bytes(n_ranks));
+    const struct group *g = memory;
+    if (g)
+        munmap(memory, comm_memory_bytes((int)g->n_ranks, (int)g->n_parts));
 }
 
 struct comm *comm_open(void *memory, int rank, struct status *st)
@@ -101,10 +118,30 @@ struct comm *comm_open(void *memory, int rank, struct status *st)
         return NULL;
     }
     c->group = g;
+    c->whole = c;
     c->rank = rank;
     c->n_ranks = (int)g->n_ranks;
     c->wait_ms = COMM_WAIT_MS;
     return c;
+}
+
+struct comm *comm_part(struct comm *c, struct status *st)
+{
+    struct comm *part = calloc(1, sizeof *part);
+    if (!part) {
+        status_fail(st, STATUS_BUSY, "no memory for the part of rank %d", c->rank);
+        return NULL;
+    }
+    assert(c->whole == c && c->group->n_parts > 1);
+    part->group = c->group;
+    part->net = c->net;
+    part->whole = c;
+    part->n_ranks = c->n_ranks / (int)c->group->n_parts;
+    part->rank = c->rank % part->n_ranks;
+    part->first = c->rank - part->rank;
+    part->first_box = c->n_ranks + part->first;
+    part->wait_ms = COMM_WAIT_MS;
+    return part;
 }
 
 void comm_close(struct comm *c)
@@ -112,10 +149,10 @@ void comm_close(struct comm *c)
     if (!c)
         return;
     comm_beat_stop(c);
-    if (c->net)
+    if (c->net && c->whole == c)
         comm_net_close(c);
     if (c->owns_memory)
-        comm_memory_drop(c->group, c->n_ranks);
+        comm_memory_drop(c->group);
     free(c);
 }
 
@@ -145,6 +182,7 @@ bool comm_has_failed(const struct comm *c)
 void comm_abort(struct comm *c, const struct status *why)
 {
     uint32_t none = 0;
+    c = c->whole;
     struct mailbox *box = &c->group->box[c->rank];
     if (comm_has_failed(c) || atomic_exchange(&c->reported, true))
         return;
@@ -174,7 +212,7 @@ bool comm_ok(struct comm *c, struct status *st)
         return status_fail(st, STATUS_DEVICE, "rank 0 starts again");
     if (failed >= COMM_LEFT)
         return status_fail(st, STATUS_DEVICE, "the process of rank %u is gone", failed - COMM_LEFT);
-    const int by = (int)(failed - 1) % c->n_ranks;
+    const int by = (int)((failed - 1) % c->group->n_ranks);
     const struct mailbox *box = &c->group->box[by];
     const bool sane = box->code > STATUS_OK && box->code < STATUS_N;
     status_fail(st, sane ? (enum status_code)box->code : STATUS_DEVICE, "rank %d: %.*s", by,
@@ -184,16 +222,21 @@ bool comm_ok(struct comm *c, struct status *st)
 
 /* --- waiting -------------------------------------------------------------------------------- */
 
+struct mailbox *comm_box(const struct comm *c, int rank)
+{
+    return &c->group->box[c->first_box + rank];
+}
+
 static bool has_come(const struct comm *c, int rank)
 {
-    const uint32_t at = atomic_load_explicit(&c->group->box[rank].round, memory_order_acquire);
+    const uint32_t at = atomic_load_explicit(&comm_box(c, rank)->round, memory_order_acquire);
     return (int32_t)(at - c->round) >= 0; /* rounds wrap */
 }
 
 /* Until the rank comes to a round or some milliseconds are over. */
 static void sleep_on(struct comm *c, int rank, int64_t ms)
 {
-    struct mailbox *box = &c->group->box[rank];
+    struct mailbox *box = comm_box(c, rank);
     const struct timespec longest = {.tv_nsec = (long)ms * 1000000};
     atomic_fetch_add(&box->n_asleep, 1);
     const uint32_t at = atomic_load(&box->round);
@@ -205,7 +248,7 @@ static void sleep_on(struct comm *c, int rank, int64_t ms)
 bool comm_lost(struct comm *c, int rank, uint32_t call)
 {
     struct status st = {0};
-    status_fail(&st, STATUS_DEVICE, "rank %d did not come to %s %u in %lld ms", rank,
+    status_fail(&st, STATUS_DEVICE, "rank %d did not come to %s %u in %lld ms", c->first + rank,
                 call_names[call], c->round, (long long)c->wait_ms);
     comm_abort(c, &st);
     return false;
@@ -222,7 +265,7 @@ static bool wait_long(struct comm *c, int rank, enum call call)
             return false;
         if (c->wait_ms && ms >= c->wait_ms)
             return comm_lost(c, rank, call);
-        if (!comm_is_alive(c, rank, &suspect_ns, &gone)) {
+        if (!comm_is_alive(c, c->first + rank, &suspect_ns, &gone)) {
             comm_abort(c, &gone);
             return false;
         }
@@ -249,8 +292,8 @@ static bool wait_for(struct comm *c, int rank, enum call call)
 /* Where a rank's data of a round is. */
 void *comm_piece(const struct comm *c, int rank, uint32_t round)
 {
-    return (char *)c->group + pieces_at(c->n_ranks) +
-           ((size_t)rank * 2 + round % 2) * COMM_PIECE_BYTES;
+    return (char *)c->group + pieces_at(c->group) +
+           ((size_t)(c->first_box + rank) * 2 + round % 2) * COMM_PIECE_BYTES;
 }
 
 /* What this rank has to say in the next round. */
@@ -266,15 +309,16 @@ static const void *piece_of(const struct comm *c, int rank)
 
 bool comm_check_letter(struct comm *c, int rank, const struct letter *mine, const char *what)
 {
-    const struct letter *theirs = &c->group->box[rank].letter[c->round % 2];
+    const struct letter *theirs = &comm_box(c, rank)->letter[c->round % 2];
     struct status st = {0};
     if (memcmp(theirs, mine, sizeof *mine) == 0)
         return true;
     if (theirs->call == CALL_AGREE && mine->call == CALL_AGREE)
-        status_fail(&st, STATUS_CORRUPT, "ranks %d and %d differ in %s", c->rank, rank, what);
+        status_fail(&st, STATUS_CORRUPT, "ranks %d and %d differ in %s", c->first + c->rank,
+                    c->first + rank, what);
     else
         status_fail(&st, STATUS_CORRUPT, "in %s of %llu bytes, where rank %d is in %s of %llu",
-                    call_names[mine->call], (unsigned long long)mine->n_bytes, rank,
+                    call_names[mine->call], (unsigned long long)mine->n_bytes, c->first + rank,
                     call_names[theirs->call <= CALL_ALL_REDUCE ? theirs->call : 0],
                     (unsigned long long)theirs->n_bytes);
     comm_abort(c, &st);
@@ -286,7 +330,7 @@ bool comm_check_letter(struct comm *c, int rank, const struct letter *mine, cons
 static bool meet(struct comm *c, const struct letter *mine, const char *what,
                  const struct parcel *parcel)
 {
-    struct mailbox *box = &c->group->box[c->rank];
+    struct mailbox *box = comm_box(c, c->rank);
     if (comm_has_failed(c))
         return false;
     c->round++;

@@ -40,14 +40,26 @@ struct mailbox {
     _Alignas(COMM_LINE) _Atomic uint32_t n_asleep;
 };
 
+struct mail { /* bytes on their way to a rank, from the one before it */
+    /* The sender writes; its waiter's futex. */
+    _Alignas(COMM_LINE) _Atomic uint32_t n_put; /* since the start; wraps */
+    _Atomic uint32_t sender_sleeps;
+    /* The receiver writes. */
+    _Alignas(COMM_LINE) _Atomic uint32_t n_taken;
+    _Atomic uint32_t receiver_sleeps;
+    _Alignas(COMM_LINE) char bytes[COMM_MAIL_BYTES];
+};
+
 struct group {
-    uint32_t magic, layout, n_ranks;
+    uint32_t magic, layout, n_ranks, n_parts;
     _Atomic uint32_t failed; /* 0, or 1 + the rank whose mailbox says why, or one of the above */
     _Atomic uint64_t
         beat_ns[COMM_RANKS_MAX]; /* when a rank's process last ran; 0 = it has no beat */
     _Atomic uint32_t joined[COMM_RANKS_MAX];
     _Atomic int64_t pid[COMM_RANKS_MAX]; /* of a rank that is a process */
-    struct mailbox box[]; /* [n_ranks]; behind them the pieces: [n_ranks, 2, COMM_PIECE_BYTES] */
+    /* [n_boxes]: a box for each rank, and another one for what it does in its part, where there are
+     * parts; behind them the pieces, [n_boxes, 2, COMM_PIECE_BYTES], and the mail, [n_ranks]. */
+    struct mailbox box[];
 };
 
 struct span { /* bytes of a piece */
@@ -63,9 +75,12 @@ struct net;
 struct comm {
     struct group *group;
     struct net *net; /* NULL <=> the group's memory is shared; else it is this rank's own */
-    int rank, n_ranks;
-    uint32_t round;  /* the last one this rank came to */
-    int64_t wait_ms; /* 0 = no limit */
+    struct comm *whole; /* of the end of a part; else itself */
+    int rank, n_ranks;  /* in the part */
+    int first;          /* what its rank 0 is in the whole group */
+    int first_box;      /*   and which box that has */
+    uint32_t round;     /* the last one this rank came to */
+    int64_t wait_ms;    /* 0 = no limit */
     _Atomic bool reported;
 
     /* Of a process (comm_process.c). */
@@ -76,10 +91,12 @@ struct comm {
     uint64_t suspect_ns[COMM_RANKS_MAX]; /* comm_look's */
 };
 
-size_t comm_memory_bytes(int n_ranks);
-void comm_memory_init(struct group *g, int n_ranks);
-void *comm_piece(const struct comm *c, int rank, uint32_t round); /* where its data is */
+size_t comm_memory_bytes(int n_ranks, int n_parts);
+void comm_memory_init(struct group *g, int n_ranks, int n_parts);
+struct mail *comm_mail_of(const struct comm *c, int rank);
 bool comm_has_failed(const struct comm *c);
+struct mailbox *comm_box(const struct comm *c, int rank);
+void *comm_piece(const struct comm *c, int rank, uint32_t round); /* where its data is */
 /* Both fail the group, and return false. */
 bool comm_lost(struct comm *c, int rank, uint32_t call);
 bool comm_check_letter(struct comm *c, int rank, const struct letter *mine, const char *what);

@@ -1,9 +1,9 @@
 /* comm_meet.c - how ranks on several machines find each other.
  *
- * Rank 0 listens; the others call it, twice each, and say where they listen themselves.  When all
- * are there, rank 0 sends the roster of those places, and each rank calls those below it and waits
- * for those above.  A group of these connections is one life, with a number of its own (epoch): a
- * rank that comes late for one joins the next.
+ * Rank 0 listens; the others call it, once for each connection, and say where they listen
+ * themselves.  When all are there, rank 0 sends the roster of those places, and each rank calls
+ * those below it and waits for those above.  A group of these connections is one life, with a
+ * number of its own (epoch): a rank that comes late for one joins the next.
  *
  * A caller that may not join is told why.  What is wrong with it and cannot mend (its version, the
  * size of its group) ends the meeting for both; of one that is no rank, or has not the secret,
@@ -40,7 +40,7 @@ struct caller { /* has connected, and not yet said who it is */
 
 struct meeting {
     const struct comm_place *place;
-    int rank, n_ranks;
+    int rank, n_ranks, n_parts, n_channels;
     uint64_t end_ns, epoch;
     int listen_fd;
     uint16_t port; /* of listen_fd, of a rank but the first */
@@ -149,13 +149,16 @@ static bool judge(const struct meeting *m, const struct caller *c, const struct 
     if (h->n_ranks != (uint32_t)m->n_ranks)
         return status_fail(why, STATUS_BAD_INPUT, "rank %d wants %d ranks, rank %u %u", m->rank,
                            m->n_ranks, h->rank, h->n_ranks);
+    if (h->n_parts != (uint32_t)m->n_parts)
+        return status_fail(why, STATUS_BAD_INPUT, "rank %d wants %d stages, rank %u %u", m->rank,
+                           m->n_parts, h->rank, h->n_parts);
     if ((int)h->rank <= m->rank)
         return status_fail(why, STATUS_BAD_INPUT, "there are two processes of rank %u", h->rank);
     if (is_control && m->fd[WIRE_CONTROL][h->rank] >= 0 &&
         !dial_is_closed(m->fd[WIRE_CONTROL][h->rank]))
         return status_fail(why, STATUS_BUSY, "a process of rank %u is here already", h->rank);
     if (h->epoch != (m->rank == 0 && is_control ? 0 : m->epoch) ||
-        (!is_control && (m->fd[WIRE_CONTROL][h->rank] < 0 || m->fd[WIRE_DATA][h->rank] >= 0)))
+        (!is_control && (m->fd[WIRE_CONTROL][h->rank] < 0 || m->fd[h->channel][h->rank] >= 0)))
         return status_fail(why, STATUS_BUSY, "rank %u comes from another life of its group",
                            h->rank);
     return true;
@@ -165,7 +168,8 @@ static bool ends_meeting(const struct meeting *m, const struct wire_hello *h,
                          const struct status *why)
 {
     return why->code == STATUS_UNSUPPORTED ||
-           (why->code == STATUS_BAD_INPUT && h->n_ranks != (uint32_t)m->n_ranks &&
+           (why->code == STATUS_BAD_INPUT &&
+            (h->n_ranks != (uint32_t)m->n_ranks || h->n_parts != (uint32_t)m->n_parts) &&
             strcmp(h->group, m->place->group) == 0);
 }
 
@@ -239,8 +243,9 @@ static bool hear_callers(struct meeting *m, struct status *st)
 static int missing_rank(const struct meeting *m)
 {
     for (int r = m->rank + 1; r < m->n_ranks; r++)
-        if (m->fd[WIRE_CONTROL][r] < 0 || m->fd[WIRE_DATA][r] < 0)
-            return r;
+        for (int channel = 0; channel < m->n_channels; channel++)
+            if (m->fd[channel][r] < 0)
+                return r;
     return m->n_ranks;
 }
 
@@ -287,6 +292,7 @@ static bool say_hello(const struct meeting *m, int fd, enum wire_channel channel
                            .abi = OPS_ABI,
                            .rank = (uint32_t)m->rank,
                            .n_ranks = (uint32_t)m->n_ranks,
+                           .n_parts = (uint32_t)m->n_parts,
                            .channel = channel,
                            .port = m->port,
                            .epoch = m->epoch,
@@ -341,7 +347,7 @@ static bool shake_hands(struct meeting *m, int fd, enum wire_channel channel, st
 static bool call_rank(struct meeting *m, const struct sockaddr *to, socklen_t n, int rank,
                       struct status *st)
 {
-    for (int channel = 0; channel < WIRE_CHANNELS; channel++) {
+    for (int channel = 0; channel < m->n_channels; channel++) {
         int *fd = &m->fd[channel][rank];
         *fd = dial_call(to, n, in_ms(HELLO_MS), st);
         if (*fd >= 0 && m->listen_fd < 0)
@@ -445,12 +451,12 @@ static bool meet_as_other(struct meeting *m, struct status *st)
 /* The connections become a rank's end. */
 static struct comm *make_end(struct meeting *m, struct status *st)
 {
-    void *memory = comm_memory_take(m->n_ranks, st);
+    void *memory = comm_memory_take(m->n_ranks, m->n_parts, st);
     struct comm *c = memory ? comm_open(memory, m->rank, st) : NULL;
     struct net *net = c ? calloc(1, sizeof *net) : NULL;
     if (!net) {
         comm_close(c);
-        comm_memory_drop(memory, m->n_ranks);
+        comm_memory_drop(memory);
         if (st->code == STATUS_OK)
             status_fail(st, STATUS_BUSY, "no memory for a group of ranks");
         return NULL;
@@ -468,8 +474,8 @@ static struct comm *make_end(struct meeting *m, struct status *st)
     return NULL;
 }
 
-struct comm *comm_connect(const struct comm_place *place, int rank, int n_ranks, int64_t wait_ms,
-                          struct status *st)
+struct comm *comm_connect(const struct comm_place *place, int rank, int n_ranks, int n_parts,
+                          int64_t wait_ms, struct status *st)
 {
     struct meeting *m = calloc(1, sizeof *m);
     struct comm *c = NULL;
@@ -480,6 +486,8 @@ struct comm *comm_connect(const struct comm_place *place, int rank, int n_ranks,
     *m = (struct meeting){.place = place,
                           .rank = rank,
                           .n_ranks = n_ranks,
+                          .n_parts = n_parts,
+                          .n_channels = n_parts > 1 ? WIRE_CHANNELS : WIRE_MAIL,
                           .end_ns = in_ms(wait_ms),
                           .listen_fd = -1};
     memset(m->fd, 0xff, sizeof m->fd);

@@ -1,8 +1,9 @@
 /* comm_net.h - a rank's connections to the others, and who works on them.
  *
- * Two ranks are joined by two connections.  The DATA one carries rounds (comm_socket.c): the
- * rank's thread alone reads and writes it.  The CONTROL one carries beats and farewells
- * (comm_pulse.c): a thread of its own does, so that it speaks whatever the rank computes.
+ * Two ranks are joined by two connections, or three.  The DATA one carries rounds (comm_socket.c), and
+ * where the group has parts the MAIL one mail (comm_net_mail.c): the rank's thread alone reads and
+ * writes them.  The CONTROL one carries beats and farewells (comm_pulse.c): a thread of its own does,
+ * so that it speaks whatever the rank computes.
  *
  * What has come from another rank lies in memory of this process that is laid out as a shared group
  * is: its letters and pieces in its mailbox, when it was last heard in beat_ns.
@@ -48,6 +49,11 @@ struct net {
 /* Sends this rank's letter and its parcel to all, and takes theirs; false: the group has failed. */
 bool comm_net_round(struct comm *c, const struct letter *mine, const char *what,
                     const struct parcel *p);
+/* Mail, as comm.h has it, to and from a rank. */
+size_t comm_net_send_some(struct comm *c, int to, const void *p, size_t n);
+bool comm_net_send(struct comm *c, int to, const void *p, size_t n);
+bool comm_net_recv(struct comm *c, int from, void *p, size_t n);
+size_t comm_net_mail(const struct comm *c, int from);
 bool comm_net_start(struct comm *c, struct status *st) MUST_CHECK; /* the pulse */
 void comm_net_wake(struct comm *c);
 void comm_net_close(struct comm *c); /* says farewell if the group has failed or ended */

@@ -176,7 +176,7 @@ static bool take_path(const char *path)
 }
 
 /* It has its name once it is whole. */
-static struct group *make_group(const char *name, int n_ranks, struct status *st)
+static struct group *make_group(const char *name, int n_ranks, int n_parts, struct status *st)
 {
     char path[PATH_BYTES], new_path[PATH_BYTES];
     struct group *g = NULL;
@@ -187,7 +187,7 @@ static struct group *make_group(const char *name, int n_ranks, struct status *st
         return NULL;
     }
     unlink(new_path);
-    const size_t n_bytes = comm_memory_bytes(n_ranks);
+    const size_t n_bytes = comm_memory_bytes(n_ranks, n_parts);
     const int fd = open(new_path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
     /* Taken now: a page that is missing later would be a signal, not an error. */
     const int error = fd < 0 ? errno : posix_fallocate(fd, 0, (off_t)n_bytes);
@@ -195,10 +195,10 @@ static struct group *make_group(const char *name, int n_ranks, struct status *st
     if (error == 0)
         g = map_group(fd, n_bytes);
     if (g)
-        comm_memory_init(g, n_ranks);
+        comm_memory_init(g, n_ranks, n_parts);
     if (!g || rename(new_path, path) != 0) {
         status_fail(st, STATUS_IO, "share %zu bytes as %s: %s", n_bytes, path, strerror(errno));
-        comm_memory_drop(g, n_ranks);
+        comm_memory_drop(g);
         g = NULL;
     }
     if (fd >= 0)
@@ -212,7 +212,7 @@ static struct comm *open_end(struct group *g, int rank, struct status *st)
 {
     struct comm *c = comm_open(g, rank, st);
     if (!c) {
-        comm_memory_drop(g, (int)g->n_ranks);
+        comm_memory_drop(g);
         return NULL;
     }
     c->owns_memory = true;
@@ -230,40 +230,45 @@ static bool is_over(const struct group *g, int rank)
            (rank < COMM_RANKS_MAX && atomic_load(&g->joined[rank]) != 0);
 }
 
-static bool fits(const struct group *g, size_t n_bytes, int n_ranks, struct status *st)
+static bool fits(const struct group *g, size_t n_bytes, int n_ranks, int n_parts, struct status *st)
 {
     if (g->layout != COMM_LAYOUT)
         return status_fail(st, STATUS_UNSUPPORTED, "rank 0 is of another version of inferd");
-    if (g->n_ranks != (uint32_t)n_ranks || n_bytes != comm_memory_bytes(n_ranks))
+    if (g->n_parts != (uint32_t)n_parts)
+        return status_fail(st, STATUS_BAD_INPUT, "rank 0 wants %u stages, this rank %d", g->n_parts,
+                           n_parts);
+    if (g->n_ranks != (uint32_t)n_ranks || n_bytes != comm_memory_bytes(n_ranks, n_parts))
         return status_fail(st, STATUS_BAD_INPUT, "rank 0 wants %u ranks, this one %d", g->n_ranks,
                            n_ranks);
     return true;
 }
 
 /* NULL with st OK: not yet. */
-static struct comm *try_join(const char *path, int rank, int n_ranks, struct status *st)
+static struct comm *try_join(const char *path, int rank, int n_ranks, int n_parts,
+                             struct status *st)
 {
     size_t n_bytes;
     struct group *g = find_group(path, &n_bytes);
-    if (g && g->magic == COMM_MAGIC && !is_over(g, rank) && fits(g, n_bytes, n_ranks, st))
+    if (g && g->magic == COMM_MAGIC && !is_over(g, rank) && fits(g, n_bytes, n_ranks, n_parts, st))
         return open_end(g, rank, st);
     if (g)
         munmap(g, n_bytes);
     return NULL;
 }
 
-struct comm *comm_join(const char *name, int rank, int n_ranks, int64_t wait_ms, struct status *st)
+struct comm *comm_join(const char *name, int rank, int n_ranks, int n_parts, int64_t wait_ms,
+                       struct status *st)
 {
     char path[PATH_BYTES];
     struct comm *c = NULL;
     if (rank == 0) {
-        struct group *g = make_group(name, n_ranks, st);
+        struct group *g = make_group(name, n_ranks, n_parts, st);
         return g ? open_end(g, 0, st) : NULL;
     }
     if (!make_path(name, "", path, st))
         return NULL;
     for (int64_t ms = 0; ms < wait_ms; ms += LOOK_MS) {
-        c = try_join(path, rank, n_ranks, st);
+        c = try_join(path, rank, n_ranks, n_parts, st);
         if (c || st->code != STATUS_OK)
             return c;
         sleep_ms(LOOK_MS);

@@ -30,9 +30,15 @@ struct round { /* the one in hand */
     uint64_t suspect_ns[COMM_RANKS_MAX];
 };
 
+/* In a part ranks are numbered from its first. */
+static struct flow *flow_of(const struct comm *c, int rank)
+{
+    return &c->net->flow[c->first + rank];
+}
+
 static void flow_begin(const struct round *r, int rank)
 {
-    struct flow *f = &r->c->net->flow[rank];
+    struct flow *f = flow_of(r->c, rank);
     const struct wire_head head = {
         .kind = WIRE_ROUND, .n_bytes = (uint32_t)r->parcel->out[rank].n, .number = r->c->round};
     f->n_out = f->n_in = 0;
@@ -67,14 +73,14 @@ static size_t moved(struct flow *f, ssize_t n)
 static size_t send_some(const struct round *r, int rank)
 {
     const struct comm *c = r->c;
-    struct flow *f = &c->net->flow[rank];
+    struct flow *f = flow_of(c, rank);
     const struct span *s = &r->parcel->out[rank];
     struct iovec iov[2];
     struct msghdr m = {.msg_iov = iov};
     m.msg_iovlen = (size_t)lay_out(iov, f->out, (char *)comm_piece(c, c->rank, c->round) + s->at,
                                    s->n, f->n_out);
     const size_t n =
-        moved(f, sendmsg(c->net->fd[WIRE_DATA][rank], &m, MSG_DONTWAIT | MSG_NOSIGNAL));
+        moved(f, sendmsg(c->net->fd[WIRE_DATA][c->first + rank], &m, MSG_DONTWAIT | MSG_NOSIGNAL));
     f->n_out += n;
     return n;
 }
@@ -83,25 +89,25 @@ static size_t send_some(const struct round *r, int rank)
 static bool check_record(const struct round *r, int rank)
 {
     struct comm *c = r->c;
-    struct flow *f = &c->net->flow[rank];
+    struct flow *f = flow_of(c, rank);
     struct status st = {0};
     struct wire_head head;
     struct wire_letter l;
     if (!wire_get_head(f->in, &head, &st)) {
-        status_wrap(&st, "from rank %d", rank);
+        status_wrap(&st, "from rank %d", c->first + rank);
         comm_abort(c, &st);
         return false;
     }
     wire_get_letter(f->in + WIRE_HEAD_BYTES, &l);
-    c->group->box[rank].letter[c->round % 2] =
+    comm_box(c, rank)->letter[c->round % 2] =
         (struct letter){.call = l.call, .root = l.root, .n_bytes = l.n_bytes, .value = l.value};
     if (!comm_check_letter(c, rank, r->mine, r->what))
         return false;
     f->is_checked =
         head.kind == WIRE_ROUND && head.number == c->round && head.n_bytes == r->parcel->in[rank].n;
     if (!f->is_checked) {
-        status_fail(&st, STATUS_CORRUPT, "rank %d sent round %u of %u bytes, want %u of %zu", rank,
-                    head.number, head.n_bytes, c->round, r->parcel->in[rank].n);
+        status_fail(&st, STATUS_CORRUPT, "rank %d sent round %u of %u bytes, want %u of %zu",
+                    c->first + rank, head.number, head.n_bytes, c->round, r->parcel->in[rank].n);
         comm_abort(c, &st);
     }
     return f->is_checked;
@@ -111,13 +117,13 @@ static bool check_record(const struct round *r, int rank)
 static bool receive_some(const struct round *r, int rank, size_t *n_moved)
 {
     const struct comm *c = r->c;
-    struct flow *f = &c->net->flow[rank];
+    struct flow *f = flow_of(c, rank);
     const struct span *s = &r->parcel->in[rank];
     struct iovec iov[2];
     struct msghdr m = {.msg_iov = iov};
     m.msg_iovlen =
         (size_t)lay_out(iov, f->in, (char *)comm_piece(c, rank, c->round) + s->at, s->n, f->n_in);
-    const size_t n = moved(f, recvmsg(c->net->fd[WIRE_DATA][rank], &m, MSG_DONTWAIT));
+    const size_t n = moved(f, recvmsg(c->net->fd[WIRE_DATA][c->first + rank], &m, MSG_DONTWAIT));
     f->n_in += n;
     *n_moved += n;
     return f->is_checked || f->n_in < NET_ROUND_BYTES || check_record(r, rank);
@@ -125,12 +131,12 @@ static bool receive_some(const struct round *r, int rank, size_t *n_moved)
 
 static bool is_out(const struct round *r, int rank)
 {
-    return r->c->net->flow[rank].n_out == NET_ROUND_BYTES + r->parcel->out[rank].n;
+    return flow_of(r->c, rank)->n_out == NET_ROUND_BYTES + r->parcel->out[rank].n;
 }
 
 static bool is_in(const struct round *r, int rank)
 {
-    return r->c->net->flow[rank].n_in == NET_ROUND_BYTES + r->parcel->in[rank].n;
+    return flow_of(r->c, rank)->n_in == NET_ROUND_BYTES + r->parcel->in[rank].n;
 }
 
 /* One pass; -1: the group has failed, 0: all is done, 1: something moved, 2: nothing did. */
@@ -139,7 +145,7 @@ static int move_all(const struct round *r)
     size_t n_moved = 0;
     bool is_done = true;
     for (int rank = 0; rank < r->c->n_ranks; rank++) {
-        const struct flow *f = &r->c->net->flow[rank];
+        const struct flow *f = flow_of(r->c, rank);
         if (rank == r->c->rank)
             continue;
         if (!is_out(r, rank) && f->broken_ns == 0)
@@ -159,14 +165,15 @@ static bool may_come(struct round *r)
     const int64_t ms = (int64_t)((now_ns - r->start_ns) / NS_PER_MS);
     for (int rank = 0; rank < c->n_ranks; rank++) {
         struct status gone = {0};
-        const struct flow *f = &c->net->flow[rank];
+        const struct flow *f = flow_of(c, rank);
         if (rank == c->rank || (is_in(r, rank) && is_out(r, rank)))
             continue;
         if (c->wait_ms && ms >= c->wait_ms)
             return comm_lost(c, rank, r->mine->call);
         if (f->broken_ns && now_ns - f->broken_ns >= BROKEN_MS * NS_PER_MS)
-            status_fail(&gone, STATUS_DEVICE, "the connection to rank %d broke", rank);
-        if (gone.code != STATUS_OK || !comm_is_alive(c, rank, &r->suspect_ns[rank], &gone)) {
+            status_fail(&gone, STATUS_DEVICE, "the connection to rank %d broke", c->first + rank);
+        if (gone.code != STATUS_OK ||
+            !comm_is_alive(c, c->first + rank, &r->suspect_ns[rank], &gone)) {
             comm_abort(c, &gone);
             return false;
         }
@@ -181,8 +188,9 @@ static void sleep_for_news(const struct round *r)
     for (int rank = 0; rank < r->c->n_ranks; rank++) {
         const short events =
             (short)((is_out(r, rank) ? 0 : POLLOUT) | (is_in(r, rank) ? 0 : POLLIN));
-        if (rank != r->c->rank && events && r->c->net->flow[rank].broken_ns == 0)
-            p[n++] = (struct pollfd){.fd = r->c->net->fd[WIRE_DATA][rank], .events = events};
+        if (rank != r->c->rank && events && flow_of(r->c, rank)->broken_ns == 0)
+            p[n++] = (struct pollfd){.fd = r->c->net->fd[WIRE_DATA][r->c->first + rank],
+                                     .events = events};
     }
     poll(p, n, COMM_LOOK_MS);
 }

@@ -148,7 +148,8 @@ void wire_put_hello(unsigned char to[WIRE_HELLO_BYTES], const struct wire_hello 
     put_number(&p, h->port, 4);
     put_number(&p, h->epoch, 8);
     put_text(&p, h->group, sizeof h->group);
-    put_number(&p, 0, 8);
+    put_number(&p, h->n_parts, 4);
+    put_number(&p, 0, 4);
     put_hash(&p, h->nonce);
     put_hash(&p, h->proof);
     assert(p.at == to + WIRE_HELLO_BYTES);
@@ -167,7 +168,8 @@ bool wire_get_hello(const unsigned char from[WIRE_HELLO_BYTES], struct wire_hell
     h->port = get_u32(&g);
     h->epoch = get_number(&g, 8);
     ok &= get_text(&g, h->group, sizeof h->group);
-    ok &= get_number(&g, 8) == 0;
+    h->n_parts = get_u32(&g);
+    ok &= get_u32(&g) == 0;
     h->nonce = get_hash(&g);
     h->proof = get_hash(&g);
     ok = ok && h->rank < COMM_RANKS_MAX && h->n_ranks <= COMM_RANKS_MAX && h->rank < h->n_ranks &&

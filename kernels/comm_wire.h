@@ -56,11 +56,11 @@ struct wire_head {
     uint32_t number;  /* ROUND: which; REFUSE, FAREWELL: enum status_code */
 };
 
-enum wire_channel { WIRE_CONTROL, WIRE_DATA, WIRE_CHANNELS }; /* two connections join two ranks */
+enum wire_channel { WIRE_CONTROL, WIRE_DATA, WIRE_MAIL, WIRE_CHANNELS }; /* MAIL: with parts */
 
 struct wire_hello {
     uint32_t protocol, abi; /* of the kernels */
-    uint32_t rank, n_ranks;
+    uint32_t rank, n_ranks, n_parts;
     uint32_t channel;
     uint32_t port;  /* where the rank listens to those above it */
     uint64_t epoch; /* the life of the group; 0 = to rank 0, which says it */

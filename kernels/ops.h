@@ -28,6 +28,12 @@
  * head with a split, are where they meet.  Bits then depend on the number of ranks too.  A rank
  * that is lost is a device fault to the others.
  *
+ * Its layers may be divided among stages (layer split): each stage is a device, or the devices of so
+ * many ranks, with a run of the layers.  All see the same batches, in the same order; the first one
+ * embeds, each hands its activations to the next (send, recv), and the last has the head and samples.
+ * The first stage's device never learns what was sampled: no token is TOKEN_SAMPLED then.  Bits do
+ * not depend on the number of stages.
+ *
  * Shapes are written [outer, ..., inner], inner contiguous; a stride is in values.
  *
  * Thread: all calls on one device come from one thread (its rank). */
@@ -204,6 +210,14 @@ struct all_reduce_args { /* y = add + (sum of the ranks' x, in order of rank); o
     int rows, width;
 };
 
+/* Rows on their way from a stage to the next, to the rank of the same place there.  What is sent is
+ * what the ops before it made, and x may be written by the ops after it; what is received is there
+ * for the ops after it.  Each send meets one recv, in order of steps, of the same rows and width. */
+struct pass_args {
+    void *x; /* [rows, width] activations */
+    int rows, width;
+};
+
 enum norm_kind { NORM_RMS, NORM_LAYER };
 
 struct norm { /* w * norm(x) + b, over a row; sums in f32 */
@@ -349,6 +363,9 @@ struct ops {
     void (*attention)(struct device *, const struct attention_args *);
     /* Only with a comm; NULL = no such device can be one rank of several. */
     void (*all_reduce)(struct device *, const struct all_reduce_args *);
+    /* Only with a grid; NULL = no such device can be one stage of several. */
+    void (*send)(struct device *, const struct pass_args *);
+    void (*recv)(struct device *, const struct pass_args *);
     void (*head)(struct device *, const struct head_args *);
     void (*sample)(struct device *, const struct sample_args *);
     void (*step_end)(struct device *);
@@ -375,6 +392,8 @@ struct device_options {
     double memory_share; /* CUDA: of the device's memory that may be used, (0, 1] */
     bool no_peers;       /* CUDA: ranks exchange through NCCL also where their GPUs reach each other */
     struct comm *comm;   /* this rank's end, open as long as the device; NULL = the only rank */
+    struct comm *grid;   /* its end of the group of all stages, of which `comm` is its part, likewise;
+                            NULL = the only stage */
 };
 
 /* What a kind of device is before one is open. */
@@ -384,13 +403,16 @@ struct backend {
     bool (*probe)(struct status *why); /* is there such a device? */
     struct device *(*open)(const struct device_options *, struct status *st);
     const char *(*variant)(const struct device *); /* for people: "amx", "sm_90 NVIDIA H100" */
+    /* Devices that a process may open beside each other, n_max at most, and what mem_free would say
+     * of each; none is opened.  NULL = one. */
+    int (*memory)(const struct device_options *, uint64_t *free_bytes, int n_max);
     /* What the device can do at best, measured in some hundred milliseconds with memory of its own:
      * bytes that a copy reads and writes, and 2 * m * n * k of the device's own product of large
      * random matrices, a second.  NULL = it cannot say. */
     bool (*rates)(struct device *, double *copy_bytes_s, double *matmul_flops, struct status *st);
 };
 
-enum { OPS_ABI = 5 };
+enum { OPS_ABI = 6 };
 
 extern const struct backend cpu_backend; /* kernels/cpu */
 

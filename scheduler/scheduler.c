@@ -213,7 +213,7 @@ static void take_results(struct scheduler *s)
 static void run_steps(struct scheduler *s)
 {
     struct engine *e = s->engine;
-    while (s->epoch && s->n_flights < ENGINE_DEPTH) {
+    while (s->epoch && s->n_flights < s->depth) {
         struct step *at = e->vt->step_room(e);
         if (!at)
             return;

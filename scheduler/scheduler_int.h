@@ -21,6 +21,7 @@
 struct flight {
     uint64_t step_id;
     int32_t n_rows, n_tokens;
+    int32_t n_decodes; /* rows that go on from a sample */
     struct flight_row {
         int32_t seq, slot;
         int32_t position, n_tokens;
@@ -85,6 +86,7 @@ struct scheduler {
     void *mem;
     struct step_limits limits;
     int32_t n_slots, n_seqs, table_max, lent_max;
+    int32_t depth; /* steps that may be in flight */
 
     /* Scheduler thread. */
     uint32_t epoch;      /* of the engine's life that the tables are about; 0 = none */
@@ -108,7 +110,7 @@ struct scheduler {
     struct stop_match *match; /* [n_slots] */
     struct kv_blocks kv;
     struct prefix_cache cache;
-    struct flight flight[ENGINE_DEPTH]; /* the oldest is flight[0] */
+    struct flight flight[ENGINE_DEPTH_MAX]; /* [depth] the oldest is flight[0] */
     int32_t n_flights;
     struct step_plan plan;
     int32_t *tokens; /* [context_max] scratch */

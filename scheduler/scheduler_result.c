@@ -164,7 +164,7 @@ bool scheduler_take_result(struct scheduler *s, const struct step_result *r, str
     }
     /* The oldest leaves; its row array serves the next step. */
     s->n_flights--;
-    memmove(&s->flight[0], &s->flight[1], (ENGINE_DEPTH - 1) * sizeof s->flight[0]);
-    s->flight[ENGINE_DEPTH - 1] = f;
+    memmove(&s->flight[0], &s->flight[1], (size_t)(s->depth - 1) * sizeof s->flight[0]);
+    s->flight[s->depth - 1] = f;
     return true;
 }

@@ -35,7 +35,7 @@ static bool take_tables(struct scheduler *s, struct arena *a)
     s->tokens = arena_take(a, n_tokens * sizeof *s->tokens, LINE);
     bool ok = s->inbox && s->news && s->seq && s->run && s->slot_seq && s->free_slot && s->table &&
               s->match && s->plan.row && s->plan.tokens && s->tokens;
-    for (int i = 0; i < ENGINE_DEPTH; i++) {
+    for (int i = 0; i < s->depth; i++) {
         s->flight[i].row = arena_take(a, n_slots * sizeof *s->flight[i].row, LINE);
         ok = ok && s->flight[i].row;
     }
@@ -78,6 +78,7 @@ static bool choose_sizes(struct scheduler *s, const struct step_limits *l, struc
 {
     int32_t n;
     s->limits = *l;
+    s->depth = engine_depth(l);
     /* One token for each running sequence must fit a step, or decodes would starve. */
     s->n_slots = l->seqs_max < l->step_tokens_max ? l->seqs_max : l->step_tokens_max;
     if (s->options.queue_max < 0)

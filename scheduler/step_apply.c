@@ -71,6 +71,7 @@ static void note_row(struct scheduler *s, struct flight *f, const struct plan_ro
         .n_tokens = plan->n_tokens,
         .flags = plan->flags,
     };
+    f->n_decodes += q->decoding;
     q->n_sent += plan->n_tokens;
     q->n_flight++;
     f->n_tokens += plan->n_tokens;
@@ -105,7 +106,7 @@ void step_plan_apply(struct scheduler *s, const struct step_plan *plan, struct s
             scheduler_seq_admit(s, plan->row[i].seq, plan->row[i].n_hit);
     struct flight *f = &s->flight[s->n_flights];
     f->step_id = ++s->n_step_ids;
-    f->n_rows = f->n_tokens = 0;
+    f->n_rows = f->n_tokens = f->n_decodes = 0;
     struct step_builder b;
     step_begin(&b, at, &s->limits, f->step_id);
     for (int32_t i = 0; i < plan->n_rows; i++)

@@ -6,7 +6,9 @@
 struct maker {
     const struct scheduler *s;
     struct step_plan *plan;
-    int32_t n_keep;  /* run[0 .. n_keep) keep their blocks */
+    int32_t n_keep; /* run[0 .. n_keep) keep their blocks */
+    int32_t n_stages;
+    int32_t decodes; /* rows that may yet go on from a sample */
     int32_t budget;  /* tokens left */
     int32_t avail;   /* blocks free now and promised to nobody */
     int32_t reserve; /* of the first in rank, while it prefills; not in avail */
@@ -87,18 +89,46 @@ static struct plan_row *add_row(struct maker *m, int32_t seq, int32_t n_tokens, 
     return row;
 }
 
+static int32_t share_of(int32_t n, int32_t n_stages)
+{
+    return (n + n_stages - 1) / n_stages;
+}
+
+/* Rows of a step that may go on from a sample: with several stages, a micro-batch. */
+static int32_t count_decodes(const struct scheduler *s, int32_t n_stages)
+{
+    int32_t n = 0, n_steps = 0;
+    for (int32_t i = 0; i < s->n_flights; i++)
+        n_steps += s->flight[i].n_decodes > 0;
+    for (int32_t i = 0; i < s->n_run; i++)
+        n += s->seq[s->run[i]].decoding;
+    if (n_stages == 1)
+        return n;
+    return n_steps < n_stages ? share_of(n, n_stages) : 0;
+}
+
+/* Whether the token that q goes on from is there, or the device's to know. */
+static bool has_token(const struct maker *m, const struct seq *q)
+{
+    return m->n_stages == 1 || q->n_future == 0;
+}
+
 static void plan_decodes(struct maker *m)
 {
     const struct scheduler *s = m->s;
+    const uint32_t sampled = m->n_stages == 1 ? ROW_TOKEN_SAMPLED : 0;
     for (int32_t i = 0; i < m->n_keep; i++) {
         const struct seq *q = &s->seq[s->run[i]];
         if (!seq_is_runnable(q) || (!q->decoding && i > 0))
+            continue;
+        if (q->decoding && (m->decodes == 0 || !has_token(m, q)))
             continue;
         const int32_t n_blocks = count_blocks(s, q, 1);
         if (!find_blocks(m, i, n_blocks))
             continue;
         if (q->decoding) {
-            add_row(m, s->run[i], 1, n_blocks)->flags = ROW_SAMPLE | ROW_TOKEN_SAMPLED;
+            add_row(m, s->run[i], 1, n_blocks)->flags = ROW_SAMPLE | sampled;
+            m->decodes--;
         } else { /* the first in rank prefills: nobody may take the block it needs */
             m->reserve = n_blocks;
             m->avail -= n_blocks;
@@ -249,11 +279,14 @@ static void plan_admissions(struct maker *m)
 void step_plan_make(const struct scheduler *s, struct step_plan *plan)
 {
     plan->n_rows = plan->n_tokens = plan->n_blocks = plan->n_preempt = 0;
+    const int32_t n_stages = max_i32(1, s->limits.n_stages);
     struct maker m = {
         .s = s,
         .plan = plan,
         .n_keep = s->n_run,
-        .budget = s->limits.step_tokens_max,
+        .n_stages = n_stages,
+        .decodes = count_decodes(s, n_stages),
+        .budget = share_of(s->limits.step_tokens_max, n_stages),
         .avail = s->kv.n_free,
         .coming = -1,
         .history_left = s->limits.history_max,

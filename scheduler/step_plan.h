@@ -17,6 +17,14 @@
  * first in rank always gets on, and nothing waits for ever.  A victim whose last step is not
  * answered yet gives its blocks up only then; the row waits for that step.
  *
+ * An engine of S stages works at S steps at a time, and a sequence that decodes can be in one of
+ * them alone: its next row names the token that the last one sampled.  So a step takes at most an
+ * S-th of those who decode, the first in rank of who is not in flight, and S such steps are in
+ * flight: then all of them are, in micro-batches of one size, and nobody waits for more than a
+ * round.  A step more, of prompts alone, may wait before the first stage.  A prompt's chunks need
+ * no sample: several are in flight, and for that a step has an S-th of the tokens it may have.  One
+ * sequence alone has its next row at once when its sample is known, as deep as the stages are.
+ *
  * Thread: scheduler. */
 #ifndef SCHEDULER_STEP_PLAN_H
 #define SCHEDULER_STEP_PLAN_H

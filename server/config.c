@@ -60,8 +60,14 @@ static const struct option options[] = {
     {"Model", "threads", NUMBER, AT(threads), "0", 0, 64, 0,
      "CPU threads, of all ranks together; 0 = all cores"},
     {"Model", "tensor-parallel", NUMBER, AT(tensor_parallel), "1", 1, ENGINE_RANKS_MAX, 0,
-     "ranks that divide the model among them: a CUDA device each, from device-index on, or on the "
+     "ranks that divide each layer among them: a CUDA device each, from device-index on, or on the "
      "CPU a part of the threads each"},
+    {"Model", "layer-split", TEXT, AT(layer_split), "1", 1, 4, 0,
+     "stages that divide the layers among them, each of as many ranks as tensor-parallel says; "
+     "auto = the fewest that fit the devices"},
+    {"Model", "max-memory", TEXT, AT(max_memory), "", 0, 511, 0,
+     "bytes that devices may hold, by number: 0=20GiB,1=40GiB; layers are placed by them; default: "
+     "all that is free"},
     {"Model", "rank-transport", CHOICE, AT(rank_transport), "auto", 0, 0, "auto|shared|socket",
      "how ranks that a launcher started speak: memory of one machine, or TCP; auto = memory unless "
      "they are on several machines"},
@@ -470,10 +476,33 @@ static bool read_share(struct config *c, struct status *st)
                        c->gpu_memory);
 }
 
+/* A number, or auto. */
+static bool read_split(struct config *c, struct status *st)
+{
+    char *end;
+    const bool is_auto = strcmp(c->layer_split, "auto") == 0;
+    c->n_stages = is_auto ? ENGINE_SPLIT_AUTO : strtoll(c->layer_split, &end, 10);
+    return is_auto ||
+           (end != c->layer_split && *end == '\0' && c->n_stages >= 1 &&
+            c->n_stages <= ENGINE_RANKS_MAX) ||
+           status_fail(st, STATUS_BAD_INPUT,
+                       "layer-split: want auto or a number from 1 to %d, found \"%s\"",
+                       ENGINE_RANKS_MAX, c->layer_split);
+}
+
+static bool check_ranks(const struct config *c, struct status *st)
+{
+    const int64_t n = c->n_stages * c->tensor_parallel;
+    return n <= ENGINE_RANKS_MAX ||
+           status_fail(st, STATUS_BAD_INPUT,
+                       "layer-split times tensor-parallel: want at most %d ranks, found %lld",
+                       ENGINE_RANKS_MAX, (long long)n);
+}
+
 static bool check_together(struct config *c, struct status *st)
 {
     struct engine_options engine;
-    if (!read_share(c, st))
+    if (!read_share(c, st) || !read_split(c, st) || !check_ranks(c, st))
         return false;
     config_engine(c, &engine);
     if (!check_options(&engine, st))
@@ -576,6 +605,8 @@ void config_engine(const struct config *c, struct engine_options *o)
         .n_threads = (int32_t)c->threads,
         .tensor_parallel = (int32_t)c->tensor_parallel,
         .no_peer_memory = !c->peer_memory,
+        .layer_split = (int32_t)c->n_stages,
+        .max_memory = c->max_memory,
         .rank_group = c->rank_group[0] ? c->rank_group : NULL,
         .rank = (int32_t)c->rank,
         .rank_host = c->rank_host,

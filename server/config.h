@@ -24,7 +24,8 @@ struct config {
     /* model and engine */
     const char *model, *served_model_name, *engine;
     const char *cpu_precision, *cpu_isa, *kv_dtype, *device, *dtype, *gpu_memory;
-    const char *quantize, *quantize_head, *quantize_skip;
+    const char *quantize, *quantize_head, *quantize_skip, *layer_split, *max_memory;
+    int64_t n_stages; /* layer_split as a number, or ENGINE_SPLIT_AUTO */
     double gpu_memory_share; /* gpu_memory as a number */
     int64_t engine_deaths_max, engine_backoff_ms;
     int64_t device_index, threads, tensor_parallel, kv_blocks, kv_memory, block_tokens, max_seqs, max_step_tokens, max_context;

@@ -121,6 +121,24 @@ static bool choose_transport(struct config *c, const struct launcher *l, int64_t
     return choose_port(c, st) && read_secret(c, st);
 }
 
+/* So many ranks make the stages that were asked for, and divide each layer. */
+static bool share_ranks(struct config *c, int64_t size, const char *by, struct status *st)
+{
+    const bool is_auto = c->n_stages == ENGINE_SPLIT_AUTO;
+    if (is_auto)
+        c->n_stages = size / c->tensor_parallel;
+    else if (c->tensor_parallel == 1)
+        c->tensor_parallel = size / c->n_stages;
+    if (c->n_stages * c->tensor_parallel == size && c->n_stages > 0)
+        return true;
+    if (!is_auto && c->n_stages == 1)
+        return status_fail(st, STATUS_BAD_INPUT, "tensor-parallel is %lld, and %s says %lld",
+                           (long long)c->tensor_parallel, by, (long long)size);
+    return status_fail(st, STATUS_BAD_INPUT,
+                       "layer-split is %s, tensor-parallel %lld, and %s says %lld", c->layer_split,
+                       (long long)c->tensor_parallel, by, (long long)size);
+}
+
 bool config_ranks(struct config *c, struct status *st)
 {
     const struct launcher *l = find_launcher();
@@ -137,10 +155,8 @@ bool config_ranks(struct config *c, struct status *st)
         return status_fail(st, STATUS_UNSUPPORTED,
                            "engine: want process for a rank of several, as %s says, found %s",
                            l->size, c->engine);
-    if (c->tensor_parallel != 1 && c->tensor_parallel != size)
-        return status_fail(st, STATUS_BAD_INPUT, "tensor-parallel is %lld, and %s says %lld",
-                           (long long)c->tensor_parallel, l->size, (long long)size);
-    c->tensor_parallel = size;
+    if (!share_ranks(c, size, l->size, st))
+        return false;
     c->rank = rank;
     name_group(c);
     return choose_transport(c, l, size, here, st);

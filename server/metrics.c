@@ -399,6 +399,10 @@ static void put_facts(const struct metrics *m, const struct scheduler_view *v, s
                (unsigned long long)f->kv_bytes);
     buf_printf(out, "inferd_engine_memory_bytes{use=\"all\"} %llu\n",
                (unsigned long long)f->total_bytes);
+    put_head(out, "inferd_engine_ranks", "gauge", "Ranks that divide the model; 1 = it is whole.");
+    buf_printf(out, "inferd_engine_ranks %d\n", f->n_ranks);
+    put_head(out, "inferd_engine_stages", "gauge", "Stages that divide its layers.");
+    buf_printf(out, "inferd_engine_stages %d\n", f->limits.n_stages > 1 ? f->limits.n_stages : 1);
 }
 
 static void put_finished(const struct metrics *m, struct buf *out)

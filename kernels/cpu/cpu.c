@@ -53,8 +53,8 @@ static bool choose_threads(struct device *d, int n_threads, struct status *st)
         if (n_threads > THREADS_MAX)
             n_threads = THREADS_MAX;
     }
-    if (d->comm)
-        n_threads /= comm_size(d->comm);
+    if (d->grid || d->comm)
+        n_threads /= comm_size(d->grid ? d->grid : d->comm);
     d->n_threads = n_threads > 0 ? n_threads : 1;
     return true;
 }
@@ -127,6 +127,14 @@ static void copy(struct device *d, void *to, const void *from, size_t n_bytes)
     memcpy(to, from, n_bytes);
 }
 
+static int count_memory(const struct device_options *opts, uint64_t *free_bytes, int n_max)
+{
+    (void)opts;
+    if (n_max > 0)
+        free_bytes[0] = memory_available_bytes("");
+    return 1;
+}
+
 static bool weights_done(struct device *d, struct status *st)
 {
     return !d->put_failed || status_fail(st, STATUS_IO, "pack weights: no memory");
@@ -177,6 +185,7 @@ static struct device *open_device(const struct device_options *opts, struct stat
     }
     d->precision = opts->precision;
     d->comm = opts->comm;
+    d->grid = opts->grid;
     if (!choose_isa(d, opts->isa_max, st) || !choose_threads(d, opts->n_threads, st))
         goto fail;
     d->pool = thread_pool_open(d->n_threads, st);
@@ -218,6 +227,8 @@ static const struct ops ops = {
     .rope_kv = cpu_rope_kv,
     .attention = cpu_attention,
     .all_reduce = cpu_all_reduce,
+    .send = cpu_send,
+    .recv = cpu_recv,
     .head = cpu_head,
     .sample = cpu_sample,
     .step_end = end_nothing,
@@ -238,5 +249,6 @@ const struct backend cpu_backend = {
     .probe = probe,
     .open = open_device,
     .variant = variant,
+    .memory = count_memory,
     .rates = cpu_rates,
 };

@@ -30,6 +30,7 @@ struct device {
     int n_threads;
     struct thread_pool *pool;
     struct comm *comm; /* NULL = the only rank */
+    struct comm *grid; /* NULL = the only stage */
     void *mem;       /* list of mem_take allocations */
     bool put_failed; /* a weight did not find the memory to be packed in */
 
@@ -79,6 +80,8 @@ void cpu_rope_kv(struct device *d, const struct rope_kv_args *a);
 size_t cpu_attention_scratch_bytes(const struct device *d, int n_seqs);
 void cpu_attention(struct device *d, const struct attention_args *a);
 void cpu_all_reduce(struct device *d, const struct all_reduce_args *a);
+void cpu_send(struct device *d, const struct pass_args *a);
+void cpu_recv(struct device *d, const struct pass_args *a);
 void cpu_head(struct device *d, const struct head_args *a);
 void cpu_sample(struct device *d, const struct sample_args *a);
 

@@ -187,5 +187,6 @@ bool cpu_step_wait(struct device *d, struct sample_out *out, struct status *st)
     assert(d->n_waited < d->n_begun);
     const struct cpu_flight *f = &d->flight[d->n_waited++ % DEVICE_DEPTH];
     keep(out, f->out, (size_t)f->n_heads, sizeof *out);
-    return !d->comm || comm_ok(d->comm, st);
+    const bool meets = d->grid || d->comm;
+    return !meets || comm_ok(d->grid ? d->grid : d->comm, st);
 }

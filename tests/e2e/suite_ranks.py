@@ -1,4 +1,5 @@
-"""A model divided among three ranks: threads of one engine, and processes as a launcher starts them.
+"""A model divided among three ranks: threads of one engine, and processes as a launcher starts them;
+and its layers among three stages.
 
 The suite's own daemon has its ranks as threads; what it says is what the processes must say, in
 shared memory and over TCP, also when one of them is killed or stopped meanwhile."""
@@ -12,15 +13,17 @@ import harness
 from harness import check, equal
 from rank_group import RANKS, Group
 
-OPTIONS = ("--tensor-parallel", str(RANKS), "--kv-memory", "64MiB")
+MEMORY = ("--kv-memory", "64MiB")
+OPTIONS = ("--tensor-parallel", str(RANKS), *MEMORY)
+STAGES = ("--layer-split", str(RANKS), *MEMORY)
 TRANSPORTS = ("shared", "socket")
 REQUESTS = [("/v1/completions", {"model": "test-model", "prompt": f"Chapter {i}:", "max_tokens": 60,
                                  "seed": i, "temperature": (0, 0.9)[i % 2], "ignore_eos": True})
             for i in range(4)]
 
 
-def group_of(c, transport):
-    return Group(c.options, *OPTIONS, "--rank-transport", transport)
+def group_of(c, transport, options=OPTIONS):
+    return Group(c.options, *options, "--rank-transport", transport)
 
 
 def run_all(server):
@@ -81,6 +84,27 @@ def test_a_second_first_rank_on_the_port_is_refused_and_a_lone_follower_ends_soo
         lone.terminate()
         equal(lone.wait(30), 0, "exit code of a lone follower")
         check(time.monotonic() - start < 5, "a lone follower took", time.monotonic() - start, "s")
+
+
+def test_stages_say_what_one_says_and_outlive_deaths(c):
+    one = harness.Server(c.options.binary, c.options.model, *MEMORY)
+    try:
+        want = run_all(one)
+    finally:
+        one.stop()
+    threads = harness.Server(c.options.binary, c.options.model, *STAGES)
+    try:
+        equal(run_all(threads), want, "streams of stages that are threads")
+    finally:
+        threads.stop()
+    for transport in TRANSPORTS:
+        with group_of(c, transport, STAGES) as group:
+            equal(run_all(group.first), want, "streams of stages that are processes")
+            for rank, sig in ((1, signal.SIGKILL), (0, signal.SIGKILL), (2, signal.SIGSTOP)):
+                strike(c, group, want, rank, sig)
+            group.first.stop()
+            for rank, p in group.others.items():
+                equal(p.wait(10), 0, "exit code of rank", rank)
 
 
 def test_ranks_that_differ_are_refused_by_name(c):

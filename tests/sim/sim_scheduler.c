@@ -64,7 +64,7 @@ struct sim {
 /* What many worlds added up to: a simulation that never preempts has tested nothing. */
 static struct totals {
     uint64_t n_requests, n_tokens, n_steps, n_preempted, n_replayed, n_cached, n_deaths, n_busy,
-        n_too_large, n_given_up, n_twice, n_nan, n_expired, n_pinned, n_dropped;
+        n_too_large, n_given_up, n_stage_steps, n_twice, n_nan, n_expired, n_pinned, n_dropped;
     uint64_t n_finished[5];
 } totals;
 
@@ -132,6 +132,9 @@ static void make_limits(struct sim *m)
     l->vocab = chance(m, 50) ? between(m, 2, 12) : between(m, 13, 5000);
     l->history_max = chance(m, 80) ? l->context_max : between(m, 0, l->context_max);
     l->bias_max = between(m, 3, 12);
+    l->n_stages = chance(m, 40)   ? between(m, 0, 1)
+                  : chance(m, 85) ? between(m, 2, 4)
+                                  : between(m, 5, 16);
     m->crowded = chance(m, 30);
     if (!m->crowded)
         return;
@@ -505,8 +508,11 @@ static void act_front(struct sim *m)
     }
 }
 
+/* Not before its first life has begun: five deaths would leave nothing to simulate. */
 static void act_engine(struct sim *m)
 {
+    if (!m->s->has_tables)
+        return;
     if (m->die_every && draw(m) % m->die_every == 0)
         engine_fake_die(m->engine);
     if (m->hang_every && draw(m) % m->hang_every == 0)
@@ -534,6 +540,31 @@ static void take_news(struct sim *m)
     scheduler_news_done(m->s);
 }
 
+/* Over stages: a sequence goes on from a sample in one step at a time, steps share those who do,
+ * and no stage waits while somebody could go on. */
+static void check_stages(struct sim *m)
+{
+    const struct scheduler *s = m->s;
+    const int32_t n_stages = s->limits.n_stages;
+    int32_t n_idle = 0, n_steps = 0;
+    if (n_stages <= 1 || !s->epoch)
+        return;
+    for (int32_t i = 0; i < s->n_flights; i++) {
+        n_steps += s->flight[i].n_decodes > 0;
+        if (s->flight[i].n_decodes > (s->n_slots + n_stages - 1) / n_stages)
+            fail(m, "a step has %d rows of all that decode", s->flight[i].n_decodes);
+    }
+    for (int32_t i = 0; i < s->n_run; i++) {
+        const struct seq *q = &s->seq[s->run[i]];
+        n_idle += q->decoding && q->n_future == 0 && seq_is_runnable(q);
+        if (q->n_future > 1)
+            fail(m, "a sequence goes on from a sample that is on its way");
+    }
+    totals.n_stage_steps += (uint64_t)n_steps;
+    if (n_steps < n_stages && s->n_flights < s->depth && n_idle > 0 && s->kv.n_free >= n_idle)
+        fail(m, "%d of %d steps are in flight, and %d sequences wait", n_steps, n_stages, n_idle);
+}
+
 static void check_turn(struct sim *m)
 {
     struct status st = {0};
@@ -548,6 +579,7 @@ static void check_turn(struct sim *m)
         return;
     if (s->epoch && s->n_flights == 0 && s->n_run + s->n_leaving + s->queue.n > 0)
         fail(m, "work waits, but no step was submitted");
+    check_stages(m);
     for (int i = 0; i < m->n_requests; i++)
         if (m->q[i].lent && !m->q[i].done && atomic_load(&m->q[i].r.cancelled) && m->q[i].r.seq)
             fail(m, "request %d outlived its cancellation", i);
@@ -674,8 +706,8 @@ static void print_totals(uint64_t n_seeds)
 {
     const struct totals *t = &totals;
     printf("%" PRIu64 " seeds: %" PRIu64 " requests, %" PRIu64 " steps, %" PRIu64
-           " tokens, %" PRIu64 " cached\n",
-           n_seeds, t->n_requests, t->n_steps, t->n_tokens, t->n_cached);
+           " tokens, %" PRIu64 " cached, %" PRIu64 " micro-batches seen in flight\n",
+           n_seeds, t->n_requests, t->n_steps, t->n_tokens, t->n_cached, t->n_stage_steps);
     printf("stop %" PRIu64 ", length %" PRIu64 ", cancelled %" PRIu64 ", error %" PRIu64
            " (nan %" PRIu64 ", expired %" PRIu64 ", died twice %" PRIu64 ", given up %" PRIu64
            "); busy %" PRIu64 ", too large %" PRIu64 "\n",

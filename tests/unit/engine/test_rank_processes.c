@@ -26,6 +26,7 @@ enum { PROMPT = 23, N_NEW = 6, TOP = 5, RANKS = 4, ALL_DOWN_MS = 10000 };
 
 static char path[64], other_path[64], group[32];
 static int port; /* 0 = the ranks share memory */
+static int n_stages = 1; /* of the ranks */
 
 struct end { /* how a rank's process ended, seen by the test */
     struct status why;
@@ -47,7 +48,8 @@ static struct engine_options options(int n_ranks, const char *rank_group, int ra
     return (struct engine_options){.model_path = path,
                                    .cpu_precision = "fast",
                                    .device = "cpu",
-                                   .tensor_parallel = n_ranks,
+                                   .tensor_parallel = n_ranks / n_stages,
+                                   .layer_split = n_stages,
                                    .rank_group = rank_group,
                                    .rank = rank,
                                    .rank_host = port && rank_group ? "127.0.0.1" : NULL,
@@ -118,7 +120,7 @@ static void run(const struct engine_options *o, struct sample_out out[N_NEW])
     for (int i = 0; i < N_NEW; i++) {
         out[i] = step_result_tokens(drive_run(&d))[0];
         drive_begin(&d);
-        drive_row(&d, &seq, ROW_SAMPLE, NULL, 1);
+        drive_row(&d, &seq, ROW_SAMPLE, n_stages > 1 ? &out[i].id : NULL, 1);
     }
     drive_close(&d);
 }
@@ -154,8 +156,9 @@ static void step_until_failure(struct drive *d, struct status *st)
         if (seq.position > 120)
             seq = begin(d);
         else {
+            const int32_t id = 7;
             drive_begin(d);
-            drive_row(d, &seq, ROW_SAMPLE, NULL, 1);
+            drive_row(d, &seq, ROW_SAMPLE, n_stages > 1 ? &id : NULL, 1);
         }
     }
 }
@@ -193,29 +196,37 @@ static void strike(int sig, bool idle)
 static void a_rank_that_is_killed_or_stopped_ends_all(void **state)
 {
     (void)state;
-    strike(SIGKILL, false);
-    strike(SIGSTOP, false);
-    strike(SIGKILL, true);
-    strike(SIGSTOP, true);
+    for (n_stages = 1; n_stages <= RANKS; n_stages *= 2) {
+        print_message("           %d stages of %d ranks\n", n_stages, RANKS / n_stages);
+        strike(SIGKILL, false);
+        strike(SIGSTOP, true);
+        if (n_stages > 1)
+            continue;
+        strike(SIGSTOP, false);
+        strike(SIGKILL, true);
+    }
+    n_stages = 1;
 }
 
 static void a_first_rank_that_is_gone_ends_the_others(void **state)
 {
     (void)state;
     static const int signals[] = {SIGKILL, SIGSTOP};
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 4; i++) {
         pid_t pid[RANKS];
+        n_stages = i < 2 ? 1 : 2;
         const struct engine_options o = options(RANKS, group, 0);
         fork_others(pid, RANKS);
         pid[0] = fork_rank(&o);
         sleep_ms(700);
-        kill(pid[0], signals[i]);
+        kill(pid[0], signals[i % 2]);
         assert_true(await_others(pid, RANKS, 0) < ALL_DOWN_MS);
         if (!strstr(ends[1].why.msg, "the process of rank 0"))
             fail_msg("%s", ends[1].why.msg);
         kill(pid[0], SIGKILL);
         waitpid(pid[0], NULL, 0);
     }
+    n_stages = 1;
 }
 
 static void check_refused(struct engine_options *other, const char *text)
@@ -253,24 +264,24 @@ static void a_group_of_another_size_is_refused(void **state)
 {
     (void)state;
     struct status st = {0};
-    struct comm *first = comm_join(group, 0, 3, 1000, &st);
+    struct comm *first = comm_join(group, 0, 3, 1, 1000, &st);
     assert_non_null(first);
-    assert_null(comm_join(group, 1, 2, 1000, &st));
+    assert_null(comm_join(group, 1, 2, 1, 1000, &st));
     assert_string_equal(st.msg, "rank 0 wants 3 ranks, this one 2");
     st = (struct status){0};
-    assert_null(comm_join("a/b", 1, 2, 1000, &st));
+    assert_null(comm_join("a/b", 1, 2, 1, 1000, &st));
     assert_int_equal(st.code, STATUS_BAD_INPUT);
     st = (struct status){0};
     comm_retire(group, 1, getpid(), false); /* it is not in it */
     assert_true(comm_ok(first, &st));
-    struct comm *again = comm_join(group, 0, 2, 1000, &st);
+    struct comm *again = comm_join(group, 0, 2, 1, 1000, &st);
     assert_null(again);
     assert_non_null(strstr(st.msg, "another process is rank 0 of group"));
     st = (struct status){0};
     comm_retire(group, 0, getpid() + 1, false); /* another process was not it */
     assert_true(comm_ok(first, &st));
     comm_retire(group, 0, getpid(), false); /* the first life is over */
-    again = comm_join(group, 0, 2, 1000, &st);
+    again = comm_join(group, 0, 2, 1, 1000, &st);
     assert_non_null(again);
     assert_false(comm_ok(first, &st));
     assert_string_equal(st.msg, "rank 0 starts again");
@@ -281,8 +292,8 @@ static void a_group_of_another_size_is_refused(void **state)
     assert_int_equal(st.code, STATUS_CANCELLED);
     comm_close(again);
     st = (struct status){0};
-    again = comm_join(group, 0, 2, 1000, &st);
-    struct comm *other = comm_join(group, 1, 2, 1000, &st);
+    again = comm_join(group, 0, 2, 1, 1000, &st);
+    struct comm *other = comm_join(group, 1, 2, 1, 1000, &st);
     assert_true(again && other);
     comm_retire(group, 1, getpid(), true);
     assert_false(comm_ok(again, &st));
@@ -291,7 +302,7 @@ static void a_group_of_another_size_is_refused(void **state)
     comm_close(again);
     st = (struct status){0};
     comm_retire(group, 0, getpid(), true);
-    assert_null(comm_join(group, 1, 2, 200, &st));
+    assert_null(comm_join(group, 1, 2, 1, 200, &st));
     assert_non_null(strstr(st.msg, "rank 0 did not make group"));
 }
 
@@ -320,6 +331,7 @@ static void write_tiny(char to[64], int vocab)
     struct make m;
     struct tiny t = tiny_default;
     t.vocab = vocab;
+    t.n_layers = RANKS;
     strcpy(to, "/tmp/inferd-ranks-XXXXXX");
     close(mkstemp(to));
     tiny_make(&m, &t);

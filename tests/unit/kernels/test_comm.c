@@ -55,7 +55,7 @@ static bool run_rank(const struct ranks *all, int index)
 {
     struct status st = {0};
     struct comm *c = all->memory ? comm_open(all->memory, index, &st)
-                                 : comm_connect(&all->place, index, all->n, 10000, &st);
+                                 : comm_connect(&all->place, index, all->n, 1, 10000, &st);
     const bool ok = c && all->fn(c, all->ctx);
     if (!c)
         fprintf(stderr, "rank %d: %s\n", index, st.msg);
@@ -113,7 +113,7 @@ static bool run_processes(const struct ranks *all, int n)
 static void *take_memory(int n)
 {
     struct status st = {0};
-    void *memory = comm_memory_take(n, &st);
+    void *memory = comm_memory_take(n, 1, &st);
     if (!memory)
         fail_msg("%s", st.msg);
     return memory;
@@ -145,10 +145,10 @@ static void run_all(rank_fn *fn, void *ctx, int n)
 {
     struct ranks all = {fn, ctx, n, take_memory(n), {0}};
     assert_true(run_threads(&all, n));
-    comm_memory_drop(all.memory, n);
+    comm_memory_drop(all.memory);
     all.memory = take_memory(n);
     assert_true(run_processes(&all, n));
-    comm_memory_drop(all.memory, n);
+    comm_memory_drop(all.memory);
     all.memory = NULL;
     all.place = place_on(n % 2 ? "::1" : "127.0.0.1");
     over_tcp = true;
@@ -488,7 +488,7 @@ static void strike(int sig, bool tcp)
     assert_true(now_ms() - start < SOON_MS);
     kill(pid[1], SIGKILL);
     waitpid(pid[1], &how, 0);
-    comm_memory_drop(all.memory, N);
+    comm_memory_drop(all.memory);
 }
 
 static void a_killed_or_stopped_process_is_named(void **state)
@@ -507,7 +507,7 @@ static void an_impossible_rank_is_refused(void **state)
     void *memory = take_memory(2);
     assert_null(comm_open(memory, 2, &st));
     assert_string_equal(st.msg, "rank 2 is not one of a group of 2, or there twice");
-    comm_memory_drop(memory, 2);
+    comm_memory_drop(memory);
 }
 
 int main(void)

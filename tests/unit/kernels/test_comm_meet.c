@@ -77,7 +77,7 @@ static struct rank rank_of(int rank, int n_ranks)
 static void *meet(void *arg)
 {
     struct rank *r = arg;
-    r->comm = comm_connect(&r->place, r->rank, r->n_ranks, r->wait_ms, &r->st);
+    r->comm = comm_connect(&r->place, r->rank, r->n_ranks, 1, r->wait_ms, &r->st);
     return NULL;
 }
 
@@ -136,6 +136,7 @@ static struct wire_hello hello_of(int rank, int n_ranks)
                            .abi = OPS_ABI,
                            .rank = (uint32_t)rank,
                            .n_ranks = (uint32_t)n_ranks,
+                           .n_parts = 1,
                            .port = 9,
                            .group = "g"};
     snprintf(h.version, sizeof h.version, "%s", INFERD_VERSION);

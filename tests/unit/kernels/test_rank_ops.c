@@ -165,7 +165,7 @@ static void run_ranks(struct job *job, bool last_leaves)
 {
     struct rank rank[RANKS];
     struct status st = {0};
-    job->memory = comm_memory_take(RANKS, &st);
+    job->memory = comm_memory_take(RANKS, 1, &st);
     assert_non_null(job->memory);
     for (int i = 0; i < RANKS; i++) {
         rank[i] = (struct rank){.job = job, .index = i, .leaves = last_leaves && i == RANKS - 1};
@@ -175,7 +175,7 @@ static void run_ranks(struct job *job, bool last_leaves)
         pthread_join(rank[i].thread, NULL);
         assert_true(rank[i].ok || rank[i].leaves);
     }
-    comm_memory_drop(job->memory, RANKS);
+    comm_memory_drop(job->memory);
 }
 
 static void logits_meet_with_the_bits_of_the_whole_head(void **state)

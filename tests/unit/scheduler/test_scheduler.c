@@ -67,6 +67,88 @@ static void two_steps_are_under_way_while_a_stream_runs(void **state)
     assert_int_equal(atomic_load(&ask[0].r.n_out), 1);
 }
 
+/* Turns in small steps of time, until all of n decode. */
+static void let_all_decode(struct world *w, int n)
+{
+    for (int i = 0; i < n; i++)
+        world_submit(w, &ask[i]);
+    for (int turns = 0; turns < 100; turns++) {
+        int n_decoding = 0;
+        world_turn(w, 1);
+        for (int i = 0; i < w->s->n_run; i++)
+            n_decoding +=
+                w->s->seq[w->s->run[i]].request->n_prompt <= w->s->seq[w->s->run[i]].n_done;
+        if (n_decoding == n)
+            return;
+    }
+    fail_msg("%d requests do not come to decode", n);
+}
+
+static void each_stage_has_a_step_of_other_sequences(void **state)
+{
+    struct world *w = *state;
+    enum { STAGES = 3, N = 6 };
+    w->fake.limits.n_stages = STAGES;
+    w->fake.limits.seqs_max = N;
+    world_open(w);
+    for (int i = 0; i < N; i++)
+        ask_init(&ask[i], 10 * i, 4, 60);
+    let_all_decode(w, N);
+    for (int turns = 0; turns < 60; turns++) {
+        world_turn(w, 1);
+        if (turns < 20) /* steps of one size are found once all have gone a round */
+            continue;
+        assert_int_equal(w->s->n_flights, STAGES);
+        uint64_t seen = 0;
+        for (int i = 0; i < STAGES; i++) {
+            const struct flight *f = &w->s->flight[i];
+            assert_int_equal(f->n_rows, N / STAGES);
+            for (int k = 0; k < f->n_rows; k++) {
+                assert_false(seen >> f->row[k].slot & 1);
+                seen |= 1u << f->row[k].slot;
+                assert_int_equal(f->row[k].flags, ROW_SAMPLE);
+            }
+        }
+    }
+    for (int i = 0; i < N; i++) {
+        world_run(w, &ask[i]);
+        check_output(w, &ask[i], 60);
+    }
+    check_nothing_is_owned(w);
+}
+
+static void one_sequence_alone_has_its_next_step_at_once(void **state)
+{
+    struct world *w = *state;
+    w->fake.limits.n_stages = 4;
+    world_open(w);
+    ask_init(&ask[0], 1, 4, 20);
+    world_submit(w, &ask[0]);
+    for (int i = 0; i < 20; i++) {
+        world_turn(w, i == 0 ? 0 : STEP_MS); /* a step's time over all stages */
+        assert_int_equal(atomic_load(&ask[0].r.n_out), i);
+        assert_int_equal(w->s->n_flights, 1);
+    }
+    world_run(w, &ask[0]);
+    check_output(w, &ask[0], 20);
+}
+
+static void chunks_of_a_prompt_fill_the_stages(void **state)
+{
+    struct world *w = *state;
+    w->fake.limits.n_stages = 3;
+    world_open(w);
+    const int32_t share = (w->fake.limits.step_tokens_max + 2) / 3;
+    ask_init(&ask[0], 1, 5 * share, 3);
+    world_submit(w, &ask[0]);
+    world_turn(w, 0);
+    assert_int_equal(w->s->n_flights, 4);
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(w->s->flight[i].n_tokens, share < 16 ? share : 16);
+    world_run(w, &ask[0]);
+    check_output(w, &ask[0], 3);
+}
+
 static void a_stop_token_ends_it_and_is_not_output(void **state)
 {
     struct world *w = *state;
@@ -564,6 +646,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         T(a_request_gets_its_tokens_and_ends_at_its_length),
         T(two_steps_are_under_way_while_a_stream_runs),
+        T(each_stage_has_a_step_of_other_sequences),
+        T(one_sequence_alone_has_its_next_step_at_once),
+        T(chunks_of_a_prompt_fill_the_stages),
         T(a_stop_token_ends_it_and_is_not_output),
         T(stop_tokens_before_n_min_are_output),
         T(a_stop_string_across_tokens_ends_it),

@@ -162,6 +162,8 @@ static void the_engine_gets_the_device_that_was_asked_for(void **state)
     assert_string_equal(o.dtype, "auto");
     assert_int_equal(o.device_index, 0);
     assert_int_equal(o.tensor_parallel, 1);
+    assert_int_equal(o.layer_split, 1);
+    assert_string_equal(o.max_memory, "");
     assert_true(o.gpu_memory == 0.92);
     assert_int_equal(o.seqs_max, 0); /* the engine chooses by its device */
     assert_int_equal(o.step_tokens_max, 0);
@@ -197,6 +199,77 @@ static void the_engine_gets_the_schemes_that_were_asked_for(void **state)
     assert_string_equal(o.quantize_head, "int8");
     assert_string_equal(o.quantize_skip, "q_proj,layers.0.");
     config_close(&c);
+}
+
+static void layers_are_split_as_the_options_say(void **state)
+{
+    static const struct {
+        const char *flag, *value;
+        int n_stages; /* 0 = refused, and that is why: */
+        const char *message;
+    } rows[] = {
+        {"--layer-split", "4", 4, NULL},
+        {"--layer-split", "auto", ENGINE_SPLIT_AUTO, NULL},
+        {"--layer-split", "0", 0, "layer-split: want auto or a number from 1 to 16, found \"0\""},
+        {"--layer-split", "17", 0, "layer-split: want auto or a number from 1 to 16, found \"17\""},
+        {"--layer-split", "2x", 0, "layer-split: want auto or a number from 1 to 16, found \"2x\""},
+        {"--layer-split", "9", 0,
+         "layer-split times tensor-parallel: want at most 16 ranks, found 18"},
+        {"--max-memory", "0=1GiB,1=2GiB", 1, NULL},
+        {"--max-memory", "20GiB", 0, "found \"20GiB\""},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct config c;
+        struct status st;
+        struct engine_options o;
+        const char *tensor = rows[i].message ? "--tensor-parallel=2" : "--tensor-parallel=1";
+        const bool ok = READ(&c, &st, tensor, rows[i].flag, rows[i].value);
+        if (ok != (rows[i].n_stages != 0) || (!ok && !strstr(st.msg, rows[i].message)))
+            fail_msg("%s %s: %s", rows[i].flag, rows[i].value, st.msg);
+        config_engine(&c, &o);
+        assert_true(!ok || o.layer_split == rows[i].n_stages);
+        config_close(&c);
+    }
+}
+
+static void ranks_of_a_launcher_make_the_grid(void **state)
+{
+    static const struct {
+        const char *tensor, *split;
+        int n_tensor, n_stages;
+        const char *message;
+    } rows[] = {
+        {"1", "1", 4, 1, NULL},
+        {"1", "2", 2, 2, NULL},
+        {"1", "auto", 1, 4, NULL},
+        {"2", "auto", 2, 2, NULL},
+        {"2", "2", 2, 2, NULL},
+        {"1", "3", 0, 0, "layer-split is 3, tensor-parallel 1, and WORLD_SIZE says 4"},
+        {"3", "auto", 0, 0, "layer-split is auto, tensor-parallel 3, and WORLD_SIZE says 4"},
+        {"8", "auto", 0, 0, "layer-split is auto, tensor-parallel 8, and WORLD_SIZE says 4"},
+    };
+    (void)state;
+    setenv("RANK", "3", 1);
+    setenv("WORLD_SIZE", "4", 1);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct config c;
+        struct status st;
+        struct engine_options o;
+        assert_true(
+            READ(&c, &st, "--tensor-parallel", rows[i].tensor, "--layer-split", rows[i].split));
+        const bool ok = config_ranks(&c, &st);
+        config_engine(&c, &o);
+        if (ok != !rows[i].message)
+            fail_msg("%s x %s: %s", rows[i].tensor, rows[i].split, st.msg);
+        if (!ok)
+            assert_string_equal(st.msg, rows[i].message);
+        assert_true(!ok || (o.tensor_parallel == rows[i].n_tensor &&
+                            o.layer_split == rows[i].n_stages && o.rank == 3));
+        config_close(&c);
+    }
+    unsetenv("RANK");
+    unsetenv("WORLD_SIZE");
 }
 
 static void launchers_say_which_rank_this_is(void **state)
@@ -287,6 +360,7 @@ static void launchers_say_which_rank_this_is(void **state)
             assert_string_equal(st.msg, rows[i].message);
         } else {
             assert_int_equal(o.tensor_parallel, rows[i].n);
+            assert_int_equal(o.layer_split, 1);
             assert_int_equal(o.rank, rows[i].rank);
             assert_true(!o.rank_group == !rows[i].group);
             if (o.rank_group)
@@ -533,6 +607,8 @@ int main(void)
         cmocka_unit_test(a_step_must_have_room_for_each_sequence),
         cmocka_unit_test(the_engine_gets_the_device_that_was_asked_for),
         cmocka_unit_test(the_engine_gets_the_schemes_that_were_asked_for),
+        cmocka_unit_test(layers_are_split_as_the_options_say),
+        cmocka_unit_test(ranks_of_a_launcher_make_the_grid),
         cmocka_unit_test(launchers_say_which_rank_this_is),
         cmocka_unit_test(ranks_of_several_machines_meet_at_a_port),
         cmocka_unit_test(a_secret_of_ranks_is_private_and_long),
