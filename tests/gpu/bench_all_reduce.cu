@@ -599,7 +599,7 @@ int main(int argc, char **argv)
         printf("skipped: %d GPUs\n", j.n_gpus);
         return 77;
     }
-    j.memory = comm_memory_take(j.n_ranks, &st);
+    j.memory = comm_memory_take(j.n_ranks, 1, &st);
     for (int i = 0; i < j.n_ranks; i++) {
         ranks[i].job = &j;
         ranks[i].index = i;

@@ -11,7 +11,7 @@ out=${1:?usage: tests/gpu/pack.sh FOLDER}
 build=build/release
 nvcc=$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)
 arch=${INFERD_CUDA_ARCHS:-90a}
-limit_mib=60
+limit_mib=100
 
 make_all() {
     cmake --preset release -DINFERD_CUDA=ON >/dev/null
@@ -33,14 +33,15 @@ make_probes() {
     local products=(kernels/cuda/{matmul*,tensor_map,norm}.cu kernels/cuda/*choose*.c
         kernels/cuda/{weight,scheme}_layout*.c kernels/{scheme,tensor}.c base/status.c)
     local prefill="tests/gpu/probe_prefill.cu kernels/cuda/attention_prefill.cu kernels/cuda/attention_prefill_sm90.cu"
-    probe probe_small tests/gpu/probe_small.cu kernels/cuda/{norm,embed,rope_kv,slots,sample}.cu
+    probe probe_small tests/gpu/probe_small.cu kernels/cuda/{embed,embed_scheme,rope_kv,slots,sample}.cu \
+        "${products[@]}"
     probe probe_matmul tests/gpu/probe_matmul.cu "${products[@]}"
     probe bench_scheme tests/gpu/bench_scheme.cu "${products[@]}" -Xlinker --wrap=scheme_choose -lcublasLt
     probe probe_scheme_wide tests/gpu/probe_scheme_wide.cu kernels/cuda/{matmul_scheme_sm90,tensor_map}.cu \
         kernels/cuda/{scheme_layout,scheme_wide_choose}.c kernels/{scheme,tensor}.c base/status.c -lcublasLt
     probe probe_decode tests/gpu/probe_decode.cu
     probe bench_all_reduce tests/gpu/bench_all_reduce.cu kernels/cuda/{peers,nccl}.cu kernels/comm*.c \
-        base/{status,clock,hash}.c -ldl
+        base/{status,clock,hash,event}.c -D_GNU_SOURCE -DINFERD_VERSION='"pack"' -ldl
     # shellcheck disable=SC2086
     probe check_prefill $prefill -DMBARRIER_SPINS_MAX=1000000
     # shellcheck disable=SC2086
@@ -49,7 +50,7 @@ make_probes() {
 
 is_everywhere() { # a library that each machine has
     case $1 in
-    libc.so*|libm.so*|libstdc++.so*|libgcc_s.so*|libpthread.so*|libdl.so*|librt.so*|ld-linux*|linux-vdso*) ;;
+    libcublasLt.so*|libc.so*|libm.so*|libstdc++.so*|libgcc_s.so*|libpthread.so*|libdl.so*|librt.so*|ld-linux*|linux-vdso*) ;;
     *) return 1 ;;
     esac
 }
@@ -75,7 +76,7 @@ done
 for f in "$out"/lib/*; do strip --strip-unneeded "$f" 2>/dev/null || true; done
 mkdir -p "$out/tests/bench"
 cp -r tests/bench/shapes tests/bench/peer_*.py "$out/tests/bench"
-cp -r tests/gpu/shapes tests/gpu/*.py tests/gpu/idle.sh "$out/tests/gpu"
+cp -r tests/gpu/shapes tests/gpu/*.py tests/gpu/{idle,saturate}.sh "$out/tests/gpu"
 cp tests/gpu/run.sh "$out/run.sh"
 git rev-parse HEAD >"$out/commit"
 
