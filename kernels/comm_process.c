@@ -81,6 +81,7 @@ bool comm_is_alive(const struct comm *c, int rank, uint64_t *suspect_ns, struct 
 bool comm_look(struct comm *c, struct status *st)
 {
     struct status why = {0};
+    c = c->whole;
     for (int r = 0; r < c->n_ranks; r++)
         if (r != c->rank && !comm_is_alive(c, r, &c->suspect_ns[r], &why)) {
             comm_abort(c, &why);
