@@ -24,7 +24,6 @@ namespace
 
 constexpr int THREADS = 256;
 constexpr int ONE_TRIP_BYTES = 256 << 10; /* with more than two ranks */
-constexpr uint32_t NAN_ACTS = 0x7fff7fffu, NAN_F32 = 0x7fffffffu;
 
 template <int N> constexpr int batch_of()
 {

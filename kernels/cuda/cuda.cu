@@ -54,6 +54,8 @@ void stop_ranks(device *d)
     drop_graphs(d->host);
     if (d->peers)
         peers_stop(d->peers);
+    if (d->grid)
+        peers_stop(d->grid);
 }
 
 /* The thread may be another rank's. */
@@ -85,6 +87,7 @@ void close_device(device *d)
         free(h);
     }
     peers_close(d->peers);
+    peers_close(d->grid);
     if (d->stream)
         cudaStreamDestroy(d->stream);
     free(d);
@@ -124,19 +127,26 @@ bool read_properties(device *d, status *st)
 }
 
 /* A kernel that waits for a rank keeps the GPU from running that rank. */
+bool check_own(const device *d, const struct peers *p, status *st)
+{
+    return !p->same_gpu ||
+           status_fail(st, STATUS_BAD_INPUT, "rank %d: CUDA device %d is another rank's too",
+                       p->view.rank, d->index);
+}
+
 bool meet_ranks(device *d, const device_options *o, status *st)
 {
-    d->peers = peers_open(d, o->comm, o->no_peers, st);
-    if (!d->peers)
+    if (o->comm && !(d->peers = peers_open(d, o->comm, 0, o->no_peers, st)))
         return false;
-    if (d->peers->same_gpu)
-        return status_fail(st, STATUS_BAD_INPUT, "rank %d: CUDA device %d is another rank's too",
-                           d->peers->view.rank, d->index);
-    return peers_check(d, st);
+    const int n_tensor = o->comm ? comm_size(o->comm) : 1;
+    if (o->grid && !(d->grid = peers_open(d, o->grid, n_tensor, o->no_peers, st)))
+        return false;
+    return check_own(d, d->grid ? d->grid : d->peers, st) && peers_check(d, st);
 }
 
 device *open_device(const device_options *o, status *st)
 {
+    struct comm *all = o->grid ? o->grid : o->comm;
     device *d = static_cast<device *>(calloc(1, sizeof *d));
     cuda_host *h = static_cast<cuda_host *>(calloc(1, sizeof *h));
     if (!d || !h) {
@@ -148,9 +158,9 @@ device *open_device(const device_options *o, status *st)
     d->host = h;
     d->index = o->index;
     d->act = o->act == DT_F16 ? DT_F16 : DT_BF16;
-    h->memory_share = o->memory_share > 0 ? o->memory_share : 1;
-    if ((!o->comm || peers_choose_device(o->comm, &d->index, st)) && read_properties(d, st) &&
-        open_streams(d, st) && (!o->comm || meet_ranks(d, o, st)))
+    h->memory_share = o->memory_share;
+    if ((!all || peers_choose_device(all, &d->index, st)) && read_properties(d, st) &&
+        open_streams(d, st) && (!all || meet_ranks(d, o, st)))
         return d;
     close_device(d);
     return NULL;
@@ -159,6 +169,29 @@ device *open_device(const device_options *o, status *st)
 const char *variant(const device *d)
 {
     return d->host->variant;
+}
+
+/* What a share of all memory, 0 = all of it, leaves of the free. */
+uint64_t usable_bytes(size_t n_free, size_t n_total, double share)
+{
+    const double kept = (1 - (share > 0 ? share : 1)) * (double)n_total;
+    return kept < (double)n_free ? (uint64_t)((double)n_free - kept) : 0;
+}
+
+/* What mem_free would say of the devices from an index on; each has its context then. */
+int count_memory(const device_options *o, uint64_t *free_bytes, int n_max)
+{
+    int n_devices = 0, n = 0, current = 0;
+    cudaGetDevice(&current);
+    cudaGetDeviceCount(&n_devices);
+    for (int i = o->index; i < n_devices && n < n_max; i++) {
+        size_t n_free = 0, n_total = 0;
+        if (cudaSetDevice(i) != cudaSuccess || cudaMemGetInfo(&n_free, &n_total) != cudaSuccess)
+            break;
+        free_bytes[n++] = usable_bytes(n_free, n_total, o->memory_share);
+    }
+    cudaSetDevice(current);
+    return n;
 }
 
 enum dtype act_dtype(const device *d)
@@ -178,8 +211,7 @@ uint64_t mem_free(const device *d)
     size_t n_free = 0, n_total = 0;
     if (cudaMemGetInfo(&n_free, &n_total) != cudaSuccess)
         return 0;
-    const double kept = (1 - d->host->memory_share) * (double)n_total;
-    return kept < (double)n_free ? (uint64_t)((double)n_free - kept) : 0;
+    return usable_bytes(n_free, n_total, d->host->memory_share);
 }
 
 bool note_mem(cuda_host *h, void *at)
@@ -357,6 +389,11 @@ bool step_ready(device *d)
            cudaEventQuery(h->flight[h->n_waited % STAGES].done) != cudaErrorNotReady;
 }
 
+bool look_at_ranks(device *d, status *st)
+{
+    return (!d->peers || peers_look(d->peers, st)) && (!d->grid || peers_look(d->grid, st));
+}
+
 /* With other ranks: until the step is done or they are lost.  A device that is told to stop waiting
  * does so within milliseconds; one that does not is not waited for. */
 bool await_ranks(device *d, cudaEvent_t done, status *st)
@@ -367,13 +404,13 @@ bool await_ranks(device *d, cudaEvent_t done, status *st)
     while ((e = cudaEventQuery(done)) == cudaErrorNotReady) {
         if (stopped_ns && clock_now(&clock_real) - stopped_ns > STOP_NS)
             break;
-        if (!stopped_ns && !peers_look(d->peers, st)) {
+        if (!stopped_ns && !look_at_ranks(d, st)) {
             stopped_ns = clock_now(&clock_real);
             stop_ranks(d);
         }
         sched_yield();
     }
-    if (stopped_ns || !peers_look(d->peers, st))
+    if (stopped_ns || !look_at_ranks(d, st))
         return false;
     cuda_check(d, e, "run a step");
     return true;
@@ -384,9 +421,10 @@ bool step_wait(device *d, sample_out *out, status *st)
     cuda_host *h = d->host;
     cuda_flight *f = &h->flight[h->n_waited++ % STAGES];
     cuda_check(d, cudaSetDevice(d->index), "choose the device");
-    if (d->fault == cudaSuccess && d->peers && !await_ranks(d, f->done, st))
+    const bool meets = d->peers || d->grid;
+    if (d->fault == cudaSuccess && meets && !await_ranks(d, f->done, st))
         return false;
-    if (d->fault == cudaSuccess && !d->peers)
+    if (d->fault == cudaSuccess && !meets)
         cuda_check(d, cudaEventSynchronize(f->done), "run a step");
     if (!report(d, st))
         return false;
@@ -459,6 +497,8 @@ const ops table = {
     .rope_kv = cuda_rope_kv,
     .attention = cuda_attention,
     .all_reduce = cuda_all_reduce,
+    .send = cuda_send,
+    .recv = cuda_recv,
     .head = cuda_head,
     .sample = cuda_sample,
     .step_end = step_end,
@@ -476,5 +516,6 @@ extern "C" __attribute__((visibility("default"))) const backend inferd_backend =
     .probe = probe,
     .open = open_device,
     .variant = variant,
+    .memory = count_memory,
     .rates = cuda_rates,
 };

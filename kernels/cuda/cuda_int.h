@@ -64,6 +64,7 @@ struct device {
 
     struct cuda_host *host; /* streams, stages, graphs, loading: cuda_host.h */
     struct peers *peers;    /* the other ranks: peers.h; NULL <=> the only rank */
+    struct peers *grid;     /* the ranks of all stages; NULL <=> the only stage */
 };
 
 /* Notes the first failure, which step_wait reports; ops after it may still be launched. */

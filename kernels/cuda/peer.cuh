@@ -8,6 +8,9 @@
 
 #include "kernels/cuda/peers.h"
 
+/* As two 16-bit floats, and as one f32: what crosses for a NaN that looks like EMPTY. */
+constexpr uint32_t NAN_ACTS = 0x7fff7fffu, NAN_F32 = 0x7fffffffu;
+
 /* ---- words ---- */
 
 __device__ __forceinline__ uint4 peer_load(const uint4 *at)
@@ -120,16 +123,28 @@ __device__ __forceinline__ uint32_t turn_of(const struct peer_view &v)
     return peer_load(&v.state->turn);
 }
 
-/* Once for each block, when all of its threads know the turn. */
-__device__ __forceinline__ void turn_taken(const struct peer_view &v, uint32_t turn)
+/* Each block comes once, when all of its threads have; true for one thread of the last. */
+__device__ __forceinline__ bool all_came(uint32_t *n_through)
 {
     __syncthreads();
     if (threadIdx.x != 0)
-        return;
-    if (gridDim.x > 1 && atomicAdd(&v.state->n_through, 1) != gridDim.x - 1)
-        return;
-    v.state->n_through = 0;
-    v.state->turn = turn + 1;
+        return false;
+    if (gridDim.x > 1 && atomicAdd(n_through, 1) != gridDim.x - 1)
+        return false;
+    *n_through = 0;
+    return true;
+}
+
+/* When all threads of a block know the turn. */
+__device__ __forceinline__ void turn_taken(const struct peer_view &v, uint32_t turn)
+{
+    if (all_came(&v.state->n_through))
+        v.state->turn = turn + 1;
+}
+
+__device__ __forceinline__ struct peer_state *state_of(const struct peer_view &v, int rank)
+{
+    return reinterpret_cast<struct peer_state *>(v.inbox[rank] + 2 * PEER_HALF_BYTES);
 }
 
 /* Where words from rank `from` begin in `to`'s inbox, when each rank has room for `pitch` there. */

@@ -188,7 +188,7 @@ bool peers_choose_device(struct comm *c, int *index, status *st)
                        *index, n);
 }
 
-struct peers *peers_open(struct device *d, struct comm *c, bool by_nccl, status *st)
+struct peers *peers_open(struct device *d, struct comm *c, int n_tensor, bool by_nccl, status *st)
 {
     bool mapped = false;
     struct peers *p = static_cast<struct peers *>(calloc(1, sizeof *p));
@@ -199,7 +199,8 @@ struct peers *peers_open(struct device *d, struct comm *c, bool by_nccl, status 
     p->comm = c;
     p->view.rank = comm_rank(c);
     p->view.n_ranks = comm_size(c);
-    p->view.wait_ns = PEER_WAIT_MS * NS_PER_MS;
+    p->view.wait_ns = (n_tensor ? PASS_WAIT_MS : PEER_WAIT_MS) * NS_PER_MS;
+    p->n_tensor = n_tensor;
     if (!take_inbox(p, d->index, st) || !map_inboxes(p, d->index, !by_nccl, &mapped, st))
         goto fail;
     if (!mapped && !(p->nccl = nccl_open(c, st)))
@@ -237,8 +238,9 @@ bool peers_look(struct peers *p, status *st)
     const uint64_t now_ns = clock_now(&clock_real);
     bool ok = true;
     if (missing)
-        ok = status_fail(st, STATUS_DEVICE, "rank %u's part of a sum did not come in %d ms",
-                         missing - 1, PEER_WAIT_MS);
+        ok = status_fail(st, STATUS_DEVICE, "rank %u's part of a %s did not come in %d ms",
+                         missing - 1, p->n_tensor ? "pass" : "sum",
+                         p->n_tensor ? PASS_WAIT_MS : PEER_WAIT_MS);
     if (ok && p->nccl)
         ok = nccl_ok(p->nccl, st);
     if (ok && now_ns - p->looked_ns >= LOOK_NS) {

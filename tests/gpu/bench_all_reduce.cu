@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "kernels/cuda/all_reduce.cu"
+#include "kernels/cuda/pass.cu"
 
 static thread_local struct device *checking;
 
@@ -100,6 +101,11 @@ template <class T> __global__ void poison_kernel(T *y, int n)
 __global__ void next_kernel(uint32_t *seed)
 {
     ++*seed;
+}
+
+__global__ void back_kernel(uint32_t *seed, int by)
+{
+    *seed -= by;
 }
 
 /* Up to some 30 microseconds, by rank and seed. */
@@ -316,10 +322,63 @@ void check_rows(rank *r, int vocab, const int32_t *cuts)
     judge(r, "rows");
 }
 
+__global__ void check_pass_kernel(const __nv_bfloat16 *y, const uint32_t *seed, int from, int n,
+                                  found *out)
+{
+    unsigned long long bits = 0;
+    for (int i = blockIdx.x * CHECK_THREADS + threadIdx.x; i < n; i += gridDim.x * CHECK_THREADS)
+        bits += f32(y[i]) != f32(rounded<__nv_bfloat16>(value(*seed, from, i)));
+    if (bits)
+        atomicAdd(&out->wrong_bits, bits);
+    if (blockIdx.x == 0 && threadIdx.x == 0)
+        out->n++;
+}
+
+/* Around the ring, each rank a stage: two passes are sent before the first is received. */
+void queue_pass(rank *r, int n)
+{
+    const int from = (r->index + r->job->n_ranks - 1) % r->job->n_ranks;
+    struct pass_args a = {};
+    a.rows = 1;
+    a.width = n;
+    for (int step = 0; step < 3; step++) {
+        if (step < 2) {
+            next_kernel<<<1, 1, 0, r->d.stream>>>(r->seed);
+            fill_kernel<<<CHECK_BLOCKS, CHECK_THREADS, 0, r->d.stream>>>((__nv_bfloat16 *)r->x,
+                                                                         r->seed, r->index, n);
+            delay_kernel<<<1, 1, 0, r->d.stream>>>(r->seed, r->index);
+            a.x = r->x;
+            cuda_send(&r->d, &a);
+            poison_kernel<<<CHECK_BLOCKS, CHECK_THREADS, 0, r->d.stream>>>((__nv_bfloat16 *)r->x,
+                                                                           n);
+        }
+        if (step == 0)
+            continue;
+        a.x = r->y;
+        back_kernel<<<1, 1, 0, r->d.stream>>>(r->seed, step == 1 ? 1 : 0);
+        cuda_recv(&r->d, &a);
+        check_pass_kernel<<<CHECK_BLOCKS, CHECK_THREADS, 0, r->d.stream>>>(
+            (const __nv_bfloat16 *)r->y, r->seed, from, n, r->found);
+        back_kernel<<<1, 1, 0, r->d.stream>>>(r->seed, step == 1 ? -1 : 0);
+    }
+}
+
+void check_passes(rank *r)
+{
+    r->d.grid = r->d.peers;
+    r->d.grid->n_tensor = 1;
+    for (int n : small_sizes)
+        queue_pass(r, n);
+    for (int i = 0; i < 100; i++)
+        queue_pass(r, small_sizes[i % 9]);
+    judge(r, "passes to the next stage");
+    r->d.grid = NULL;
+}
+
 bool open_peers(rank *r, bool by_nccl)
 {
     status st = {};
-    r->d.peers = peers_open(&r->d, r->comm, by_nccl, &st);
+    r->d.peers = peers_open(&r->d, r->comm, 0, by_nccl, &st);
     if (!r->d.peers && r->index == 0)
         printf("%s rank %d: %s\n", by_nccl ? "left out" : "FAIL", r->index, st.msg);
     if (!r->d.peers && !by_nccl)
@@ -340,6 +399,8 @@ void check(rank *r)
         check_sums(r, act == DT_BF16);
         check_rows(r, 128256 / 4, nullptr);
         check_rows(r, 49155, nullptr);
+        if (act == DT_BF16)
+            check_passes(r);
         peers_close(r->d.peers);
     }
     r->d.act = DT_BF16;
@@ -538,6 +599,8 @@ void split_kernels()
 {
     split_kernels_of<__nv_bfloat16>();
     split_kernels_of<__half>();
+    split_alike(check_pass_kernel);
+    split_alike(back_kernel);
     split_alike(next_kernel);
     split_alike(delay_kernel);
     split_alike(fill_rows_kernel);
