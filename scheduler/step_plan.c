@@ -107,6 +107,14 @@ static int32_t count_decodes(const struct scheduler *s, int32_t n_stages)
     return n_steps < n_stages ? share_of(n, n_stages) : 0;
 }
 
+/* Tokens of a step: with several stages half of one's share, so that a long prompt is in more steps
+ * than there are stages, which fill and empty quickly. */
+static int32_t count_budget(const struct scheduler *s, int32_t n_stages, int32_t decodes)
+{
+    const int32_t n = s->limits.step_tokens_max;
+    return n_stages == 1 ? n : max_i32(share_of(n, 2 * n_stages), decodes);
+}
+
 /* Whether the token that q goes on from is there, or the device's to know. */
 static bool has_token(const struct maker *m, const struct seq *q)
 {
@@ -280,13 +288,14 @@ void step_plan_make(const struct scheduler *s, struct step_plan *plan)
 {
     plan->n_rows = plan->n_tokens = plan->n_blocks = plan->n_preempt = 0;
     const int32_t n_stages = max_i32(1, s->limits.n_stages);
+    const int32_t decodes = count_decodes(s, n_stages);
     struct maker m = {
         .s = s,
         .plan = plan,
         .n_keep = s->n_run,
         .n_stages = n_stages,
-        .decodes = count_decodes(s, n_stages),
-        .budget = share_of(s->limits.step_tokens_max, n_stages),
+        .decodes = decodes,
+        .budget = count_budget(s, n_stages, decodes),
         .avail = s->kv.n_free,
         .coming = -1,
         .history_left = s->limits.history_max,

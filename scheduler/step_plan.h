@@ -22,8 +22,8 @@
  * S-th of those who decode, the first in rank of who is not in flight, and S such steps are in
  * flight: then all of them are, in micro-batches of one size, and nobody waits for more than a
  * round.  A step more, of prompts alone, may wait before the first stage.  A prompt's chunks need
- * no sample: several are in flight, and for that a step has an S-th of the tokens it may have.  One
- * sequence alone has its next row at once when its sample is known, as deep as the stages are.
+ * no sample: several are in flight, and for that a step has half an S-th of the tokens it may have.
+ * One sequence alone has its next row at once when its sample is known, as deep as the stages are.
  *
  * Thread: scheduler. */
 #ifndef SCHEDULER_STEP_PLAN_H

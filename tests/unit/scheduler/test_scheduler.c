@@ -138,13 +138,13 @@ static void chunks_of_a_prompt_fill_the_stages(void **state)
     struct world *w = *state;
     w->fake.limits.n_stages = 3;
     world_open(w);
-    const int32_t share = (w->fake.limits.step_tokens_max + 2) / 3;
-    ask_init(&ask[0], 1, 5 * share, 3);
+    const int32_t share = (w->fake.limits.step_tokens_max + 5) / 6;
+    ask_init(&ask[0], 1, 9 * share, 3);
     world_submit(w, &ask[0]);
     world_turn(w, 0);
     assert_int_equal(w->s->n_flights, 4);
     for (int i = 0; i < 4; i++)
-        assert_int_equal(w->s->flight[i].n_tokens, share < 16 ? share : 16);
+        assert_int_equal(w->s->flight[i].n_tokens, share);
     world_run(w, &ask[0]);
     check_output(w, &ask[0], 3);
 }
