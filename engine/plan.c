@@ -25,7 +25,7 @@ enum {
 
 static const double GPU_MEMORY_DEFAULT = 0.92;
 
-static const struct defaults { /* what a device keeps busy, and what it may take for the cache */
+static const struct defaults { /* what keeps a device busy: each stage has sequences of its own */
     int32_t seqs, step_tokens;
 } of_host = {64, 512}, of_device = {256, 8192};
 
@@ -160,7 +160,8 @@ static void choose_widths(struct plan *p, const struct engine_options *o, const 
 {
     const struct defaults *d = ops->host_memory ? &of_host : &of_device;
     struct step_limits *l = &p->limits;
-    l->seqs_max = o->seqs_max ? o->seqs_max : d->seqs;
+    const int32_t n_parts = !ops->host_memory && l->n_stages > 1 ? l->n_stages : 1;
+    l->seqs_max = o->seqs_max ? o->seqs_max : least(d->seqs * n_parts, SEQS_MAX);
     l->step_tokens_max = o->step_tokens_max ? o->step_tokens_max : d->step_tokens;
     if (!o->seqs_max)
         l->seqs_max = least(l->seqs_max, l->step_tokens_max);

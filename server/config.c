@@ -101,7 +101,7 @@ static const struct option options[] = {
     {"Cache", "prefix-cache", SWITCH, AT(prefix_cache), "on", 0, 1, 0,
      "keep the blocks of finished requests for prompts that begin alike"},
     {"Scheduling", "max-seqs", NUMBER, AT(max_seqs), "0", 0, 1024, 0,
-     "sequences running at once; 0 = 64, or 256 on a CUDA device"},
+     "sequences running at once; 0 = 64, or 256 for each stage of CUDA devices"},
     {"Scheduling", "max-step-tokens", NUMBER, AT(max_step_tokens), "0", 0, 65536, 0,
      "tokens of one step; 0 = 512, or 8192 on a CUDA device"},
     {"Scheduling", "prefill-chunk", NUMBER, AT(prefill_chunk), "0", 0, 65536, 0,

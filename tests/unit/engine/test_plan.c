@@ -76,6 +76,25 @@ static void by_default_all_sequences_fit_at_full_context(void **state)
     assert_true(p.limits.bias_max >= STEP_BIAS_MAX);
 }
 
+static void each_stage_of_devices_has_sequences_of_its_own(void **state)
+{
+    static const struct {
+        int n_stages, seqs;
+    } rows[] = {{0, 256}, {2, 512}, {3, 768}, {16, 1024}};
+    const struct fixture *x = *state;
+    struct ops ops = *cpu_backend.ops;
+    ops.host_memory = false;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct plan p;
+        struct status st = {0};
+        struct model_file f = x->f;
+        f.cfg.n_stages = rows[i].n_stages;
+        assert_true(plan_make(&p, &f, &(struct engine_options){0}, &ops, x->dev,
+                              (struct plan_memory){.device = 8 * GIB, .host = 8 * GIB}, &st));
+        assert_int_equal(p.limits.seqs_max, rows[i].seqs);
+    }
+}
+
 static void the_cache_takes_at_most_a_quarter_of_memory(void **state)
 {
     struct plan p;
@@ -348,6 +367,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(by_default_all_sequences_fit_at_full_context),
+        cmocka_unit_test(each_stage_of_devices_has_sequences_of_its_own),
         cmocka_unit_test(the_cache_takes_at_most_a_quarter_of_memory),
         cmocka_unit_test(options_decide_over_defaults),
         cmocka_unit_test(words_for_another_device_are_refused),
