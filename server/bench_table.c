@@ -13,7 +13,7 @@ enum {
 
 static const int32_t prefill_full[] = {128, 512, 1024, 2048, 8192, 0},
                      prefill_few[] = {128, 512, 0};
-static const int32_t batch_full[] = {1, 8, 32, 64, 128, 256, 0}, batch_few[] = {1, 8, 0};
+static const int32_t batch_full[] = {1, 8, 32, 64, 128, 256, 512, 0}, batch_few[] = {1, 8, 0};
 static const int32_t context_full[] = {128, 1024, 4096, 8192, 0}, context_few[] = {128, 512, 0};
 
 static int compare(const void *a, const void *b)
