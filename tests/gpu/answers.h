@@ -92,7 +92,7 @@ static inline void answer(struct drive *d, int n, int piece, struct answer a[])
             break;
         drive_begin(d);
         for (int i = 0; i < n; i++)
-            drive_row(d, &seq[i], ROW_SAMPLE, NULL, 1);
+            drive_row(d, &seq[i], ROW_SAMPLE, drive_last(d, &a[i].id[t]), 1);
         r = drive_run(d);
     }
 }

@@ -99,6 +99,12 @@ static inline struct step_row *drive_row(struct drive *d, struct drive_seq *seq,
     return row;
 }
 
+/* The ids of a row that goes on from its last sample: with stages it must name it. */
+static inline const int32_t *drive_last(const struct drive *d, const int32_t *sampled)
+{
+    return d->limits.n_stages > 1 ? sampled : NULL;
+}
+
 static inline const struct step_result *drive_try(struct drive *d, struct status *st)
 {
     step_end(&d->builder);
