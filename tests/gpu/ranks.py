@@ -2,36 +2,29 @@
 """Ranks that are processes on GPUs, of which one is killed, stopped or slow again and again: all engines of
 the group are down within 10 s, they come back, and every stream says what it would have said.
 
-    ranks.py BIN-FOLDER MODEL [--ranks N] [--trials N] [--seconds S]
+    ranks.py BIN-FOLDER MODEL [--ranks N] [--trials N] [--from I] [--groups G] [--seconds S]
 
-BIN-FOLDER: inferd, libinferd_cuda.so, libinferd_cuda_fault.so.  The trials end early, and are
-counted as they are, when S are over.  Needs a GPU for each rank; loopback only.
+BIN-FOLDER: inferd, libinferd_cuda.so, libinferd_cuda_fault.so.  Trials are divided among G groups, each with GPUs
+of its own; --from goes on where another run ended.  They end early, and are counted as they are, when S are over.
+The last line sums up.  Needs a GPU for each rank; loopback only.
 """
 import argparse
 import glob
-import itertools
-import json
 import os
 import shutil
 import signal
-import socket
-import subprocess
 import sys
 import tempfile
 import threading
 import time
-import urllib.error
-import urllib.request
 
-STREAMS, TOKENS, DOWN_S = 8, 1500, 10
+from daemon import Group, copy_program, order_fault
+
+STREAMS, TOKENS, DOWN_S = 8, 1000, 10
+BODIES = [{"prompt": [100 + i, 7, 300 + i], "max_tokens": TOKENS, "temperature": 0.8, "seed": i, "ignore_eos": True}
+          for i in range(STREAMS)]
 # A slow rank sleeps in a step for longer than the others wait; which, is whoever comes first.
 TRIALS = [("kill", 1), ("stop", 1), ("kill", 0), ("slow", None), ("kill", 1), ("stop", 0)]
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def children(pid):
@@ -54,132 +47,81 @@ def is_there(pid):
         return False
 
 
-class Group:
-    def __init__(self, folder, model, n):
-        self.work = tempfile.mkdtemp(prefix="inferd-ranks-")
-        shutil.copy(f"{folder}/inferd", self.work)
-        shutil.copy(f"{folder}/libinferd_cuda.so", f"{self.work}/libinferd_cuda_real.so")
-        shutil.copy(f"{folder}/libinferd_cuda_fault.so", f"{self.work}/libinferd_cuda.so")
-        self.port = free_port()
-        env = {**os.environ, "WORLD_SIZE": str(n), "MASTER_PORT": str(free_port())}
-        self.logs = [open(f"{self.work}/log{i}", "w") for i in range(n)]
-        self.fronts = [subprocess.Popen(
-            [f"{self.work}/inferd", "serve", "--model", model, "--device", "cuda", "--port",
-             str(self.port), "--engine-backoff-ms", "1", "--engine-deaths-max", "-1",
-             "--max-context", "4096", "--gpu-memory", "0.3"],
-            env={**env, "RANK": str(i)}, stdout=self.logs[i], stderr=self.logs[i]) for i in range(n)]
-        self.await_ready(120)
-        with self.get("/v1/models") as r:
-            self.model = json.load(r)["data"][0]["id"]
-
-    def get(self, path):
-        return urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=10)
-
-    def await_ready(self, seconds):
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            try:
-                with self.get("/readyz") as r:
-                    if r.status == 200:
-                        return
-            except OSError:
-                pass
-            if any(p.poll() is not None for p in self.fronts):
-                break
-            time.sleep(0.05)
-        raise SystemExit("not ready:\n" + self.tail())
-
-    def tail(self):
-        return "".join(f"rank {i}: {line}" for i in range(len(self.logs))
-                       for line in list(open(f"{self.work}/log{i}"))[-8:])
-
-    def engine(self, rank):
-        while True:
-            pids = [p for p in children(self.fronts[rank].pid) if is_there(p)]
-            if pids:
-                return pids[0]
-            time.sleep(0.01)
-
-    def engines(self):
-        return [self.engine(rank) for rank in range(len(self.fronts))]
-
-    def slow(self):
-        with open(f"{self.work}/fault.new", "w") as f:
-            f.write("slow")
-        os.rename(f"{self.work}/fault.new", f"{self.work}/fault")
-
-    def close(self):
-        for p in self.fronts:
-            p.terminate()
-        for p in self.fronts:
-            try:
-                p.wait(20)
-            except subprocess.TimeoutExpired:
-                p.kill()
-        shutil.rmtree(self.work)
+def engine(front):
+    while True:
+        pids = [p for p in children(front.pid) if is_there(p)]
+        if pids:
+            return pids[0]
+        time.sleep(0.01)
 
 
-def stream(group, i, out, seen):
-    body = {"model": group.model, "prompt": [100 + i, 7, 300 + i], "max_tokens": TOKENS,
-            "stream": True, "temperature": 0.8, "seed": i, "ignore_eos": True}
-    request = urllib.request.Request(f"http://127.0.0.1:{group.port}/v1/completions",
-                                     json.dumps(body).encode(), {"Content-Type": "application/json"})
-    text, n, end = "", 0, "cut"
-    try:
-        with urllib.request.urlopen(request, timeout=60) as r:
-            for line in r:
-                if line.startswith(b"data: [DONE]"):
-                    end = "done"
-                    break
-                if line.startswith(b"data: "):
-                    event = json.loads(line[6:])
-                    if "error" in event:
-                        end = "error: " + event["error"]["message"]
-                        break
-                    text += event["choices"][0]["text"]
-                    n += 1
-                    seen[i] = n
-    except OSError as e:
-        end = str(e)
-    out[i] = (text, end)
+class Strike:
+    """What happens to the group in the middle of its streams; `down_s`: until all its engines are."""
 
+    def __init__(self, group, folder, kind, rank):
+        self.group, self.folder, self.kind, self.rank = group, folder, kind, rank
+        self.down_s = None
 
-def run(group, strike=None):
-    out, seen = [None] * STREAMS, [0] * STREAMS
-    threads = [threading.Thread(target=stream, args=(group, i, out, seen)) for i in range(STREAMS)]
-    for t in threads:
-        t.start()
-    down = None
-    if strike:
-        while min(seen) < 20 and any(t.is_alive() for t in threads):
-            time.sleep(0.001)
-        before, start = group.engines(), time.monotonic()
-        strike()
+    def __call__(self):
+        before, start = [engine(p) for p in self.group.fronts], time.monotonic()
+        if self.kind == "slow":
+            order_fault(self.folder, "slow")
+        else:
+            os.kill(before[self.rank], signal.SIGKILL if self.kind == "kill" else signal.SIGSTOP)
         while any(is_there(p) for p in before) and time.monotonic() - start < 3 * DOWN_S:
             time.sleep(0.01)
-        down = time.monotonic() - start
-    for t in threads:
-        t.join()
-    return out, down
+        self.down_s = time.monotonic() - start
 
 
-def trial(group, want, kind, rank):
-    def strike():
-        if kind == "slow":
-            group.slow()
-        else:
-            os.kill(group.engine(rank), signal.SIGKILL if kind == "kill" else signal.SIGSTOP)
-    start = time.monotonic()
-    got, down = run(group, strike)
-    same = sum(g == w for g, w in zip(got, want))
-    ended = sum(g != w and g[1].startswith("error: ") for g, w in zip(got, want))
-    good = same + ended == STREAMS and down <= DOWN_S
-    print(f"{kind:5} {'rank ' + str(rank) if rank is not None else 'any   '}: down {down:5.2f} s, {same} "
-          f"streams alike, {ended} ended with an error, all done after "
-          f"{time.monotonic() - start:5.2f} s{'' if good else '  FAILED'}", flush=True)
-    if not good:
-        print("\n".join(g[1] for g, w in zip(got, want) if g != w))
-    return good, same, ended
+class Trial:
+    def __init__(self, group, folder, want, kind, rank):
+        strike, start = Strike(group, folder, kind, rank), time.monotonic()
+        got = group.first.streams(BODIES, strike)
+        self.kind, self.down_s = kind, strike.down_s
+        self.same = sum(g == w for g, w in zip(got, want))
+        self.errors = [g[1] for g, w in zip(got, want) if g != w]
+        n_named = sum(e.startswith("error: ") for e in self.errors)
+        self.good = self.same + n_named == STREAMS and self.down_s <= DOWN_S
+        print(f"{kind:5} {'rank ' + str(rank) if rank is not None else 'any   '}: down {self.down_s:5.2f} s, {self.same} "
+              f"streams alike, {n_named} ended with an error, all done after {time.monotonic() - start:5.2f} s"
+              f"{'' if self.good else '  FAILED'}", flush=True)
+        if not self.good:
+            print("\n".join(self.errors))
+
+
+def run_group(o, number, trials, done):
+    work = tempfile.mkdtemp(prefix="inferd-ranks-")
+    folder = copy_program(o.folder, work, "libinferd_cuda_fault.so")
+    all_gpus = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(o.groups * o.ranks)))
+    gpus = ",".join(all_gpus.split(",")[number * o.ranks:(number + 1) * o.ranks])
+    with Group(o.ranks, folder, o.model, "--device", "cuda", "--engine-backoff-ms", "1", "--engine-deaths-max", "-1",
+               "--max-context", "4096", "--gpu-memory", "0.3", env={"CUDA_VISIBLE_DEVICES": gpus}) as group:
+        want = group.first.streams(BODIES)
+        if any(how != "done" for _, how in want):
+            raise SystemExit(f"undisturbed: {[how for _, how in want]}\n{group.tails()}")
+        for kind, rank in trials:
+            done.append(Trial(group, folder, want, kind, rank))
+            if not done[-1].good:
+                print(group.tails())
+        print(f"group {number}: {group.first.metric('inferd_replays_total'):.0f} requests carried over "
+              f"{group.first.metric('inferd_engine_restarts_total'):.0f} deaths")
+    shutil.rmtree(work)
+
+
+class Shared:
+    """Trials, of which each group takes the next, until it is too late."""
+
+    def __init__(self, first, n, end):
+        self.trials, self.end, self.lock = iter(range(first, first + n)), end, threading.Lock()
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        with self.lock:
+            if time.monotonic() > self.end:
+                raise StopIteration
+            return TRIALS[next(self.trials) % len(TRIALS)]
 
 
 def main():
@@ -188,29 +130,24 @@ def main():
     ap.add_argument("model")
     ap.add_argument("--ranks", type=int, default=2)
     ap.add_argument("--trials", type=int, default=30)
+    ap.add_argument("--from", type=int, default=0, dest="first")
+    ap.add_argument("--groups", type=int, default=1)
     ap.add_argument("--seconds", type=float, default=3600)
     o = ap.parse_args()
-    start = time.monotonic()
-    group = Group(o.folder, o.model, o.ranks)
-    passed = failed = alike = errors = 0
-    try:
-        print(f"ready after {time.monotonic() - start:.2f} s", flush=True)
-        want = run(group)[0]
-        if any(w[1] != "done" for w in want):
-            raise SystemExit("undisturbed: " + str([w[1] for w in want]) + "\n" + group.tail())
-        for kind, rank in itertools.islice(itertools.cycle(TRIALS), o.trials):
-            if time.monotonic() - start > o.seconds:
-                break
-            good, same, ended = trial(group, want, kind, rank)
-            passed, failed = passed + good, failed + (not good)
-            alike, errors = alike + same, errors + ended
-        if failed:
-            print(group.tail())
-    finally:
-        group.close()
-    print(f"{passed} passed, {failed} failed of {passed + failed} trials; {alike} streams alike, {errors} ended with "
-          "an error")
-    return failed != 0 or passed == 0
+    start, done = time.monotonic(), []
+    trials = Shared(o.first, o.trials, start + o.seconds)
+    groups = [threading.Thread(target=run_group, args=(o, g, trials, done)) for g in range(o.groups)]
+    for g in groups:
+        g.start()
+    for g in groups:
+        g.join()
+    passed = sum(t.good for t in done)
+    worst = ", ".join(f"{kind} {max(t.down_s for t in done if t.kind == kind):.2f} s"
+                      for kind in ("kill", "stop", "slow") if any(t.kind == kind for t in done))
+    print(f"{passed} passed, {len(done) - passed} failed of {len(done)} trials, {o.ranks} ranks; all engines down at most "
+          f"after: {worst}; {sum(t.same for t in done)} of {STREAMS * len(done)} streams equal, "
+          f"{sum(len(t.errors) for t in done)} others; {time.monotonic() - start:.0f} s")
+    return passed != len(done) or not done
 
 
 if __name__ == "__main__":
