@@ -2,9 +2,9 @@
 """Makes a checkpoint of the exact shapes of a published model, with random weights: what speed
 and memory need to be measured, without the model.
 
-    make_random_hf.py llama-3.1-8b FOLDER [--tokenizer FOLDER] [--seed N] [--threads N]
+    make_random_hf.py llama-3.1-8b FOLDER [--tokenizer FOLDER] [--seed N] [--threads N] [--shard-bytes N]
 
-bf16 normal weights of sigma 0.02, gains near 1, in shards of about 4 GB with their index.  The
+bf16 normal weights of sigma 0.02, gains near 1, biases of sigma 0.3, in shards of about 4 GB with their index.  The
 tokenizer is copied from a folder, or is a made-up byte-level one of the full vocabulary, so that
 the model can be served over HTTP and every id decodes.
 
@@ -28,6 +28,9 @@ COMMON = dict(architectures=["LlamaForCausalLM"], model_type="llama", torch_dtyp
               hidden_act="silu", vocab_size=128256, rms_norm_eps=1e-5, rope_theta=500000.0,
               max_position_embeddings=131072, attention_bias=False, mlp_bias=False,
               bos_token_id=128000, eos_token_id=[128001, 128008, 128009])
+SMALL = dict(torch_dtype="bfloat16", hidden_size=512, num_hidden_layers=6, intermediate_size=2048, vocab_size=4096,
+             rms_norm_eps=1e-6, max_position_embeddings=32768, tie_word_embeddings=True,
+             bos_token_id=4092, eos_token_id=[4093, 4094])
 
 
 def bands(factor):
@@ -46,10 +49,20 @@ MODELS = {
                   num_key_value_heads=4, head_dim=64, intermediate_size=2048, vocab_size=4096,
                   rope_scaling=bands(8.0), tie_word_embeddings=False, bos_token_id=4092,
                   eos_token_id=[4093, 4094]),
-    "tiny": dict(COMMON, hidden_size=64, num_hidden_layers=2, num_attention_heads=4,
-                 num_key_value_heads=2, head_dim=16, intermediate_size=96, vocab_size=1024,
+    "tiny": dict(COMMON, hidden_size=128, num_hidden_layers=2, num_attention_heads=4,
+                 num_key_value_heads=2, head_dim=64, intermediate_size=192, vocab_size=1024,
                  max_position_embeddings=2048, rope_scaling=bands(8.0), tie_word_embeddings=False,
                  bos_token_id=1020, eos_token_id=[1021, 1022]),
+    # Of other families: biases of q, k and v; norms on both sides and of heads, windows, two bases.
+    "qwen2-small": dict(SMALL, architectures=["Qwen2ForCausalLM"], model_type="qwen2", num_attention_heads=8,
+                        num_key_value_heads=4, head_dim=64, hidden_act="silu", rope_theta=1000000.0,
+                        use_sliding_window=False),
+    "gemma3-small": dict(SMALL, architectures=["Gemma3ForCausalLM"], model_type="gemma3_text",
+                         num_attention_heads=4, num_key_value_heads=2, head_dim=256,
+                         hidden_activation="gelu_pytorch_tanh", query_pre_attn_scalar=256, sliding_window=128,
+                         sliding_window_pattern=3, layer_types=2 * [*2 * ["sliding_attention"], "full_attention"],
+                         rope_parameters={"full_attention": dict(rope_type="default", rope_theta=1000000.0),
+                                          "sliding_attention": dict(rope_type="default", rope_theta=10000.0)}),
 }
 
 
@@ -57,6 +70,7 @@ def shapes(c):
     """[(name, shape)] in the order of the layers."""
     h, ffn = c["hidden_size"], c["intermediate_size"]
     q, kv = c["num_attention_heads"] * c["head_dim"], c["num_key_value_heads"] * c["head_dim"]
+    family = c["model_type"]
     yield "model.embed_tokens.weight", (c["vocab_size"], h)
     for i in range(c["num_hidden_layers"]):
         p = f"model.layers.{i}."
@@ -65,6 +79,14 @@ def shapes(c):
         yield p + "self_attn.k_proj.weight", (kv, h)
         yield p + "self_attn.v_proj.weight", (kv, h)
         yield p + "self_attn.o_proj.weight", (h, q)
+        if family == "qwen2":
+            for name, n in (("q", q), ("k", kv), ("v", kv)):
+                yield p + f"self_attn.{name}_proj.bias", (n,)
+        if family == "gemma3_text":
+            for name in ("q_norm", "k_norm"):
+                yield p + f"self_attn.{name}.weight", (c["head_dim"],)
+            for side in ("pre", "post"):
+                yield p + f"{side}_feedforward_layernorm.weight", (h,)
         yield p + "post_attention_layernorm.weight", (h,)
         yield p + "mlp.gate_proj.weight", (ffn, h)
         yield p + "mlp.up_proj.weight", (ffn, h)
@@ -74,26 +96,28 @@ def shapes(c):
         yield "lm_head.weight", (c["vocab_size"], h)
 
 
-def cut_into_shards(tensors):
+def cut_into_shards(tensors, shard_bytes):
     shards, size = [[]], 0
     for name, shape in tensors:
         n = 2 * math.prod(shape)
-        if size + n > SHARD_BYTES and shards[-1]:
+        if size + n > shard_bytes and shards[-1]:
             shards, size = shards + [[]], 0
         shards[-1].append((name, shape))
         size += n
     return shards
 
 
-def draw(name, shape, index, seed, device):
+def draw(name, shape, index, seed, device, gain):
     g = torch.Generator(device=device).manual_seed(seed * 1_000_003 + index)
     x = torch.empty(shape, dtype=torch.bfloat16, device=device)
     if "norm" in name:
-        return x.uniform_(0.8, 1.2, generator=g)
+        return x.uniform_(gain - 0.2, gain + 0.2, generator=g)
+    if name.endswith("bias"):
+        return x.normal_(0, 0.3, generator=g)
     return x.normal_(0, 0.02, generator=g)
 
 
-def write_shard(path, tensors, first, seed, device):
+def write_shard(path, tensors, first, seed, device, gain):
     header, at = {"__metadata__": {"format": "pt"}}, 0
     for name, shape in tensors:
         n = 2 * math.prod(shape)
@@ -104,22 +128,23 @@ def write_shard(path, tensors, first, seed, device):
     with open(path, "wb", buffering=0) as out:
         out.write(struct.pack("<Q", len(text)) + text)
         for i, (name, shape) in enumerate(tensors):
-            x = draw(name, shape, first + i, seed, device).cpu().view(torch.uint8).numpy()
+            x = draw(name, shape, first + i, seed, device, gain).cpu().view(torch.uint8).numpy()
             view = memoryview(x.reshape(-1))
             while view:  # one write takes less than 2 GiB
                 view = view[out.write(view):]
     return at
 
 
-def write_weights(folder, config, seed, n_threads):
+def write_weights(folder, config, seed, n_threads, shard_bytes):
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    shards = cut_into_shards(list(shapes(config)))
+    gain = 0 if config["model_type"] == "gemma3_text" else 1  # Gemma's are held less 1
+    shards = cut_into_shards(list(shapes(config)), shard_bytes)
     names = ["model.safetensors"] if len(shards) == 1 else [
         f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
     firsts = [sum(map(len, shards[:i])) for i in range(len(shards))]
     with concurrent.futures.ThreadPoolExecutor(n_threads) as pool:
         sizes = list(pool.map(
-            lambda i: write_shard(folder / names[i], shards[i], firsts[i], seed, device),
+            lambda i: write_shard(folder / names[i], shards[i], firsts[i], seed, device, gain),
             range(len(shards))))
     if len(shards) > 1:
         (folder / "model.safetensors.index.json").write_text(json.dumps({
@@ -197,6 +222,7 @@ def main():
     ap.add_argument("--tokenizer", type=pathlib.Path, help="folder with a tokenizer.json")
     ap.add_argument("--seed", type=int, default=1)
     ap.add_argument("--threads", type=int, default=4)
+    ap.add_argument("--shard-bytes", type=int, default=SHARD_BYTES)
     args = ap.parse_args()
     config = MODELS[args.model]
     start = time.monotonic()
@@ -210,7 +236,7 @@ def main():
                 shutil.copyfile(args.tokenizer / name, args.folder / name)
     else:
         make_tokenizer(args.folder, config)
-    n = write_weights(args.folder, config, args.seed, args.threads)
+    n = write_weights(args.folder, config, args.seed, args.threads, args.shard_bytes)
     seconds = time.monotonic() - start
     print(f"{args.folder}: {n / 1e9:.2f} GB in {seconds:.1f} s")
 
