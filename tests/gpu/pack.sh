@@ -74,7 +74,8 @@ for f in "$out"/bin/*; do
     strip "$f"
 done
 for f in "$out"/lib/*; do strip --strip-unneeded "$f" 2>/dev/null || true; done
-mkdir -p "$out/tests/bench"
+mkdir -p "$out/tests/bench" "$out/tests/golden"
+cp -r tests/golden/logprobs "$out/tests/golden"
 cp -r tests/bench/shapes tests/bench/peer_*.py "$out/tests/bench"
 cp -r tests/gpu/shapes tests/gpu/*.py tests/gpu/{idle,saturate}.sh "$out/tests/gpu"
 cp tests/gpu/run.sh "$out/run.sh"
