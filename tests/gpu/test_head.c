@@ -5,6 +5,13 @@
 enum { TOKENS = 300, HEADS_MAX = 200, SAMPLES = 400, BLOCK_TOKENS = 16, STRIDE = 32 };
 
 static const int some_heads[] = {1, 2, 3, 4, 5, 8, 9, 16, 17, 33, 64, 65, 100, HEADS_MAX};
+static const int shapes[][2] = {/* hidden, vocab */
+                                {64, 1003},
+                                {576, 6152},
+                                {576, 49152},
+                                {2048, 128256},
+                                {4096, 32000}};
+enum { N_SHAPES = sizeof shapes / sizeof shapes[0], N_SMALL = 2 };
 
 struct operands {
     int hidden, vocab;
@@ -40,7 +47,8 @@ static struct operands make(const struct tested *t, int hidden, int vocab, enum 
     return o;
 }
 
-/* A step of one sequence whose heads are the rows given; its logits [n, vocab]. */
+/* A step of one sequence whose heads are the rows given; its logits [n, vocab], and one row of what
+ * lies behind them, if there is room for it. */
 static float *run(const struct tested *t, const struct operands *o, const int32_t *rows, int first,
                   int n)
 {
@@ -74,7 +82,8 @@ static float *run(const struct tested *t, const struct operands *o, const int32_
                             .block = block,
                             .set = &set,
                             .head = head};
-    size_t n_bytes = (size_t)HEADS_MAX * (size_t)o->vocab * sizeof(float);
+    const size_t n_rows = (size_t)(n < HEADS_MAX ? n + 1 : n);
+    const size_t n_bytes = n_rows * (size_t)o->vocab * sizeof(float);
     float *logits = take_host(n_bytes);
     struct sample_out out[HEADS_MAX];
     struct status st = {0};
@@ -142,9 +151,8 @@ static void check_heads(const struct tested *t, const struct operands *o)
     free(all);
 }
 
-static void check_type(enum dtype act)
+static void check_type(enum dtype act, int n_shapes)
 {
-    static const int shapes[][2] = {{576, 49152}, {2048, 128256}, {4096, 32000}, {64, 1003}};
     const struct device_limits limits = {.step_tokens_max = TOKENS,
                                          .seqs_max = 4,
                                          .heads_max = HEADS_MAX,
@@ -164,7 +172,7 @@ static void check_type(enum dtype act)
                                          .in_max = 4096};
     struct tested t;
     device_open(&t, act, &limits);
-    for (size_t s = 0; s < sizeof shapes / sizeof shapes[0]; s++)
+    for (int s = 0; s < n_shapes; s++)
         for (int kind = NORM_RMS; kind <= NORM_LAYER; kind++) {
             struct operands o = make(&t, shapes[s][0], shapes[s][1], (enum norm_kind)kind);
             int before = failures;
@@ -174,13 +182,17 @@ static void check_type(enum dtype act)
             free(o.x);
             free(o.w);
             free(o.norm_w);
+            fflush(stdout);
         }
     t.ops->close(t.d);
 }
 
-int main(void)
+/* With an argument: the small shapes alone, for compute-sanitizer. */
+int main(int argc, char **argv)
 {
-    check_type(DT_BF16);
-    check_type(DT_F16);
+    (void)argv;
+    const int n_shapes = argc > 1 ? N_SMALL : N_SHAPES;
+    check_type(DT_BF16, n_shapes);
+    check_type(DT_F16, n_shapes);
     return failures != 0;
 }

@@ -8,24 +8,27 @@
 #include "tests/gpu/device_pair.h"
 
 enum { ROWS = 64, VOCAB = 49152, HISTORY = 200, BIAS = 8, TABLE = 32, BLOCK_TOKENS = 16 };
+enum { VOCAB_SMALL = 6151 }; /* for compute-sanitizer */
 
-static const struct device_limits limits = {.step_tokens_max = ROWS,
-                                            .seqs_max = ROWS,
-                                            .heads_max = ROWS,
-                                            .step_heads_max = ROWS,
-                                            .context_max = TABLE * BLOCK_TOKENS,
-                                            .block_tokens = BLOCK_TOKENS,
-                                            .table_stride = TABLE,
-                                            .history_max = ROWS * HISTORY,
-                                            .bias_max = ROWS * BIAS,
-                                            .bias_slot_max = BIAS,
-                                            .vocab = VOCAB,
-                                            .hidden = 512,
-                                            .ffn = 512,
-                                            .n_heads = 8,
-                                            .n_kv_heads = 2,
-                                            .head_dim = 64,
-                                            .in_max = 512};
+static int vocab = VOCAB;
+
+static struct device_limits limits = {.step_tokens_max = ROWS,
+                                      .seqs_max = ROWS,
+                                      .heads_max = ROWS,
+                                      .step_heads_max = ROWS,
+                                      .context_max = TABLE * BLOCK_TOKENS,
+                                      .block_tokens = BLOCK_TOKENS,
+                                      .table_stride = TABLE,
+                                      .history_max = ROWS * HISTORY,
+                                      .bias_max = ROWS * BIAS,
+                                      .bias_slot_max = BIAS,
+                                      .vocab = VOCAB,
+                                      .hidden = 512,
+                                      .ffn = 512,
+                                      .n_heads = 8,
+                                      .n_kv_heads = 2,
+                                      .head_dim = 64,
+                                      .in_max = 512};
 
 /* A token for each of ROWS sequences that had HISTORY before. */
 struct sample_batch {
@@ -39,7 +42,12 @@ struct sample_batch {
 };
 
 static struct sample_batch steps;
-static float logits[ROWS][VOCAB];
+static float logits[ROWS * VOCAB]; /* [ROWS, vocab] */
+
+static float *logits_of(int row)
+{
+    return logits + (size_t)row * (size_t)vocab;
+}
 
 static void choose_params(struct sample_params *p, int i)
 {
@@ -63,11 +71,12 @@ static void choose_params(struct sample_params *p, int i)
 static void make_row(struct sample_batch *b, int i)
 {
     int32_t n_prompt = 20 + random_below(100);
+    float *row = logits_of(i);
     choose_params(&b->params[i], i);
     for (int k = 0; k < HISTORY; k++)
         b->history[i][k] = random_below(500);
     for (int k = 0; k < BIAS; k++)
-        b->bias[i][k] = (struct sample_bias){random_below(VOCAB), k ? random_normal() : -INFINITY,
+        b->bias[i][k] = (struct sample_bias){random_below(vocab), k ? random_normal() : -INFINITY,
                                              k % 2 ? 50 : 1 << 30};
     b->ids[i] = random_below(500);
     b->positions[i] = HISTORY;
@@ -77,18 +86,18 @@ static void make_row(struct sample_batch *b, int i)
     b->n_prompt[i] = n_prompt;
     b->set[i] = (struct batch_slot){
         i, n_prompt, HISTORY, b->history[i], &b->params[i], b->bias[i], i % 3 == 0 ? BIAS : 0};
-    b->head[i] = (struct batch_head){i, i, HISTORY + 1, i % 8 == 7 ? random_below(VOCAB) : -1};
-    for (int k = 0; k < VOCAB; k++)
-        logits[i][k] = (i % 4 == 1 ? 8 : 2) * random_normal();
-    for (int k = 0; i % 4 == 2 && k < VOCAB; k++)
-        logits[i][k] = rintf(logits[i][k] * 8) / 8; /* many equal */
+    b->head[i] = (struct batch_head){i, i, HISTORY + 1, i % 8 == 7 ? random_below(vocab) : -1};
+    for (int k = 0; k < vocab; k++)
+        row[k] = (i % 4 == 1 ? 8 : 2) * random_normal();
+    for (int k = 0; i % 4 == 2 && k < vocab; k++)
+        row[k] = rintf(row[k] * 8) / 8; /* many equal */
 }
 
 static void make_batch(struct sample_batch *b)
 {
     for (int i = 0; i < ROWS; i++)
         make_row(b, i);
-    logits[5][777] = NAN;
+    logits_of(5)[777] = NAN;
     b->batch = (struct batch){.n_tokens = ROWS,
                               .n_seqs = ROWS,
                               .n_heads = ROWS,
@@ -108,14 +117,14 @@ static void make_batch(struct sample_batch *b)
 /* All rows in calls of n. */
 static void run_samples(const struct tested_device *t, int n, struct sample_out out[ROWS])
 {
-    float *at = take_values(t, logits[0], (size_t)ROWS * VOCAB, DT_F32);
+    float *at = take_values(t, logits, (size_t)ROWS * (size_t)vocab, DT_F32);
     memset(out, 0, ROWS * sizeof *out);
     t->ops->step_begin(t->d, &steps.batch);
     for (int first = 0; first < ROWS; first += n)
-        t->ops->sample(t->d, &(struct sample_args){.logits = at + (size_t)first * VOCAB,
+        t->ops->sample(t->d, &(struct sample_args){.logits = at + (size_t)first * (size_t)vocab,
                                                    .first = first,
                                                    .n = n,
-                                                   .vocab = VOCAB});
+                                                   .vocab = vocab});
     end_step(t, out);
 }
 
@@ -173,12 +182,12 @@ static void a_sampled_token_is_what_the_next_step_reads(void **state)
     struct pair *p = *state;
     static struct sample_out first[2][ROWS], second[2][ROWS];
     make_batch(&steps);
-    logits[5][777] = 0;
+    logits_of(5)[777] = 0;
     for (int i = 0; i < ROWS; i++) {
         steps.params[i].temperature = 0;
         steps.head[i].forced = -1;
-        logits[i][7] = 40 + (float)i; /* wins until it is seen often */
-        logits[i][8] = 39 + (float)i;
+        logits_of(i)[7] = 40 + (float)i; /* wins until it is seen often */
+        logits_of(i)[8] = 39 + (float)i;
     }
     for (int i = 0; i < 2; i++) {
         run_samples(&p->dev[i], ROWS, first[i]);
@@ -217,8 +226,11 @@ static int close_pair(void **state)
     return 0;
 }
 
-int main(void)
+/* With an argument: a small vocabulary. */
+int main(int argc, char **argv)
 {
+    (void)argv;
+    limits.vocab = vocab = argc > 1 ? VOCAB_SMALL : VOCAB;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(samples_agree_with_the_cpu),
         cmocka_unit_test(a_row_alone_is_the_row_in_a_batch),
