@@ -6,16 +6,19 @@
 # FOLDER is what tests/gpu/pack.sh packed (by default where this script lies, if it is one; else
 # the repository packs itself, which wants cmake and nvcc).  LIST is some of
 #   parity     the C tests of ops, and the probes' checks
-#   sanitizer  compute-sanitizer's four tools over the C tests, and over a probe
-#   engine     the same model on the CPU and on the GPU; faults under load
+#   sanitizer  compute-sanitizer's four tools over the C tests, their small parts, on all GPUs at once
+#   engine     the same model on the CPU and on the GPU; faults under load; ranks and who starts them
+#   logits     log-probabilities of whole models against transformers in float32 and bfloat16
+#   memory     what quantized weights take of the device
 #   bench      kernels and engine
-#   peers      torch and transformers on the same shapes, where python has them
+#   peers      torch, transformers and bitsandbytes on the same shapes, where python has them
 # No network.  Each part has a time limit: INFERD_PART_S (300 s), and under a sanitizer
 # INFERD_SANITIZER_S (60 s), which makes a program "slow" and not failed.  Logs go to --out, by
 # default a new folder in /tmp.  The table comes last; without a GPU every line says "skipped".
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
-only="parity sanitizer engine bench peers"
+all="parity sanitizer engine logits memory bench peers"
+only=$all
 out=
 dir=
 part_s=${INFERD_PART_S:-300}
@@ -25,19 +28,20 @@ while [ $# -gt 0 ]; do
     case $1 in
     --only) only=${2:?--only LIST}; shift 2 ;;
     --out) out=${2:?--out FOLDER}; shift 2 ;;
-    -*) sed -n '2,19p' "$0"; exit 2 ;;
+    -*) sed -n '2,21p' "$0"; exit 2 ;;
     *) dir=$1; shift ;;
     esac
 done
 out=${out:-$(mktemp -d /tmp/inferd-gpu-XXXXXX)}
 mkdir -p "$out"
+out=$(cd "$out" && pwd)
+models=$(mktemp -d "$([ -w /dev/shm ] && echo /dev/shm || echo "$out")/inferd-models-XXXXXX")
+trap 'rm -rf "$models"' EXIT
 table=$out/table.txt
 : >"$table"
-failed=0
 
 row() { # row STATE NAME SECONDS FIGURE
     printf '%-8s %-34s %6s  %s\n' "$1" "$2" "$3" "$4" >>"$table"
-    [ "$1" != FAIL ] || failed=$((failed + 1))
 }
 
 wanted() { case " ${only//,/ } " in *" $1 "*) ;; *) return 1 ;; esac; }
@@ -46,7 +50,7 @@ finish() {
     echo
     cat "$table"
     echo "logs: $out"
-    [ "$failed" -eq 0 ]
+    ! grep -q ^FAIL "$table"
     exit
 }
 
@@ -95,6 +99,14 @@ part() {
     row "$state" "$name" $((SECONDS - start)) "$figure"
 }
 
+# Their numbers, as CUDA_VISIBLE_DEVICES takes them.
+read -r -a gpus < <(echo "${CUDA_VISIBLE_DEVICES:-$(nvidia-smi --query-gpu=index --format=csv,noheader | xargs)}" | tr , ' ')
+n_gpus=${#gpus[@]}
+
+py=(env "LD_LIBRARY_PATH=$libraries" python3) # its libraries are not ours
+
+has_python() { "${py[@]}" -c "import $1" 2>/dev/null; }
+
 last='grep -v "^ *$"'
 tests='grep -E "PASSED|FAILED" | tr -d "[]" | tr -s " "'
 
@@ -103,7 +115,7 @@ tests='grep -E "PASSED|FAILED" | tr -d "[]" | tr -s " "'
 parity() {
     local t
     for t in "$bin"/gpu_test_*; do
-        case $t in *_engine|*_ranks) continue ;; esac
+        case $t in *_engine|*_ranks|*_greedy) continue ;; esac
         part "parity $(basename "$t")" "$tests" "$t"
     done
     for t in probe_small probe_decode probe_matmul probe_scheme_wide check_prefill bench_all_reduce; do
@@ -116,17 +128,37 @@ find_sanitizer() {
         /usr/local/cuda*/compute-sanitizer/compute-sanitizer 2>/dev/null | head -1
 }
 
-sanitizer() {
-    local cs tool t
-    cs=$(find_sanitizer)
-    if [ -z "$cs" ]; then row skipped sanitizer - "no compute-sanitizer here"; return; fi
-    for tool in memcheck racecheck initcheck synccheck; do
-        for t in "$bin"/gpu_test_*; do
-            [ -x "$t" ] || continue
-            part "$tool $(basename "$t")" 'grep -E "ERROR SUMMARY|RACECHECK SUMMARY"' \
-                "$cs" --tool "$tool" --error-exitcode 9 --print-limit 20 "$t"
+# Under a sanitizer a launch takes up to a thousand times as long: an argument asks for a small part.
+sanitizer_jobs() {
+    local tool t
+    for t in matmul scheme engine kv8 sample small_ops head; do
+        [ -x "$bin/gpu_test_$t" ] || continue
+        for tool in racecheck initcheck memcheck synccheck; do
+            case $t in
+            head|matmul|sample|scheme) echo "$tool gpu_test_$t small" ;;
+            *) echo "$tool gpu_test_$t" ;;
+            esac
         done
     done
+}
+
+# Two at a time on each GPU: most of the time is the host's.
+sanitizer() {
+    local cs tool t small i=0
+    cs=$(find_sanitizer)
+    if [ -z "$cs" ]; then row skipped sanitizer - "no compute-sanitizer here"; return; fi
+    while read -r tool t small; do
+        while [ "$(jobs -rp | wc -l)" -ge $((2 * n_gpus)) ]; do wait -n; done
+        CUDA_VISIBLE_DEVICES=${gpus[i++ % n_gpus]} part "$tool $t" 'grep -E "ERROR SUMMARY|RACECHECK SUMMARY"' \
+            "$cs" --tool "$tool" --error-exitcode 9 --print-limit 20 "$bin/$t" ${small:+"$small"} &
+    done < <(sanitizer_jobs)
+    wait
+}
+
+model() { # model NAME [SHARD-BYTES]: a folder of random weights, made once
+    local at=$models/$1${2:+-sharded}
+    [ -d "$at" ] || "${py[@]}" tests/gpu/make_random_hf.py "$1" "$at" ${2:+--shard-bytes "$2"} >"$out/model.log" 2>&1
+    echo "$at"
 }
 
 engine() {
@@ -134,20 +166,36 @@ engine() {
     for t in gpu_test_engine gpu_test_ranks; do
         [ ! -x "$bin/$t" ] || part "engine $t" "$tests" "$bin/$t"
     done
-    if python3 -c 'import torch, safetensors' 2>/dev/null; then
-        part "engine faults" 'grep passed' sh -c '
-            python3 tests/gpu/make_random_hf.py llama-3.2-1b "$1/model" &&
-            python3 tests/gpu/fault.py "$2" "$1/model"' - "$out" "$bin"
-        rm -rf "$out/model"
-        if [ "$(nvidia-smi -L 2>/dev/null | grep -c GPU)" -gt 1 ]; then
-            part "engine lost ranks" 'grep passed' sh -c '
-                python3 tests/gpu/make_random_hf.py small "$1/model" &&
-                python3 tests/gpu/ranks.py "$2" "$1/model"' - "$out" "$bin"
-            rm -rf "$out/model"
-        fi
-    else
+    part "engine greedy" 'grep "texts of"' "$bin/gpu_test_greedy" "${INFERD_TEST_MODEL:-models/SmolLM2-135M-Instruct.Q4_1.gguf}"
+    if ! has_python torch,safetensors; then
         row skipped "engine faults" - "python3 has no torch and safetensors here"
+        return
     fi
+    part "engine faults" 'grep passed' "${py[@]}" tests/gpu/fault.py "$bin" "$(model llama-3.2-1b)"
+    [ "$n_gpus" -gt 1 ] || return
+    part "engine launchers" 'grep "ways passed"' "${py[@]}" tests/gpu/launchers.py "$bin" "$(model small)"
+    part "engine lost ranks" 'grep passed' "${py[@]}" tests/gpu/ranks.py "$bin" "$(model small)" \
+        --groups $((n_gpus / 2)) --seconds $((part_s - 30))
+}
+
+logits() {
+    local name
+    if ! has_python torch,safetensors,transformers; then
+        row skipped logits - "python3 has no torch, safetensors and transformers here"
+        return
+    fi
+    for name in tiny small qwen2-small gemma3-small llama-3.2-1b llama-3.1-8b; do
+        part "logits $name" 'grep "bf16:"' "${py[@]}" tests/gpu/hf_logits.py "$bin" "$(model "$name")"
+    done
+    part "logits tiny, sharded" 'grep "bf16:"' "${py[@]}" tests/gpu/hf_logits.py "$bin" "$(model tiny 60000)"
+}
+
+memory() {
+    local shape
+    for shape in mistral-7b llama-3.1-8b; do
+        part "memory $shape" 'grep "quantize int4, head none" | cut -d, -f3-' \
+            "${py[@]}" tests/gpu/memory.py "$bin" "tests/bench/shapes/$shape"
+    done
 }
 
 bench() {
@@ -157,7 +205,7 @@ bench() {
         part "bench engine $shape" 'grep -E "^decode +1 +128 "' \
             "$bin/inferd" bench engine --random "tests/bench/shapes/$shape" --device cuda --repeats 3
     done
-    [ "$(nvidia-smi -L 2>/dev/null | grep -c GPU)" -lt 2 ] ||
+    [ "$n_gpus" -lt 2 ] ||
         part "bench engine llama-3.1-8b 2 GPUs" 'grep -E "^decode +1 +128 "' "$bin/inferd" bench engine \
             --random tests/bench/shapes/llama-3.1-8b --device cuda --repeats 3 --tensor-parallel 2
     part "bench idle" 'grep "^idle: width    1 "' tests/gpu/idle.sh "$bin" tests/bench/shapes/llama-3.2-1b
@@ -169,22 +217,27 @@ bench() {
 }
 
 peers() {
-    local mode py=(env "LD_LIBRARY_PATH=$libraries" python3) # its libraries are not ours
+    local mode config=tests/bench/shapes/llama-3.1-8b/config.json
     if ! "${py[@]}" -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null; then
         row skipped peers - "no torch with CUDA here"
         return
     fi
     part "peer matmul" 'head -1' "${py[@]}" tests/bench/peer_matmul.py
     part "peer sdpa" 'head -1' "${py[@]}" tests/bench/peer_sdpa.py
-    "${py[@]}" -c 'import transformers' 2>/dev/null || { row skipped "peer transformers" - "not there"; return; }
+    if ! has_python transformers; then row skipped "peer transformers" - "not there"; return; fi
     for mode in eager compiled; do
         part "peer transformers 8b $mode" 'grep ^transformers' \
-            "${py[@]}" tests/bench/peer_transformers.py tests/bench/shapes/llama-3.1-8b/config.json --only "$mode"
+            "${py[@]}" tests/bench/peer_transformers.py "$config" --only "$mode"
+    done
+    if ! has_python bitsandbytes; then row skipped "peer bitsandbytes" - "not there"; return; fi
+    for mode in int8 nf4; do
+        part "peer bitsandbytes 8b $mode" 'grep ^bitsandbytes' \
+            "${py[@]}" tests/bench/peer_bitsandbytes.py "$config" --only "$mode"
     done
 }
 
-for name in parity sanitizer engine bench peers; do
+for name in $all; do
     if wanted "$name"; then "$name"; fi
 done
-[ -s "$table" ] || { echo "--only: none of parity sanitizer engine bench peers" >&2; exit 2; }
+[ -s "$table" ] || { echo "--only: none of $all" >&2; exit 2; }
 finish
