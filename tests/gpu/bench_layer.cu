@@ -1,9 +1,10 @@
 /* bench_layer.cu - microseconds of whole layers in one graph: products and what lies between them.
  *
- * The ops of a decode step's layer, launched as the forward does, for an 8B and a 1B model: norm
- * and q, k, v; rope and cache; attention over 128 keys; o; gate and up; down.  Weights rotate over
- * more than the L2 cache.  Per line: time of a layer, its bytes at the speed of this run's copy,
- * and the share of copy.
+ * The ops of a decode step's layer, launched as the forward does, for an 8B and a 1B model, and for
+ * the shares that a rank of several has of an 8B and a 70B (their sums are not here): norm and q,
+ * k, v; rope and cache; attention over 128 keys; o; gate and up; down.  Weights rotate over more
+ * than the L2 cache.  Per line: time of a layer, its bytes at the speed of this run's copy, and the
+ * share of copy.
  *
  *     nvcc -std=c++17 -O3 -gencode=arch=compute_90a,code=sm_90a -I. \
  *          tests/gpu/bench_layer.cu kernels/cuda/matmul*.cu kernels/cuda/tensor_map.cu \
@@ -25,7 +26,11 @@ struct shape {
     const char *name;
     int hidden, n_heads, n_kv_heads, head_dim, ffn;
 };
-const struct shape shapes[] = {{"8B", 4096, 32, 8, 128, 14336}, {"1B", 2048, 32, 8, 64, 8192}};
+const struct shape shapes[] = {
+    {"8B", 4096, 32, 8, 128, 14336},       {"1B", 2048, 32, 8, 64, 8192},
+    {"8B of 2", 4096, 16, 4, 128, 7168},   {"8B of 4", 4096, 8, 2, 128, 3584},
+    {"70B of 2", 8192, 32, 4, 128, 14336}, {"70B of 4", 8192, 16, 2, 128, 7168},
+};
 
 struct layer {
     struct tensor q, k, v, o, gate, up, down;
@@ -211,7 +216,7 @@ void bench_shape(const struct shape *s, const int *rows, int n_rows, double gbs)
             feed_forward(&b, &b.layer[n % b.n_layers], rows[i]);
         });
         double ideal = 2e-3 * (double)layer_values(s) / gbs;
-        printf("%s layer M %-3d %8.2f us, weights alone at copy's speed %7.2f us, %5.1f %%\n",
+        printf("%-8s layer M %-3d %8.2f us, weights alone at copy's speed %7.2f us, %5.1f %%\n",
                s->name, rows[i], us, ideal, 100 * ideal / us);
     }
     for (int i = 0; i < b.n_layers; i++)
