@@ -38,11 +38,9 @@ static void cut_shared(struct matmul_choice *c, const struct matmul_shape *s)
     if (c->resident)
         fixed += c->x_bytes = (resident_bytes(s) + aligned - 1) / aligned * aligned;
     c->chunk_bytes = tiles + (c->resident ? 0 : (size_t)c->rows_tile * SKINNY_CHUNK * 2);
-    for (c->span = SKINNY_SPAN_MAX; c->span > 1;)
-        if ((size_t)c->span * c->chunk_bytes <= SKINNY_STAGE_BYTES)
-            break;
-        else
-            c->span /= 2;
+    c->span = s->in % SKINNY_CHUNK == 0 ? SKINNY_SPAN_MAX : 1;
+    while (c->span > 1 && (size_t)c->span * c->chunk_bytes > SKINNY_STAGE_BYTES)
+        c->span /= 2;
     const size_t stage_bytes = (size_t)c->span * c->chunk_bytes;
     c->stages = smaller(SKINNY_STAGES_MAX, (int)((SKINNY_SHARED_MAX - fixed) / stage_bytes));
     c->shared_bytes = fixed + (size_t)c->stages * stage_bytes;

@@ -31,12 +31,17 @@ static_assert((int)WORKERS == (int)ROWS_THREADS, "the workers bring the rows");
 static_assert(ZEROS_AT % 16 == 0 && ZEROS_AT + 16 <= 1024, "barriers, sums and zeros fit");
 
 struct skinny_args : rows_args {
-    int n_units, warps, stages, chunk_bytes, x_bytes;
+    int n_units, warps, stages, stage_bytes, x_bytes;
     bool aligned; /* y may be written two values at a time */
 };
 
+/* Boxes of the units of a whole pass, and of a last one of blocks with more and with fewer units.
+ */
+enum { PASS_WHOLE, PASS_LAST, PASS_LESS, N_PASSES };
+
 struct skinny_maps {
-    CUtensorMap w[2], x; /* w[1]: up */
+    CUtensorMap w[2][N_PASSES], x; /* w[1]: up */
+    int units[N_PASSES];
 };
 
 /* What a thread knows of its block's share. */
@@ -73,82 +78,82 @@ struct ring_at { /* a place in the ring, and the parity of its use */
     }
 };
 
-/* ---- the feeding warp ---- */
+/* ---- the feeding thread ---- */
 
-template <int SPAN>
 struct feed_at { /* a step: where in the ring, from which chunk of which units */
     ring_at ring;
     int chunk, unit;
-
-    __device__ void next(const skinny_args &a)
-    {
-        ring.next(a.stages);
-        chunk += SPAN;
-        if (chunk >= a.chunks) {
-            chunk = 0;
-            unit += a.warps;
-        }
-    }
 };
 
+/* A stage takes one copy of all units of its pass, or two, gate and up, and one of x.  A copy costs
+ * the engine some 80 clocks, however small: one for each unit and chunk, 1 KiB, bounded an SM at 12
+ * bytes a clock. */
 template <int ROWS, int TILES, bool RESIDENT, int SPAN> struct feeder {
-    typedef feed_at<SPAN> place;
     const skinny_maps &maps;
     const skinny_args &a;
     const share &s;
     uint64_t once, often;
-    int lane;
 
-    __device__ uint32_t stage_of(const place &at)
+    __device__ void next(feed_at *at)
     {
-        return s.ring + (uint32_t)(at.ring.stage * SPAN * a.chunk_bytes);
+        at->ring.next(a.stages);
+        at->chunk += SPAN;
+        if (at->chunk >= a.chunks) {
+            at->chunk = 0;
+            at->unit += a.warps;
+        }
     }
 
-    /* Lane i loads tile i of the pass. */
-    __device__ void weights(const place &at)
+    __device__ uint32_t stage_of(const feed_at &at)
     {
-        const int n = min(SPAN, a.chunks - at.chunk);
-        int tiles = min(a.warps, s.end_unit - at.unit) * TILES;
-        int unit = at.unit + lane / TILES, tile = lane % TILES;
-        bool gated = TILES == 2 && a.p.w_up;
-        uint32_t bar = s.full + 8 * at.ring.stage;
-        uint32_t to = stage_of(at) + lane * SKINNY_TILE_BYTES;
-        if (lane == 0)
-            mbarrier_arrive_expect(bar, (uint32_t)(n * (tiles * SKINNY_TILE_BYTES +
-                                                        (RESIDENT ? 0 : ROWS * ROW_BYTES))));
-        __syncwarp();
-        if (lane >= tiles)
-            return;
+        return s.ring + (uint32_t)(at.ring.stage * a.stage_bytes);
+    }
+
+    __device__ void load(uint32_t to, const CUtensorMap *map, int chunk, int row, uint32_t bar,
+                         uint64_t policy)
+    {
+        if (SPAN == 1)
+            tensor_load_2d(to, map, chunk * SKINNY_CHUNK, row, bar, policy);
+        else
+            tensor_load_3d(to, map, 0, row, chunk, bar, policy);
+    }
+
+    __device__ void weights(const feed_at &at)
+    {
+        const int units = min(a.warps, s.end_unit - at.unit);
+        const int box = units == maps.units[PASS_WHOLE]  ? PASS_WHOLE
+                        : units == maps.units[PASS_LAST] ? PASS_LAST
+                                                         : PASS_LESS;
+        const uint32_t bar = s.full + 8 * at.ring.stage, to = stage_of(at);
+        mbarrier_arrive_expect(bar, (uint32_t)(SPAN * (units * TILES * SKINNY_TILE_BYTES +
+                                                       (RESIDENT ? 0 : ROWS * ROW_BYTES))));
 #pragma unroll
-        for (int i = 0; i < SPAN; i++)
-            if (i < n)
-                tensor_load_2d(to + i * a.chunk_bytes, &maps.w[gated ? tile : 0],
-                               (at.chunk + i) * SKINNY_CHUNK,
-                               8 * (gated ? unit : TILES * unit + tile), bar, once);
+        for (int tile = 0; tile < TILES; tile++)
+            load(to + (uint32_t)(tile * SPAN * a.warps * SKINNY_TILE_BYTES), &maps.w[tile][box],
+                 at.chunk, 8 * at.unit, bar, once);
     }
 
-    /* A chunk of x lies behind the chunk's tiles. */
-    __device__ void rows(const place &at)
+    /* x lies behind the tiles. */
+    __device__ void rows(const feed_at &at)
     {
-        uint32_t to =
-            stage_of(at) + (uint32_t)(lane * a.chunk_bytes + a.warps * TILES * SKINNY_TILE_BYTES);
-        if (!RESIDENT && lane < min(SPAN, a.chunks - at.chunk))
-            tensor_load_2d(to, &maps.x, (at.chunk + lane) * SKINNY_CHUNK, 0,
-                           s.full + 8 * at.ring.stage, often);
+        if (!RESIDENT)
+            load(stage_of(at) + (uint32_t)(SPAN * a.warps * TILES * SKINNY_TILE_BYTES), &maps.x,
+                 at.chunk, 0, s.full + 8 * at.ring.stage, often);
     }
 
     __device__ void run()
     {
         int steps = s.passes * ((a.chunks + SPAN - 1) / SPAN), ahead = min(steps, a.stages);
-        place first = {{0, 0}, 0, s.first_unit}, at = first;
-        for (int step = 0; step < ahead; step++, at.next(a))
+        const feed_at first = {{0, 0}, 0, s.first_unit};
+        feed_at at = first;
+        for (int step = 0; step < ahead; step++, next(&at))
             weights(at);
         depend_wait();
         at = first;
-        for (int step = 0; step < ahead; step++, at.next(a))
+        for (int step = 0; step < ahead; step++, next(&at))
             rows(at);
         at.ring = {0, 0}; /* parity of the first use of each stage */
-        for (int step = ahead; step < steps; step++, at.next(a)) {
+        for (int step = ahead; step < steps; step++, next(&at)) {
             mbarrier_wait_inside(s.empty + 8 * at.ring.stage, at.ring.parity);
             weights(at);
             rows(at);
@@ -168,29 +173,32 @@ template <int ROWS, int TILES> struct fragments {
 /* Where a lane reads a chunk.  Of 8 rows and of rows past the last, the other half of mma's 16 are
  * zeros that ldmatrix brings: to put them beside x in registers would cost more than to load them.
  */
-template <int ROWS, int TILES, bool RESIDENT> struct reader {
+template <int ROWS, int TILES, bool RESIDENT, int SPAN> struct reader {
     uint32_t w_offset[2], x_offset[CHUNK_STEPS];
-    uint32_t w, x; /* of the chunk */
+    uint32_t tiles, chunk_tiles; /* bytes of the units of a stage, and, of a pass, of one chunk */
+    uint32_t w, x;               /* of the chunk */
     bool zero;
 
     __device__ reader(const skinny_args &a, int warp, int lane)
     {
         const int matrix = lane / 8, row = ROWS == 8 ? lane % 8 : 8 * (matrix % 2) + lane % 8;
         zero = ROWS == 8 && (matrix % 2 == 1 || (RESIDENT && row >= a.p.rows));
+        tiles = (uint32_t)(SPAN * a.warps * SKINNY_TILE_BYTES);
 #pragma unroll
         for (int half = 0; half < 2; half++)
             w_offset[half] =
-                piece_at((uint32_t)(warp * TILES * SKINNY_TILE_BYTES), lane % 8, 4 * half + matrix);
+                piece_at((uint32_t)(warp * SKINNY_TILE_BYTES), lane % 8, 4 * half + matrix);
 #pragma unroll
         for (int step = 0; step < CHUNK_STEPS; step++)
             x_offset[step] = zero ? 0 : piece_at(0, row, 2 * step + matrix / 2);
     }
 
-    __device__ void go(const skinny_args &a, const share &s, int chunk, uint32_t tiles)
+    __device__ void go(const skinny_args &a, const share &s, int chunk, uint32_t stage,
+                       int in_stage)
     {
-        w = tiles;
+        w = stage + in_stage * chunk_tiles;
         x = RESIDENT ? s.x + (uint32_t)(chunk * a.p.rows * ROW_BYTES)
-                     : tiles + (uint32_t)(a.warps * TILES * SKINNY_TILE_BYTES);
+                     : stage + TILES * tiles + (uint32_t)(in_stage * ROWS * ROW_BYTES);
         if (zero)
             x = s.zeros;
     }
@@ -203,7 +211,7 @@ template <int ROWS, int TILES, bool RESIDENT> struct reader {
             ldmatrix_x4(f->x[group][step], x + x_offset[step] + group * 16 * ROW_BYTES);
 #pragma unroll
         for (int tile = 0; step % 2 == 1 && tile < TILES; tile++)
-            ldmatrix_x4(f->w[tile][step / 2], w + w_offset[step / 2] + tile * SKINNY_TILE_BYTES);
+            ldmatrix_x4(f->w[tile][step / 2], w + w_offset[step / 2] + tile * tiles);
     }
 };
 
@@ -247,7 +255,7 @@ template <class T, int ROWS, int TILES, bool RESIDENT, int SPAN> struct worker {
     typedef fragments<ROWS, TILES> chunk_of;
     const skinny_args &a;
     const share &s;
-    reader<ROWS, TILES, RESIDENT> r;
+    reader<ROWS, TILES, RESIDENT, SPAN> r;
     ring_at at; /* what is computed */
     chunk_of f;
     float sum[TILES][chunk_of::GROUPS][4];
@@ -259,7 +267,7 @@ template <class T, int ROWS, int TILES, bool RESIDENT, int SPAN> struct worker {
 
     __device__ void go(int stage, int in_stage, int chunk)
     {
-        r.go(a, s, chunk, s.ring + (uint32_t)((stage * SPAN + in_stage) * a.chunk_bytes));
+        r.go(a, s, chunk, s.ring + (uint32_t)(stage * a.stage_bytes), in_stage);
     }
 
     __device__ void read_first()
@@ -312,9 +320,10 @@ template <class T, int ROWS, int TILES, bool RESIDENT, int SPAN> struct worker {
         leave_stage(lane);
     }
 
-    __device__ void pass(int lane, bool is_last)
+    __device__ void pass(int units, int lane, bool is_last)
     {
         int first = 0;
+        r.chunk_tiles = (uint32_t)(units * SKINNY_TILE_BYTES);
         for (; first + SPAN < a.chunks; first += SPAN)
             stage<true>(first, lane, false);
         stage<false>(first, lane, is_last);
@@ -334,8 +343,8 @@ __device__ void work(const skinny_args &a, const share &s, int warp, int lane)
 #pragma unroll
                 for (int i = 0; i < 4; i++)
                     w.sum[tile][group][i] = 0;
-        w.pass(lane, pass + 1 == s.passes);
-        const int unit = s.first_unit + pass * a.warps + warp;
+        const int first = s.first_unit + pass * a.warps, unit = first + warp;
+        w.pass(min(a.warps, s.end_unit - first), lane, pass + 1 == s.passes);
         if (unit < s.end_unit)
             sums_store<T, ROWS, TILES>(a, unit, lane, w.sum);
     }
@@ -353,8 +362,9 @@ __global__ void __maxnreg__(112)
     share s = share_of(a, shared_addr(base));
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     depend_launch();
+    if (warp == SKINNY_WARPS_MAX && lane < TILES * N_PASSES && maps.units[lane % N_PASSES] > 0)
+        tensor_map_prefetch(&maps.w[lane / N_PASSES][lane % N_PASSES]);
     if (threadIdx.x == WORKERS) {
-        tensor_map_prefetch(&maps.w[0]);
         for (int stage = 0; stage < a.stages; stage++) {
             mbarrier_init(s.full + 8 * stage, 1);
             mbarrier_init(s.empty + 8 * stage, (uint32_t)a.warps);
@@ -364,9 +374,10 @@ __global__ void __maxnreg__(112)
     }
     __syncthreads();
     if (warp == SKINNY_WARPS_MAX) {
-        feeder<ROWS, TILES, RESIDENT, SPAN>{maps, a, s, policy_evict_first(), policy_evict_last(),
-                                            lane}
-            .run();
+        if (lane == 0)
+            feeder<ROWS, TILES, RESIDENT, SPAN>{maps, a, s, policy_evict_first(),
+                                                policy_evict_last()}
+                .run();
         return;
     }
     depend_wait();
@@ -410,7 +421,8 @@ enum { N_VARIANTS = sizeof variants / sizeof variants[0] };
 
 skinny_function *kernel_of(struct device *d, const struct matmul_choice *c)
 {
-    static thread_local int ready_on[N_VARIANTS][2]; /* 1 + the device whose function has it; a thread for each */
+    static thread_local int
+        ready_on[N_VARIANTS][2]; /* 1 + the device whose function has it; a thread for each */
     int f16 = d->act == DT_F16, i = 0;
     while (variants[i].rows_tile != c->rows_tile || variants[i].unit_tiles != c->unit_tiles ||
            variants[i].resident != c->resident || variants[i].span != c->span)
@@ -432,20 +444,39 @@ skinny_args args_of(const struct product *p, const struct matmul_choice *c)
     a.n_units = c->n_units;
     a.warps = c->warps;
     a.stages = c->stages;
-    a.chunk_bytes = (int)c->chunk_bytes;
+    a.stage_bytes = (int)c->chunk_bytes * c->span;
     a.x_bytes = (int)c->x_bytes;
     a.aligned = epilogue_aligned(p);
     return a;
 }
 
+/* Boxes of `span` chunks of so many rows. */
+void map_boxes(struct device *d, const struct matmul_choice *c, CUtensorMap *map, const void *at,
+               int in, int rows, int box_rows)
+{
+    if (c->span == 1)
+        tensor_map_2d(d, map, at, in, rows, in, SKINNY_CHUNK, box_rows);
+    else
+        tensor_map_chunks(d, map, at, in, rows, c->span, box_rows);
+}
+
 skinny_maps maps_of(struct device *d, const struct product *p, const struct matmul_choice *c)
 {
     skinny_maps m = {};
-    tensor_map_2d(d, &m.w[0], p->w, p->in, p->n, p->in, SKINNY_CHUNK, 8);
-    if (p->w_up)
-        tensor_map_2d(d, &m.w[1], p->w_up, p->in, p->n, p->in, SKINNY_CHUNK, 8);
+    const int most =
+        (c->n_units + c->grid - 1) / c->grid; /* units of a block; others have one less */
+    m.units[PASS_WHOLE] = c->warps;
+    m.units[PASS_LAST] = (most - 1) % c->warps + 1;
+    m.units[PASS_LESS] = m.units[PASS_LAST] - 1;
+    for (int i = 0; i < N_PASSES; i++) {
+        if (m.units[i] == 0)
+            continue;
+        map_boxes(d, c, &m.w[0][i], p->w, p->in, p->n, 8 * m.units[i]);
+        if (p->w_up)
+            map_boxes(d, c, &m.w[1][i], p->w_up, p->in, p->n, 8 * m.units[i]);
+    }
     if (!c->resident)
-        tensor_map_2d(d, &m.x, p->x, p->in, p->rows, p->in, SKINNY_CHUNK, c->rows_tile);
+        map_boxes(d, c, &m.x, p->x, p->in, p->rows, c->rows_tile);
     return m;
 }
 

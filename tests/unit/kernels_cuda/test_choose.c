@@ -66,7 +66,8 @@ static void check_cut(const struct matmul_shape *s)
     assert_true(c.grid >= 1 && c.grid <= s->sm_count && c.grid <= c.n_units);
     assert_true(c.warps >= 1 && c.warps <= SKINNY_WARPS_MAX);
     assert_int_equal(c.unit_tiles, s->gated ? 2 : 1);
-    assert_true(c.warps * c.unit_tiles <= 32); /* a lane of the feeding warp for each tile */
+    assert_true(c.warps * columns <= 256); /* rows of a box that the copy engine brings */
+    assert_true(c.span == 1 || s->in % SKINNY_CHUNK == 0); /* boxes of several chunks hold whole ones */
     assert_true(c.stages >= 3 && c.stages <= SKINNY_STAGES_MAX);
     assert_true(c.chunk_bytes % SKINNY_TILE_BYTES == 0 && c.x_bytes % SKINNY_TILE_BYTES == 0);
     assert_true(2 * 1024 + c.x_bytes + (size_t)c.stages * c.chunk_bytes * (size_t)c.span <= c.shared_bytes);
