@@ -26,9 +26,10 @@ enum {
     SKINNY_STAGES_MAX = 32,   /* of 4 KiB and more */
     SKINNY_CHUNK = 64,        /* k values: 128 bytes, the widest swizzle of a tensor map */
     SKINNY_TILE_BYTES = 1024, /* 8 rows of a chunk */
-    /* Two blocks fit an SM (227 KiB, 1 of it reserved for each), so that the next product's block
-     * loads its first weights while this one ends. */
-    SKINNY_SHARED_MAX = 110 * 1024,
+    /* One block an SM, and room for those of the small kernels between products: the next product's
+     * block begins to fill its ring when this one's has left the SM, while others still run.  Two
+     * blocks with half of it each had the next ring full long before, and idle memory at each end. */
+    SKINNY_SHARED_MAX = 216 * 1024,
     SKINNY_SPAN_MAX = 4, /* 1, 2 or 4 chunks a stage */
     SKINNY_STAGE_BYTES = 24 * 1024, /* a stage takes chunks up to here */
     SKINNY_RESIDENT_MAX = 32 * 1024, /* x stays whole in shared memory up to here */

@@ -2,10 +2,10 @@
  *
  * The weights' 8 rows are the n8 operand of mma.m16n8k16, rows of x the m16 one.  A warp owns a
  * unit of 8 or 16 weight rows and walks all of k, so that a value of y is one chain of mma, k = 0,
- * 16, 32, ...; nothing is split along k.  One more warp feeds the others: the copy engine brings
- * chunks of 64 k for all units of a pass into a ring in shared memory, about 100 KiB ahead.  A
- * stage of the ring holds `span` chunks: each costs the feeder and the workers a meeting of some
- * 400 clocks, in which a block of few units would move too little.
+ * 16, 32, ...; nothing is split along k.  A thread of one more warp feeds the others: the copy
+ * engine brings chunks of 64 k for all units of a pass into a ring in shared memory, up to 200 KiB
+ * ahead.  A stage of the ring holds `span` chunks: each costs the feeder and the workers a meeting
+ * of some 400 clocks, in which a block of few units would move too little.
  *
  * With programmatic dependent launch the ring fills before the kernel before this one has ended:
  * its results are x and add, never weights.
@@ -351,7 +351,7 @@ __device__ void work(const skinny_args &a, const share &s, int warp, int lane)
 }
 
 /* grid: blocks of equal shares of units; block: THREADS, of which warps [0, a.warps) own units.
- * 112 registers let two blocks run; told of the blocks instead, the compiler stops at 96. */
+ * 112 registers leave room for blocks of the small kernels between products. */
 template <class T, int ROWS, int TILES, bool RESIDENT, int SPAN>
 __global__ void __maxnreg__(112)
     skinny_kernel(const __grid_constant__ skinny_maps maps, const __grid_constant__ skinny_args a)

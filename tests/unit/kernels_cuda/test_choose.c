@@ -1,5 +1,5 @@
 /* What choose promises: a kernel for every shape, and for few rows a cut whose units fit the blocks
- * and whose ring fits an SM twice. */
+ * and whose ring fits an SM. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
