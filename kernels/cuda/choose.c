@@ -30,13 +30,15 @@ static void cut_units(struct matmul_choice *c, const struct matmul_shape *s)
     c->warps = divide_up(units, divide_up(units, SKINNY_WARPS_MAX));
 }
 
-/* Shared memory: barriers and room to align (1 KiB each), x if resident, the ring. */
+/* Shared memory: barriers and room to align (1 KiB each), x if resident and its norm's weights, the
+ * ring. */
 static void cut_shared(struct matmul_choice *c, const struct matmul_shape *s)
 {
     size_t tiles = (size_t)(c->warps * c->unit_tiles) * SKINNY_TILE_BYTES;
     size_t aligned = 1024, fixed = 2 * aligned;
     if (c->resident)
-        fixed += c->x_bytes = (resident_bytes(s) + aligned - 1) / aligned * aligned;
+        c->x_bytes = resident_bytes(s) + (c->fuse_norm ? (size_t)s->in * sizeof(float) : 0);
+    fixed += c->x_bytes = (c->x_bytes + aligned - 1) / aligned * aligned;
     c->chunk_bytes = tiles + (c->resident ? 0 : (size_t)c->rows_tile * SKINNY_CHUNK * 2);
     c->span = s->in % SKINNY_CHUNK == 0 ? SKINNY_SPAN_MAX : 1;
     while (c->span > 1 && (size_t)c->span * c->chunk_bytes > SKINNY_STAGE_BYTES)

@@ -57,7 +57,7 @@ struct matmul_choice {
     int unit_tiles; /* 1 or 2 */
     int n_units, grid, warps, stages;
     int span;       /* chunks of a stage */
-    size_t x_bytes, chunk_bytes, shared_bytes;
+    size_t x_bytes, chunk_bytes, shared_bytes; /* x_bytes: with the weights of its norm */
 };
 
 void matmul_choose(struct matmul_choice *c, const struct matmul_shape *s);

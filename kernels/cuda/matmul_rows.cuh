@@ -81,6 +81,16 @@ __device__ inline void x_load(uint32_t x, const rows_args &a)
     cp_async_wait<0>();
 }
 
+/* The norm's weights to shared memory, each thread those of its pieces; x_load waits for them. */
+__device__ inline void norm_weights_load(uint32_t to, const rows_args &a)
+{
+    for (int i = threadIdx.x; i * 8 < a.p.in; i += ROWS_THREADS) {
+        cp_async_16(to + 32 * i, a.norm_w + 8 * i);
+        cp_async_16(to + 32 * i + 16, a.norm_w + 8 * i + 4);
+    }
+    cp_async_commit();
+}
+
 /* Sum of x, or of (x - mean)^2, of all rows by all workers. */
 template <class PAIR>
 __device__ inline void x_sums(float sum[], const float *mean, uint8_t *x, const rows_args &a,
@@ -106,8 +116,10 @@ __device__ inline void x_sums(float sum[], const float *mean, uint8_t *x, const 
         sum[row] = row < a.p.rows ? norm_warps_sum(warp_sum[row]) : 0.0f;
 }
 
+/* `norm_w`: the norm's weights, or NULL. */
 template <class PAIR>
-__device__ inline void x_norm(uint8_t *x, const rows_args &a, float (*warp_sum)[NORM_WARPS])
+__device__ inline void x_norm(uint8_t *x, const rows_args &a, const float *norm_w,
+                              float (*warp_sum)[NORM_WARPS])
 {
     float mean[ROWS_NORM_MAX] = {}, scale[ROWS_NORM_MAX];
     if (a.norm_kind == NORM_LAYER) {
@@ -125,10 +137,16 @@ __device__ inline void x_norm(uint8_t *x, const rows_args &a, float (*warp_sum)[
         float by = norm_scale(scale[row], a.p.in, a.norm_eps);
         for (int i = threadIdx.x; i * 8 < a.p.in; i += ROWS_THREADS) {
             uint4 *piece = x_piece(x, a, row, i);
-            *piece = norm_chunk<PAIR>(*piece, mean[row], by, a.norm_w ? a.norm_w + 8 * i : nullptr,
+            *piece = norm_chunk<PAIR>(*piece, mean[row], by, norm_w ? norm_w + 8 * i : nullptr,
                                       a.norm_b ? a.norm_b + 8 * i : nullptr);
         }
     }
+}
+
+template <class PAIR>
+__device__ inline void x_norm(uint8_t *x, const rows_args &a, float (*warp_sum)[NORM_WARPS])
+{
+    x_norm<PAIR>(x, a, a.norm_w, warp_sum);
 }
 
 #endif

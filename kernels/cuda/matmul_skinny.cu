@@ -361,7 +361,11 @@ __global__ void __maxnreg__(112)
     uint8_t *base = (uint8_t *)(((uintptr_t)shared + 1023) & ~(uintptr_t)1023);
     share s = share_of(a, shared_addr(base));
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const uint32_t norm_w_at = (uint32_t)(a.p.rows * a.chunks * ROW_BYTES); /* behind x */
+    const bool has_norm_w = RESIDENT && a.p.norm && a.norm_w;
     depend_launch();
+    if (has_norm_w && warp < SKINNY_WARPS_MAX) /* they would wait behind all that the ring takes */
+        norm_weights_load(s.x + norm_w_at, a);
     if (warp == SKINNY_WARPS_MAX && lane < TILES * N_PASSES && maps.units[lane % N_PASSES] > 0)
         tensor_map_prefetch(&maps.w[lane / N_PASSES][lane % N_PASSES]);
     if (threadIdx.x == WORKERS) {
@@ -384,8 +388,9 @@ __global__ void __maxnreg__(112)
     if (RESIDENT) {
         x_load(s.x, a);
         if (a.p.norm)
-            x_norm<typename pair_of<T>::type>(base + 1024, a,
-                                              (float(*)[NORM_WARPS])(base + SUMS_AT));
+            x_norm<typename pair_of<T>::type>(
+                base + 1024, a, has_norm_w ? (const float *)(base + 1024 + norm_w_at) : nullptr,
+                (float(*)[NORM_WARPS])(base + SUMS_AT));
         barrier_sync(ROWS_BARRIER, WORKERS);
     }
     if (warp < a.warps)
