@@ -44,7 +44,10 @@ static void cut_shared(struct matmul_choice *c, const struct matmul_shape *s)
     while (c->span > 1 && (size_t)c->span * c->chunk_bytes > SKINNY_STAGE_BYTES)
         c->span /= 2;
     const size_t stage_bytes = (size_t)c->span * c->chunk_bytes;
-    c->stages = smaller(SKINNY_STAGES_MAX, (int)((SKINNY_SHARED_MAX - fixed) / stage_bytes));
+    const bool few =
+        c->rows_tile == 8 && fixed + 4 * (size_t)SKINNY_STAGE_BYTES <= SKINNY_SHARED_FEW;
+    const size_t most = few ? SKINNY_SHARED_FEW : SKINNY_SHARED_MAX;
+    c->stages = smaller(SKINNY_STAGES_MAX, (int)((most - fixed) / stage_bytes));
     c->shared_bytes = fixed + (size_t)c->stages * stage_bytes;
 }
 

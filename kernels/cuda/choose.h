@@ -30,6 +30,9 @@ enum {
      * block begins to fill its ring when this one's has left the SM, while others still run.  Two
      * blocks with half of it each had the next ring full long before, and idle memory at each end. */
     SKINNY_SHARED_MAX = 216 * 1024,
+    /* Of up to 8 rows, whose products wait most for what lies between them: its loads queue behind
+     * those of a ring that fills.  Still more than half an SM's.  Where it has room for four stages. */
+    SKINNY_SHARED_FEW = 150 * 1024,
     SKINNY_SPAN_MAX = 4, /* 1, 2 or 4 chunks a stage */
     SKINNY_STAGE_BYTES = 24 * 1024, /* a stage takes chunks up to here */
     SKINNY_RESIDENT_MAX = 32 * 1024, /* x stays whole in shared memory up to here */
