@@ -8,40 +8,11 @@
  *
  * Every y is one chain of k16 steps in an f32 accumulator, in order of k, whatever the tile:
  * matmul_skinny.cu gives the same bits.  Columns of k beyond `in` come as zeros and add nothing. */
-#include "kernels/cuda/matmul_sm90.h"
-
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
-#include "kernels/cuda/act.cuh"
-#include "kernels/cuda/ptx_cluster.cuh"
-#include "kernels/cuda/tensor_map.h"
+#include "kernels/cuda/matmul_sm90.cuh"
 
 namespace {
 
-enum {
-    TILE_M_MAX = 128,
-    TILE_K = 64, /* one 128-byte swizzle atom */
-    GROUP_M = 8, /* clusters of rows whose tiles run side by side, so that x and w stay in cache */
-};
-
-/* What happens to a tile before it is y.  The common ones hold no more code than they need: an
- * epilogue is unrolled over a tile, and one with every case in it outgrows the instruction cache, at
- * 18 us a tile. */
-enum epilogue {
-    EPILOGUE_STORE,
-    EPILOGUE_ADD,   /* the residual */
-    EPILOGUE_GATED, /* SiLU of one half times the other */
-    EPILOGUE_F32,   /* the next three: TILE_RARE only */
-    EPILOGUE_ANY,   /* bias, any activation, residual */
-    EPILOGUE_GATED_ANY,
-};
-const int TILE_RARE = 128;
-
-__host__ __device__ constexpr bool is_gated(epilogue e)
-{
-    return e == EPILOGUE_GATED || e == EPILOGUE_GATED_ANY;
-}
+enum { TILE_K = 64 }; /* one 128-byte swizzle atom */
 
 template <int TILE_M, int TILE_N> struct shape {
     static const int A_BYTES = TILE_M * TILE_K * 2;
@@ -54,68 +25,6 @@ template <int TILE_M, int TILE_N> struct shape {
     static const int OUT_BYTES = TILE_M * OUT_N * 2;
     static const int SHARED_BYTES = STAGES * STAGE_BYTES + OUT_BYTES + 1024; /* to align it */
 };
-
-struct operands {
-    CUtensorMap x, x_last, w[2], y; /* x_last: of the last tile of rows, where it is not whole */
-};
-
-struct args {
-    int rows, n, n_k; /* n_k: steps of TILE_K */
-    int last_row;     /* of x's tiles: the first row of the last one, */
-    int last_bytes;   /* and what a stage of it is; 0 <=> it is whole */
-    int row_clusters, n_tiles;
-    const float *bias[2];
-    const void *add;
-    void *y;
-    int y_stride;
-    enum act_kind act;
-};
-
-struct tile {
-    int row, n; /* first row, first column of y */
-};
-
-/* Tiles in order: GROUP_M clusters of rows, all their columns, then the next. */
-template <int TILE_M, int OUT_COLUMNS, int CLUSTER>
-__device__ tile tile_at(const args &a, int i, int rank)
-{
-    const int group_tiles = GROUP_M * a.n_tiles;
-    const int group = i / group_tiles;
-    const int first = group * GROUP_M;
-    const int height = min(a.row_clusters - first, GROUP_M);
-    const int in_group = i - group * group_tiles;
-    const int row_cluster = first + in_group % height;
-    return {(row_cluster * CLUSTER + rank) * TILE_M, in_group / height * OUT_COLUMNS};
-}
-
-template <typename T> __device__ __forceinline__ float round_act(float x);
-template <> __device__ __forceinline__ float round_act<__nv_bfloat16>(float x)
-{
-    return __bfloat162float(__float2bfloat16_rn(x));
-}
-template <> __device__ __forceinline__ float round_act<__half>(float x)
-{
-    return __half2float(__float2half_rn(x));
-}
-
-__device__ __forceinline__ uint32_t pack(__nv_bfloat16, float lo, float hi)
-{
-    const __nv_bfloat162 v = __floats2bfloat162_rn(lo, hi);
-    return reinterpret_cast<const uint32_t &>(v);
-}
-__device__ __forceinline__ uint32_t pack(__half, float lo, float hi)
-{
-    const __half2 v = __floats2half2_rn(lo, hi);
-    return reinterpret_cast<const uint32_t &>(v);
-}
-__device__ __forceinline__ float2 unpack(__nv_bfloat16, uint32_t v)
-{
-    return __bfloat1622float2(reinterpret_cast<const __nv_bfloat162 &>(v));
-}
-__device__ __forceinline__ float2 unpack(__half, uint32_t v)
-{
-    return __half22float2(reinterpret_cast<const __half2 &>(v));
-}
 
 /* A stage of w in halves: gate and up, or one from each block of a cluster. */
 template <int TILE_M, int TILE_N, bool GATED, int CLUSTER>
@@ -179,22 +88,6 @@ __device__ void fetch(const operands &o, const args &a, uint32_t stages, uint32_
     }
 }
 
-/* Gives a stage back, to each block that writes into it. */
-template <int CLUSTER> __device__ __forceinline__ void release(uint32_t empty, int stage)
-{
-    const int t = threadIdx.x % 128;
-    if (CLUSTER == 1) {
-        if (t == 0)
-            mbarrier_arrive(empty + stage * 8);
-    } else if (t < CLUSTER) {
-        mbarrier_arrive_at(empty + stage * 8, t);
-    }
-}
-
-struct ring {
-    int stage, parity;
-};
-
 /* acc = 64 rows of x times TILE_N rows of w. */
 template <typename T, int TILE_M, int TILE_N, int CLUSTER>
 __device__ void multiply(float (&acc)[TILE_N / 2], int n_k, uint32_t stages, uint32_t full,
@@ -227,119 +120,16 @@ __device__ void multiply(float (&acc)[TILE_N / 2], int n_k, uint32_t stages, uin
     release<CLUSTER>(empty, before);
 }
 
-/* Values `column` and the next of a row of y, from their sums. */
-template <typename T, epilogue E>
-__device__ __forceinline__ float2 finish(const args &a, float2 v, int row, int column)
-{
-    if (E == EPILOGUE_ANY && a.bias[0]) {
-        v.x += a.bias[0][min(column, a.n - 1)];
-        v.y += a.bias[0][min(column + 1, a.n - 1)];
-    }
-    if (E == EPILOGUE_ANY && a.act != ACT_NONE)
-        v = {activate(a.act, round_act<T>(v.x)), activate(a.act, round_act<T>(v.y))};
-    if (E != EPILOGUE_STORE && a.add && row < a.rows && column < a.n) {
-        const T *add = static_cast<const T *>(a.add) + (size_t)row * a.y_stride + column;
-        const float2 r = unpack(T(), *reinterpret_cast<const uint32_t *>(add));
-        v.x += r.x;
-        v.y += r.y;
-    }
-    return v;
-}
+/* Sums as they lie in the accumulators of wgmma. */
+template <int TILE_N> struct plain_sums {
+    const float (&acc)[TILE_N / 2];
 
-template <typename T, epilogue E>
-__device__ __forceinline__ float2 finish_gated(const args &a, float2 gate, float2 up, int column)
-{
-    if (E == EPILOGUE_GATED_ANY && a.bias[0]) {
-        gate.x += a.bias[0][min(column, a.n - 1)];
-        gate.y += a.bias[0][min(column + 1, a.n - 1)];
+    __device__ __forceinline__ float2 two(int part, int j, int high) const
+    {
+        const int at = 4 * (j + part * (TILE_N / 16)) + 2 * high;
+        return {acc[at], acc[at + 1]};
     }
-    if (E == EPILOGUE_GATED_ANY && a.bias[1]) {
-        up.x += a.bias[1][min(column, a.n - 1)];
-        up.y += a.bias[1][min(column + 1, a.n - 1)];
-    }
-    const enum act_kind act = E == EPILOGUE_GATED ? ACT_SILU : a.act;
-    return {activate(act, round_act<T>(gate.x)) * round_act<T>(up.x),
-            activate(act, round_act<T>(gate.y)) * round_act<T>(up.y)};
-}
-
-/* Two values of one row of the tile, columns 8 * j + 2 * (lane % 4) and the next. */
-template <typename T, int TILE_N, epilogue E>
-__device__ __forceinline__ uint32_t value(const args &a, const float (&acc)[TILE_N / 2], int j,
-                                          int high, int row, int column)
-{
-    const float2 v = {acc[4 * j + 2 * high], acc[4 * j + 2 * high + 1]};
-    float2 y;
-    if constexpr (is_gated(E)) {
-        const int up = 4 * (j + TILE_N / 16) + 2 * high;
-        y = finish_gated<T, E>(a, v, {acc[up], acc[up + 1]}, column);
-    } else {
-        y = finish<T, E>(a, v, row, column);
-    }
-    return pack(T(), y.x, y.y);
-}
-
-/* y through shared memory: 64 columns by 64 rows at a time, swizzled as the copy engine wants. */
-template <typename T, int TILE_M, int TILE_N, epilogue E>
-__device__ void store(const operands &o, const args &a, const float (&acc)[TILE_N / 2], tile t,
-                      uint32_t out, int warpgroup)
-{
-    using S = shape<TILE_M, TILE_N>;
-    const int OUT_COLUMNS = is_gated(E) ? TILE_N / 2 : TILE_N;
-    const int PART = OUT_COLUMNS < S::OUT_N ? OUT_COLUMNS : S::OUT_N;
-    const int lane = threadIdx.x % 32, warp = threadIdx.x % 128 / 32;
-    const int row = t.row + warpgroup * 64 + warp * 16 + lane / 4;
-    const int to_row = warp * 16 + lane % 16; /* of the matrix row this lane addresses */
-    const uint32_t mine = out + warpgroup * 64 * S::OUT_N * 2;
-#pragma unroll
-    for (int part = 0; part < OUT_COLUMNS / PART; part++) {
-        if (threadIdx.x % 128 == 0)
-            store_wait_read();
-        barrier_sync(1 + warpgroup, 128);
-#pragma unroll
-        for (int jj = 0; jj < PART / 8; jj += 2) {
-            const int j = part * PART / 8 + jj;
-            const int column = t.n + j * 8 + lane % 4 * 2;
-            const int chunk = jj + lane / 16; /* of 8 columns, that this lane addresses */
-            const uint32_t to = mine + chunk / 8 * (64 * 128) + to_row * 128 +
-                                ((chunk % 8) ^ (to_row % 8)) * 16;
-            stmatrix_4(to, value<T, TILE_N, E>(a, acc, j, 0, row, column),
-                       value<T, TILE_N, E>(a, acc, j, 1, row + 8, column),
-                       value<T, TILE_N, E>(a, acc, j + 1, 0, row, column + 8),
-                       value<T, TILE_N, E>(a, acc, j + 1, 1, row + 8, column + 8));
-        }
-        fence_proxy_async();
-        barrier_sync(1 + warpgroup, 128);
-        if (threadIdx.x % 128 == 0) {
-#pragma unroll
-            for (int c = 0; c < PART; c += 64) {
-                const int column = t.n + part * PART + c;
-                if (column < a.n && t.row + warpgroup * 64 < a.rows)
-                    tensor_store_2d(&o.y, mine + c / 64 * (64 * 128), column,
-                                    t.row + warpgroup * 64);
-            }
-            store_commit();
-        }
-    }
-}
-
-/* y in f32, straight from registers. */
-template <int TILE_N>
-__device__ void store_f32(const args &a, const float (&acc)[TILE_N / 2], tile t, int warpgroup)
-{
-    const int lane = threadIdx.x % 32, warp = threadIdx.x % 128 / 32;
-    const int row = t.row + warpgroup * 64 + warp * 16 + lane / 4;
-    float *y = static_cast<float *>(a.y);
-#pragma unroll
-    for (int j = 0; j < TILE_N / 8; j++) {
-        const int column = t.n + j * 8 + lane % 4 * 2;
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            const int r = row + i / 2 * 8, c = column + i % 2;
-            if (r < a.rows && c < a.n)
-                y[(size_t)r * a.y_stride + c] = acc[4 * j + i] + (a.bias[0] ? a.bias[0][c] : 0);
-        }
-    }
-}
+};
 
 /* grid: [blocks, a multiple of CLUSTER]   block: [THREADS]: one or two warpgroups multiply,
  * one fetches */
@@ -386,10 +176,12 @@ __global__ void __launch_bounds__(shape<TILE_M, TILE_N>::THREADS, 1)
         for (int i = blockIdx.x / CLUSTER; i < n_all; i += gridDim.x / CLUSTER) {
             const tile t = tile_at<TILE_M, OUT_COLUMNS, CLUSTER>(a, i, rank);
             multiply<T, TILE_M, TILE_N, CLUSTER>(acc, a.n_k, stages, full, empty, warpgroup, &r);
+            const plain_sums<TILE_N> sums = {acc};
             if constexpr (E == EPILOGUE_F32)
-                store_f32<TILE_N>(a, acc, t, warpgroup);
+                store_f32<TILE_N>(a, sums, t, warpgroup);
             else
-                store<T, TILE_M, TILE_N, E>(o, a, acc, t, out, warpgroup);
+                store<T, OUT_COLUMNS, OUT_COLUMNS < S::OUT_N ? OUT_COLUMNS : S::OUT_N, E>(
+                    o, a, sums, t, out, warpgroup);
         }
         if (E != EPILOGUE_F32 && threadIdx.x % 128 == 0)
             store_wait();
@@ -402,11 +194,6 @@ __global__ void __launch_bounds__(shape<TILE_M, TILE_N>::THREADS, 1)
 }
 
 /* Launching. */
-
-int cluster_of(int rows, int tile_m)
-{
-    return rows > tile_m ? 2 : 1;
-}
 
 /* Of the narrowest tiles there are fewer than SMs, each at the speed at which an SM takes in its two
  * operands: low ones take less of x. */
@@ -489,18 +276,6 @@ void launch_epilogue(device *d, epilogue e, int tile_n, const operands *o, args 
     case EPILOGUE_GATED_ANY:
         return launch<T, TILE_RARE, EPILOGUE_GATED_ANY>(d, o, a);
     }
-}
-
-epilogue choose_epilogue(const wide_matmul *m)
-{
-    if (m->y_f32)
-        return EPILOGUE_F32;
-    if (m->w[1])
-        return m->act == ACT_SILU && !m->bias[0] && !m->bias[1] ? EPILOGUE_GATED
-                                                                : EPILOGUE_GATED_ANY;
-    if (m->act != ACT_NONE || m->bias[0])
-        return EPILOGUE_ANY;
-    return m->add ? EPILOGUE_ADD : EPILOGUE_STORE;
 }
 
 } // namespace

@@ -1,0 +1,254 @@
+/* matmul_sm90.cuh - what the wide products of matmul_sm90.cu and matmul_act8_sm90.cu share: tiles and
+ * their order, the ring's turns, and the way from sums to y.
+ *
+ * SUMS is what a thread knows of its tile's sums: `two(part, j, high)` gives those of columns
+ * 8 * j + 2 * (lane % 4) and the next, of the 8 lower or the 8 higher rows of a warp's 16; part 1 is a
+ * gated product's up. */
+#ifndef KERNELS_CUDA_MATMUL_SM90_CUH
+#define KERNELS_CUDA_MATMUL_SM90_CUH
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include "kernels/cuda/act.cuh"
+#include "kernels/cuda/matmul_sm90.h"
+#include "kernels/cuda/ptx_cluster.cuh"
+#include "kernels/cuda/tensor_map.h"
+
+namespace {
+
+enum {
+    TILE_M_MAX = 128,
+    GROUP_M = 8, /* clusters of rows whose tiles run side by side, so that x and w stay in cache */
+};
+
+/* What happens to a tile before it is y.  The common ones hold no more code than they need: an
+ * epilogue is unrolled over a tile, and one with every case in it outgrows the instruction cache, at
+ * 18 us a tile. */
+enum epilogue {
+    EPILOGUE_STORE,
+    EPILOGUE_ADD,   /* the residual */
+    EPILOGUE_GATED, /* SiLU of one half times the other */
+    EPILOGUE_F32,   /* the next three: TILE_RARE only */
+    EPILOGUE_ANY,   /* bias, any activation, residual */
+    EPILOGUE_GATED_ANY,
+};
+const int TILE_RARE = 128;
+
+__host__ __device__ constexpr bool is_gated(epilogue e)
+{
+    return e == EPILOGUE_GATED || e == EPILOGUE_GATED_ANY;
+}
+
+struct operands {
+    CUtensorMap x, x_last, w[2], y; /* x_last: of the last tile of rows, where it is not whole */
+};
+
+struct args {
+    int rows, n, n_k; /* n_k: steps of TILE_K */
+    int last_row;     /* of x's tiles: the first row of the last one, */
+    int last_bytes;   /* and what a stage of it is; 0 <=> it is whole */
+    int row_clusters, n_tiles;
+    const float *bias[2];
+    const void *add;
+    void *y;
+    int y_stride;
+    enum act_kind act;
+};
+
+struct tile {
+    int row, n; /* first row, first column of y */
+};
+
+/* Tiles in order: GROUP_M clusters of rows, all their columns, then the next. */
+template <int TILE_M, int OUT_COLUMNS, int CLUSTER>
+__device__ tile tile_at(const args &a, int i, int rank)
+{
+    const int group_tiles = GROUP_M * a.n_tiles;
+    const int group = i / group_tiles;
+    const int first = group * GROUP_M;
+    const int height = min(a.row_clusters - first, GROUP_M);
+    const int in_group = i - group * group_tiles;
+    const int row_cluster = first + in_group % height;
+    return {(row_cluster * CLUSTER + rank) * TILE_M, in_group / height * OUT_COLUMNS};
+}
+
+template <typename T> __device__ __forceinline__ float round_act(float x);
+template <> __device__ __forceinline__ float round_act<__nv_bfloat16>(float x)
+{
+    return __bfloat162float(__float2bfloat16_rn(x));
+}
+template <> __device__ __forceinline__ float round_act<__half>(float x)
+{
+    return __half2float(__float2half_rn(x));
+}
+
+__device__ __forceinline__ uint32_t pack(__nv_bfloat16, float lo, float hi)
+{
+    const __nv_bfloat162 v = __floats2bfloat162_rn(lo, hi);
+    return reinterpret_cast<const uint32_t &>(v);
+}
+__device__ __forceinline__ uint32_t pack(__half, float lo, float hi)
+{
+    const __half2 v = __floats2half2_rn(lo, hi);
+    return reinterpret_cast<const uint32_t &>(v);
+}
+__device__ __forceinline__ float2 unpack(__nv_bfloat16, uint32_t v)
+{
+    return __bfloat1622float2(reinterpret_cast<const __nv_bfloat162 &>(v));
+}
+__device__ __forceinline__ float2 unpack(__half, uint32_t v)
+{
+    return __half22float2(reinterpret_cast<const __half2 &>(v));
+}
+
+/* Gives a stage back, to each block that writes into it. */
+template <int CLUSTER> __device__ __forceinline__ void release(uint32_t empty, int stage)
+{
+    const int t = threadIdx.x % 128;
+    if (CLUSTER == 1) {
+        if (t == 0)
+            mbarrier_arrive(empty + stage * 8);
+    } else if (t < CLUSTER) {
+        mbarrier_arrive_at(empty + stage * 8, t);
+    }
+}
+
+struct ring {
+    int stage, parity;
+};
+
+/* Values `column` and the next of a row of y, from their sums. */
+template <typename T, epilogue E>
+__device__ __forceinline__ float2 finish(const args &a, float2 v, int row, int column)
+{
+    if (E == EPILOGUE_ANY && a.bias[0]) {
+        v.x += a.bias[0][min(column, a.n - 1)];
+        v.y += a.bias[0][min(column + 1, a.n - 1)];
+    }
+    if (E == EPILOGUE_ANY && a.act != ACT_NONE)
+        v = {activate(a.act, round_act<T>(v.x)), activate(a.act, round_act<T>(v.y))};
+    if (E != EPILOGUE_STORE && a.add && row < a.rows && column < a.n) {
+        const T *add = static_cast<const T *>(a.add) + (size_t)row * a.y_stride + column;
+        const float2 r = unpack(T(), *reinterpret_cast<const uint32_t *>(add));
+        v.x += r.x;
+        v.y += r.y;
+    }
+    return v;
+}
+
+template <typename T, epilogue E>
+__device__ __forceinline__ float2 finish_gated(const args &a, float2 gate, float2 up, int column)
+{
+    if (E == EPILOGUE_GATED_ANY && a.bias[0]) {
+        gate.x += a.bias[0][min(column, a.n - 1)];
+        gate.y += a.bias[0][min(column + 1, a.n - 1)];
+    }
+    if (E == EPILOGUE_GATED_ANY && a.bias[1]) {
+        up.x += a.bias[1][min(column, a.n - 1)];
+        up.y += a.bias[1][min(column + 1, a.n - 1)];
+    }
+    const enum act_kind act = E == EPILOGUE_GATED ? ACT_SILU : a.act;
+    return {activate(act, round_act<T>(gate.x)) * round_act<T>(up.x),
+            activate(act, round_act<T>(gate.y)) * round_act<T>(up.y)};
+}
+
+/* Two values of one row of the tile. */
+template <typename T, epilogue E, class SUMS>
+__device__ __forceinline__ uint32_t value(const args &a, const SUMS &sums, int j, int high, int row,
+                                          int column)
+{
+    const float2 v = sums.two(0, j, high);
+    float2 y;
+    if constexpr (is_gated(E))
+        y = finish_gated<T, E>(a, v, sums.two(1, j, high), column);
+    else
+        y = finish<T, E>(a, v, row, column);
+    return pack(T(), y.x, y.y);
+}
+
+/* y through shared memory, PART columns at a time in boxes of 64 columns by 64 rows, swizzled as the
+ * copy engine wants. */
+template <typename T, int OUT_COLUMNS, int PART, epilogue E, class SUMS>
+__device__ void store(const operands &o, const args &a, const SUMS &sums, tile t, uint32_t out,
+                      int warpgroup)
+{
+    const int lane = threadIdx.x % 32, warp = threadIdx.x % 128 / 32;
+    const int row = t.row + warpgroup * 64 + warp * 16 + lane / 4;
+    const int to_row = warp * 16 + lane % 16; /* of the matrix row this lane addresses */
+    const uint32_t mine = out + warpgroup * 64 * PART * 2;
+#pragma unroll
+    for (int part = 0; part < OUT_COLUMNS / PART; part++) {
+        if (threadIdx.x % 128 == 0)
+            store_wait_read();
+        barrier_sync(1 + warpgroup, 128);
+#pragma unroll
+        for (int jj = 0; jj < PART / 8; jj += 2) {
+            const int j = part * PART / 8 + jj;
+            const int column = t.n + j * 8 + lane % 4 * 2;
+            const int chunk = jj + lane / 16; /* of 8 columns, that this lane addresses */
+            const uint32_t to = mine + chunk / 8 * (64 * 128) + to_row * 128 +
+                                ((chunk % 8) ^ (to_row % 8)) * 16;
+            stmatrix_4(to, value<T, E>(a, sums, j, 0, row, column),
+                       value<T, E>(a, sums, j, 1, row + 8, column),
+                       value<T, E>(a, sums, j + 1, 0, row, column + 8),
+                       value<T, E>(a, sums, j + 1, 1, row + 8, column + 8));
+        }
+        fence_proxy_async();
+        barrier_sync(1 + warpgroup, 128);
+        if (threadIdx.x % 128 == 0) {
+#pragma unroll
+            for (int c = 0; c < PART; c += 64) {
+                const int column = t.n + part * PART + c;
+                if (column < a.n && t.row + warpgroup * 64 < a.rows)
+                    tensor_store_2d(&o.y, mine + c / 64 * (64 * 128), column,
+                                    t.row + warpgroup * 64);
+            }
+            store_commit();
+        }
+    }
+}
+
+/* y in f32, straight from registers. */
+template <int TILE_N, class SUMS>
+__device__ void store_f32(const args &a, const SUMS &sums, tile t, int warpgroup)
+{
+    const int lane = threadIdx.x % 32, warp = threadIdx.x % 128 / 32;
+    const int row = t.row + warpgroup * 64 + warp * 16 + lane / 4;
+    float *y = static_cast<float *>(a.y);
+#pragma unroll
+    for (int j = 0; j < TILE_N / 8; j++) {
+        const int column = t.n + j * 8 + lane % 4 * 2;
+#pragma unroll
+        for (int high = 0; high < 2; high++) {
+            const float2 v = sums.two(0, j, high);
+            const int r = row + 8 * high;
+            if (r < a.rows && column < a.n)
+                y[(size_t)r * a.y_stride + column] = v.x + (a.bias[0] ? a.bias[0][column] : 0);
+            if (r < a.rows && column + 1 < a.n)
+                y[(size_t)r * a.y_stride + column + 1] =
+                    v.y + (a.bias[0] ? a.bias[0][column + 1] : 0);
+        }
+    }
+}
+
+int cluster_of(int rows, int tile_m)
+{
+    return rows > tile_m ? 2 : 1;
+}
+
+epilogue choose_epilogue(const wide_matmul *m)
+{
+    if (m->y_f32)
+        return EPILOGUE_F32;
+    if (m->w[1])
+        return m->act == ACT_SILU && !m->bias[0] && !m->bias[1] ? EPILOGUE_GATED
+                                                                : EPILOGUE_GATED_ANY;
+    if (m->act != ACT_NONE || m->bias[0])
+        return EPILOGUE_ANY;
+    return m->add ? EPILOGUE_ADD : EPILOGUE_STORE;
+}
+
+} // namespace
+
+#endif
