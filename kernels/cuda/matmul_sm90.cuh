@@ -118,9 +118,39 @@ struct ring {
     int stage, parity;
 };
 
+/* What is added to values `column` and the next of a row of y. */
+__device__ __forceinline__ uint32_t load_add(const args &a, int row, int column)
+{
+    if (row >= a.rows || column >= a.n)
+        return 0;
+    const uint16_t *add = static_cast<const uint16_t *>(a.add) + (size_t)row * a.y_stride + column;
+    return *reinterpret_cast<const uint32_t *>(add);
+}
+
+/* What is added to PART columns of a thread's two rows: asked for together, as each is a wait for
+ * memory. */
+template <epilogue E, int PART> struct added {
+    uint32_t v[E == EPILOGUE_ADD ? PART / 4 : 1];
+
+    __device__ __forceinline__ void load(const args &a, int row, int column)
+    {
+        if (E == EPILOGUE_ADD)
+#pragma unroll
+            for (int i = 0; i < PART / 4; i++)
+                v[i] = load_add(a, row + i % 2 * 8, column + i / 2 * 8);
+    }
+
+    __device__ __forceinline__ uint32_t at(const args &a, int j, int high, int row, int column) const
+    {
+        if (E == EPILOGUE_ADD)
+            return v[2 * j + high];
+        return E == EPILOGUE_ANY && a.add ? load_add(a, row, column) : 0;
+    }
+};
+
 /* Values `column` and the next of a row of y, from their sums. */
 template <typename T, epilogue E>
-__device__ __forceinline__ float2 finish(const args &a, float2 v, int row, int column)
+__device__ __forceinline__ float2 finish(const args &a, float2 v, uint32_t add, int column)
 {
     if (E == EPILOGUE_ANY && a.bias[0]) {
         v.x += a.bias[0][min(column, a.n - 1)];
@@ -128,9 +158,8 @@ __device__ __forceinline__ float2 finish(const args &a, float2 v, int row, int c
     }
     if (E == EPILOGUE_ANY && a.act != ACT_NONE)
         v = {activate(a.act, round_act<T>(v.x)), activate(a.act, round_act<T>(v.y))};
-    if (E != EPILOGUE_STORE && a.add && row < a.rows && column < a.n) {
-        const T *add = static_cast<const T *>(a.add) + (size_t)row * a.y_stride + column;
-        const float2 r = unpack(T(), *reinterpret_cast<const uint32_t *>(add));
+    if (E == EPILOGUE_ADD || (E == EPILOGUE_ANY && a.add)) {
+        const float2 r = unpack(T(), add);
         v.x += r.x;
         v.y += r.y;
     }
@@ -155,15 +184,15 @@ __device__ __forceinline__ float2 finish_gated(const args &a, float2 gate, float
 
 /* Two values of one row of the tile. */
 template <typename T, epilogue E, class SUMS>
-__device__ __forceinline__ uint32_t value(const args &a, const SUMS &sums, int j, int high, int row,
-                                          int column)
+__device__ __forceinline__ uint32_t value(const args &a, const SUMS &sums, int j, int high,
+                                          uint32_t add, int column)
 {
     const float2 v = sums.two(0, j, high);
     float2 y;
     if constexpr (is_gated(E))
         y = finish_gated<T, E>(a, v, sums.two(1, j, high), column);
     else
-        y = finish<T, E>(a, v, row, column);
+        y = finish<T, E>(a, v, add, column);
     return pack(T(), y.x, y.y);
 }
 
@@ -179,6 +208,8 @@ __device__ void store(const operands &o, const args &a, const SUMS &sums, tile t
     const uint32_t mine = out + warpgroup * 64 * PART * 2;
 #pragma unroll
     for (int part = 0; part < OUT_COLUMNS / PART; part++) {
+        added<E, PART> add;
+        add.load(a, row, t.n + part * PART + lane % 4 * 2);
         if (threadIdx.x % 128 == 0)
             store_wait_read();
         barrier_sync(1 + warpgroup, 128);
@@ -189,10 +220,14 @@ __device__ void store(const operands &o, const args &a, const SUMS &sums, tile t
             const int chunk = jj + lane / 16; /* of 8 columns, that this lane addresses */
             const uint32_t to = mine + chunk / 8 * (64 * 128) + to_row * 128 +
                                 ((chunk % 8) ^ (to_row % 8)) * 16;
-            stmatrix_4(to, value<T, E>(a, sums, j, 0, row, column),
-                       value<T, E>(a, sums, j, 1, row + 8, column),
-                       value<T, E>(a, sums, j + 1, 0, row, column + 8),
-                       value<T, E>(a, sums, j + 1, 1, row + 8, column + 8));
+            uint32_t v[4];
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const int high = i % 2, right = i / 2, c = column + 8 * right;
+                const uint32_t r = add.at(a, jj + right, high, row + 8 * high, c);
+                v[i] = value<T, E>(a, sums, j + right, high, r, c);
+            }
+            stmatrix_4(to, v[0], v[1], v[2], v[3]);
         }
         fence_proxy_async();
         barrier_sync(1 + warpgroup, 128);
