@@ -145,9 +145,11 @@ void run_gated(struct call *c)
     run(c, &up);
 }
 
-/* What the copy engine writes is aligned, and f32 is for logits. */
+/* What the copy engine writes is aligned, f32 is for logits, and no tile reads y. */
 bool fits_sm90(const struct product *p)
 {
+    if (p->gate_in_y)
+        return false;
     return p->y_f32 ? !p->add && p->act == ACT_NONE
                     : p->y_stride % 8 == 0 && (uintptr_t)p->y % 16 == 0;
 }
