@@ -267,11 +267,11 @@ struct part { /* one array of the work memory */
     size_t n_bytes;
 };
 
-enum { N_PARTS = 14 };
+enum { N_PARTS = 15 };
 
 void list_parts(device *d, const device_limits *l, part list[N_PARTS])
 {
-    const size_t word = sizeof(int32_t), act = 2;
+    const size_t word = sizeof(int32_t);
     const size_t tokens = l->step_tokens_max, seqs = l->seqs_max;
     const size_t partial = (size_t)l->n_heads * (l->head_dim + 2) * sizeof(float);
     const part all[N_PARTS] = {
@@ -284,7 +284,8 @@ void list_parts(device *d, const device_limits *l, part list[N_PARTS])
         {(void **)&d->slots.slot, seqs * sizeof(cuda_slot)},
         {(void **)&d->slots.bias, seqs * l->bias_slot_max * sizeof(sample_bias)},
         {(void **)&d->slots.seen, seqs * l->vocab * sizeof(uint16_t)},
-        {&d->scratch_norm, tokens * l->in_max * act},
+        {&d->scratch_norm, scratch_norm_bytes(l)},
+        {(void **)&d->act8_mask, (l->in_max / 32 + 1) * word},
         {(void **)&d->partials, attention_partials_max(l) * partial},
         {(void **)&d->merges, attention_merges_max(l) * word},
         {(void **)&d->sample_out, l->step_heads_max * sizeof(sample_out)},

@@ -56,7 +56,8 @@ struct device {
     struct cuda_slots slots;
 
     /* Scratch, valid within one op. */
-    void *scratch_norm;   /* [step_tokens_max, in_max] activations */
+    void *scratch_norm;   /* [step_tokens_max, in_max] activations, and room for what act8.h makes of so many */
+    uint32_t *act8_mask;  /* [in_max / 32], zeros between products of act8.h */
     float *partials;      /* attention_partials_max * n_heads * (head_dim + 2) */
     int32_t *merges;      /* [attention_merges_max], zero between launches */
     struct sample_out *sample_out; /* [step_heads_max] of the step in hand */
@@ -67,6 +68,12 @@ struct device {
     struct peers *grid;     /* the ranks of all stages; NULL <=> the only stage */
 };
 
+static inline size_t scratch_norm_bytes(const struct device_limits *l)
+{
+    const size_t scales = 32; /* of a row: its scale, and codes padded to whole 16 bytes */
+    return (size_t)l->step_tokens_max * ((size_t)l->in_max * 2 + scales) + 4096;
+}
+
 /* Notes the first failure, which step_wait reports; ops after it may still be launched. */
 void cuda_check(struct device *d, cudaError_t e, const char *at);
 /* After each launch. */
@@ -75,6 +82,7 @@ void cuda_check(struct device *d, cudaError_t e, const char *at);
 /* One file each; the ops of the table. */
 void cuda_embed(struct device *, const struct embed_args *);        /* embed.cu */
 void cuda_embed_scheme(struct device *, const struct embed_args *); /* embed_scheme.cu: of a quantized table */
+void cuda_embed_act8(struct device *, const struct embed_args *);   /* embed_act8.cu: of one that lies as act8_layout.h has it */
 void cuda_norm(struct device *, const struct norm_args *);          /* norm.cu */
 void cuda_matmul(struct device *, const struct matmul_args *);      /* matmul.cu: which kernel, see matmul_int.h */
 void cuda_rope_kv(struct device *, const struct rope_kv_args *);    /* rope_kv.cu */

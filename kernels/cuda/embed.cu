@@ -4,6 +4,7 @@
  * embed_scheme.cu. */
 #include "kernels/cuda/act_type.cuh"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/weight_layout.h"
 
 namespace
 {
@@ -61,7 +62,8 @@ void cuda_embed(struct device *d, const struct embed_args *a)
     if (d->batch.n_tokens <= 0)
         return;
     if (a->table->scheme) {
-        cuda_embed_scheme(d, a);
+        const bool act8 = weight_has_act8(a->table->scheme, d->cc);
+        (act8 ? cuda_embed_act8 : cuda_embed_scheme)(d, a);
         return;
     }
     with_act_type(d->act, [&](auto pair) {

@@ -2,6 +2,7 @@
  *
  * Weights that lie together in memory and whose results do, too (q, k and v), are one product, as
  * are gate and up.  A norm runs once, in front, unless the kernel makes it in passing. */
+#include "kernels/cuda/act8_layout.h"
 #include "kernels/cuda/matmul_int.h"
 #include "kernels/cuda/matmul_sm90.h"
 #include "kernels/cuda/scheme_layout.h"
@@ -50,13 +51,22 @@ bool follows_too(const void *a, size_t n_bytes, const void *b)
     return a && b ? follows(a, n_bytes, b) : !a && !b;
 }
 
+/* Both meet the same codes of x. */
+bool same_act8(const struct product *p, const struct product *next)
+{
+    return p->act8 && next->act8 && p->scheme->act == next->scheme->act &&
+           p->scheme->threshold == next->scheme->threshold;
+}
+
 /* Whether weights of both may be mixed, where they lie together. */
 bool same_weights(const struct product *p, const struct product *next)
 {
+    if (p->act8 || next->act8)
+        return p->n % ACT8_GROUP == 0 && same_act8(p, next);
     if (!p->scheme || !next->scheme)
         return !p->scheme && !next->scheme;
-    return !weight_has_act8(p->scheme) && !weight_has_act8(next->scheme) && !p->order &&
-           !next->order && p->n % UNIT_ROWS == 0 && scheme_same_units(p->scheme, next->scheme);
+    return !p->order && !next->order && p->n % UNIT_ROWS == 0 &&
+           scheme_same_units(p->scheme, next->scheme);
 }
 
 bool runs_as_one(const struct product *p, const struct product *next)
@@ -71,10 +81,12 @@ bool runs_as_one(const struct product *p, const struct product *next)
 /* Whether gate and up may be one product. */
 bool pairs(const struct product *gate, const struct product *up)
 {
+    if (gate->act8 || up->act8)
+        return same_act8(gate, up);
     if (!gate->scheme || !up->scheme)
         return !gate->scheme && !up->scheme;
-    return !weight_has_act8(gate->scheme) && !gate->order && !up->order &&
-           scheme_same_units(gate->scheme, up->scheme) && matmul_scheme_pairs(gate->scheme, gate->in);
+    return !gate->order && !up->order && scheme_same_units(gate->scheme, up->scheme) &&
+           matmul_scheme_pairs(gate->scheme, gate->in);
 }
 
 struct call {
@@ -108,6 +120,7 @@ void run(struct call *c, struct product *p)
         p->norm = nullptr;
     }
     matmul_product(c->d, p);
+    c->has_normed = c->has_normed && !p->act8; /* codes lie there */
 }
 
 void run_outs(struct call *c)
@@ -145,15 +158,6 @@ void run_gated(struct call *c)
     run(c, &up);
 }
 
-/* What the copy engine writes is aligned, f32 is for logits, and no tile reads y. */
-bool fits_sm90(const struct product *p)
-{
-    if (p->gate_in_y)
-        return false;
-    return p->y_f32 ? !p->add && p->act == ACT_NONE
-                    : p->y_stride % 8 == 0 && (uintptr_t)p->y % 16 == 0;
-}
-
 void run_sm90(struct device *d, const struct product *p)
 {
     struct wide_matmul m = {};
@@ -180,7 +184,7 @@ void run_16_bits(struct device *d, const struct product *p)
     matmul_choose(&c, &s);
     if (c.variant == MATMUL_SKINNY)
         matmul_skinny(d, p, &c);
-    else if (c.variant == MATMUL_WIDE && fits_sm90(p))
+    else if (c.variant == MATMUL_WIDE && matmul_fits_sm90(p))
         run_sm90(d, p);
     else
         matmul_tiles(d, p);
@@ -197,6 +201,7 @@ void matmul_take_weight(const struct device *d, struct product *p, const struct 
     p->n = (int)w->rows;
     p->w = w->data;
     p->scheme = w->scheme;
+    p->act8 = w->scheme && weight_has_act8(w->scheme, d->cc);
     p->w_bytes = way && !w->scheme->ordered ? way->bytes(w) : (size_t)p->n * (size_t)p->in * 2;
     if (way && w->scheme->ordered) {
         p->w_bytes = way->order_at(w);
@@ -204,12 +209,20 @@ void matmul_take_weight(const struct device *d, struct product *p, const struct 
     }
 }
 
+bool matmul_fits_sm90(const struct product *p)
+{
+    if (p->gate_in_y)
+        return false;
+    return p->y_f32 ? !p->add && p->act == ACT_NONE
+                    : p->y_stride % 8 == 0 && (uintptr_t)p->y % 16 == 0;
+}
+
 bool matmul_fuses_norm(const struct device *d, const struct product *p)
 {
     struct matmul_shape s = shape_of(d, p);
     struct matmul_choice c;
     if (p->scheme)
-        return !weight_has_act8(p->scheme) && matmul_scheme_fuses_norm(d, p);
+        return p->act8 || matmul_scheme_fuses_norm(d, p);
     matmul_choose(&c, &s);
     return c.fuse_norm;
 }
@@ -218,7 +231,7 @@ void matmul_product(struct device *d, const struct product *p)
 {
     if (!p->scheme)
         run_16_bits(d, p);
-    else if (weight_has_act8(p->scheme))
+    else if (p->act8)
         matmul_act8(d, p);
     else if (p->rows <= SCHEME_SKINNY_ROWS_MAX)
         matmul_scheme_skinny(d, p);

@@ -19,6 +19,7 @@ struct product { /* y[rows, n] of x[rows, in] and w; one or several weights that
     int rows, in, n;
     const void *w, *w_up;        /* [n, in]; w_up NULL <=> not gated */
     const struct scheme *scheme; /* of both; NULL <=> 16 bits */
+    bool act8;                   /* its activations are rounded to 8 bits: weight_has_act8 */
     size_t w_bytes;              /* of w, without its order */
     const int32_t *order;        /* [in] column i of w meets x[order[i]]; NULL <=> x[i] */
     bool gate_in_y;              /* y = act(y) * round(v); not with w_up or add */
@@ -45,13 +46,17 @@ bool matmul_scheme_fuses_norm(const struct device *, const struct product *);
 void matmul_scheme_skinny(struct device *, const struct product *);
 /* matmul_scheme_wide.cu: more rows; norm and gather are NULL. */
 void matmul_scheme_wide(struct device *, const struct product *);
-/* matmul_act8.cu: schemes that round activations to 8 bits (weight_has_act8); norm, gather and order
- * are NULL. */
+/* matmul_act8.cu: schemes that round activations to 8 bits (weight_has_act8), on their way through
+ * norm and gather; order is NULL.  In d->scratch_norm. */
 void matmul_act8(struct device *, const struct product *);
 
 /* matmul_order.cu: p's x gathered, normalised and its columns ordered as p says, in d->scratch_norm;
  * which then is p's x, with nothing left to do to it. */
 void matmul_order(struct device *, struct product *p);
+
+/* matmul.cu: can the kernels of many rows write p's y?  What the copy engine writes is aligned, f32 is
+ * for logits, and no tile reads y. */
+bool matmul_fits_sm90(const struct product *p);
 
 /* matmul.cu: the weight w as p's; does the kernel that would run p normalise and gather x?  And: run
  * it. */

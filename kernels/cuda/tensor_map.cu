@@ -74,3 +74,23 @@ void tensor_map_units(device *d, CUtensorMap *map, const void *at, uint32_t tile
                      {part / 8, parts, (cuuint32_t)box_tiles, (cuuint32_t)box_units}};
     describe(d, map, at, CU_TENSOR_MAP_DATA_TYPE_INT64, CU_TENSOR_MAP_SWIZZLE_NONE, &b);
 }
+
+void tensor_map_bytes(device *d, CUtensorMap *map, const void *at, int columns, int rows, int stride,
+                      int box_rows)
+{
+    const boxes b = {2,
+                     {(cuuint64_t)columns, (cuuint64_t)rows},
+                     {(cuuint64_t)stride},
+                     {128, (cuuint32_t)box_rows}};
+    describe(d, map, at, CU_TENSOR_MAP_DATA_TYPE_UINT8, CU_TENSOR_MAP_SWIZZLE_128B, &b);
+}
+
+void tensor_map_groups(device *d, CUtensorMap *map, const byte_groups *g)
+{
+    const cuuint32_t words = g->unit_bytes / 8; /* no side of a box has more than 256 */
+    const boxes b = {4,
+                     {words, (cuuint64_t)g->units, (cuuint64_t)g->tiles, (cuuint64_t)g->groups},
+                     {g->unit_bytes, (cuuint64_t)g->unit_bytes * g->units, g->group_bytes},
+                     {words, (cuuint32_t)g->box_units, 1, (cuuint32_t)g->box_groups}};
+    describe(d, map, g->at, CU_TENSOR_MAP_DATA_TYPE_INT64, CU_TENSOR_MAP_SWIZZLE_NONE, &b);
+}

@@ -23,4 +23,21 @@ void tensor_map_chunks(struct device *d, CUtensorMap *map, const void *at, int c
 void tensor_map_units(struct device *d, CUtensorMap *map, const void *at, uint32_t tile_bytes,
                       int n_tiles, size_t unit_bytes, int units, int box_tiles, int box_units);
 
+/* A matrix of bytes [rows, columns], rows `stride` bytes apart (a multiple of 16); copied in boxes of
+ * box_rows x 128, 128-byte swizzle; outside it is zero. */
+void tensor_map_bytes(struct device *d, CUtensorMap *map, const void *at, int columns, int rows,
+                      int stride, int box_rows);
+
+/* Groups of tiles of units (act8_layout.h), copied as they lie: box_units of a tile, of box_groups
+ * groups; what is not there is zero. */
+struct byte_groups {
+    const void *at;
+    uint32_t unit_bytes; /* 2048 at most */
+    int units, tiles;    /* of a tile, of a group */
+    size_t group_bytes;
+    int groups;
+    int box_units, box_groups;
+};
+void tensor_map_groups(struct device *d, CUtensorMap *map, const struct byte_groups *g);
+
 #endif

@@ -3,15 +3,11 @@
 
 #include "kernels/cuda/scheme_layout.h"
 
-bool weight_has_act8(const struct scheme *s)
-{
-    (void)s;
-    return false;
-}
-
 const struct weight_layout *weight_layout_of(const struct tensor *w, int cc)
 {
-    return w->scheme && cc >= 90 ? &weight_layout_units : NULL;
+    if (!w->scheme || cc < 90)
+        return NULL;
+    return weight_has_act8(w->scheme, cc) ? &weight_layout_act8 : &weight_layout_units;
 }
 
 /* ---- units ---- */

@@ -35,13 +35,14 @@ struct weight_layout {
 };
 
 extern const struct weight_layout weight_layout_units; /* scheme_layout.h */
+extern const struct weight_layout weight_layout_act8;  /* act8_layout.h */
 
 /* NULL <=> 16 bits.  `cc`: the device's compute capability; the kernels want 9.0. */
 const struct weight_layout *weight_layout_of(const struct tensor *w, int cc);
 
 /* Whether the product of this scheme rounds activations to 8 bits, and so has a layout and kernels of
- * its own. */
-bool weight_has_act8(const struct scheme *s);
+ * its own: on devices of compute capability 9.0. */
+bool weight_has_act8(const struct scheme *s, int cc);
 
 #ifdef __cplusplus
 }

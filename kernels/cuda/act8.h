@@ -1,0 +1,88 @@
+/* act8.h - products of 8-bit activations with 8-bit weights (ACTS_INT8, ACTS_OUTLIERS, ACTS_FP8).
+ *
+ * A row of activations becomes codes and a scale.  Sums of int8 are of integers, exact in any
+ * order, so neither the rows beside it nor the way that a product takes can change a row's bits:
+ *
+ *     t = (float)sum(code w) * scale
+ *
+ * Under ACTS_OUTLIERS the scale is that of the values below the threshold, and the others are
+ * integers of the same step, with 16 bits: code = 256 * high + low, of which low is -128 .. 127. So
+ * an outlier is off by half a step at most, like every value beside it; less than bf16 tells apart
+ * from three times the threshold on.  Where the largest outlier would not fit, or the sum of a row
+ * with many of them not 32 bits, the step is larger (act8_row_scale).  The high bytes are a second
+ * product, of the few columns that have any:
+ *
+ *     t = (float)(256 * sum(high w) + sum(low w)) * scale
+ *
+ * E4M3 is no such luck: the tensor cores drop bits.  A sum is one wgmma chain over each 128 k, from
+ * zero, and these are added in f32 in order.  (mma.sync of E4M3 is made of other instructions and
+ * gives other bits; nobody uses it.)
+ *
+ *     t = (((0 + c0) + c1) + ...) * scale
+ *
+ * Then v = t * scale of the column, and matmul_int.h says what becomes of v.  A row with a NaN or
+ * an infinity is NaN.
+ *
+ * Thread: the device's. */
+#ifndef KERNELS_CUDA_ACT8_H
+#define KERNELS_CUDA_ACT8_H
+
+#include "kernels/cuda/act8_layout.h"
+#include "kernels/cuda/cuda_int.h"
+
+enum {
+    ACT8_LIST_MAX = 256, /* columns with high bytes; with more, all columns meet them */
+    ACT8_CODE_MAX = 127 * 256 + 127,
+};
+
+/* Bytes from one row of codes to the next: what the copy engine can step over. */
+ACT8_INLINE int act8_stride(int in)
+{
+    return (in + 15) / 16 * 16;
+}
+
+/* Words of a mask of columns. */
+ACT8_INLINE int act8_mask_words(int in)
+{
+    return (in + 31) / 32;
+}
+
+/* Which columns of many rows have high bytes, and these columns by themselves.  Device memory. */
+struct act8_list {
+    uint32_t *mask;    /* [act8_mask_words(in)] zeros between products */
+    int32_t *n;        /* one: columns; > ACT8_LIST_MAX <=> they are not listed */
+    uint8_t *high;     /* [rows, ACT8_LIST_MAX] of the activations, zeros up to a multiple of 32 */
+    uint8_t *w, *w_up; /* [n of the product, ACT8_LIST_MAX] */
+};
+
+/* Activations in 8 bits; device memory. */
+struct act8_rows {
+    uint8_t
+        *codes;   /* [planes, rows, act8_stride(in)]: the codes or their low bytes, the high ones */
+    float *scale; /* [rows] */
+    int planes, rows, in;
+    const struct act8_list *list; /* NULL <=> no mask is made: one plane, or few rows */
+};
+
+/* What of x becomes codes: act8_quantize.cu. */
+struct act8_source {
+    const void *x;                   /* [rows, in] */
+    const struct norm *norm;         /* of x, or NULL */
+    const struct batch_head *gather; /* row i is x[gather[i].row]; NULL <=> x[i] */
+    enum act_rule rule;
+    float threshold; /* ACTS_OUTLIERS */
+};
+void act8_quantize(struct device *, const struct act8_source *, const struct act8_rows *to);
+
+struct product;
+/* act8_list.cu: rows->list behind act8_quantize. */
+void act8_list_columns(struct device *, const struct product *, const struct act8_rows *rows);
+
+/* matmul_act8_skinny.cu: up to ACT8_SKINNY_ROWS_MAX rows. */
+void matmul_act8_skinny(struct device *, const struct product *, const struct act8_rows *,
+                        enum act_rule);
+/* matmul_act8_sm90.cu: any rows; y as matmul_fits_sm90 wants it.  Clears the list's mask. */
+void matmul_act8_sm90(struct device *, const struct product *, const struct act8_rows *,
+                      enum act_rule);
+
+#endif

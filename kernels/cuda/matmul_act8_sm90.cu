@@ -1,0 +1,565 @@
+/* matmul_act8_sm90.cu - products of many rows of 8-bit codes on Hopper: matmul_sm90.cu for bytes.
+ *
+ * The same tiles, clusters, ring and way to y; a stage holds 128 k.  int8 sums in one go.  E4M3
+ * sums 128 k from zero and adds them in f32 (act8.h): 128 columns of a tile at a time, so that the
+ * second accumulator is half as wide as the first; while one warpgroup adds, the other one's
+ * products run.
+ *
+ * High bytes of outliers (act8.h) go first: the stages of the listed columns, or of all; then 256
+ * times their sums is what the low bytes are added to.  Rows without any find an empty list. */
+#include "kernels/cuda/act8_map.cuh"
+#include "kernels/cuda/act8_sums.cuh"
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/matmul_sm90.cuh"
+#include "kernels/cuda/ptx_wgmma8.cuh"
+
+namespace
+{
+
+enum { TILE_K = 128 }; /* one 128-byte swizzle atom */
+
+enum kind { KIND_INT8, KIND_OUTLIERS, KIND_E4M3 };
+
+template <kind K> struct of_kind {
+    typedef int sum;
+};
+template <> struct of_kind<KIND_E4M3> {
+    typedef float sum;
+};
+
+template <int TILE_M, int TILE_N, bool GATED> struct shape {
+    static const int A_BYTES = TILE_M * TILE_K;
+    static const int B_BYTES = TILE_N * TILE_K;
+    static const int STAGE_BYTES = A_BYTES + B_BYTES;
+    static const int STAGES = TILE_N == 256 ? 4 : TILE_N == 128 ? 6 : TILE_M == 128 ? 8 : 12;
+    static const int MATHS = 2 * TILE_M; /* threads that multiply: a warpgroup 64 rows */
+    static const int THREADS = MATHS + 128;
+    static const int OUT_COLUMNS = GATED ? TILE_N / 2 : TILE_N;
+    static const int PART = OUT_COLUMNS < 128 ? OUT_COLUMNS : 128; /* columns that leave at once */
+    static const int OUT_AT = STAGES * STAGE_BYTES;
+    static const int SCALES_AT = OUT_AT + TILE_M * PART * 2; /* [MATHS / 128][TILE_N] */
+    static const int BARS_AT = SCALES_AT + MATHS / 128 * TILE_N * 4;
+    static const int SHARED_BYTES = BARS_AT + 2 * STAGES * 8;
+    static_assert(SHARED_BYTES <= 227 * 1024, "a block fits an SM");
+};
+
+struct args8 {
+    struct args a;
+    struct act8_scales scales;
+    const int32_t *listed; /* columns of the list */
+    uint32_t *mask;        /* of the list, to be cleared: [mask_words] */
+    int mask_words;
+};
+
+struct high_operands { /* of listed columns; and x of all columns */
+    CUtensorMap x, w[2], x_all;
+};
+
+/* How the high bytes of a product are multiplied. */
+struct high_stages {
+    int columns, n; /* n stages */
+    bool listed;
+
+    __device__ __forceinline__ high_stages(const args8 &a, int n_listed)
+    {
+        listed = n_listed <= ACT8_LIST_MAX;
+        columns = listed ? n_listed : a.a.n_k * TILE_K;
+        n = (columns + TILE_K - 1) / TILE_K;
+    }
+};
+
+/* The scales of a tile's columns on their way to shared memory, where each warpgroup has its own: a
+ * thread holds some while the tile is multiplied. */
+template <int TILE_N, bool GATED> struct column_scales {
+    static const int EACH = (TILE_N + 127) / 128;
+    float held[EACH];
+
+    __device__ __forceinline__ void load(const args8 &a, const tile &t)
+    {
+#pragma unroll
+        for (int i = 0; i < EACH; i++) {
+            const int at = threadIdx.x % 128 + 128 * i, part = GATED && at >= TILE_N / 2;
+            const int column = t.n + at - (part ? TILE_N / 2 : 0);
+            held[i] = at < TILE_N ? act8_column_scale(a.scales, part, min(column, a.a.n - 1)) : 0;
+        }
+    }
+
+    __device__ __forceinline__ void put(float *to) const
+    {
+#pragma unroll
+        for (int i = 0; i < EACH; i++)
+            if (TILE_N % 128 == 0 || threadIdx.x % 128 + 128 * i < TILE_N)
+                to[threadIdx.x % 128 + 128 * i] = held[i];
+    }
+};
+
+/* Sums of codes, and what they are multiplied by. */
+template <class SUM, int TILE_N> struct scaled_sums {
+    const SUM (&sum)[TILE_N / 2];
+    const float *scale; /* [TILE_N] of the columns, in shared memory */
+    float row[2];       /* of the lower and the higher row */
+
+    __device__ __forceinline__ float2 two(int part, int j, int high) const
+    {
+        const int unit = j + part * (TILE_N / 16), at = 4 * unit + 2 * high;
+        const float2 by = *reinterpret_cast<const float2 *>(scale + 8 * unit + threadIdx.x % 4 * 2);
+        return {__fmul_rn(__fmul_rn((float)sum[at], row[high]), by.x),
+                __fmul_rn(__fmul_rn((float)sum[at + 1], row[high]), by.y)};
+    }
+};
+
+struct stage_at { /* a place in the ring, and the parity of its use */
+    int stage;
+    uint32_t parity;
+
+    template <class S> __device__ __forceinline__ void next()
+    {
+        if (++stage == S::STAGES) {
+            stage = 0;
+            parity ^= 1;
+        }
+    }
+};
+
+/* The thread that fetches: as matmul_sm90.cu's, weights before the wait for what x is made of, and
+ * no rows behind the last. */
+template <class S, kind K, int TILE_M, int TILE_N, bool GATED, int CLUSTER> struct fetcher {
+    const operands &o;
+    const high_operands &high;
+    const args8 &a;
+    uint32_t stages, full, empty;
+    int rank;
+
+    /* 128 k of the tile's columns, in halves: gate and up, or one from each block of a cluster. */
+    __device__ __forceinline__ void weights(const stage_at &at, const tile &t, int k, int n_bytes)
+    {
+        const uint32_t to = stages + at.stage * S::STAGE_BYTES + S::A_BYTES;
+        const uint32_t bar = full + at.stage * 8;
+        mbarrier_arrive_expect(bar, n_bytes);
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const CUtensorMap *w = &o.w[GATED ? half : 0];
+            const int row = t.n + (GATED ? 0 : half * (TILE_N / 2));
+            const int unit = row % ACT8_GROUP / ACT8_UNIT, group = row / ACT8_GROUP;
+            if (CLUSTER == 1)
+                tensor_copy_4d(to + half * S::B_BYTES / 2, w, bar, 0, unit, k, group);
+            else if (rank == half)
+                tensor_copy_4d_to_all(to + half * S::B_BYTES / 2, w, bar, 3, 0, unit, k, group);
+        }
+    }
+
+    /* 128 listed columns of w. */
+    __device__ __forceinline__ void listed(const stage_at &at, const tile &t, int k)
+    {
+        const uint32_t to = stages + at.stage * S::STAGE_BYTES + S::A_BYTES;
+        const uint32_t bar = full + at.stage * 8;
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const CUtensorMap *w = &high.w[GATED ? half : 0];
+            const int row = t.n + (GATED ? 0 : half * (TILE_N / 2));
+            if (CLUSTER == 1)
+                tensor_copy_2d(to + half * S::B_BYTES / 2, w, bar, k * TILE_K, row);
+            else if (rank == half)
+                tensor_copy_2d_to_all(to + half * S::B_BYTES / 2, w, bar, 3, k * TILE_K, row);
+        }
+    }
+
+    __device__ __forceinline__ void high_bytes(stage_at *at, const tile &t, const high_stages &h)
+    {
+#pragma unroll 1
+        for (int k = 0; k < h.n; k++) {
+            const uint32_t bar = full + at->stage * 8;
+            mbarrier_wait(empty + at->stage * 8, at->parity);
+            if (h.listed) {
+                mbarrier_arrive_expect(bar, S::STAGE_BYTES);
+                listed(*at, t, k);
+            } else {
+                weights(*at, t, k, S::STAGE_BYTES);
+            }
+            tensor_copy_2d(stages + at->stage * S::STAGE_BYTES, h.listed ? &high.x : &high.x_all,
+                           bar, k * TILE_K, t.row);
+            at->next<S>();
+        }
+    }
+
+    __device__ void run()
+    {
+        stage_at at = {0, 1};
+        int ahead = min(a.a.n_k, (int)S::STAGES), n_listed = 0;
+        if (K == KIND_OUTLIERS) { /* what comes first is not known yet */
+            ahead = 0;
+            depend_wait();
+            n_listed = *a.listed;
+        }
+        const int n_all = a.a.row_clusters * a.a.n_tiles;
+        for (int i = blockIdx.x / CLUSTER; i < n_all; i += gridDim.x / CLUSTER) {
+            const tile t = tile_at<TILE_M, S::OUT_COLUMNS, CLUSTER>(a.a, i, rank);
+            const bool is_short = a.a.last_bytes > 0 && t.row >= a.a.last_row;
+            const CUtensorMap *x = is_short ? &o.x_last : &o.x;
+            const int x_row =
+                min(t.row, a.a.last_row); /* a cluster's second tile may lie behind all */
+            const int n_bytes = is_short ? S::B_BYTES + a.a.last_bytes : S::STAGE_BYTES;
+            if (ahead > 0) {
+                for (int k = 0; k < ahead; k++)
+                    weights({k, 0}, t, k, n_bytes);
+                depend_wait();
+            }
+            if constexpr (K == KIND_OUTLIERS)
+                high_bytes(&at, t, high_stages(a, n_listed));
+            for (int k = 0; k < a.a.n_k; k++) {
+                if (k >= ahead) {
+                    mbarrier_wait(empty + at.stage * 8, at.parity);
+                    weights(at, t, k, n_bytes);
+                }
+                tensor_copy_2d(stages + at.stage * S::STAGE_BYTES, x, full + at.stage * 8,
+                               k * TILE_K, x_row);
+                at.next<S>();
+            }
+            ahead = 0;
+        }
+    }
+};
+
+template <class S> struct pipe { /* the ring as a warpgroup that multiplies sees it */
+    uint32_t stages, full, empty;
+    stage_at at;
+
+    __device__ __forceinline__ uint32_t wait() const
+    {
+        mbarrier_wait(full + at.stage * 8, at.parity);
+        return stages + at.stage * S::STAGE_BYTES;
+    }
+};
+
+/* One stage's products of a warpgroup, with as many columns of w as acc has. */
+template <class ACC, int R>
+__device__ __forceinline__ void multiply_stage(ACC (&acc)[R], uint32_t x_at, uint32_t w_at,
+                                               bool adds)
+{
+    const uint64_t x = matrix_descriptor(x_at, 16, 1024), w = matrix_descriptor(w_at, 16, 1024);
+    registers_pin(acc);
+    wgmma_fence();
+#pragma unroll
+    for (int step = 0; step < TILE_K / 32; step++) /* 32 bytes within the atom */
+        wgmma8(acc, x + 2 * step, w + 2 * step, adds || step > 0);
+    wgmma_commit();
+}
+
+/* 64 rows of codes times TILE_N rows of w: int8.  `adds` to what acc holds. */
+template <class S, int CLUSTER, int R>
+__device__ __forceinline__ void multiply(int (&acc)[R], int n_k, bool adds, pipe<S> *p,
+                                         int warpgroup)
+{
+    int before = -1;
+    for (int k = 0; k < n_k; k++) {
+        const uint32_t at = p->wait();
+        multiply_stage(acc, at + warpgroup * 64 * TILE_K, at + S::A_BYTES, adds || k > 0);
+        wgmma_wait<1>();
+        if (before >= 0)
+            release<CLUSTER>(p->empty, before);
+        before = p->at.stage;
+        p->at.template next<S>();
+    }
+    wgmma_wait<0>();
+    registers_pin(acc);
+    release<CLUSTER>(p->empty, before);
+}
+
+/* acc = 256 times the sums of high bytes: 32 columns at a time, as there may be few. */
+template <class S, int CLUSTER, int R>
+__device__ __forceinline__ void multiply_high(int (&acc)[R], const high_stages &h, pipe<S> *p,
+                                              int warpgroup)
+{
+#pragma unroll
+    for (int i = 0; i < R; i++)
+        acc[i] = 0;
+#pragma unroll 1
+    for (int k = 0; k < h.n; k++) {
+        const uint32_t at = p->wait();
+        const uint64_t x = matrix_descriptor(at + warpgroup * 64 * TILE_K, 16, 1024);
+        const uint64_t w = matrix_descriptor(at + S::A_BYTES, 16, 1024);
+#pragma unroll 1
+        for (int step = 0; step < TILE_K / 32 && k * TILE_K + step * 32 < h.columns; step++) {
+            registers_pin(acc);
+            wgmma_fence();
+            wgmma8(acc, x + 2 * step, w + 2 * step, 1);
+            wgmma_commit();
+            wgmma_wait<0>();
+            registers_pin(acc);
+        }
+        release<CLUSTER>(p->empty, p->at.stage);
+        p->at.template next<S>();
+    }
+#pragma unroll
+    for (int i = 0; i < R; i++)
+        acc[i] <<= 8;
+}
+
+/* E4M3: 128 k from zero, then in f32. */
+template <class S, int CLUSTER, int R>
+__device__ __forceinline__ void multiply(float (&sum)[R], int n_k, bool, pipe<S> *p, int warpgroup)
+{
+    const int PIECE = R < 64 ? R : 64, PIECES = R / PIECE; /* registers of 128 columns */
+#pragma unroll
+    for (int i = 0; i < R; i++)
+        sum[i] = 0;
+    for (int k = 0; k < n_k; k++) {
+        const uint32_t at = p->wait();
+#pragma unroll
+        for (int piece = 0; piece < PIECES; piece++) {
+            float acc[PIECE];
+            multiply_stage(acc, at + warpgroup * 64 * TILE_K,
+                           at + S::A_BYTES + piece * 2 * PIECE * TILE_K, false);
+            wgmma_wait<0>();
+            registers_pin(acc);
+            if (piece == PIECES - 1)
+                release<CLUSTER>(p->empty, p->at.stage);
+#pragma unroll
+            for (int i = 0; i < PIECE; i++)
+                sum[piece * PIECE + i] = __fadd_rn(sum[piece * PIECE + i], acc[i]);
+        }
+        p->at.template next<S>();
+    }
+}
+
+/* A warpgroup's 64 rows of all tiles of the block. */
+template <class S, typename T, kind K, int TILE_M, int TILE_N, epilogue E, int CLUSTER>
+__device__ __forceinline__ void multiply_tiles(const operands &o, const args8 &a, uint8_t *shared,
+                                               pipe<S> p, int rank)
+{
+    const int warpgroup = threadIdx.x / 128;
+    float *scales = reinterpret_cast<float *>(shared + S::SCALES_AT) + warpgroup * TILE_N;
+    const int in_tile = warpgroup * 64 + threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
+    const int n_all = a.a.row_clusters * a.a.n_tiles;
+    typedef typename of_kind<K>::sum SUM;
+    int n_listed = 0;
+    if (K == KIND_OUTLIERS)
+        n_listed = __shfl_sync(0xffffffffu, *a.listed, 0); /* one for a warp, which wgmma wants */
+    for (int i = blockIdx.x / CLUSTER; i < n_all; i += gridDim.x / CLUSTER) {
+        const tile t = tile_at<TILE_M, S::OUT_COLUMNS, CLUSTER>(a.a, i, rank);
+        SUM sum[TILE_N / 2];
+        column_scales<TILE_N, is_gated(E)> columns;
+        columns.load(a, t);
+        if constexpr (K == KIND_OUTLIERS)
+            multiply_high<S, CLUSTER>(sum, high_stages(a, n_listed), &p, warpgroup);
+        multiply<S, CLUSTER>(sum, a.a.n_k, K == KIND_OUTLIERS, &p, warpgroup);
+        columns.put(scales); /* read behind a barrier of store's */
+        const scaled_sums<SUM, TILE_N> sums = {
+            sum,
+            scales,
+            {a.scales.row[min(t.row + in_tile, a.a.rows - 1)],
+             a.scales.row[min(t.row + in_tile + 8, a.a.rows - 1)]}};
+        if constexpr (E == EPILOGUE_F32) {
+            barrier_sync(1 + warpgroup, 128);
+            store_f32<TILE_N>(a.a, sums, t, warpgroup);
+            barrier_sync(1 + warpgroup, 128);
+        } else {
+            store<T, S::OUT_COLUMNS, S::PART, E>(o, a.a, sums, t, shared_addr(shared + S::OUT_AT),
+                                                 warpgroup);
+        }
+    }
+    if (E != EPILOGUE_F32 && threadIdx.x % 128 == 0)
+        store_wait();
+}
+
+/* Behind the list nobody needs the mask that it was made of. */
+__device__ void clear_mask(const args8 &a)
+{
+    depend_wait();
+    for (int i = blockIdx.x * 32 + threadIdx.x % 32; i < a.mask_words; i += gridDim.x * 32)
+        a.mask[i] = 0;
+}
+
+/* grid: [blocks, a multiple of CLUSTER]   block: [THREADS]: one or two warpgroups multiply, one
+ * fetches. */
+template <typename T, kind K, int TILE_M, int TILE_N, epilogue E, int CLUSTER>
+__global__ void __launch_bounds__(shape<TILE_M, TILE_N, is_gated(E)>::THREADS, 1)
+    matmul_act8_kernel(const __grid_constant__ operands o,
+                       const __grid_constant__ high_operands high, const __grid_constant__ args8 a)
+{
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+    using S = shape<TILE_M, TILE_N, is_gated(E)>;
+    extern __shared__ __align__(1024) uint8_t shared[];
+    const uint32_t stages = shared_addr(shared), full = stages + S::BARS_AT;
+    const uint32_t empty = full + 8 * S::STAGES;
+    const int rank = CLUSTER == 1 ? 0 : cluster_rank();
+    if (threadIdx.x == 0) {
+        if (stages % 1024 != 0)
+            __trap(); /* swizzled tiles would lie elsewhere */
+        for (int s = 0; s < S::STAGES; s++) {
+            mbarrier_init(full + 8 * s, 1);
+            mbarrier_init(empty + 8 * s, CLUSTER * S::MATHS / 128);
+        }
+        fence_mbarrier_init();
+    }
+    if (CLUSTER == 1)
+        __syncthreads();
+    else
+        cluster_sync();
+    depend_launch();
+
+    if (threadIdx.x >= S::MATHS) {
+        if (TILE_M == TILE_M_MAX)
+            registers_give<40>();
+        if (threadIdx.x == S::MATHS)
+            fetcher<S, K, TILE_M, TILE_N, is_gated(E), CLUSTER>{o,    high,  a,   stages,
+                                                                full, empty, rank}
+                .run();
+        else if (K == KIND_OUTLIERS && threadIdx.x >= S::THREADS - 32)
+            clear_mask(a);
+    } else {
+        if (TILE_M == TILE_M_MAX)
+            registers_take<232>();
+        depend_wait(); /* scales of rows; and what the epilogue reads */
+        multiply_tiles<S, T, K, TILE_M, TILE_N, E, CLUSTER>(
+            o, a, shared, pipe<S>{stages, full, empty, {0, 0}}, rank);
+    }
+    if (CLUSTER > 1) {
+        __syncwarp();
+        cluster_sync(); /* nobody leaves while a neighbour may still write to or arrive at it */
+    }
+#endif
+}
+
+/* ---- launching ---- */
+
+template <typename T, kind K, int TILE_M, int TILE_N, epilogue E, int CLUSTER>
+void launch_cluster(device *d, const operands *o, const high_operands *high, const args8 *a)
+{
+    using S = shape<TILE_M, TILE_N, is_gated(E)>;
+    auto *kernel = matmul_act8_kernel<T, K, TILE_M, TILE_N, E, CLUSTER>;
+    static thread_local int ready_on; /* 1 + the device whose function has it; a thread for each */
+    if (ready_on != d->index + 1) {
+        cuda_check(d,
+                   cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                        S::SHARED_BYTES),
+                   "shared memory of the 8-bit product");
+        ready_on = d->index + 1;
+    }
+    const int tiles = a->a.row_clusters * a->a.n_tiles * CLUSTER;
+    const int most = d->sm_count / CLUSTER * CLUSTER;
+    launch(
+        d, "run the 8-bit product",
+        {dim3((unsigned)(tiles < most ? tiles : most)), dim3(S::THREADS), S::SHARED_BYTES, CLUSTER},
+        kernel, *o, *high, *a);
+}
+
+void map_high(device *d, high_operands *high, const product *p, const act8_rows *x, int x_rows,
+              int w_rows)
+{
+    const act8_list *l = x->list;
+    tensor_map_bytes(d, &high->x, l->high, ACT8_LIST_MAX, x->rows, ACT8_LIST_MAX, x_rows);
+    tensor_map_bytes(d, &high->w[0], l->w, ACT8_LIST_MAX, p->n, ACT8_LIST_MAX, w_rows);
+    tensor_map_bytes(d, &high->w[1], p->w_up ? l->w_up : l->w, ACT8_LIST_MAX, p->n, ACT8_LIST_MAX,
+                     w_rows);
+    act8_map_rows(d, &high->x_all, x, 1, x_rows);
+}
+
+/* What depends on the tile: its boxes and their number. */
+template <typename T, kind K, int TILE_M, int TILE_N, epilogue E>
+void launch_tile(device *d, const product *p, const act8_rows *x, operands *o, args8 *a)
+{
+    using S = shape<TILE_M, TILE_N, is_gated(E)>;
+    const int cluster = cluster_of(p->rows, TILE_M);
+    const int last_rows = (p->rows % TILE_M + 7) / 8 * 8; /* a swizzle atom has 8 */
+    act8_map_rows(d, &o->x, x, 0, TILE_M);
+    if (last_rows > 0)
+        act8_map_rows(d, &o->x_last, x, 0, last_rows);
+    act8_map_weights(d, &o->w[0], p->w, p->in, p->n, TILE_N / 2);
+    act8_map_weights(d, &o->w[1], p->w_up ? p->w_up : p->w, p->in, p->n, TILE_N / 2);
+    high_operands high = {};
+    if (x->list)
+        map_high(d, &high, p, x, TILE_M, TILE_N / 2);
+    a->a.last_row = (p->rows - 1) / TILE_M * TILE_M;
+    a->a.last_bytes = last_rows * TILE_K;
+    a->a.row_clusters = (p->rows + TILE_M * cluster - 1) / (TILE_M * cluster);
+    a->a.n_tiles = (p->n + S::OUT_COLUMNS - 1) / S::OUT_COLUMNS;
+    if (cluster == 2)
+        launch_cluster<T, K, TILE_M, TILE_N, E, 2>(d, o, &high, a);
+    else
+        launch_cluster<T, K, TILE_M, TILE_N, E, 1>(d, o, &high, a);
+}
+
+template <typename T, kind K, epilogue E>
+void launch_plain(device *d, int tile_n, const product *p, const act8_rows *x, operands *o,
+                  args8 *a)
+{
+    if (tile_n == 256)
+        launch_tile<T, K, 128, 256, E>(d, p, x, o, a);
+    else if (tile_n == 128)
+        launch_tile<T, K, 128, 128, E>(d, p, x, o, a);
+    else if (p->rows <= TILE_M_MAX)
+        launch_tile<T, K, 64, 64, E>(d, p, x, o, a);
+    else
+        launch_tile<T, K, 128, 64, E>(d, p, x, o, a);
+}
+
+template <typename T, kind K>
+void launch_epilogue(device *d, epilogue e, int tile_n, const product *p, const act8_rows *x,
+                     operands *o, args8 *a)
+{
+    switch (e) {
+    case EPILOGUE_STORE:
+        return launch_plain<T, K, EPILOGUE_STORE>(d, tile_n, p, x, o, a);
+    case EPILOGUE_ADD:
+        return launch_plain<T, K, EPILOGUE_ADD>(d, tile_n, p, x, o, a);
+    case EPILOGUE_GATED:
+        return tile_n == 256 ? launch_tile<T, K, 128, 256, EPILOGUE_GATED>(d, p, x, o, a)
+                             : launch_tile<T, K, 128, 128, EPILOGUE_GATED>(d, p, x, o, a);
+    case EPILOGUE_F32:
+        return launch_tile<T, K, 128, TILE_RARE, EPILOGUE_F32>(d, p, x, o, a);
+    case EPILOGUE_ANY:
+        return launch_tile<T, K, 128, TILE_RARE, EPILOGUE_ANY>(d, p, x, o, a);
+    case EPILOGUE_GATED_ANY:
+        return launch_tile<T, K, 128, TILE_RARE, EPILOGUE_GATED_ANY>(d, p, x, o, a);
+    }
+}
+
+template <kind K> void run(device *d, const product *p, const act8_rows *x)
+{
+    const bool gated = p->w_up != NULL;
+    wide_matmul m = {};
+    m.w[1] = p->w_up;
+    m.bias[0] = p->bias;
+    m.bias[1] = p->bias_up;
+    m.act = p->act;
+    m.y_f32 = p->y_f32;
+    m.add = p->add;
+    const int tile_n = matmul_sm90_tile(p->rows, p->n, gated, d->sm_count);
+    operands o;
+    if (!p->y_f32)
+        tensor_map_2d(d, &o.y, p->y, p->n, p->rows, p->y_stride, 64, 64);
+    args8 a = {};
+    a.a.rows = p->rows;
+    a.a.n = p->n;
+    a.a.n_k = act8_chunks(p->in);
+    a.a.bias[0] = p->bias;
+    a.a.bias[1] = p->bias_up;
+    a.a.add = p->add;
+    a.a.y = p->y;
+    a.a.y_stride = p->y_stride;
+    a.a.act = p->act;
+    a.scales = act8_scales_of(p, x);
+    if (x->list) {
+        a.listed = x->list->n;
+        a.mask = x->list->mask;
+        a.mask_words = act8_mask_words(p->in);
+    }
+    if (d->act == DT_F16)
+        launch_epilogue<__half, K>(d, choose_epilogue(&m), tile_n, p, x, &o, &a);
+    else
+        launch_epilogue<__nv_bfloat16, K>(d, choose_epilogue(&m), tile_n, p, x, &o, &a);
+}
+
+} // namespace
+
+void matmul_act8_sm90(struct device *d, const struct product *p, const struct act8_rows *x,
+                      enum act_rule rule)
+{
+    if (rule == ACTS_FP8)
+        run<KIND_E4M3>(d, p, x);
+    else if (x->list)
+        run<KIND_OUTLIERS>(d, p, x);
+    else
+        run<KIND_INT8>(d, p, x);
+}
