@@ -118,7 +118,7 @@ parity() {
         case $t in *_engine|*_ranks|*_greedy) continue ;; esac
         part "parity $(basename "$t")" "$tests" "$t"
     done
-    for t in probe_small probe_decode probe_matmul probe_scheme_wide check_prefill bench_all_reduce; do
+    for t in probe_small probe_decode probe_matmul probe_act8 probe_scheme_wide check_prefill bench_all_reduce; do
         [ ! -x "$bin/$t" ] || part "parity $t" "$last" "$bin/$t" check
     done
 }
@@ -131,11 +131,11 @@ find_sanitizer() {
 # Under a sanitizer a launch takes up to a thousand times as long: an argument asks for a small part.
 sanitizer_jobs() {
     local tool t
-    for t in matmul scheme engine kv8 sample small_ops head; do
+    for t in matmul scheme act8 engine kv8 sample small_ops head; do
         [ -x "$bin/gpu_test_$t" ] || continue
         for tool in racecheck initcheck memcheck synccheck; do
             case $t in
-            head|matmul|sample|scheme) echo "$tool gpu_test_$t small" ;;
+            act8|head|matmul|sample|scheme) echo "$tool gpu_test_$t small" ;;
             *) echo "$tool gpu_test_$t" ;;
             esac
         done
@@ -211,6 +211,7 @@ bench() {
     part "bench idle" 'grep "^idle: width    1 "' tests/gpu/idle.sh "$bin" tests/bench/shapes/llama-3.2-1b
     [ ! -x "$bin/bench_all_reduce" ] || part "bench all_reduce" 'grep -E "^ +32768 "' "$bin/bench_all_reduce" bench
     [ ! -x "$bin/probe_scheme_wide" ] || part "bench scheme wide" "$last" "$bin/probe_scheme_wide"
+    [ ! -x "$bin/probe_act8" ] || part "bench act8" "$last" "$bin/probe_act8" bench
     [ ! -x "$bin/probe_decode" ] || part "bench decode" "$last" "$bin/probe_decode" bench
     [ ! -x "$bin/bench_scheme" ] || part "bench scheme" "$last" "$bin/bench_scheme"
     [ ! -x "$bin/bench_prefill" ] || part "bench prefill" "$last" "$bin/bench_prefill" bench

@@ -1,6 +1,6 @@
 /* What products of quantized weights promise on CUDA: values within rounding of f64 over the codes, for
  * every number of rows the same bits of a row, every value written, and nothing beside them. */
-#include "tests/gpu/cuda_device.h"
+#include "tests/gpu/scheme_matrix.h"
 
 enum { ROWS_MAX = 130, OUTS = MATMUL_OUTS_MAX, SAMPLES = 150 };
 
@@ -48,15 +48,6 @@ static const struct kind kinds[] = {
 static const int shapes[][2] = {/* in, n of the first out */
                                 {384, 56}, {1000, 40}, {768, 4240}, {4096, 272}, {2304, 1040}};
 
-/* A matrix of codes: what its source gives, and what tests compare with. */
-struct matrix {
-    const struct scheme *scheme;
-    int rows, cols;
-    struct scheme_rows made;
-    int32_t *order;
-    struct tensor w;
-};
-
 struct operands {
     const struct form *form;
     const struct kind *kind;
@@ -83,103 +74,7 @@ static int outs_written(const struct operands *o)
     return o->kind->gated ? 1 : o->kind->n_outs;
 }
 
-/* Device memory is given back only on closing, so it is taken once for the largest case. */
-struct pool {
-    char *at, *next;
-};
-
-static void *pool_put(const struct tested *t, struct pool *p, const void *from, size_t n_bytes)
-{
-    void *at = p->next;
-    p->next += (n_bytes + 255) / 256 * 256;
-    if (from)
-        t->ops->copy_in(t->d, at, from, n_bytes);
-    return at;
-}
-
 /* ---- matrices ---- */
-
-static uint8_t random_code(enum dtype codes)
-{
-    const uint8_t c = (uint8_t)(random_bits() >> 33);
-    if (codes == DT_INT8 || (codes == DT_FP8 && (c & 0x7f) != 0x7f))
-        return c;
-    return codes == DT_FP8 ? 0x38 : c & 15;
-}
-
-/* One of the numbers that the scheme's type of scales holds. */
-static float random_scale(const struct scheme *s, int cols)
-{
-    const float unit = s->codes == DT_INT8  ? 64
-                       : s->codes == DT_FP8 ? 128
-                       : s->codes == DT_INT4 ? 5
-                                             : 0.5f;
-    const float v = (0.2f + (float)random_below(1000) / 1000) / unit / sqrtf((float)cols);
-    return s->scale == DT_F16    ? f32_from_f16(f32_to_f16(v))
-           : s->scale == DT_BF16 ? f32_from_bf16(f32_to_bf16(v))
-                                 : v;
-}
-
-static struct matrix make_matrix(const struct scheme *s, int rows, int cols)
-{
-    const size_t n = (size_t)rows * (size_t)cols;
-    const size_t n_scales = (size_t)rows * (size_t)scheme_groups(s, cols);
-    struct matrix m = {.scheme = s, .rows = rows, .cols = cols};
-    m.made.codes = take_host(n);
-    m.made.scales = take_host(n_scales * sizeof(float));
-    m.made.zeros = s->has_zero ? take_host(n_scales * sizeof(int16_t)) : NULL;
-    m.order = take_host((size_t)cols * sizeof(int32_t));
-    for (size_t i = 0; i < n; i++)
-        m.made.codes[i] = random_code(s->codes);
-    for (size_t i = 0; i < n_scales; i++) {
-        m.made.scales[i] = random_scale(s, cols);
-        if (s->has_zero)
-            m.made.zeros[i] = (int16_t)random_below(s->codes == DT_INT4 ? 17 : 257);
-    }
-    for (int i = 0; i < cols; i++)
-        m.order[i] = i;
-    for (int i = cols - 1; s->ordered && i > 0; i--) {
-        const int j = random_below(i + 1), keep = m.order[i];
-        m.order[i] = m.order[j];
-        m.order[j] = keep;
-    }
-    return m;
-}
-
-static void free_matrix(struct matrix *m)
-{
-    free(m->made.codes);
-    free(m->made.scales);
-    free(m->made.zeros);
-    free(m->order);
-}
-
-static void give_rows(const void *ctx, int64_t first, int64_t n, const struct scheme_rows *to)
-{
-    const struct matrix *m = ctx;
-    const size_t groups = (size_t)scheme_groups(m->scheme, m->cols);
-    memcpy(to->codes, m->made.codes + first * m->cols, (size_t)(n * m->cols));
-    memcpy(to->scales, m->made.scales + (size_t)first * groups, (size_t)n * groups * sizeof(float));
-    if (m->made.zeros)
-        memcpy(to->zeros, m->made.zeros + (size_t)first * groups,
-               (size_t)n * groups * sizeof(int16_t));
-}
-
-static void put_matrix(const struct tested *t, struct pool *pool, struct matrix *m, bool apart)
-{
-    struct status st = {0};
-    m->w = (struct tensor){.data = pool->next,
-                           .dtype = m->scheme->codes,
-                           .rows = m->rows,
-                           .cols = m->cols,
-                           .scheme = m->scheme};
-    const struct weight_source src = {.fd = -1, .rows = give_rows, .ctx = m, .order = m->order};
-    const size_t n_bytes = t->ops->weight_bytes(t->d, &m->w);
-    pool->next += (n_bytes + 63) / 64 * 64 + (apart ? 256 : 0);
-    t->ops->weight_put(t->d, &m->w, &src);
-    if (!t->ops->weights_done(t->d, &st))
-        die("weights_done", &st);
-}
 
 /* The value of a row's code, and what the device's way of holding it may cost. */
 static double value_of(const struct tested *t, const struct matrix *m, const float *row, int col,

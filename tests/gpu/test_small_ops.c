@@ -225,6 +225,8 @@ static void embed_reads_quantized_tables(void **state)
         {.codes = DT_INT8, .group = 96, .scale = DT_BF16, .has_zero = true},
         {.codes = DT_NF4, .group = 64},
         {.codes = DT_FP8},
+        {.codes = DT_INT8, .act = ACTS_INT8},
+        {.codes = DT_FP8, .act = ACTS_FP8},
     };
     struct pair *p = *state;
     make_sequence(&sequence, TOKENS_MAX, TOKENS_MAX);
