@@ -2,9 +2,9 @@
  * every number of rows the same bits of a row, every value written, and nothing beside them. */
 #include "tests/gpu/scheme_matrix.h"
 
-enum { ROWS_MAX = 130, OUTS = MATMUL_OUTS_MAX, SAMPLES = 150 };
+enum { ROWS_MAX = 130, OUTS = MATMUL_OUTS_MAX, SAMPLES = 100 };
 
-static const int some_rows[] = {1, 2, 3, 4, 5, 8, 9, 16, 17, 24, 32, 33, 48, 64, 65, 129};
+static const int some_rows[] = {1, 2, 3, 7, 8, 9, 16, 17, 24, 32, 33, 64, 65, 129};
 
 struct form {
     const char *name;
@@ -273,26 +273,30 @@ static void check_bits(const struct tested *t, const struct operands *o, const u
     free(y);
 }
 
+/* Of the numbers of rows every second, in turn. */
 static void check_case(const struct tested *t, struct pool *pool, const struct form *form,
                        const struct kind *kind, const int shape[2])
 {
+    static size_t turn;
     struct operands o = make(t, pool, form, kind, shape);
     uint16_t *all = run(t, &o, 0, ROWS_MAX);
     check_values(t, &o, all);
-    for (size_t i = 0; i < sizeof some_rows / sizeof some_rows[0]; i++)
-        check_bits(t, &o, all, i % 2 ? ROWS_MAX - some_rows[i] : 0, some_rows[i]);
+    for (size_t i = turn++ % 2; i < sizeof some_rows / sizeof some_rows[0]; i += 2)
+        check_bits(t, &o, all, turn % 3 ? ROWS_MAX - some_rows[i] : 0, some_rows[i]);
     free(all);
     free_host(&o);
 }
 
+/* A shape meets two kinds, so that a form meets every kind in two shapes. */
 static void check_form(const struct tested *t, struct pool *pool, const struct form *form, int n_shapes)
 {
+    enum { KINDS_N = sizeof kinds / sizeof kinds[0] };
     const int before = failures;
     for (int i = 0; i < n_shapes; i++) {
         struct status st = {0};
         if (scheme_check(&form->scheme, shapes[i][0], &st))
-            for (size_t k = 0; k < sizeof kinds / sizeof kinds[0]; k++)
-                check_case(t, pool, form, &kinds[k], shapes[i]);
+            for (int k = 0; k < 2; k++)
+                check_case(t, pool, form, &kinds[(form - forms + 2 * i + k) % KINDS_N], shapes[i]);
     }
     printf("%s %s %s\n", failures == before ? "ok  " : "FAIL", t->act == DT_F16 ? "f16 " : "bf16",
            form->name);
