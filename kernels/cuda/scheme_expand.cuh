@@ -39,6 +39,24 @@ struct expand_book { /* a codebook in the activation type: upper and lower bytes
 
 /* ---- arithmetic on pairs ---- */
 
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900 /* which has no other arithmetic on bf16 */
+__device__ __forceinline__ uint32_t pair_fma(uint32_t a, uint32_t b, uint32_t c)
+{
+    uint32_t d;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
+}
+
+__device__ __forceinline__ uint32_t pair_sub(uint32_t a, uint32_t b, __nv_bfloat16)
+{
+    return pair_fma(b, 0xbf80bf80, a);
+}
+
+__device__ __forceinline__ uint32_t pair_mul(uint32_t a, uint32_t b, __nv_bfloat16)
+{
+    return pair_fma(a, b, 0x80008000);
+}
+#else
 __device__ __forceinline__ uint32_t pair_sub(uint32_t a, uint32_t b, __nv_bfloat16)
 {
     uint32_t d;
@@ -46,17 +64,18 @@ __device__ __forceinline__ uint32_t pair_sub(uint32_t a, uint32_t b, __nv_bfloat
     return d;
 }
 
-__device__ __forceinline__ uint32_t pair_sub(uint32_t a, uint32_t b, __half)
-{
-    uint32_t d;
-    asm("sub.rn.f16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
-    return d;
-}
-
 __device__ __forceinline__ uint32_t pair_mul(uint32_t a, uint32_t b, __nv_bfloat16)
 {
     uint32_t d;
     asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+    return d;
+}
+#endif
+
+__device__ __forceinline__ uint32_t pair_sub(uint32_t a, uint32_t b, __half)
+{
+    uint32_t d;
+    asm("sub.rn.f16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
     return d;
 }
 
