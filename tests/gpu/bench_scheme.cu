@@ -10,6 +10,7 @@ extern "C" {
 #include "kernels/cuda/scheme_choose.h"
 #include "kernels/cuda/scheme_layout.h"
 }
+#include "tests/gpu/units_bench.cuh"
 
 static int forced_k, forced_rows; /* ways; 0 = as chosen */
 
@@ -23,7 +24,7 @@ extern "C" void __wrap_scheme_choose(struct scheme_choice *c, const struct schem
 
 namespace {
 
-enum { ROWS_MAX = 64 };
+enum { ROWS_MAX = 4096 };
 
 const struct layer layers[] = {
     {"8B qkv", 4096, 6144, false, false, true, false},
@@ -110,11 +111,12 @@ void bench_form(struct bench *b, const struct layer *l, const struct form *f, co
     n_w = n_w > ROTATE_MAX ? ROTATE_MAX : n_w;
     uint8_t *w[ROTATE_MAX];
     for (int i = 0; i < n_w; i++)
-        w[i] = (uint8_t *)random_matrix<float>(bytes / 4, 1);
+        w[i] = random_units(&f->scheme, l->n, l->in, l->gated ? 2 : 1);
     const int launches = n_w > 40 ? n_w : 40;
     printf("%-5s %-11s", f->name, l->name);
     for (int i = 0; i < n_rows; i++) {
-        const double us = our_us(b, l, &f->scheme, rows[i], w, n_w, launches);
+        const double us =
+            our_us(b, l, &f->scheme, rows[i], w, n_w, rows[i] <= 256 ? launches : 8);
         printf(" | %2d: %6.2f us", rows[i], us);
         if (i == 0)
             printf(" %3.0f%%", 1e-1 * (double)bytes / us / b->copy_gbs);
@@ -138,7 +140,7 @@ void bench_layer(struct bench *b, const struct layer *l, const int *rows, int n_
         w[i] = random_matrix<bf>(values, 1 / sqrtf((float)l->in));
     printf("bf16  %-11s", l->name);
     for (int i = 0; i < n_rows; i++) {
-        lt[i] = lt_us(b, l, rows[i], w, n_w, 40);
+        lt[i] = lt_us(b, l, rows[i], w, n_w, rows[i] <= 256 ? 40 : 8);
         printf(" | %2d: %6.2f us", rows[i], lt[i]);
     }
     printf("  cublasLt\n");
@@ -152,7 +154,7 @@ void bench_layer(struct bench *b, const struct layer *l, const int *rows, int n_
 
 int main(int argc, char **argv)
 {
-    int rows[16] = {1, 4, 8, 16, 32, 64}, n_rows = 6;
+    int rows[16] = {1, 4, 8, 16, 32, 64, 128, 256, 1024, 4096}, n_rows = 10;
     const bool ways = argc > 1 && strcmp(argv[1], "ways") == 0;
     const int first = ways ? 2 : 1;
     if (argc > first)

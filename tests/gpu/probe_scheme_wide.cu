@@ -8,14 +8,15 @@
  * \
  *          kernels/cuda/{matmul_scheme_sm90,tensor_map}.cu kernels/scheme.c kernels/tensor.c \
  *          kernels/cuda/{scheme_layout,scheme_wide_choose}.c base/status.c -lcublasLt
- *     probe_scheme_wide [check | rows ...] */
+ *     probe_scheme_wide [check | rows ...]       both without either */
 #include "tests/gpu/lt_bench.cuh"
+#include "tests/gpu/units_bench.cuh"
 
 #include <vector>
 
 #include "kernels/cuda/matmul_scheme_sm90.h"
 #include "kernels/cuda/ptx.cuh"
-#include "kernels/cuda/scheme_expand.cuh"
+#include "kernels/cuda/scheme_book.cuh"
 #include "kernels/half.h"
 
 namespace
@@ -28,6 +29,13 @@ const struct scheme schemes[] = {
     {.codes = DT_INT8, .scale = DT_F32},
     {.codes = DT_INT4, .group = 256, .scale = DT_F32},
     {.codes = DT_INT8, .group = 128, .scale = DT_BF16},
+    {.codes = DT_NF4, .group = 64, .scale = DT_F32},
+    {.codes = DT_INT4, .group = 32, .scale = DT_F16, .has_zero = true},
+    {.codes = DT_INT4, .group = 128, .scale = DT_F16, .has_zero = true},
+    {.codes = DT_INT4, .group = 64, .scale = DT_BF16},
+    {.codes = DT_INT8, .has_zero = true},
+    {.codes = DT_INT8, .group = 32, .scale = DT_F16, .has_zero = true},
+    {.codes = DT_FP8},
 };
 
 uint32_t random_bits()
@@ -44,7 +52,7 @@ uint32_t random_bits()
 /* grid: [units, rows of x / 8]   block: a warp, 16 rows of the weights by 8 of x */
 template <int EXPAND>
 __global__ void chain_kernel(float *y, const bf *x, const uint8_t *w, struct scheme_layout l,
-                             int rows, int in, int n)
+                             expand_book book, int rows, int in, int n)
 {
     const int lane = threadIdx.x, row0 = blockIdx.y * 8, place = lane / 4 * 2;
     const int words_of = expand_words(EXPAND), steps_of = 4 / words_of;
@@ -52,20 +60,26 @@ __global__ void chain_kernel(float *y, const bf *x, const uint8_t *w, struct sch
     float sum[4] = {}, chain[4] = {};
     for (int s = 0; s < l.n_tiles * TILE_STEPS; s++) {
         const uint8_t *tile = unit + (size_t)(s / TILE_STEPS) * l.tile_bytes;
-        const int step = s % TILE_STEPS;
-        uint32_t a[4], b[2], words[2], zero[2];
-        expand_zeros<bf, EXPAND>(zero, false, 0);
+        const int step = s % TILE_STEPS, c = step * 16 / l.chain_k;
+        const uint8_t *zeros = tile + l.zeros_at + (c * UNIT_ROWS + place) * l.zero_bytes;
+        uint32_t a[4], b[2], words[2], zero[2], stored = 0;
+        if (l.zero_bytes == 1)
+            stored = *(const uint16_t *)zeros;
+        if (l.zero_bytes == 2)
+            stored = *(const uint32_t *)zeros;
+        expand_zeros<bf, EXPAND>(zero, l.zero_bytes != 0, stored);
         for (int i = 0; i < words_of; i++)
             words[i] = ((const uint32_t *)(tile + step / steps_of * 512 +
                                            lane * 16))[step % steps_of * words_of + i];
-        expand_step<bf, EXPAND>(a, words, zero, expand_book());
+        expand_step<bf, EXPAND>(a, words, zero, book);
         for (int i = 0; i < 2; i++) {
             const int row = row0 + lane / 4, k = s * 16 + i * 8 + lane % 4 * 2;
             b[i] = row < rows && k < in ? *(const uint32_t *)(x + (size_t)row * in + k) : 0;
         }
         mma_16816(chain, a, b, bf());
-        for (int i = 0; step == TILE_STEPS - 1 && i < 4; i++) {
-            const uint16_t v = ((const uint16_t *)(tile + l.scales_at))[place + i / 2];
+        for (int i = 0; (step + 1) * 16 % l.chain_k == 0 && i < 4; i++) {
+            const uint16_t v =
+                ((const uint16_t *)(tile + l.scales_at))[c * UNIT_ROWS + place + i / 2];
             sum[i] = l.scale == SCALE_ROW ? __fadd_rn(sum[i], chain[i])
                                           : __fmaf_rn(scale_to_f32(v, l.scale), chain[i], sum[i]);
             chain[i] = 0;
@@ -79,6 +93,9 @@ __global__ void chain_kernel(float *y, const bf *x, const uint8_t *w, struct sch
             y[(size_t)row * n + col] = __fmul_rn(scale, sum[i]);
     }
 }
+
+typedef void chain_function(float *, const bf *, const uint8_t *, struct scheme_layout, expand_book,
+                            int, int, int);
 
 struct checked {
     struct scheme s;
@@ -105,11 +122,15 @@ void make_weight(checked *c, int which)
     const size_t n = (size_t)c->n * c->in;
     std::vector<uint8_t> codes(n);
     std::vector<float> scales((size_t)c->n * (size_t)scheme_groups(&c->s, c->in));
-    for (auto &v : codes)
-        v = (uint8_t)(random_bits() & (c->l.bits == 4 ? 15 : 255));
+    for (auto &v : codes) /* of FP8 without NaN */
+        v = (uint8_t)(random_bits() & (c->l.bits == 4 ? 15 : c->s.codes == DT_FP8 ? 0xb7 : 255));
     for (auto &v : scales)
         v = f32_from_f16(f32_to_f16(0.0001F * (float)(1 + random_bits() % 1000)));
-    const struct scheme_rows rows = {codes.data(), scales.data(), nullptr};
+    std::vector<int16_t> zeros(scales.size());
+    for (auto &v : zeros)
+        v = (int16_t)(random_bits() % (c->l.bits == 4 ? 17 : 257));
+    const struct scheme_rows rows = {codes.data(), scales.data(),
+                                     c->s.has_zero ? zeros.data() : nullptr};
     c->units[which].resize(scheme_units_bytes(&c->s, c->n, c->in));
     scheme_pack(&c->s, DT_BF16, c->in, &rows, c->n, c->units[which].data());
     c->w[which] = take<uint8_t>(c->units[which].size());
@@ -121,8 +142,11 @@ void make_want(struct device *d, checked *c, int which)
 {
     float *sums = take<float>((size_t)CHECK_ROWS * c->n);
     const dim3 grid((unsigned)(c->n + 15) / 16, (CHECK_ROWS + 7) / 8);
-    auto *kernel = c->l.bits == 4 ? chain_kernel<EXPAND_INT4> : chain_kernel<EXPAND_INT8>;
-    kernel<<<grid, 32, 0, d->stream>>>(sums, c->x, c->w[which], c->l, CHECK_ROWS, c->in, c->n);
+    static chain_function *const kernels[EXPANDS] = {
+        chain_kernel<EXPAND_INT4>, chain_kernel<EXPAND_CODEBOOK>, chain_kernel<EXPAND_INT8>,
+        chain_kernel<EXPAND_FP8>, chain_kernel<EXPAND_INT8_ZERO>};
+    kernels[expand_of(&c->l)]<<<grid, 32, 0, d->stream>>>(
+        sums, c->x, c->w[which], c->l, scheme_book(DT_BF16, &c->s), CHECK_ROWS, c->in, c->n);
     OK(cudaStreamSynchronize(d->stream));
     c->want[which] = fetched<float>(sums, (size_t)CHECK_ROWS * c->n);
     OK(cudaFree(sums));
@@ -148,7 +172,7 @@ double error_of_want(const checked *c)
     return worst;
 }
 
-enum mode { PLAIN, BIAS_ADD, F32, MODES };
+enum mode { PLAIN, ADD, BIAS_ADD, F32, MODES };
 
 /* Is y's value at `at` what the sums and the rule of matmul_int.h give?  SiLU's within rounding. */
 bool is_right(const checked *c, mode mode, size_t at, int col)
@@ -159,7 +183,7 @@ bool is_right(const checked *c, mode mode, size_t at, int col)
     if (mode == BIAS_ADD)
         v += c->host_bias[col];
     if (!c->gated) {
-        if (mode == BIAS_ADD)
+        if (mode == ADD || mode == BIAS_ADD)
             v += f32_from_bf16(c->host_add[at]);
         return c->host_y[at] == f32_to_bf16(v);
     }
@@ -183,7 +207,7 @@ int check_run(struct device *d, checked *c, int tile, int rows, mode mode)
     p.y = mode == F32 ? (void *)c->y_f32 : c->y;
     p.y_f32 = mode == F32;
     p.bias = mode == BIAS_ADD ? c->bias : nullptr;
-    p.add = mode == BIAS_ADD && !c->gated ? c->add : nullptr;
+    p.add = (mode == ADD || mode == BIAS_ADD) && !c->gated ? c->add : nullptr;
     OK(cudaMemsetAsync(c->y, 0xff, n * 2, d->stream));
     OK(cudaMemsetAsync(c->y_f32, 0xff, n * 4, d->stream));
     matmul_scheme_sm90_tile(d, &p, (enum scheme_wide_tile)tile);
@@ -259,7 +283,7 @@ copies make_copies(const struct scheme *s, const struct layer *l)
     c.half = scheme_units_bytes(s, l->n, l->in);
     c.bytes = c.half * (l->gated ? 2 : 1);
     c.n = (int)(L2_TIMES / c.bytes) + 1;
-    c.w = (uint8_t *)random_matrix<float>(c.bytes * (size_t)c.n / 4, 1);
+    c.w = random_units(s, l->n, l->in, c.n * (l->gated ? 2 : 1));
     return c;
 }
 
@@ -287,7 +311,7 @@ void bench_scheme(struct bench *b, const copies *c, const struct layer *l, int r
                   int launches)
 {
     const int chosen = scheme_wide_choose(rows, l->n, l->in, l->gated, b->d.sm_count);
-    printf(" | w%d", c->s->codes == DT_INT4 ? 4 : 8);
+    printf(" | %s", dtype_traits[c->s->codes].name);
     for (int tile = l->gated ? SCHEME_TILE_256_128 : 0; tile < SCHEME_TILES; tile++) {
         const double us = tile_us(b, c, l, rows, tile, launches);
         printf(" %7.2f", us);
@@ -303,7 +327,8 @@ void bench_layer(struct bench *b, const struct layer *l, const int *rows, int n_
     bf *w[ROTATE_MAX];
     for (int i = 0; i < n_w; i++)
         w[i] = random_matrix<bf>(values, 1 / sqrtf((float)l->in));
-    const copies c[2] = {make_copies(&schemes[0], l), make_copies(&schemes[1], l)};
+    const copies c[] = {make_copies(&schemes[0], l), make_copies(&schemes[1], l),
+                        make_copies(&schemes[4], l)};
     for (int i = 0; i < n_rows; i++) {
         const int launches = rows[i] <= 256 ? 40 : 8;
         const double lt = lt_us(b, l, rows[i], w, n_w, launches);
@@ -326,13 +351,17 @@ int main(int argc, char **argv)
     static int rows[16] = {65, 128, 256, 512, 1024, 2048, 4096};
     int n_rows = 7, bad = 0;
     struct device d = device_bare(DT_BF16);
+    const bool only_check = argc > 1 && strcmp(argv[1], "check") == 0;
     for (const struct scheme &s : schemes) {
+        if (argc > 1 && !only_check)
+            break;
         bad += check(&d, &s, 200, 256, false);
         bad += check(&d, &s, 584, 1280, false);
         bad += check(&d, &s, 328, 768, true);
     }
-    printf("right: %d bad\n", bad);
-    if (argc > 1 && strcmp(argv[1], "check") == 0)
+    if (argc < 2 || only_check)
+        printf("right: %d bad\n", bad);
+    if (only_check)
         return bad != 0;
     if (argc > 1)
         for (n_rows = 0; n_rows + 1 < argc && n_rows < 16; n_rows++)

@@ -1,0 +1,45 @@
+/* units_bench.cuh - random weights of a scheme as units, made on the device: codes of all values,
+ * scales that keep sums finite, as what is multiplied decides how fast the clocks are. */
+#ifndef TESTS_GPU_UNITS_BENCH_CUH
+#define TESTS_GPU_UNITS_BENCH_CUH
+
+#include "kernels/cuda/scheme_layout.h"
+#include "tests/gpu/matmul_bench.cuh"
+
+/* grid-stride over words of all units, which are 4-byte aligned in all their parts */
+static __global__ void units_kernel(uint32_t *to, size_t n, struct scheme_layout l, uint64_t seed)
+{
+    const size_t per_unit = l.unit_bytes / 4;
+    for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n;
+         i += (size_t)gridDim.x * blockDim.x) {
+        const size_t at = i % per_unit * 4;
+        const uint32_t in_tile = (uint32_t)(at % l.tile_bytes);
+        uint32_t v = mix(seed * 0x9e3779b97f4a7c15ull + i);
+        if (at >= l.row_scales_at)
+            v = 0x3c23d70a; /* 0.01 */
+        else if (in_tile >= l.zeros_at)
+            v = l.zero_bytes == 1 ? 0x08070908 : 0;
+        else if (in_tile >= l.scales_at)
+            v = l.scale == SCALE_F16    ? 0x211f211f
+                : l.scale == SCALE_BF16 ? 0x3c233c23
+                                        : 0x4c8f4c8f; /* 0.01 */
+        else if (l.kind == KIND_FP8)
+            v &= 0xb7b7b7b7;
+        to[i] = v;
+    }
+}
+
+/* `copies` times the rows of a weight of `cols` columns. */
+static uint8_t *random_units(const struct scheme *s, int rows, int cols, int copies)
+{
+    static uint64_t seed = 1;
+    struct scheme_layout l;
+    const size_t bytes = scheme_units_bytes(s, rows, cols) * (size_t)copies;
+    uint8_t *at = take<uint8_t>(bytes);
+    scheme_layout(&l, s, cols);
+    units_kernel<<<1024, 256>>>((uint32_t *)at, bytes / 4, l, seed++);
+    OK(cudaDeviceSynchronize());
+    return at;
+}
+
+#endif
