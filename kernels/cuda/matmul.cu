@@ -233,7 +233,7 @@ void matmul_product(struct device *d, const struct product *p)
         run_16_bits(d, p);
     else if (p->act8)
         matmul_act8(d, p);
-    else if (p->rows <= SCHEME_SKINNY_ROWS_MAX)
+    else if (p->rows < SCHEME_WIDE_ROWS_MIN)
         matmul_scheme_skinny(d, p);
     else
         matmul_scheme_wide(d, p);

@@ -39,12 +39,15 @@ void matmul_skinny(struct device *, const struct product *, const struct matmul_
 void matmul_tiles(struct device *, const struct product *);
 
 /* Weights of a scheme with wide activations, as units (scheme_layout.h); order is NULL. */
-enum { SCHEME_SKINNY_ROWS_MAX = 64 };
+enum {
+    SCHEME_SKINNY_ROWS_MAX = 64,
+    SCHEME_WIDE_ROWS_MIN = 33, /* from here on the wide product is faster, as measured */
+};
 /* matmul_scheme_skinny.cu: at most so many rows; norm and gather only where fuses_norm says so. */
 bool matmul_scheme_pairs(const struct scheme *, int in); /* may gate and up be one product? */
 bool matmul_scheme_fuses_norm(const struct device *, const struct product *);
 void matmul_scheme_skinny(struct device *, const struct product *);
-/* matmul_scheme_wide.cu: more rows; norm and gather are NULL. */
+/* matmul_scheme_wide.cu: any number; norm and gather are NULL. */
 void matmul_scheme_wide(struct device *, const struct product *);
 /* matmul_act8.cu: schemes that round activations to 8 bits (weight_has_act8), on their way through
  * norm and gather; order is NULL.  In d->scratch_norm. */

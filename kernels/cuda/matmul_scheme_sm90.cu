@@ -18,14 +18,14 @@
  * Measured on an H200: one warpgroup of n128 alone keeps the tensor cores busy (64.7 cycles a
  * wgmma, fragments made in between), yet both together take 1.49 us for 128 columns, 1.18 us
  * without expanding and adding.  So these are not hidden; probably both warpgroups do them at the
- * same time. Many copies a stage, each by its own lane, cost 110 cycles each and bounded all tiles.
- *
- * Which schemes: INT4 and INT8 without zero points, in groups of a multiple of 128 or rows, in
- * bf16. The others run few rows at a time (matmul_scheme_wide.cu). */
+ * same time: but taking turns, a chain each, made tiles of n128 slower (34.1 -> 31.1 us without, 512 rows
+ * of 4096 x 4096).  Many copies a stage, each by its own lane, cost 110 cycles each and bounded all
+ * tiles. */
 #include "kernels/cuda/matmul_scheme_sm90.h"
 
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/ptx_cluster.cuh"
+#include "kernels/cuda/scheme_book.cuh"
 #include "kernels/cuda/scheme_wide_store.cuh"
 #include "kernels/cuda/scheme_wide_sums.cuh"
 #include "kernels/cuda/tensor_map.h"
@@ -39,6 +39,7 @@ enum {
     THREADS = MATHS + 128,
     BOX = 64, /* columns of x in one copy: 128 bytes */
     STAGES_MAX = 8,
+    LARGE_ROWS = 128, /* the largest tile alone is the slower way for so many */
     GROUP_ROWS = 8, /* tiles of rows that run side by side, so that x and w stay in cache */
     FIXED_BYTES = 1024 + WARPS * STORE_BYTES, /* room to align, and what y leaves through */
     SHARED_MAX = 227 * 1024 - 1024,
@@ -233,21 +234,62 @@ void launch_kernel(struct device *d, wide_args *a)
            kernel, maps, *a);
 }
 
-template <int EXPAND> void launch_tile(struct device *d, wide_args *a, enum scheme_wide_tile tile)
+/* All shapes of tiles for the schemes that weights commonly have; for the others the largest, which
+ * does everything. */
+constexpr bool has_all_tiles(int expand, int chains)
 {
-    switch (tile) {
-    case SCHEME_TILE_128_32:
-        return launch_kernel<__nv_bfloat16, EXPAND, 32, 1, 1>(d, a);
-    case SCHEME_TILE_128_64:
-        return launch_kernel<__nv_bfloat16, EXPAND, 64, 1, 1>(d, a);
-    case SCHEME_TILE_128_128:
-        return launch_kernel<__nv_bfloat16, EXPAND, 128, 1, 1>(d, a);
+    return expand == EXPAND_INT4       ? chains <= 2
+           : expand == EXPAND_CODEBOOK ? chains == 2
+                                       : expand == EXPAND_INT8 && chains == 1;
+}
+
+template <class T, int EXPAND, int CHAINS>
+void launch_tile(struct device *d, wide_args *a, enum scheme_wide_tile tile)
+{
+    if constexpr (has_all_tiles(EXPAND, CHAINS))
+        switch (tile) {
+        case SCHEME_TILE_128_32:
+            return launch_kernel<T, EXPAND, 32, 1, CHAINS>(d, a);
+        case SCHEME_TILE_128_64:
+            return launch_kernel<T, EXPAND, 64, 1, CHAINS>(d, a);
+        case SCHEME_TILE_128_128:
+            return launch_kernel<T, EXPAND, 128, 1, CHAINS>(d, a);
+        default:
+            break;
+        }
+    launch_kernel<T, EXPAND, 128, 2, CHAINS>(d, a);
+}
+
+template <class T, int EXPAND>
+void launch_chains(struct device *d, wide_args *a, int chains, enum scheme_wide_tile tile)
+{
+    if (chains == 1)
+        launch_tile<T, EXPAND, 1>(d, a, tile);
+    else if (chains == 2)
+        launch_tile<T, EXPAND, 2>(d, a, tile);
+    else
+        launch_tile<T, EXPAND, 4>(d, a, tile);
+}
+
+template <class T>
+void launch_expand(struct device *d, wide_args *a, int expand, int chains,
+                   enum scheme_wide_tile tile)
+{
+    switch (expand) {
+    case EXPAND_INT4:
+        return launch_chains<T, EXPAND_INT4>(d, a, chains, tile);
+    case EXPAND_CODEBOOK:
+        return launch_chains<T, EXPAND_CODEBOOK>(d, a, chains, tile);
+    case EXPAND_INT8:
+        return launch_chains<T, EXPAND_INT8>(d, a, chains, tile);
+    case EXPAND_FP8:
+        return launch_chains<T, EXPAND_FP8>(d, a, chains, tile);
     default:
-        return launch_kernel<__nv_bfloat16, EXPAND, 128, 2, 1>(d, a);
+        return launch_chains<T, EXPAND_INT8_ZERO>(d, a, chains, tile);
     }
 }
 
-wide_args args_of(const struct product *p, const struct scheme_layout *l)
+wide_args args_of(const struct device *d, const struct product *p, const struct scheme_layout *l)
 {
     wide_args a = {};
     a.p = *p;
@@ -258,6 +300,7 @@ wide_args args_of(const struct product *p, const struct scheme_layout *l)
     a.codes.scale_shift = scale_bits_shift(l->scale);
     a.codes.scale_factor = scale_bits_factor(l->scale);
     a.codes.zero_bytes = l->zero_bytes;
+    a.codes.book = scheme_book(d->act, p->scheme);
     a.unit_bytes = l->unit_bytes;
     a.row_scales_at = l->row_scales_at;
     a.n_units = divide_up(p->n, UNIT_ROWS);
@@ -270,20 +313,14 @@ bool is_aligned(const void *at)
     return (uintptr_t)at % 16 == 0;
 }
 
-bool has_kernel(const struct device *d, const struct product *p)
-{
-    struct scheme_layout l;
-    scheme_layout(&l, p->scheme, p->in);
-    return d->cc == 90 && d->act == DT_BF16 && l.chains == 1 && l.zero_bytes == 0 &&
-           (l.kind == KIND_INT4 || l.kind == KIND_INT8);
-}
-
 } // namespace
 
 /* What is written and read is 8 values at a time; f32, for logits, one by one. */
 bool matmul_scheme_sm90_fits(const struct device *d, const struct product *p)
 {
-    return has_kernel(d, p) && is_aligned(p->x) && p->in % 8 == 0 &&
+    struct scheme_layout l;
+    scheme_layout(&l, p->scheme, p->in);
+    return d->cc == 90 && (has_all_tiles(expand_of(&l), l.chains) || p->rows > LARGE_ROWS) && is_aligned(p->x) && p->in % 8 == 0 &&
            (p->y_f32
                 ? !p->add && !p->gate_in_y && !p->w_up
                 : is_aligned(p->y) && is_aligned(p->add) && p->n % 8 == 0 && p->y_stride % 8 == 0);
@@ -293,11 +330,11 @@ void matmul_scheme_sm90_tile(struct device *d, const struct product *p, enum sch
 {
     struct scheme_layout l;
     scheme_layout(&l, p->scheme, p->in);
-    wide_args a = args_of(p, &l);
-    if (l.kind == KIND_INT4)
-        launch_tile<EXPAND_INT4>(d, &a, tile);
+    wide_args a = args_of(d, p, &l);
+    if (d->act == DT_F16)
+        launch_expand<__half>(d, &a, expand_of(&l), l.chains, tile);
     else
-        launch_tile<EXPAND_INT8>(d, &a, tile);
+        launch_expand<__nv_bfloat16>(d, &a, expand_of(&l), l.chains, tile);
 }
 
 void matmul_scheme_sm90(struct device *d, const struct product *p)

@@ -9,7 +9,7 @@
 #include "kernels/cuda/matmul_int.h"
 #include "kernels/cuda/scheme_wide_choose.h"
 
-/* Can it write p's results?  On compute capability 9.0 only. */
+/* Can it write p's results, and is it the faster way?  On compute capability 9.0 only. */
 bool matmul_scheme_sm90_fits(const struct device *, const struct product *p);
 
 /* p has neither norm, gather nor order; any number of rows. */

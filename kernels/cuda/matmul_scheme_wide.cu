@@ -1,5 +1,5 @@
-/* matmul_scheme_wide.cu - products of many rows with weights of a scheme: on Hopper those that
- * matmul_scheme_sm90.cu has, the others few rows at a time. */
+/* matmul_scheme_wide.cu - products of many rows with weights of a scheme: by matmul_scheme_sm90.cu where
+ * it fits, else few rows at a time. */
 #include "kernels/cuda/matmul_scheme_sm90.h"
 
 namespace

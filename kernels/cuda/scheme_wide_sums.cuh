@@ -1,8 +1,8 @@
 /* scheme_wide_sums.cuh - what a warpgroup multiplies: codes from shared memory to fragments in
  * registers, wgmma with x in shared memory, chains to sums.
  *
- * A warpgroup has BLOCKS times 64 rows of the weights, by N rows of x.  Fragments of four steps are
- * in registers: two are made ahead of the wgmma that runs, and the one before it may still run.
+ * A warpgroup has BLOCKS times 64 rows of the weights, by N rows of x.  Fragments of four or eight steps
+ * are in registers: half are made ahead of the wgmma that runs, and as many may still run.
  * Where registers allow (N <= 64) a chain is added while the next one runs; else the other
  * warpgroup's wgmma fill the gap. */
 #ifndef KERNELS_CUDA_SCHEME_WIDE_SUMS_CUH
@@ -39,8 +39,8 @@ struct wide_codes { /* how a tile of a unit lies */
 };
 
 template <class T, int EXPAND, int N, int BLOCKS, int CHAINS> struct wide_sums {
-    static const int DEPTH = 4;               /* fragments in registers */
-    static const int AHEAD = 2;               /* of them, made before their turn */
+    static const int DEPTH = N <= 64 ? 8 : 4; /* fragments in registers: few rows wait longer */
+    static const int AHEAD = DEPTH / 2;       /* of them, made before their turn */
     static const int RUNNING = DEPTH - AHEAD; /* wgmma that may still run */
     static const int STEPS_OF_WORDS = 4 / expand_words(EXPAND);
     static const int PER_CHAIN = TILE_STEPS / CHAINS; /* steps */
