@@ -83,6 +83,7 @@ void cuda_check(struct device *d, cudaError_t e, const char *at);
 void cuda_embed(struct device *, const struct embed_args *);        /* embed.cu */
 void cuda_embed_scheme(struct device *, const struct embed_args *); /* embed_scheme.cu: of a quantized table */
 void cuda_embed_act8(struct device *, const struct embed_args *);   /* embed_act8.cu: of one that lies as act8_layout.h has it */
+void cuda_embed_block(struct device *, const struct embed_args *);  /* embed_block.cu: of a block format */
 void cuda_norm(struct device *, const struct norm_args *);          /* norm.cu */
 void cuda_matmul(struct device *, const struct matmul_args *);      /* matmul.cu: which kernel, see matmul_int.h */
 void cuda_rope_kv(struct device *, const struct rope_kv_args *);    /* rope_kv.cu */

@@ -1,7 +1,7 @@
 /* embed.cu - rows of the token table, as activations; zeros for tokens of other ranks.
  *
  * A table of 16 bits or f32 lies row after row; a row is read and written once.  A quantized one:
- * embed_scheme.cu. */
+ * embed_scheme.cu, embed_block.cu. */
 #include "kernels/cuda/act_type.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/weight_layout.h"
@@ -64,6 +64,10 @@ void cuda_embed(struct device *d, const struct embed_args *a)
     if (a->table->scheme) {
         const bool act8 = weight_has_act8(a->table->scheme, d->cc);
         (act8 ? cuda_embed_act8 : cuda_embed_scheme)(d, a);
+        return;
+    }
+    if (a->table->layout == LAYOUT_PACKED) {
+        cuda_embed_block(d, a);
         return;
     }
     with_act_type(d->act, [&](auto pair) {

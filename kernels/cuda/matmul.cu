@@ -3,6 +3,7 @@
  * Weights that lie together in memory and whose results do, too (q, k and v), are one product, as
  * are gate and up.  A norm runs once, in front, unless the kernel makes it in passing. */
 #include "kernels/cuda/act8_layout.h"
+#include "kernels/cuda/block_layout.h"
 #include "kernels/cuda/matmul_int.h"
 #include "kernels/cuda/matmul_sm90.h"
 #include "kernels/cuda/scheme_layout.h"
@@ -63,6 +64,8 @@ bool same_weights(const struct product *p, const struct product *next)
 {
     if (p->act8 || next->act8)
         return p->n % ACT8_GROUP == 0 && same_act8(p, next);
+    if (p->blocks || next->blocks)
+        return p->blocks == next->blocks && p->n % UNIT_ROWS == 0;
     if (!p->scheme || !next->scheme)
         return !p->scheme && !next->scheme;
     return !p->order && !next->order && p->n % UNIT_ROWS == 0 &&
@@ -83,6 +86,8 @@ bool pairs(const struct product *gate, const struct product *up)
 {
     if (gate->act8 || up->act8)
         return same_act8(gate, up);
+    if (gate->blocks || up->blocks)
+        return gate->blocks == up->blocks;
     if (!gate->scheme || !up->scheme)
         return !gate->scheme && !up->scheme;
     return !gate->order && !up->order && scheme_same_units(gate->scheme, up->scheme) &&
@@ -202,8 +207,9 @@ void matmul_take_weight(const struct device *d, struct product *p, const struct 
     p->w = w->data;
     p->scheme = w->scheme;
     p->act8 = w->scheme && weight_has_act8(w->scheme, d->cc);
-    p->w_bytes = way && !w->scheme->ordered ? way->bytes(w) : (size_t)p->n * (size_t)p->in * 2;
-    if (way && w->scheme->ordered) {
+    p->blocks = way && !w->scheme ? w->dtype : DT_F32;
+    p->w_bytes = way ? way->bytes(w) : (size_t)p->n * (size_t)p->in * 2;
+    if (way && w->scheme && w->scheme->ordered) {
         p->w_bytes = way->order_at(w);
         p->order = (const int32_t *)((const char *)w->data + p->w_bytes);
     }
@@ -221,6 +227,8 @@ bool matmul_fuses_norm(const struct device *d, const struct product *p)
 {
     struct matmul_shape s = shape_of(d, p);
     struct matmul_choice c;
+    if (p->blocks)
+        return matmul_block_fuses_norm(d, p);
     if (p->scheme)
         return p->act8 || matmul_scheme_fuses_norm(d, p);
     matmul_choose(&c, &s);
@@ -229,7 +237,9 @@ bool matmul_fuses_norm(const struct device *d, const struct product *p)
 
 void matmul_product(struct device *d, const struct product *p)
 {
-    if (!p->scheme)
+    if (p->blocks)
+        matmul_block(d, p);
+    else if (!p->scheme)
         run_16_bits(d, p);
     else if (p->act8)
         matmul_act8(d, p);

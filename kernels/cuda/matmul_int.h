@@ -1,8 +1,8 @@
 /* matmul_int.h - one product, what becomes of its sums, and the ways to run it.
  *
- * With 16-bit weights each sum is one chain of mma over k, 16 at a time, in order, in f32; with those of
- * a scheme it is what their layout says (scheme_layout.h).  Then, in every way alike, so that a row's
- * bits do not depend on the rows beside it:
+ * With 16-bit weights, and those of a block format of GGUF, each sum is one chain of mma over k, 16 at a
+ * time, in order, in f32; with those of a scheme it is what their layout says (scheme_layout.h).  Then, in
+ * every way alike, so that a row's bits do not depend on the rows beside it:
  *
  *     v = sum + bias                                 f32
  *     y = v + add, or act(round(v)) + add            f32, rounded once to y's type
@@ -18,7 +18,7 @@ struct product { /* y[rows, n] of x[rows, in] and w; one or several weights that
     const void *x;
     int rows, in, n;
     const void *w, *w_up;        /* [n, in]; w_up NULL <=> not gated */
-    const struct scheme *scheme; /* of both; NULL <=> 16 bits */
+    const struct scheme *scheme; /* of both; NULL <=> 16 bits, or blocks */
     bool act8;                   /* its activations are rounded to 8 bits: weight_has_act8 */
     size_t w_bytes;              /* of w, without its order */
     const int32_t *order;        /* [in] column i of w meets x[order[i]]; NULL <=> x[i] */
@@ -31,6 +31,7 @@ struct product { /* y[rows, n] of x[rows, in] and w; one or several weights that
     const void *add;                 /* as y, or NULL; not when gated */
     const struct norm *norm;         /* of x, or NULL */
     const struct batch_head *gather; /* row i of x is x[gather[i].row]; NULL <=> x[i] */
+    enum dtype blocks;               /* of w and w_up: a block format (block_layout.h); DT_F32 <=> none */
 };
 
 /* matmul_skinny.cu; norm and gather only where the choice fuses the norm. */
@@ -49,6 +50,12 @@ bool matmul_scheme_fuses_norm(const struct device *, const struct product *);
 void matmul_scheme_skinny(struct device *, const struct product *);
 /* matmul_scheme_wide.cu: any number; norm and gather are NULL. */
 void matmul_scheme_wide(struct device *, const struct product *);
+/* Weights of a block format, as units (block_layout.h).  matmul_block.cu: any number of rows; norm and
+ * gather only where fuses_norm says so.  matmul_block_sm90.cu: many rows; can it write p's results? */
+bool matmul_block_fuses_norm(const struct device *, const struct product *);
+void matmul_block(struct device *, const struct product *);
+bool matmul_block_sm90_fits(const struct device *, const struct product *p);
+void matmul_block_sm90(struct device *, const struct product *);
 /* matmul_act8.cu: schemes that round activations to 8 bits (weight_has_act8), on their way through
  * norm and gather; order is NULL.  In d->scratch_norm. */
 void matmul_act8(struct device *, const struct product *);

@@ -44,6 +44,8 @@
  * (SCALE_WIDE; 0 is 0, subnormals below 2^-44): the error is at most 2^-10 of the scale, a half of
  * what rounding the products to bf16 would cost.  A scale of a row is f32, as it is.
  *
+ * The block formats of GGUF have tiles and an order of their own: block_layout.h.
+ *
  * Plain C, tested without a GPU.  Thread: any; pure. */
 #ifndef KERNELS_CUDA_SCHEME_LAYOUT_H
 #define KERNELS_CUDA_SCHEME_LAYOUT_H

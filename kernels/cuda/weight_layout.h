@@ -29,13 +29,17 @@ struct weight_layout {
     /* Where the rows [first, first + n) lie: some pieces, of which pack writes each to to[i]. */
     int (*pieces)(const struct tensor *w, int64_t first, int64_t n,
                   struct weight_piece piece[WEIGHT_PIECES_MAX]);
-    /* `act`: the activation type. */
+    /* Of a weight of a scheme; `act`: the activation type. */
     void (*pack)(const struct tensor *w, enum dtype act, const struct scheme_rows *from, int64_t n,
                  void *const to[WEIGHT_PIECES_MAX]);
+    /* Of one without: its rows in file layout. */
+    void (*pack_file)(const struct tensor *w, const void *rows, int64_t n,
+                      void *const to[WEIGHT_PIECES_MAX]);
 };
 
-extern const struct weight_layout weight_layout_units; /* scheme_layout.h */
-extern const struct weight_layout weight_layout_act8;  /* act8_layout.h */
+extern const struct weight_layout weight_layout_units;  /* scheme_layout.h */
+extern const struct weight_layout weight_layout_act8;   /* act8_layout.h */
+extern const struct weight_layout weight_layout_blocks; /* block_layout.h */
 
 /* NULL <=> 16 bits.  `cc`: the device's compute capability; the kernels want 9.0. */
 const struct weight_layout *weight_layout_of(const struct tensor *w, int cc);

@@ -5,9 +5,9 @@
  * device holds in another type, and sends it on a stream of its own; while that copy runs it fills
  * the other buffer.  The queue is short, so weight_put tells how far things are.
  *
- * The device holds a matrix of a scheme as weight_layout.h has it, every other row after row in its
- * activation type.  So does a device without kernels for schemes: the threads make the rows, dequantize
- * them, and put ordered columns back where x has them. */
+ * The device holds a matrix of a scheme or a block format as weight_layout.h has it, every other row
+ * after row in its activation type.  A device without kernels for them holds those so, too: the threads
+ * make the rows, dequantize them, and put ordered columns back where x has them. */
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -201,6 +201,11 @@ bool fill(loader *l, const chunk *c, thread_buffers *b, char *pinned, status *st
         return read_source(c, pinned, st);
     if (!read_source(c, b->raw, st))
         return false;
+    if (c->way) {
+        void *const to[WEIGHT_PIECES_MAX] = {pinned};
+        c->way->pack_file(&c->w, b->raw, c->rows, to);
+        return true;
+    }
     convert_rows(c, b->raw, b->row, act, reinterpret_cast<uint16_t *>(pinned));
     return true;
 }
@@ -372,7 +377,7 @@ void cuda_weight_put(device *d, tensor *w, const weight_source *src)
     }
     put_chunks(d, w, way, src, row_bytes);
     if (way) {
-        if (w->scheme->ordered)
+        if (w->scheme && w->scheme->ordered)
             cuda_check(d,
                        cudaMemcpy(static_cast<char *>(w->data) + way->order_at(w), src->order,
                                   (size_t)w->cols * sizeof(int32_t), cudaMemcpyHostToDevice),
