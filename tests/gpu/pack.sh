@@ -31,12 +31,13 @@ probe() { # probe NAME SOURCES [OPTIONS]: built when a source is newer than it
 
 make_probes() {
     local products=(kernels/cuda/{matmul*,act8_list,act8_quantize,tensor_map,norm}.cu kernels/cuda/*choose*.c
-        kernels/cuda/{weight,scheme}_layout*.c kernels/{scheme,tensor}.c base/status.c)
+        kernels/cuda/{weight,scheme,block}_layout*.c kernels/{scheme,tensor}.c base/status.c)
     local prefill="tests/gpu/probe_prefill.cu kernels/cuda/attention_prefill.cu kernels/cuda/attention_prefill_sm90.cu"
     probe probe_small tests/gpu/probe_small.cu kernels/cuda/{embed,embed_act8,embed_scheme,rope_kv,slots,sample}.cu \
         "${products[@]}"
     probe probe_matmul tests/gpu/probe_matmul.cu "${products[@]}"
     probe bench_scheme tests/gpu/bench_scheme.cu "${products[@]}" -Xlinker --wrap=scheme_choose -lcublasLt
+    probe bench_blocks tests/gpu/bench_blocks.cu "${products[@]}" -lcublasLt
     probe probe_scheme_wide tests/gpu/probe_scheme_wide.cu kernels/cuda/{matmul_scheme_sm90,tensor_map}.cu \
         kernels/cuda/{scheme_layout,scheme_wide_choose}.c kernels/{scheme,tensor}.c base/status.c -lcublasLt
     probe probe_decode tests/gpu/probe_decode.cu

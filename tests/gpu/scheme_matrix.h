@@ -1,4 +1,4 @@
-/* scheme_matrix.h - random matrices of a scheme, on the host and as the loader brings them to the
+/* scheme_matrix.h - random matrices of a scheme or of a block format, on the host and as the loader brings them to the
  * device.
  *
  * Device memory is given back only on closing, so tests take it once for their largest case. */
@@ -6,12 +6,14 @@
 #define TESTS_GPU_SCHEME_MATRIX_H
 
 #include "tests/gpu/cuda_device.h"
+#include "tests/unit/kernels_cuda/random_blocks.h"
 
 /* A matrix of codes: what its source gives, and what tests compare with. */
 struct matrix {
-    const struct scheme *scheme;
+    const struct scheme *scheme; /* codes of a block format, which has a layout in files: only that */
     int rows, cols;
-    struct scheme_rows made;
+    struct scheme_rows made; /* of a scheme */
+    uint8_t *file;           /* of a block format */
     int32_t *order;
     struct tensor w;
 };
@@ -51,15 +53,34 @@ static inline float random_scale(const struct scheme *s, int cols)
                                  : v;
 }
 
+static inline bool is_block_format(const struct scheme *s)
+{
+    return s->codes < DT_N;
+}
+
+static inline uint8_t *make_blocks(enum dtype f, int rows, int cols)
+{
+    size_t n_bytes;
+    if (!tensor_file_bytes(f, rows, cols, &n_bytes))
+        abort();
+    return random_blocks(f, n_bytes, random_blocks_scale(f, cols));
+}
+
 static inline struct matrix make_matrix(const struct scheme *s, int rows, int cols)
 {
     const size_t n = (size_t)rows * (size_t)cols;
     const size_t n_scales = (size_t)rows * (size_t)scheme_groups(s, cols);
     struct matrix m = {.scheme = s, .rows = rows, .cols = cols};
+    m.order = take_host((size_t)cols * sizeof(int32_t));
+    for (int i = 0; i < cols; i++)
+        m.order[i] = i;
+    if (is_block_format(s)) {
+        m.file = make_blocks(s->codes, rows, cols);
+        return m;
+    }
     m.made.codes = take_host(n);
     m.made.scales = take_host(n_scales * sizeof(float));
     m.made.zeros = s->has_zero ? take_host(n_scales * sizeof(int16_t)) : NULL;
-    m.order = take_host((size_t)cols * sizeof(int32_t));
     for (size_t i = 0; i < n; i++)
         m.made.codes[i] = random_code(s->codes);
     for (size_t i = 0; i < n_scales; i++) {
@@ -67,8 +88,6 @@ static inline struct matrix make_matrix(const struct scheme *s, int rows, int co
         if (s->has_zero)
             m.made.zeros[i] = (int16_t)random_below(s->codes == DT_INT4 ? 17 : 257);
     }
-    for (int i = 0; i < cols; i++)
-        m.order[i] = i;
     for (int i = cols - 1; s->ordered && i > 0; i--) {
         const int j = random_below(i + 1), keep = m.order[i];
         m.order[i] = m.order[j];
@@ -82,6 +101,7 @@ static inline void free_matrix(struct matrix *m)
     free(m->made.codes);
     free(m->made.scales);
     free(m->made.zeros);
+    free(m->file);
     free(m->order);
 }
 
@@ -105,13 +125,35 @@ static inline void put_matrix(const struct tested *t, struct pool *pool, struct 
                            .dtype = m->scheme->codes,
                            .rows = m->rows,
                            .cols = m->cols,
-                           .scheme = m->scheme};
-    const struct weight_source src = {.fd = -1, .rows = give_rows, .ctx = m, .order = m->order};
+                           .scheme = is_block_format(m->scheme) ? NULL : m->scheme};
+    const struct weight_source of_file = {.at = m->file, .fd = -1};
+    const struct weight_source of_rows = {
+        .fd = -1, .rows = give_rows, .ctx = m, .order = m->order};
+    const struct weight_source src = m->file ? of_file : of_rows;
     const size_t n_bytes = t->ops->weight_bytes(t->d, &m->w);
     pool->next += (n_bytes + 63) / 64 * 64 + (apart ? 256 : 0);
     t->ops->weight_put(t->d, &m->w, &src);
     if (!t->ops->weights_done(t->d, &st))
         die("weights_done", &st);
+}
+
+/* A row of a matrix in float, of a block format as fragments hold it; free() it. */
+static inline float *row_values(const struct tested *t, const struct matrix *m, int row)
+{
+    float *w = take_host((size_t)m->cols * sizeof *w);
+    if (m->file) {
+        const struct dtype_traits *f = &dtype_traits[m->scheme->codes];
+        const size_t row_bytes = (size_t)(m->cols / f->block * f->block_bytes);
+        random_blocks_values(m->scheme->codes, t->act == DT_BF16, m->file + (size_t)row * row_bytes,
+                             m->cols, w);
+        return w;
+    }
+    const int64_t groups = scheme_groups(m->scheme, m->cols);
+    const struct scheme_rows one = {m->made.codes + (size_t)row * (size_t)m->cols,
+                                    m->made.scales + (size_t)(row * groups),
+                                    m->made.zeros ? m->made.zeros + (size_t)(row * groups) : NULL};
+    scheme_dequantize_row(m->scheme, &one, m->cols, w);
+    return w;
 }
 
 #endif

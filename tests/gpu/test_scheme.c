@@ -8,7 +8,7 @@ static const int some_rows[] = {1, 2, 3, 7, 8, 9, 16, 17, 24, 32, 33, 64, 65, 12
 
 struct form {
     const char *name;
-    struct scheme scheme;
+    struct scheme scheme; /* codes of a block format, which has a layout in files: only that */
 };
 
 static const struct form forms[] = {
@@ -29,6 +29,16 @@ static const struct form forms[] = {
     {"nf4 nested", {.codes = DT_NF4, .group = 64, .nested = true}},
     {"fp4", {.codes = DT_FP4, .group = 64}},
     {"fp8 rows", {.codes = DT_FP8}},
+    {"q4_0", {.codes = DT_Q4_0}},
+    {"q4_1", {.codes = DT_Q4_1}},
+    {"q5_0", {.codes = DT_Q5_0}},
+    {"q5_1", {.codes = DT_Q5_1}},
+    {"q8_0", {.codes = DT_Q8_0}},
+    {"q2_k", {.codes = DT_Q2_K}},
+    {"q3_k", {.codes = DT_Q3_K}},
+    {"q4_k", {.codes = DT_Q4_K}},
+    {"q5_k", {.codes = DT_Q5_K}},
+    {"q6_k", {.codes = DT_Q6_K}},
 };
 
 struct kind {
@@ -46,7 +56,7 @@ static const struct kind kinds[] = {
 };
 
 static const int shapes[][2] = {/* in, n of the first out */
-                                {384, 56}, {1000, 40}, {768, 4240}, {4096, 272}, {2304, 1040}};
+                                {384, 56}, {1000, 40}, {768, 4240}, {576, 208}, {4096, 272}, {2304, 1040}};
 
 struct operands {
     const struct form *form;
@@ -185,13 +195,8 @@ static struct value reference_sum(const struct tested *t, const struct operands 
                                   int out, int col)
 {
     const struct matrix *m = &o->m[out];
-    const int64_t groups = scheme_groups(m->scheme, m->cols);
-    const struct scheme_rows row = {m->made.codes + (size_t)col * (size_t)m->cols,
-                                    m->made.scales + (size_t)(col * groups),
-                                    m->made.zeros ? m->made.zeros + (size_t)(col * groups) : NULL};
-    float *w = take_host((size_t)m->cols * sizeof *w);
+    float *w = row_values(t, m, col);
     double sum = 0, all = 0, lost = 0;
-    scheme_dequantize_row(m->scheme, &row, m->cols, w);
     for (int i = 0; i < o->in; i++) {
         double slack;
         const double xv = (double)x[m->order[i]], v = value_of(t, m, w, i, &slack) * xv;
@@ -294,16 +299,20 @@ static void check_form(const struct tested *t, struct pool *pool, const struct f
     const int before = failures;
     for (int i = 0; i < n_shapes; i++) {
         struct status st = {0};
-        if (scheme_check(&form->scheme, shapes[i][0], &st))
-            for (int k = 0; k < 2; k++)
-                check_case(t, pool, form, &kinds[(form - forms + 2 * i + k) % KINDS_N], shapes[i]);
+        size_t n_bytes;
+        const bool fits = is_block_format(&form->scheme)
+                              ? tensor_file_bytes(form->scheme.codes, 1, shapes[i][0], &n_bytes)
+                              : scheme_check(&form->scheme, shapes[i][0], &st);
+        for (int k = 0; fits && k < 2; k++)
+            check_case(t, pool, form, &kinds[(form - forms + 2 * i + k) % KINDS_N], shapes[i]);
     }
     printf("%s %s %s\n", failures == before ? "ok  " : "FAIL", t->act == DT_F16 ? "f16 " : "bf16",
            form->name);
     fflush(stdout);
 }
 
-static void check_type(enum dtype act, int n_shapes)
+/* `only`: the forms whose names begin so. */
+static void check_type(enum dtype act, int n_shapes, const char *only)
 {
     const struct device_limits limits = {.step_tokens_max = ROWS_MAX,
                                          .seqs_max = 4,
@@ -326,16 +335,20 @@ static void check_type(enum dtype act, int n_shapes)
     device_open(&t, act, &limits);
     struct pool pool = {.at = take_device(&t, (size_t)128 << 20)};
     for (size_t i = 0; i < sizeof forms / sizeof forms[0]; i++)
-        check_form(&t, &pool, &forms[i], n_shapes);
+        if (strncmp(forms[i].name, only, strlen(only)) == 0)
+            check_form(&t, &pool, &forms[i], n_shapes);
     t.ops->close(t.d);
 }
 
-/* With an argument: the small shapes alone, for compute-sanitizer. */
+/*     gpu_test_scheme [small] [NAME]
+ *
+ * small: the small shapes alone, for compute-sanitizer; NAME: the forms that begin so alone. */
 int main(int argc, char **argv)
 {
-    (void)argv;
-    const int n_shapes = argc > 1 ? 2 : (int)(sizeof shapes / sizeof shapes[0]);
-    check_type(DT_BF16, n_shapes);
-    check_type(DT_F16, n_shapes);
+    const bool small = argc > 1 && strcmp(argv[1], "small") == 0;
+    const int n_shapes = small ? 2 : (int)(sizeof shapes / sizeof shapes[0]);
+    const char *only = argc > 1 + small ? argv[1 + small] : "";
+    check_type(DT_BF16, n_shapes, only);
+    check_type(DT_F16, n_shapes, only);
     return failures != 0;
 }
