@@ -123,6 +123,7 @@ template <class T, int EXPAND, int N, int BLOCKS, int CHAINS> struct wide_sums {
 
     __device__ __forceinline__ void release(int stage)
     {
+        __syncwarp(); /* all lanes have read */
         if (lane == 0)
             mbarrier_arrive(ring.empty + 8 * stage);
     }
