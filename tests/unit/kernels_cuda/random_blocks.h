@@ -60,6 +60,7 @@ static inline float random_blocks_scale(enum dtype f, int64_t cols)
                           : f == DT_Q5_0 || f == DT_Q5_1 ? 16.0F
                           : f == DT_Q2_K                 ? 15.0F
                           : f == DT_Q3_K                 ? 50.0F
+                          : f == DT_Q5_K                 ? 400.0F
                           : f == DT_Q6_K                 ? 2000.0F
                                                          : 200.0F;
     return 2 / largest / sqrtf((float)cols);
