@@ -332,7 +332,8 @@ size_t cuda_weight_bytes(const device *d, const tensor *w)
 
 namespace {
 
-/* What is made of a chunk fits `raw`, what is sent `pinned`. */
+/* What is made of a chunk fits `raw`, what is sent `pinned`; 0 where the fewest rows that are packed
+ * together do not. */
 int64_t chunk_rows(const tensor *w, const weight_layout *way)
 {
     int64_t n = (int64_t)(BUFFER_BYTES / sizeof(uint16_t)) / w->cols;
@@ -340,13 +341,23 @@ int64_t chunk_rows(const tensor *w, const weight_layout *way)
         const int64_t made = (int64_t)(2 * BUFFER_BYTES / made_row_bytes(w->scheme, w->cols));
         n = made < n ? made : n;
     }
-    return way ? n / way->rows_step * way->rows_step : n;
+    if (!way)
+        return n;
+    tensor step = *w;
+    step.rows = way->rows_step;
+    const int64_t sent = (int64_t)(BUFFER_BYTES / way->bytes(&step)), read = n / way->rows_step;
+    return (sent < read ? sent : read) * way->rows_step;
 }
 
 void put_chunks(device *d, const tensor *w, const weight_layout *way, const weight_source *src,
                 size_t row_bytes)
 {
     const int64_t rows_max = chunk_rows(w, way);
+    if (rows_max < 1) {
+        cuda_check(d, cudaErrorInvalidValue,
+                   "load a quantized matrix: rows that are packed together take more than 8 MiB");
+        return;
+    }
     for (int64_t r = 0; r < w->rows; r += rows_max) {
         chunk c = {};
         const size_t apart = src->row_bytes ? src->row_bytes : row_bytes;
