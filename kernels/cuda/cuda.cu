@@ -191,6 +191,7 @@ int count_memory(const device_options *o, uint64_t *free_bytes, int n_max)
         free_bytes[n++] = usable_bytes(n_free, n_total, o->memory_share);
     }
     cudaSetDevice(current);
+    cudaGetLastError(); /* one that cannot be asked is not counted */
     return n;
 }
 
