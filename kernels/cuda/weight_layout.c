@@ -9,7 +9,7 @@ const struct weight_layout *weight_layout_of(const struct tensor *w, int cc)
     if (cc < 90)
         return NULL;
     if (!w->scheme)
-        return block_has_units(w->dtype) ? &weight_layout_blocks : NULL;
+        return cc == 90 && block_has_units(w->dtype) ? &weight_layout_blocks : NULL;
     return weight_has_act8(w->scheme, cc) ? &weight_layout_act8 : &weight_layout_units;
 }
 

@@ -149,6 +149,7 @@ static void block_formats_stay_as_they_are_on_hopper_alone(void **state)
         const struct tensor w = {.dtype = (enum dtype)f, .rows = 16, .cols = 256};
         assert_ptr_equal(weight_layout_of(&w, 90), f >= DT_Q4_0 ? &weight_layout_blocks : NULL);
         assert_null(weight_layout_of(&w, 80));
+        assert_null(weight_layout_of(&w, 120));
     }
 }
 
