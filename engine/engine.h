@@ -80,7 +80,7 @@ struct engine_options {
     const char *rank_host;     /* NULL = they share memory; else they meet over TCP where rank 0 is, */
     int32_t rank_port;         /*   at this port, */
     uint64_t rank_secret[2];   /*   and all have this; zeros = none */
-    int32_t seqs_max;          /* 0 = 64, or 256 on other devices than the CPU */
+    int32_t seqs_max;          /* 0 = 64, or on other devices than the CPU 256 a stage */
     int32_t step_tokens_max;   /* 0 = 512, or 8192 */
     int32_t context_max;       /* 0 = the model's, bounded by the cache */
     int32_t block_tokens;      /* 16 */

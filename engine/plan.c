@@ -98,6 +98,11 @@ static bool check_device_words(const struct engine_options *o, struct status *st
     return true;
 }
 
+double plan_memory_share(const struct engine_options *o)
+{
+    return o->gpu_memory > 0 ? o->gpu_memory : GPU_MEMORY_DEFAULT;
+}
+
 bool plan_device_options(const struct model_file *f, const struct engine_options *o,
                          struct device_options *out, struct status *st)
 {
@@ -105,7 +110,7 @@ bool plan_device_options(const struct model_file *f, const struct engine_options
         .n_threads = o->n_threads,
         .isa_max = o->cpu_isa,
         .index = o->device_index,
-        .memory_share = o->gpu_memory > 0 ? o->gpu_memory : GPU_MEMORY_DEFAULT,
+        .memory_share = plan_memory_share(o),
         .no_peers = o->no_peer_memory,
     };
     if (!check_device_words(o, st))

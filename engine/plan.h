@@ -51,6 +51,9 @@ struct plan_memory { /* bytes that a rank may take */
     bool is_capped; /* `device` is what max-memory says, not what is free */
 };
 
+/* Of a device's memory, what inferd may use: gpu-memory, or its default. */
+double plan_memory_share(const struct engine_options *o);
+
 /* What is left for rank `rank` of n: ranks whose device memory is the host's have a part of it each.
  * cap: of max-memory; 0 = none. */
 struct plan_memory plan_memory_of(const struct ops *ops, uint64_t free_bytes, int rank, int n_ranks,

@@ -16,7 +16,9 @@ bool stages_place(struct placement *p, const struct model_file *f, const struct 
 {
     uint64_t rest, kv_layer, room[STAGES_MAX];
     struct place_costs costs;
-    if (!plan_shares(f, o, ops, dev, &rest, &kv_layer, st))
+    struct model_file divided = *f;
+    divided.cfg.n_stages = n_stages; /* which decides how many sequences there are */
+    if (!plan_shares(&divided, o, ops, dev, &rest, &kv_layer, st))
         return false;
     if (!place_count(&costs, f, ops, dev, kv_layer))
         return status_fail(st, STATUS_TOO_LARGE, "the weights do not fit the address space");
@@ -35,7 +37,7 @@ static int count_free(const struct backend *backend, const struct device *dev,
                       const struct engine_options *o, uint64_t free_bytes[COMM_RANKS_MAX])
 {
     const struct device_options options = {.index = o->device_index,
-                                           .memory_share = o->gpu_memory > 0 ? o->gpu_memory : 0};
+                                           .memory_share = plan_memory_share(o)};
     const uint64_t here = backend->ops->mem_free(dev);
     int n = 1;
     for (int i = 0; i < COMM_RANKS_MAX; i++)
