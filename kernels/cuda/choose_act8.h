@@ -23,7 +23,7 @@ enum {
     ACT8_STAGES_MAX = 32,
     ACT8_SPAN_MAX = 4,
     ACT8_STAGE_BYTES = 24 * 1024, /* a stage takes chunks up to here */
-    ACT8_SHARED_MAX = 110 * 1024, /* two blocks fit an SM, as in choose.h */
+    ACT8_SHARED_MAX = 110 * 1024, /* two blocks fit an SM */
 };
 
 struct act8_shape {

@@ -26,7 +26,7 @@ enum {
     SCHEME_NORM_ROWS_MAX = 1, /* with more, a norm kernel costs less than a norm in every block */
     SCHEME_WARPS = 8,
     SCHEME_STAGES_MAX = 32,
-    SCHEME_SHARED_MAX = 110 * 1024,  /* two blocks fit an SM: see choose.h */
+    SCHEME_SHARED_MAX = 110 * 1024,  /* two blocks fit an SM */
     SCHEME_RESIDENT_MAX = 32 * 1024, /* x stays whole in shared memory up to here */
     SCHEME_EXCHANGE_MAX = 32 * 1024,
 };

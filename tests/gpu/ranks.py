@@ -89,7 +89,16 @@ class Trial:
             print("\n".join(self.errors))
 
 
-def run_group(o, number, trials, done):
+def run_group(o, number, trials, done, broken):
+    """In a thread, which would drop what is raised."""
+    try:
+        try_group(o, number, trials, done)
+    except BaseException as e:
+        print(f"group {number}: {e!r}")
+        broken.append(number)
+
+
+def try_group(o, number, trials, done):
     work = tempfile.mkdtemp(prefix="inferd-ranks-")
     folder = copy_program(o.folder, work, "libinferd_cuda_fault.so")
     all_gpus = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(o.groups * o.ranks)))
@@ -134,9 +143,9 @@ def main():
     ap.add_argument("--groups", type=int, default=1)
     ap.add_argument("--seconds", type=float, default=3600)
     o = ap.parse_args()
-    start, done = time.monotonic(), []
+    start, done, broken = time.monotonic(), [], []
     trials = Shared(o.first, o.trials, start + o.seconds)
-    groups = [threading.Thread(target=run_group, args=(o, g, trials, done)) for g in range(o.groups)]
+    groups = [threading.Thread(target=run_group, args=(o, g, trials, done, broken)) for g in range(o.groups)]
     for g in groups:
         g.start()
     for g in groups:
@@ -147,7 +156,7 @@ def main():
     print(f"{passed} passed, {len(done) - passed} failed of {len(done)} trials, {o.ranks} ranks; all engines down at most "
           f"after: {worst}; {sum(t.same for t in done)} of {STREAMS * len(done)} streams equal, "
           f"{sum(len(t.errors) for t in done)} others; {time.monotonic() - start:.0f} s")
-    return passed != len(done) or not done
+    return passed != len(done) or not done or bool(broken)
 
 
 if __name__ == "__main__":
