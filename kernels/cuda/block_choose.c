@@ -4,18 +4,9 @@
 #include <assert.h>
 
 #include "kernels/cuda/block_layout.h"
+#include "kernels/cuda/choose_int.h"
 
 enum { ALIGN = 1024, BARRIERS_BYTES = 1024 };
-
-static int divide_up(int a, int b)
-{
-    return (a + b - 1) / b;
-}
-
-static int smaller(int a, int b)
-{
-    return a < b ? a : b;
-}
 
 static uint32_t align(uint32_t n)
 {

@@ -1,15 +1,6 @@
 /* choose.c - shape to variant; see choose.h. */
 #include "kernels/cuda/choose.h"
-
-static int divide_up(int a, int b)
-{
-    return (a + b - 1) / b;
-}
-
-static int smaller(int a, int b)
-{
-    return a < b ? a : b;
-}
+#include "kernels/cuda/choose_int.h"
 
 static int rows_tile(int rows)
 {

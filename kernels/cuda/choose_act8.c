@@ -1,17 +1,8 @@
 /* choose_act8.c - shape to cut; see choose_act8.h. */
 #include "kernels/cuda/choose_act8.h"
+#include "kernels/cuda/choose_int.h"
 
 enum { COLUMNS_MAX = 128, WGMMA_ROWS = 64 };
-
-static int divide_up(int a, int b)
-{
-    return (a + b - 1) / b;
-}
-
-static int smaller(int a, int b)
-{
-    return a < b ? a : b;
-}
 
 static int rows_tile(int rows)
 {

@@ -3,19 +3,10 @@
 
 #include <assert.h>
 
+#include "kernels/cuda/choose_int.h"
 #include "kernels/cuda/scheme_layout.h"
 
 enum { ALIGN = 1024, BARRIERS_BYTES = 1024, CHAIN_BYTES = 512 /* of 16 x 8 values */ };
-
-static int divide_up(int a, int b)
-{
-    return (a + b - 1) / b;
-}
-
-static int smaller(int a, int b)
-{
-    return a < b ? a : b;
-}
 
 static uint32_t align(uint32_t n)
 {

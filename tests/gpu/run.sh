@@ -214,6 +214,7 @@ bench() {
     [ ! -x "$bin/probe_act8" ] || part "bench act8" "$last" "$bin/probe_act8" bench
     [ ! -x "$bin/probe_decode" ] || part "bench decode" "$last" "$bin/probe_decode" bench
     [ ! -x "$bin/bench_scheme" ] || part "bench scheme" "$last" "$bin/bench_scheme"
+    [ ! -x "$bin/bench_blocks" ] || part "bench blocks" "$last" "$bin/bench_blocks"
     [ ! -x "$bin/bench_prefill" ] || part "bench prefill" "$last" "$bin/bench_prefill" bench
 }
 
