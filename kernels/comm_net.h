@@ -40,6 +40,7 @@ struct net {
 
     /* The pulse. */
     struct inbox inbox[COMM_RANKS_MAX];
+    _Atomic bool has_left[COMM_RANKS_MAX]; /* nothing more comes but what is under way */
     pthread_t pulse;
     bool has_pulse;
     int wake_fd; /* for it to look at `stop` and at the group */
@@ -55,7 +56,10 @@ bool comm_net_send(struct comm *c, int to, const void *p, size_t n);
 bool comm_net_recv(struct comm *c, int from, void *p, size_t n);
 size_t comm_net_mail(const struct comm *c, int from);
 bool comm_net_start(struct comm *c, struct status *st) MUST_CHECK; /* the pulse */
+/* Whether nothing more will come of a rank whose connection broke at broken_ns (0 = it did not); the
+ * pulse may still hear why it did. */
+bool comm_net_is_cut(const struct comm *c, int rank, uint64_t broken_ns, struct status *why);
 void comm_net_wake(struct comm *c);
-void comm_net_close(struct comm *c); /* says farewell if the group has failed or ended */
+void comm_net_close(struct comm *c); /* says farewell if the group has failed or ended, else leaves */
 
 #endif

@@ -7,8 +7,6 @@
 #include "base/clock.h"
 #include "kernels/comm_net.h"
 
-enum { BROKEN_MS = 1000 /* for the pulse to say why a connection broke */ };
-
 /* One wait, for as long as it takes or the group stands. */
 struct wait {
     int other;
@@ -38,9 +36,8 @@ static bool wait_some(struct comm *c, struct wait *w)
     struct status gone = {0};
     if (poll(&p, 1, COMM_LOOK_MS) > 0)
         return !comm_has_failed(c);
-    if (w->broken_ns && clock_now(&clock_real) - w->broken_ns >= BROKEN_MS * NS_PER_MS)
-        status_fail(&gone, STATUS_DEVICE, "the connection to rank %d broke", w->other);
-    if (gone.code != STATUS_OK || !comm_is_alive(c, w->other, &w->suspect_ns, &gone))
+    if (comm_net_is_cut(c, w->other, w->broken_ns, &gone) ||
+        !comm_is_alive(c, w->other, &w->suspect_ns, &gone))
         comm_abort(c, &gone);
     return !comm_has_failed(c);
 }

@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "kernels/comm_int.h"
+#include "kernels/comm_net.h"
 
 enum {
     BEAT_MS = 200,
@@ -78,12 +78,19 @@ bool comm_is_alive(const struct comm *c, int rank, uint64_t *suspect_ns, struct 
     return true;
 }
 
+static bool is_there(struct comm *c, int rank, struct status *why)
+{
+    if (c->net && atomic_load(&c->net->has_left[rank]))
+        return status_fail(why, STATUS_DEVICE, "rank %d has left", rank);
+    return comm_is_alive(c, rank, &c->suspect_ns[rank], why);
+}
+
 bool comm_look(struct comm *c, struct status *st)
 {
     struct status why = {0};
     c = c->whole;
     for (int r = 0; r < c->n_ranks; r++)
-        if (r != c->rank && !comm_is_alive(c, r, &c->suspect_ns[r], &why)) {
+        if (r != c->rank && !is_there(c, r, &why)) {
             comm_abort(c, &why);
             break;
         }

@@ -1,8 +1,9 @@
 /* comm_pulse.c - the thread that tells the other ranks that this one lives, and hears them.
  *
  * It beats on each control connection, notes when the others beat, and passes on why a group ends:
- * a connection that closes without a farewell is a process that is gone.  A farewell names the
- * rank that gave the reason, so that it may come by any way. */
+ * a connection that closes without a word is a process that is gone.  A farewell names the rank
+ * that gave the reason, so that it may come by any way.  A rank that leaves has said all that the
+ * calls it was in want of it; whoever waits for more will find its other connections closed. */
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
@@ -18,9 +19,11 @@
 
 enum {
     BEAT_MS = 200,
-    PARTING_MS = 300, /* for the others to take a farewell */
-    RECORDS_MAX = 64, /* heard of one rank before the others have their turn */
-    BY_SHIFT = 8      /* of a farewell's number: its code, and above it the rank of the reason */
+    PARTING_MS = 300,  /* for the others to take a farewell */
+    LEAVING_MS = 2000, /*   and that this rank leaves, which fails them if it is lost */
+    BROKEN_MS = 1000,  /* to hear why a connection broke */
+    RECORDS_MAX = 64,  /* heard of one rank before the others have their turn */
+    BY_SHIFT = 8       /* of a farewell's number: its code, and above it the rank of the reason */
 };
 
 /* --- saying --------------------------------------------------------------------------------- */
@@ -38,10 +41,10 @@ static void say(struct comm *c, const void *record, size_t n)
     }
 }
 
-static void say_beat(struct comm *c)
+static void say_word(struct comm *c, enum wire_kind kind)
 {
     unsigned char record[WIRE_HEAD_BYTES];
-    wire_put_head(record, &(struct wire_head){.kind = WIRE_BEAT});
+    wire_put_head(record, &(struct wire_head){.kind = kind});
     say(c, record, sizeof record);
 }
 
@@ -88,6 +91,28 @@ static void hear_farewell(struct comm *c, int rank, const struct wire_head *head
     end_group(c, by + 1);
 }
 
+/* It reads on until this side says no more. */
+static void hear_leave(struct comm *c, int rank)
+{
+    atomic_store(&c->group->beat_ns[rank], 0); /* has no heart to miss */
+    atomic_store(&c->net->has_left[rank], true);
+    shutdown(c->net->fd[WIRE_CONTROL][rank], SHUT_WR);
+}
+
+static void take_record(struct comm *c, int rank, const struct wire_head *head)
+{
+    if (head->kind == WIRE_FAREWELL)
+        hear_farewell(c, rank, head);
+    else if (head->kind == WIRE_LEAVE)
+        hear_leave(c, rank);
+    c->net->inbox[rank].n = 0;
+}
+
+static bool is_for_pulse(enum wire_kind kind)
+{
+    return kind == WIRE_BEAT || kind == WIRE_LEAVE || kind == WIRE_FAREWELL;
+}
+
 /* One record, or a part of it; false: there is no more now. */
 static bool hear_record(struct comm *c, int rank, struct status *st)
 {
@@ -96,14 +121,12 @@ static bool hear_record(struct comm *c, int rank, struct status *st)
     const bool has_head = in->n >= WIRE_HEAD_BYTES;
     if (has_head && !wire_get_head(in->bytes, &head, st))
         return false;
-    if (has_head && head.kind != WIRE_BEAT && head.kind != WIRE_FAREWELL)
+    if (has_head && !is_for_pulse(head.kind))
         return status_fail(st, STATUS_CORRUPT, "a record of kind %d as a beat", (int)head.kind);
     const size_t want = WIRE_HEAD_BYTES + head.n_bytes;
     if (has_head && in->n == want) {
-        if (head.kind == WIRE_FAREWELL)
-            hear_farewell(c, rank, &head);
-        in->n = 0;
-        return true;
+        take_record(c, rank, &head);
+        return !atomic_load(&c->net->has_left[rank]);
     }
     const ssize_t got =
         recv(c->net->fd[WIRE_CONTROL][rank], in->bytes + in->n, want - in->n, MSG_DONTWAIT);
@@ -131,7 +154,9 @@ static void listen_to_all(struct comm *c, int ms)
 {
     struct pollfd p[COMM_RANKS_MAX + 1];
     for (int r = 0; r < COMM_RANKS_MAX; r++)
-        p[r] = (struct pollfd){.fd = c->net->fd[WIRE_CONTROL][r], .events = POLLIN};
+        p[r] = (struct pollfd){
+            .fd = atomic_load(&c->net->has_left[r]) ? -1 : c->net->fd[WIRE_CONTROL][r],
+            .events = POLLIN};
     p[COMM_RANKS_MAX] = (struct pollfd){.fd = c->net->wake_fd, .events = POLLIN};
     if (poll(p, COMM_RANKS_MAX + 1, ms) <= 0)
         return;
@@ -144,10 +169,10 @@ static void listen_to_all(struct comm *c, int ms)
 /* --- the thread ----------------------------------------------------------------------------- */
 
 /* Closed with bytes unread, a connection is reset, and what it had to say may be lost. */
-static void part(struct comm *c)
+static void part(struct comm *c, uint64_t ms)
 {
     char rest[256];
-    const uint64_t end_ns = clock_now(&clock_real) + PARTING_MS * NS_PER_MS;
+    const uint64_t end_ns = clock_now(&clock_real) + ms * NS_PER_MS;
     for (int r = 0; r < c->n_ranks; r++)
         if (c->net->fd[WIRE_CONTROL][r] >= 0)
             shutdown(c->net->fd[WIRE_CONTROL][r], SHUT_WR);
@@ -164,16 +189,28 @@ static void *pulse(void *arg)
     while (!c->net->stop && !comm_has_failed(c)) {
         const uint64_t now = clock_now(&clock_real);
         if (now >= beat_ns) {
-            say_beat(c);
+            say_word(c, WIRE_BEAT);
             beat_ns = now + BEAT_MS * NS_PER_MS;
         }
         listen_to_all(c, (int)((beat_ns - now) / NS_PER_MS) + 1);
     }
-    if (comm_has_failed(c)) {
+    const bool has_failed = comm_has_failed(c);
+    if (has_failed)
         say_farewell(c);
-        part(c);
-    }
+    else
+        say_word(c, WIRE_LEAVE);
+    part(c, has_failed ? PARTING_MS : LEAVING_MS);
     return NULL;
+}
+
+bool comm_net_is_cut(const struct comm *c, int rank, uint64_t broken_ns, struct status *why)
+{
+    const uint64_t ns = broken_ns ? clock_now(&clock_real) - broken_ns : 0;
+    if (broken_ns && atomic_load(&c->net->has_left[rank]))
+        return !status_fail(why, STATUS_DEVICE, "rank %d has left", rank);
+    if (ns >= BROKEN_MS * NS_PER_MS)
+        return !status_fail(why, STATUS_DEVICE, "the connection to rank %d broke", rank);
+    return false;
 }
 
 bool comm_net_start(struct comm *c, struct status *st)

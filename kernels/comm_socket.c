@@ -18,7 +18,6 @@
 enum {
     SPINS = 40,       /* passes before a waiter gives way: some 20 us */
     YIELDS = 40,      /*   and before it sleeps */
-    BROKEN_MS = 1000, /* for the pulse to say why a connection broke */
 };
 
 struct round { /* the one in hand */
@@ -170,9 +169,7 @@ static bool may_come(struct round *r)
             continue;
         if (c->wait_ms && ms >= c->wait_ms)
             return comm_lost(c, rank, r->mine->call);
-        if (f->broken_ns && now_ns - f->broken_ns >= BROKEN_MS * NS_PER_MS)
-            status_fail(&gone, STATUS_DEVICE, "the connection to rank %d broke", c->first + rank);
-        if (gone.code != STATUS_OK ||
+        if (comm_net_is_cut(c, c->first + rank, f->broken_ns, &gone) ||
             !comm_is_alive(c, c->first + rank, &r->suspect_ns[rank], &gone)) {
             comm_abort(c, &gone);
             return false;

@@ -85,6 +85,7 @@ static const struct {
     [WIRE_ROSTER] = {WIRE_ROSTER_BYTES, WIRE_ROSTER_BYTES},
     [WIRE_ROUND] = {0, 256 * 1024},
     [WIRE_BEAT] = {0, 0},
+    [WIRE_LEAVE] = {0, 0},
     [WIRE_FAREWELL] = {0, WIRE_TEXT_MAX},
 };
 

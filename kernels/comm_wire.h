@@ -10,7 +10,7 @@
  *        |  ------- HELLO ------->  |     who it is, and the answer
  *        |  <-- WELCOME, REFUSE --  |     the life of the group, or why not
  *        |  <----- ROSTER --------  |     rank 0 alone, once all are there: where the others listen
- *     then, each way: ROUND on the one connection of two ranks; BEAT, FAREWELL on the other
+ *     then, each way: ROUND on the one connection of two ranks; BEAT, LEAVE, FAREWELL on the other
  *
  * This file does no I/O.  Thread: any. */
 #ifndef KERNELS_COMM_WIRE_H
@@ -25,7 +25,7 @@
 #include "kernels/comm.h"
 
 enum {
-    WIRE_PROTOCOL = 1, /* changes with anything below */
+    WIRE_PROTOCOL = 2, /* changes with anything below */
     WIRE_HEAD_BYTES = 16,
     WIRE_TEXT_MAX = 199, /* of a refusal or a farewell */
     WIRE_VERSION_MAX = 31,
@@ -46,6 +46,7 @@ enum wire_kind {
     WIRE_ROSTER,
     WIRE_ROUND,
     WIRE_BEAT,
+    WIRE_LEAVE, /* this rank closes; the group has not failed by it */
     WIRE_FAREWELL,
     WIRE_N
 };

@@ -17,6 +17,7 @@
 #include <cmocka.h>
 
 #include "base/clock.h"
+#include "free_port.h"
 #include "kernels/comm.h"
 #include "kernels/comm_wire.h"
 #include "kernels/ops.h"
@@ -44,14 +45,8 @@ static struct sockaddr_in loopback(int at_port)
 
 static int choose_port(void **state)
 {
-    struct sockaddr_in at = loopback(0);
-    socklen_t n = sizeof at;
-    const int fd = socket(AF_INET, SOCK_STREAM, 0);
     (void)state;
-    if (bind(fd, (struct sockaddr *)&at, n) != 0 || getsockname(fd, (struct sockaddr *)&at, &n))
-        return 1;
-    close(fd);
-    port = ntohs(at.sin_port);
+    port = free_port();
     return 0;
 }
 
@@ -357,7 +352,7 @@ static void a_group_can_be_formed_again_at_once(void **state)
         if (i % 2)
             comm_end(rank[0].comm);
         comm_close(rank[0].comm);
-        while (comm_ok(rank[3].comm, &st))
+        while (comm_look(rank[3].comm, &st))
             sleep_ms(5);
         assert_int_equal(st.code, i % 2 ? STATUS_CANCELLED : STATUS_DEVICE);
         for (int r = 1; r < 4; r++)
@@ -432,6 +427,8 @@ static void lengths_that_a_kind_may_not_have_are_refused(void **state)
         {WIRE_HELLO, WIRE_HELLO_BYTES + 1, false},
         {WIRE_BEAT, 0, true},
         {WIRE_BEAT, 1, false},
+        {WIRE_LEAVE, 0, true},
+        {WIRE_LEAVE, 1, false},
         {WIRE_ROUND, 256 * 1024, true},
         {WIRE_ROUND, 256 * 1024 + 1, false},
         {WIRE_FAREWELL, WIRE_TEXT_MAX, true},
