@@ -6,6 +6,7 @@ raising; `check` and `equal` raise with the values that differ.
 import http.client
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -33,9 +34,15 @@ def equal(got, want, *what):
 
 
 def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """Below the ports that the kernel gives to callers, so that it is free still when it is used."""
+    for port in random.sample(range(12000, 32000), 100):
+        with socket.socket() as s:
+            try:
+                s.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                pass
+    raise Failure("no port of loopback is free")
 
 
 class Server:
