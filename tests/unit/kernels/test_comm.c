@@ -23,9 +23,9 @@
 #include "free_port.h"
 
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-enum { ROUNDS = 300, SIZE_MAX_FLOATS = 40000 };
+enum { ROUNDS = 300, SIZE_MAX_FLOATS = 40000, LATENESS = 4 };
 #else
-enum { ROUNDS = 3000, SIZE_MAX_FLOATS = (1 << 18) + 3 };
+enum { ROUNDS = 3000, SIZE_MAX_FLOATS = (1 << 18) + 3, LATENESS = 1 };
 #endif
 
 static const int group_sizes[] = {1, 2, 3, 4, 8};
@@ -339,7 +339,7 @@ static void parts_of_any_size_are_gathered(void **state)
 
 /* --- failures ------------------------------------------------------------------------------- */
 
-enum { WAIT_MS = 400, SOON_MS = 2500 };
+enum { WAIT_MS = 400, SOON_MS = LATENESS * 2500 };
 
 static uint64_t now_ms(void)
 {
