@@ -2,26 +2,31 @@
 """Makes a checkpoint of the exact shapes of a published model, with random weights: what speed
 and memory need to be measured, without the model.
 
-    make_random_hf.py llama-3.1-8b FOLDER [--tokenizer FOLDER] [--seed N] [--threads N] [--shard-bytes N]
+    make_random_hf.py llama-3.1-8b FOLDER [--tokenizer FOLDER] [--seed N] [--threads N] [--shard-bytes N] [--texts]
 
 bf16 normal weights of sigma 0.02, gains near 1, biases of sigma 0.3, in shards of about 4 GB with their index.  The
 tokenizer is copied from a folder, or is a made-up byte-level one of the full vocabulary, so that
 the model can be served over HTTP and every id decodes.
 
-Weights are drawn on the GPU if there is one, and shards are written by several threads.
+Weights are drawn on the GPU if there is one, and written by several threads.  With --texts there are none:
+`inferd serve --weights random` makes up its own, which is what a model of 141 GB wants.
 
-Needs: torch, safetensors.
+Needs: torch, but with --texts.
 """
 import argparse
 import concurrent.futures
 import json
 import math
+import os
 import pathlib
 import shutil
 import struct
 import time
 
-import torch
+try:
+    import torch
+except ImportError:
+    torch = None
 
 SHARD_BYTES = 4_200_000_000  # four for the 8B model
 COMMON = dict(architectures=["LlamaForCausalLM"], model_type="llama", torch_dtype="bfloat16",
@@ -42,6 +47,9 @@ MODELS = {
     "llama-3.1-8b": dict(COMMON, hidden_size=4096, num_hidden_layers=32, num_attention_heads=32,
                          num_key_value_heads=8, head_dim=128, intermediate_size=14336,
                          rope_scaling=bands(8.0), tie_word_embeddings=False),
+    "llama-3.1-70b": dict(COMMON, hidden_size=8192, num_hidden_layers=80, num_attention_heads=64,
+                          num_key_value_heads=8, head_dim=128, intermediate_size=28672,
+                          rope_scaling=bands(8.0), tie_word_embeddings=False),
     "llama-3.2-1b": dict(COMMON, hidden_size=2048, num_hidden_layers=16, num_attention_heads=32,
                          num_key_value_heads=8, head_dim=64, intermediate_size=8192,
                          rope_scaling=bands(32.0), tie_word_embeddings=True),
@@ -117,7 +125,8 @@ def draw(name, shape, index, seed, device, gain):
     return x.normal_(0, 0.02, generator=g)
 
 
-def write_shard(path, tensors, first, seed, device, gain):
+def begin_shard(path, tensors):
+    """Writes the header: [(offset in the file, name, shape)], bytes of the weights."""
     header, at = {"__metadata__": {"format": "pt"}}, 0
     for name, shape in tensors:
         n = 2 * math.prod(shape)
@@ -125,14 +134,18 @@ def write_shard(path, tensors, first, seed, device, gain):
         at += n
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with open(path, "wb", buffering=0) as out:
-        out.write(struct.pack("<Q", len(text)) + text)
-        for i, (name, shape) in enumerate(tensors):
-            x = draw(name, shape, first + i, seed, device, gain).cpu().view(torch.uint8).numpy()
-            view = memoryview(x.reshape(-1))
-            while view:  # one write takes less than 2 GiB
-                view = view[out.write(view):]
-    return at
+    path.write_bytes(struct.pack("<Q", len(text)) + text)
+    first = 8 + len(text)
+    return [(first + header[name]["data_offsets"][0], name, shape) for name, shape in tensors], at
+
+
+def write_tensor(path, at, x):
+    view = memoryview(x.cpu().view(torch.uint8).numpy().reshape(-1))
+    file = os.open(path, os.O_WRONLY)
+    while view:  # one write takes less than 2 GiB
+        n = os.pwrite(file, view, at)
+        view, at = view[n:], at + n
+    os.close(file)
 
 
 def write_weights(folder, config, seed, n_threads, shard_bytes):
@@ -141,16 +154,21 @@ def write_weights(folder, config, seed, n_threads, shard_bytes):
     shards = cut_into_shards(list(shapes(config)), shard_bytes)
     names = ["model.safetensors"] if len(shards) == 1 else [
         f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
-    firsts = [sum(map(len, shards[:i])) for i in range(len(shards))]
+    size, todo = 0, []
+    for name, tensors in zip(names, shards):
+        places, n = begin_shard(folder / name, tensors)
+        todo += [(folder / name, *place) for place in places]
+        size += n
     with concurrent.futures.ThreadPoolExecutor(n_threads) as pool:
-        sizes = list(pool.map(
-            lambda i: write_shard(folder / names[i], shards[i], firsts[i], seed, device, gain),
-            range(len(shards))))
+        def write(i):
+            path, at, name, shape = todo[i]
+            write_tensor(path, at, draw(name, shape, i, seed, device, gain))
+        list(pool.map(write, range(len(todo))))
     if len(shards) > 1:
         (folder / "model.safetensors.index.json").write_text(json.dumps({
-            "metadata": {"total_size": sum(sizes)},
+            "metadata": {"total_size": size},
             "weight_map": {n: names[i] for i, s in enumerate(shards) for n, _ in s}}, indent=1))
-    return sum(sizes)
+    return size
 
 
 def byte_alphabet():
@@ -223,6 +241,7 @@ def main():
     ap.add_argument("--seed", type=int, default=1)
     ap.add_argument("--threads", type=int, default=4)
     ap.add_argument("--shard-bytes", type=int, default=SHARD_BYTES)
+    ap.add_argument("--texts", action="store_true", help="no weights: config.json and the tokenizer alone")
     args = ap.parse_args()
     config = MODELS[args.model]
     start = time.monotonic()
@@ -236,7 +255,7 @@ def main():
                 shutil.copyfile(args.tokenizer / name, args.folder / name)
     else:
         make_tokenizer(args.folder, config)
-    n = write_weights(args.folder, config, args.seed, args.threads, args.shard_bytes)
+    n = 0 if args.texts else write_weights(args.folder, config, args.seed, args.threads, args.shard_bytes)
     seconds = time.monotonic() - start
     print(f"{args.folder}: {n / 1e9:.2f} GB in {seconds:.1f} s")
 
