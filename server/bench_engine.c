@@ -152,7 +152,7 @@ static bool open_scheduler(struct bench *b, struct status *st)
 {
     struct engine_options eo;
     config_engine(&b->cfg, &eo);
-    eo.random_weights = b->random_weights;
+    eo.random_weights |= b->random_weights;
     if (b->tables != TABLES_NONE)
         bench_rates_measure(&b->rates, &eo);
     b->start_ns = clock_now(&clock_real);

@@ -36,6 +36,9 @@ static const struct option options[] = {
      "GGUF file or Hugging Face folder to serve"},
     {"Model", "served-model-name", TEXT, AT(served_model_name), "", 0, 200, 0,
      "name in /v1/models and in answers; default: that of the file or folder"},
+    {"Model", "weights", CHOICE, AT(weights), "file", 0, 0, "file|random",
+     "random: of the shapes that the folder's config.json says, for benchmarks; no file of weights "
+     "is read, and answers mean nothing"},
     {"Model", "engine", CHOICE, AT(engine), "process", 0, 0, "process|local|fake",
      "where the model runs: a child process, a thread (debugging), or nothing real (benchmarks of "
      "the front)"},
@@ -592,6 +595,7 @@ void config_engine(const struct config *c, struct engine_options *o)
 {
     *o = (struct engine_options){
         .model_path = c->model,
+        .random_weights = c->weights[0] == 'r',
         .cpu_precision = c->cpu_precision,
         .cpu_isa = c->cpu_isa[0] ? c->cpu_isa : NULL,
         .kv_dtype = c->kv_dtype,

@@ -22,7 +22,7 @@
 /* All values are strings or int64_t, as the table names them; the groups below are filled from it. */
 struct config {
     /* model and engine */
-    const char *model, *served_model_name, *engine;
+    const char *model, *served_model_name, *weights, *engine;
     const char *cpu_precision, *cpu_isa, *kv_dtype, *device, *dtype, *gpu_memory;
     const char *quantize, *quantize_head, *quantize_skip, *layer_split, *max_memory;
     int64_t n_stages; /* layer_split as a number, or ENGINE_SPLIT_AUTO */

@@ -2,6 +2,7 @@
 import json
 import os
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from harness import Server, check, equal
 
 MODEL = Path(__file__).parent.parent / "golden/hf/tied-f32"
+MAKE_FOLDER = Path(__file__).parent.parent / "gpu/make_random_hf.py"
 OPTIONS = ("--kv-memory", "256MiB", "--cpu-isa", "scalar", "--log-requests", "off")
 
 
@@ -54,6 +56,18 @@ def test_the_log_shows_the_memory_plan_as_one_event(c):
 def test_the_log_says_which_instructions_are_used(c):
     check(any(" isa=scalar " in line for line in log_of(c.server)), c.server.tail())
     check(not any("cpu-isa" in line for line in log_of(c.server)), c.server.tail())
+
+
+def test_random_weights_want_no_file_of_weights_and_are_named(c):
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([sys.executable, MAKE_FOLDER, "tiny", folder, "--texts"], check=True, capture_output=True)
+        server = Server(c.options.binary, folder, *OPTIONS, "--weights", "random", "--engine", c.options.engine)
+        body = {"model": "test-model", "prompt": "a", "max_tokens": 5, "ignore_eos": True}
+        status, answer = server.post("/v1/completions", body)
+        equal(status, 200, answer)
+        equal(answer["usage"]["completion_tokens"], 5, "tokens")
+        check(any("weights are random" in line for line in log_of(server)), server.tail())
+        server.stop()
 
 
 def test_no_message_gets_into_a_file_when_the_standard_ones_are_closed(c):

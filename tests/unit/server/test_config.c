@@ -108,6 +108,7 @@ static void an_error_says_what_would_be_right(void **state)
         {"--kv-memory=2GB", "KiB, MiB, GiB"},
         {"--prefix-cache=perhaps", "on or off"},
         {"--max-seqs=-1", "from 0 to"},
+        {"--weights=none", "file|random"},
         {"--device=gpu", "auto|cpu|cuda"},
         {"--device-index=-1", "from 0 to 1023"},
         {"--dtype=f32", "auto|bf16|f16"},
@@ -167,6 +168,7 @@ static void the_engine_gets_the_device_that_was_asked_for(void **state)
     assert_true(o.gpu_memory == 0.92);
     assert_int_equal(o.seqs_max, 0); /* the engine chooses by its device */
     assert_int_equal(o.step_tokens_max, 0);
+    assert_false(o.random_weights);
     config_close(&c);
     assert_true(READ(&c, &st, "--device=cuda", "--device-index=3", "--dtype=f16",
                      "--gpu-memory=0.5", "--tensor-parallel=8"));
@@ -176,6 +178,18 @@ static void the_engine_gets_the_device_that_was_asked_for(void **state)
     assert_int_equal(o.device_index, 3);
     assert_int_equal(o.tensor_parallel, 8);
     assert_true(o.gpu_memory == 0.5);
+    config_close(&c);
+}
+
+static void weights_are_random_only_where_that_is_asked_for(void **state)
+{
+    struct config c;
+    struct status st;
+    struct engine_options o;
+    (void)state;
+    assert_true(READ(&c, &st, "folder", "--weights=random"));
+    config_engine(&c, &o);
+    assert_true(o.random_weights);
     config_close(&c);
 }
 
@@ -606,6 +620,7 @@ int main(void)
         cmocka_unit_test(an_error_says_what_would_be_right),
         cmocka_unit_test(a_step_must_have_room_for_each_sequence),
         cmocka_unit_test(the_engine_gets_the_device_that_was_asked_for),
+        cmocka_unit_test(weights_are_random_only_where_that_is_asked_for),
         cmocka_unit_test(the_engine_gets_the_schemes_that_were_asked_for),
         cmocka_unit_test(layers_are_split_as_the_options_say),
         cmocka_unit_test(ranks_of_a_launcher_make_the_grid),
