@@ -18,7 +18,9 @@ int bench_main(int argc, char **argv)
         return bench_kernels_main(argc - 1, argv + 1);
     fprintf(stderr, "inferd: bench what?\n"
                     "  inferd bench engine MODEL [--random] [--repeats N] [--parallel-max N]\n"
-                    "        [--tables auto|full|few|none] [--json] [options of serve]\n"
+                    "        [--tables auto|full|few|none] [--prefill TOKENS,...] "
+                    "[--decode BATCHxTOKENS,...]\n"
+                    "        [--json] [options of serve]\n"
                     "  inferd bench kernels [--device auto|cpu|cuda] [--device-index N] "
                     "[--dtype bf16|f16]\n"
                     "        [--threads N] [--shape 8b|1b] [--rows-max N] [--json]\n"

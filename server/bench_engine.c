@@ -48,6 +48,7 @@ struct bench {
     bool json;
     bool random_weights;
     enum tables tables;
+    struct bench_rows prefills, decodes; /* none of either = those of `tables` */
     struct bench_source source;
     struct bench_rates rates;
     uint64_t start_ns, ready_ns;
@@ -56,13 +57,13 @@ struct bench {
 
 /* ---- options ---- */
 
-static bool set_number(const char *name, const char *text, int32_t max, int32_t *out,
+static bool set_number(const char *name, const char *text, int32_t min, int32_t max, int32_t *out,
                        struct status *st)
 {
     char *end = NULL;
-    const long v = text ? strtol(text, &end, 10) : 0;
-    if (v < 1 || v > max || *end)
-        return status_fail(st, STATUS_BAD_INPUT, "%s: want a number from 1 to %d", name, max);
+    const long v = text ? strtol(text, &end, 10) : min - 1;
+    if (v < min || v > max || end == text || *end)
+        return status_fail(st, STATUS_BAD_INPUT, "%s: want a number from %d to %d", name, min, max);
     *out = (int32_t)v;
     return true;
 }
@@ -87,11 +88,15 @@ static bool take_own_flags(struct bench *b, int *argc, char **argv, struct statu
         if (strcmp(argv[i], "--json") == 0)
             b->json = true;
         else if (strcmp(argv[i], "--repeats") == 0 && ++i)
-            ok = set_number("repeats", next, REPEATS_MAX, &b->n_repeats, st);
+            ok = set_number("repeats", next, 1, REPEATS_MAX, &b->n_repeats, st);
         else if (strcmp(argv[i], "--parallel-max") == 0 && ++i)
-            ok = set_number("parallel-max", next, REQUESTS_MAX, &b->parallel_max, st);
+            ok = set_number("parallel-max", next, 0, REQUESTS_MAX, &b->parallel_max, st);
         else if (strcmp(argv[i], "--tables") == 0 && ++i)
             ok = set_tables(b, next, st);
+        else if (strcmp(argv[i], "--prefill") == 0 && ++i)
+            ok = bench_rows_read(&b->prefills, next, false, st) || status_wrap(st, "prefill");
+        else if (strcmp(argv[i], "--decode") == 0 && ++i)
+            ok = bench_rows_read(&b->decodes, next, true, st) || status_wrap(st, "decode");
         else if (strcmp(argv[i], "--random") == 0)
             b->random_weights = true; /* its value stays: the model */
         else
@@ -247,8 +252,11 @@ static bool run_table(struct bench *b, struct buf *out, struct status *st)
 {
     const bool on_cpu = strcmp(b->source.facts.device, "cpu") == 0;
     const int n_devices = on_cpu ? 1 : b->source.facts.n_ranks; /* one was measured */
+    const bool chosen = b->prefills.n + b->decodes.n > 0;
     struct bench_table t = {.full =
                                 b->tables == TABLES_FULL || (b->tables == TABLES_AUTO && !on_cpu),
+                            .prefills = chosen ? &b->prefills : NULL,
+                            .decodes = chosen ? &b->decodes : NULL,
                             .copy_bytes_s = b->rates.copy_bytes_s * n_devices,
                             .json = b->json,
                             .out = out};

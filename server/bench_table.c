@@ -15,6 +15,44 @@ static const int32_t prefill_full[] = {128, 512, 1024, 2048, 8192, 0},
                      prefill_few[] = {128, 512, 0};
 static const int32_t batch_full[] = {1, 8, 32, 64, 128, 256, 512, 0}, batch_few[] = {1, 8, 0};
 static const int32_t context_full[] = {128, 1024, 4096, 8192, 0}, context_few[] = {128, 512, 0};
+static const int32_t one[] = {1, 0};
+
+/* ---- rows ---- */
+
+static bool read_number(const char **at, int32_t *out)
+{
+    char *end;
+    const long v = strtol(*at, &end, 10);
+    if (end == *at || v < 1 || v > N_MAX)
+        return false;
+    *out = (int32_t)v;
+    *at = end;
+    return true;
+}
+
+static bool read_row(const char **at, bool have_batch, struct bench_row *row)
+{
+    if (have_batch && (!read_number(at, &row->batch) || *(*at)++ != 'x'))
+        return false;
+    row->batch = have_batch ? row->batch : 1;
+    return read_number(at, &row->tokens);
+}
+
+bool bench_rows_read(struct bench_rows *rows, const char *text, bool have_batch, struct status *st)
+{
+    const char *at = text ? text : "";
+    rows->n = 0;
+    while (rows->n < BENCH_ROWS_MAX && read_row(&at, have_batch, &rows->at[rows->n])) {
+        rows->n++;
+        if (*at == '\0')
+            return true;
+        if (*at++ != ',')
+            break;
+    }
+    return status_fail(st, STATUS_BAD_INPUT, "want %s, at most %d of them",
+                       have_batch ? "BATCHxTOKENS,BATCHxTOKENS,..." : "TOKENS,TOKENS,...",
+                       BENCH_ROWS_MAX);
+}
 
 static int compare(const void *a, const void *b)
 {
@@ -163,13 +201,37 @@ static bool decode(struct bench_table *t, struct bench_source *from, int32_t bat
 
 /* ---- both ---- */
 
+/* Each of `batch` with each of `tokens`; both end with 0. */
+static void add_rows(struct bench_rows *rows, const int32_t *batch, const int32_t *tokens)
+{
+    for (; *batch; batch++)
+        for (const int32_t *n = tokens; *n; n++)
+            rows->at[rows->n++] = (struct bench_row){.batch = *batch, .tokens = *n};
+}
+
+static bool refuse(const struct bench_source *from, const struct bench_row *row, struct status *st)
+{
+    const struct step_limits *l = &from->facts.limits;
+    return status_fail(st, STATUS_TOO_LARGE,
+                       "%d x %d tokens and what is generated do not fit: %d sequences of at most "
+                       "%d tokens, %d blocks of %d",
+                       row->batch, row->tokens, l->seqs_max, l->context_max, l->n_blocks,
+                       l->block_tokens);
+}
+
 static bool run_prefills(struct bench_table *t, struct bench_source *from, struct status *st)
 {
+    struct bench_rows all = {0};
     const char *comma = "";
-    for (const int32_t *n = t->full ? prefill_full : prefill_few; *n; n++) {
-        if (*n + 1 > from->facts.limits.context_max)
+    add_rows(&all, one, t->full ? prefill_full : prefill_few);
+    const struct bench_rows *rows = t->prefills ? t->prefills : &all;
+    for (int i = 0; i < rows->n; i++) {
+        if (rows->at[i].tokens + 1 > from->facts.limits.context_max) {
+            if (t->prefills)
+                return refuse(from, &rows->at[i], st);
             continue;
-        if (!prefill(t, from, *n, comma, st))
+        }
+        if (!prefill(t, from, rows->at[i].tokens, comma, st))
             return false;
         comma = ",";
     }
@@ -178,15 +240,21 @@ static bool run_prefills(struct bench_table *t, struct bench_source *from, struc
 
 static bool run_decodes(struct bench_table *t, struct bench_source *from, struct status *st)
 {
+    struct bench_rows all = {0};
     const char *comma = "";
-    for (const int32_t *n = t->full ? batch_full : batch_few; *n; n++)
-        for (const int32_t *c = t->full ? context_full : context_few; *c; c++) {
-            if (!fits(t, from, *n, *c))
-                continue;
-            if (!decode(t, from, *n, *c, comma, st))
-                return false;
-            comma = ",";
+    add_rows(&all, t->full ? batch_full : batch_few, t->full ? context_full : context_few);
+    const struct bench_rows *rows = t->decodes ? t->decodes : &all;
+    for (int i = 0; i < rows->n; i++) {
+        const struct bench_row *row = &rows->at[i];
+        if (!fits(t, from, row->batch, row->tokens)) {
+            if (t->decodes)
+                return refuse(from, row, st);
+            continue;
         }
+        if (!decode(t, from, row->batch, row->tokens, comma, st))
+            return false;
+        comma = ",";
+    }
     return true;
 }
 
