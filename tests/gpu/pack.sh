@@ -68,7 +68,7 @@ make_probes
 rm -rf "${out:?}/bin" "${out:?}/lib" "${out:?}/tests"
 mkdir -p "$out/bin" "$out/lib" "$out/tests/gpu"
 cp "$build/inferd" "$build/libinferd_cuda.so" "$out/bin"
-cp "$build/libinferd_cuda_fault.so" "$build/libinferd_cuda_idle.so" "$out/bin"
+cp "$build"/libinferd_cuda_{fault,fill,idle}.so "$out/bin"
 find "$build" -maxdepth 1 -name 'gpu_test_*' -type f -perm -u+x -exec cp {} "$out/bin" \;
 [ ! -d "$build/gpu" ] || find "$build/gpu" -type f -perm -u+x -exec cp {} "$out/bin" \;
 for f in "$out"/bin/*; do
