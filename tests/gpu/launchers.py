@@ -6,20 +6,22 @@ they speak, and those of one GPU.
 
 By RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT, by torchrun (of the Python that runs this,
 which has torch) and by mpirun, each over memory and over TCP.  Every way gives the same bytes, log-probabilities
-included; beside one device greedy texts are equal but where its two likeliest tokens are closer than TIE, and
+included, and ends with exit code 0 once its first rank is told to; beside one device greedy texts are equal but where its two likeliest tokens are closer than TIE, and
 log-probabilities of the prompts within ERROR_MAX of their spread.  Loopback only; launchers that are not there
 are named and left out.
 """
 import argparse
 import contextlib
+import glob
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
 import time
 
-from daemon import Daemon, Group, free_port
+from daemon import Daemon, Group, free_port, tail
 
 PROMPTS, PROMPT, TOKENS = 8, 120, 48
 TIE = 0.02  # nat; sums of partial sums, rounded to 16 bits
@@ -35,27 +37,58 @@ def ask(daemon):
 
 
 @contextlib.contextmanager
-def by_variables(o, transport):
+def by_variables(o, transport, codes):
     group = Group(o.ranks, o.folder, o.model, *options(o, transport))
     try:
         yield group.first
     finally:
-        codes = group.close()
+        codes += group.close()
         if any(codes):
-            print(f"  exit codes {codes}\n{group.tails()}")
+            print(group.tails())
 
 
-def by_torchrun(o, transport):
-    return Daemon(o.folder, o.model, *options(o, transport), before=(
-        sys.executable, "-m", "torch.distributed.run", "--no-python", "--nproc-per-node", str(o.ranks), "--master-port",
-        str(free_port())))
+def descendants(pid):
+    for path in glob.glob(f"/proc/{pid}/task/*/children"):
+        with contextlib.suppress(OSError), open(path) as f:
+            for child in map(int, f.read().split()):
+                yield child
+                yield from descendants(child)
 
 
-def by_mpirun(o, transport):
+def is_first(pid):
+    """Whether a launcher told this process that it is rank 0."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/environ", "rb") as f:
+        return not {b"RANK=0", b"OMPI_COMM_WORLD_RANK=0"}.isdisjoint(f.read().split(b"\0"))
+    return False
+
+
+@contextlib.contextmanager
+def by_launcher(o, transport, codes, *before):
+    """Its first rank is ended, the others end with that, and then the launcher says how all of them ended."""
+    daemon = Daemon(o.folder, o.model, *options(o, transport), before=before)
+    try:
+        yield daemon
+    finally:
+        for pid in [p for p in descendants(daemon.process.pid) if is_first(p)][:1]:
+            os.kill(pid, signal.SIGTERM)
+        try:
+            codes.append(daemon.process.wait(20))
+        except subprocess.TimeoutExpired:
+            print("the launcher does not end with rank 0")
+            codes.append(daemon.close() or 1)
+        if any(codes):
+            print(tail(daemon.log))
+
+
+def by_torchrun(o, transport, codes):
+    return by_launcher(o, transport, codes, sys.executable, "-m", "torch.distributed.run", "--no-python",
+                       "--nproc-per-node", str(o.ranks), "--master-port", str(free_port()))
+
+
+def by_mpirun(o, transport, codes):
     over_tcp = ("-x", "MASTER_ADDR=127.0.0.1", "-x", f"MASTER_PORT={free_port()}") if transport == "socket" else ()
     root = ("--allow-run-as-root",) if os.geteuid() == 0 else ()
-    return Daemon(o.folder, o.model, *options(o, transport), before=(
-        o.mpirun, *root, "--oversubscribe", "-np", str(o.ranks), *over_tcp))
+    return by_launcher(o, transport, codes, o.mpirun, *root, "--oversubscribe", "-np", str(o.ranks), *over_tcp)
 
 
 def options(o, transport):
@@ -120,16 +153,16 @@ def main():
         if time.monotonic() - begin > o.seconds:
             print(f"LEFT OUT: {name} over {transport}: no time")
             continue
-        start = time.monotonic()
-        with make(o, transport) as daemon:
+        start, codes = time.monotonic(), []
+        with make(o, transport, codes) as daemon:
             got, n_ranks = ask(daemon), daemon.metric("inferd_engine_ranks")
         first = first or got
         same, ties, other, error = beside_one(want, got)
-        good = got == first and n_ranks == o.ranks and other == 0 and error < ERROR_MAX
+        good = got == first and n_ranks == o.ranks and other == 0 and error < ERROR_MAX and not any(codes)
         n_ways, n_bad = n_ways + 1, n_bad + (not good)
         print(f"{name}, {transport}: {n_ranks:.0f} ranks, {'the bytes of' if got == first else 'NOT the bytes of'} the first "
               f"way; beside one: {same} of {len(want)} texts equal, {ties} part at a tie, {other} else, error {error:.4f} "
-              f"of the spread; {time.monotonic() - start:.1f} s{'' if good else '  FAILED'}", flush=True)
+              f"of the spread; exit codes {codes}; {time.monotonic() - start:.1f} s{'' if good else '  FAILED'}", flush=True)
     print(f"{n_ways - n_bad} of {n_ways} ways passed")
     return n_bad != 0
 
