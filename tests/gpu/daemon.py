@@ -1,6 +1,8 @@
 """daemon.py - `inferd serve` as scripts of this folder run it: started, asked over loopback, ended."""
+import contextlib
 import json
 import os
+import random
 import re
 import shutil
 import socket
@@ -13,9 +15,12 @@ import urllib.request
 
 
 def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """Below those that connections get, of which one could take it before a daemon listens."""
+    while True:
+        port = random.randrange(12000, 32000)
+        with socket.socket() as s, contextlib.suppress(OSError):
+            s.bind(("127.0.0.1", port))
+            return port
 
 
 def copy_program(folder, work, module):
