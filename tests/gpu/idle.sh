@@ -11,6 +11,7 @@ trap 'rm -rf "$work"' EXIT
 cp "$bin/inferd" "$work"
 cp "$bin/libinferd_cuda.so" "$work/libinferd_cuda_real.so"
 cp "$bin/libinferd_cuda_idle.so" "$work/libinferd_cuda.so"
-"$work/inferd" bench engine --random "$2" --device cuda --repeats 1 2>"$work/log"
+"$work/inferd" bench engine --random "$2" --device cuda --parallel-max 0 --repeats 1 \
+    --decode 1x128,8x128,16x128,32x128,64x128,128x128,256x128 2>"$work/log"
 grep -q ^idle: "$work/log" || { cat "$work/log" >&2; exit 1; }
 awk '/^idle:/ {last[$3] = $0} END {for (w in last) print last[w]}' "$work/log" | sort -n -k 3

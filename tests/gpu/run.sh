@@ -14,7 +14,8 @@
 #   peers      torch, transformers and bitsandbytes on the same shapes, where python has them
 # No network.  Each part has a time limit: INFERD_PART_S (300 s), and under a sanitizer
 # INFERD_SANITIZER_S (60 s), which makes a program "slow" and not failed.  Logs go to --out, by
-# default a new folder in /tmp.  The table comes last; without a GPU every line says "skipped".
+# default a new folder in /tmp.  A line says how each part ended, all of them as a table at the end; without
+# a GPU every line says "skipped".  Greedy tokens want INFERD_TEST_MODEL, or models/ here or in the repository.
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 all="parity sanitizer engine logits memory bench peers"
@@ -28,7 +29,7 @@ while [ $# -gt 0 ]; do
     case $1 in
     --only) only=${2:?--only LIST}; shift 2 ;;
     --out) out=${2:?--out FOLDER}; shift 2 ;;
-    -*) sed -n '2,21p' "$0"; exit 2 ;;
+    -*) sed -n '2,19p' "$0"; exit 2 ;;
     *) dir=$1; shift ;;
     esac
 done
@@ -41,7 +42,7 @@ table=$out/table.txt
 : >"$table"
 
 row() { # row STATE NAME SECONDS FIGURE
-    printf '%-8s %-34s %6s  %s\n' "$1" "$2" "$3" "$4" >>"$table"
+    printf '%-8s %-34s %6s  %s\n' "$1" "$2" "$3" "$4" | tee -a "$table"
 }
 
 wanted() { case " ${only//,/ } " in *" $1 "*) ;; *) return 1 ;; esac; }
@@ -131,11 +132,11 @@ find_sanitizer() {
 # Under a sanitizer a launch takes up to a thousand times as long: an argument asks for a small part.
 sanitizer_jobs() {
     local tool t
-    for t in matmul scheme act8 engine kv8 sample small_ops head; do
+    for t in matmul scheme gguf act8 engine kv8 sample small_ops head; do
         [ -x "$bin/gpu_test_$t" ] || continue
         for tool in racecheck initcheck memcheck synccheck; do
             case $t in
-            act8|head|matmul|sample|scheme) echo "$tool gpu_test_$t small" ;;
+            act8|gguf|head|matmul|sample|scheme) echo "$tool gpu_test_$t small" ;;
             *) echo "$tool gpu_test_$t" ;;
             esac
         done
@@ -161,12 +162,25 @@ model() { # model NAME [SHARD-BYTES]: a folder of random weights, made once
     echo "$at"
 }
 
+# The model whose prompts are in tests/golden/logprobs: 98 MB, which are not packed.
+test_model() {
+    local at name=SmolLM2-135M-Instruct.Q4_1.gguf
+    for at in "${INFERD_TEST_MODEL:-}" "$dir/models/$name" "$here/models/$name" "$here/../../models/$name"; do
+        [ ! -f "$at" ] || { realpath "$at"; return; }
+    done
+}
+
 engine() {
     local t
     for t in gpu_test_engine gpu_test_ranks; do
         [ ! -x "$bin/$t" ] || part "engine $t" "$tests" "$bin/$t"
     done
-    part "engine greedy" 'grep "texts of"' "$bin/gpu_test_greedy" "${INFERD_TEST_MODEL:-models/SmolLM2-135M-Instruct.Q4_1.gguf}"
+    t=$(test_model)
+    if [ -n "$t" ]; then
+        part "engine greedy" 'grep "texts of"' "$bin/gpu_test_greedy" "$t"
+    else
+        row skipped "engine greedy" - "INFERD_TEST_MODEL names no SmolLM2-135M-Instruct.Q4_1.gguf, and models/ has none"
+    fi
     if ! has_python torch,safetensors; then
         row skipped "engine faults" - "python3 has no torch and safetensors here"
         return
@@ -199,15 +213,17 @@ memory() {
 }
 
 bench() {
-    local shape
+    local shape rows=(--device cuda --repeats 3 --prefill "512,2048,8192"
+        --decode "1x128,1x1024,1x8192,8x1024,64x1024,256x1024")
     part "bench kernels" 'head -1' "$bin/inferd" bench kernels --device cuda
     for shape in llama-3.1-8b llama-3.2-1b; do
         part "bench engine $shape" 'grep -E "^decode +1 +128 "' \
-            "$bin/inferd" bench engine --random "tests/bench/shapes/$shape" --device cuda --repeats 3
+            "$bin/inferd" bench engine --random "tests/bench/shapes/$shape" "${rows[@]}"
     done
     [ "$n_gpus" -lt 2 ] ||
         part "bench engine llama-3.1-8b 2 GPUs" 'grep -E "^decode +1 +128 "' "$bin/inferd" bench engine \
-            --random tests/bench/shapes/llama-3.1-8b --device cuda --repeats 3 --tensor-parallel 2
+            --random tests/bench/shapes/llama-3.1-8b "${rows[@]}" --tensor-parallel 2
+    part "bench kv slope" 'grep "^int8:"' "${py[@]}" tests/gpu/kv_slope.py "$bin" tests/bench/shapes/llama-3.1-8b
     part "bench idle" 'grep "^idle: width    1 "' tests/gpu/idle.sh "$bin" tests/bench/shapes/llama-3.2-1b
     [ ! -x "$bin/bench_all_reduce" ] || part "bench all_reduce" 'grep -E "^ +32768 "' "$bin/bench_all_reduce" bench
     [ ! -x "$bin/probe_scheme_wide" ] || part "bench scheme wide" "$last" "$bin/probe_scheme_wide"
