@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 """Ranks that are processes on GPUs, of which one is killed, stopped or slow again and again: all engines of
-the group are down within 10 s, they come back, and every stream says what it would have said.
+the group are down within 10 s, they come back, and every stream says what it would have said.  Stages may
+wait for a slow one instead.
 
-    ranks.py BIN-FOLDER MODEL [--ranks N] [--trials N] [--from I] [--groups G] [--seconds S]
+    ranks.py BIN-FOLDER MODEL [--ranks N] [--stages N] [--trials N] [--from I] [--groups G] [--seconds S]
 
-BIN-FOLDER: inferd, libinferd_cuda.so, libinferd_cuda_fault.so.  Trials are divided among G groups, each with GPUs
+BIN-FOLDER: inferd, libinferd_cuda.so, libinferd_cuda_fault.so.  With --stages the ranks are N stages, of one or
+several that divide each layer.  Trials are divided among G groups, each with GPUs
 of its own; --from goes on where another run ended.  They end early, and are counted as they are, when S are over.
 The last line sums up.  Needs a GPU for each rank; loopback only.
 """
@@ -21,6 +23,7 @@ import time
 from daemon import Group, copy_program, order_fault
 
 STREAMS, TOKENS, DOWN_S = 8, 1000, 10
+SLOW_S = 8  # as fault_module.cu has it
 BODIES = [{"prompt": [100 + i, 7, 300 + i], "max_tokens": TOKENS, "temperature": 0.8, "seed": i, "ignore_eos": True}
           for i in range(STREAMS)]
 # A slow rank sleeps in a step for longer than the others wait; which, is whoever comes first.
@@ -56,10 +59,11 @@ def engine(front):
 
 
 class Strike:
-    """What happens to the group in the middle of its streams; `down_s`: until all its engines are."""
+    """What happens to the group in the middle of its streams; `down_s`: until all its engines are.  0 where it
+    may wait for a slow one, and did."""
 
-    def __init__(self, group, folder, kind, rank):
-        self.group, self.folder, self.kind, self.rank = group, folder, kind, rank
+    def __init__(self, group, folder, kind, rank, may_wait):
+        self.group, self.folder, self.kind, self.rank, self.may_wait = group, folder, kind, rank, may_wait
         self.down_s = None
 
     def __call__(self):
@@ -68,14 +72,16 @@ class Strike:
             order_fault(self.folder, "slow")
         else:
             os.kill(before[self.rank], signal.SIGKILL if self.kind == "kill" else signal.SIGSTOP)
-        while any(is_there(p) for p in before) and time.monotonic() - start < 3 * DOWN_S:
+        seconds = SLOW_S + 2 if self.may_wait else 3 * DOWN_S
+        while any(is_there(p) for p in before) and time.monotonic() - start < seconds:
             time.sleep(0.01)
-        self.down_s = time.monotonic() - start
+        waited = self.may_wait and all(is_there(p) for p in before)
+        self.down_s = 0 if waited else time.monotonic() - start
 
 
 class Trial:
-    def __init__(self, group, folder, want, kind, rank):
-        strike, start = Strike(group, folder, kind, rank), time.monotonic()
+    def __init__(self, group, folder, want, kind, rank, may_wait):
+        strike, start = Strike(group, folder, kind, rank, may_wait), time.monotonic()
         got = group.first.streams(BODIES, strike)
         self.kind, self.down_s = kind, strike.down_s
         self.same = sum(g == w for g, w in zip(got, want))
@@ -103,13 +109,14 @@ def try_group(o, number, trials, done):
     folder = copy_program(o.folder, work, "libinferd_cuda_fault.so")
     all_gpus = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(o.groups * o.ranks)))
     gpus = ",".join(all_gpus.split(",")[number * o.ranks:(number + 1) * o.ranks])
-    with Group(o.ranks, folder, o.model, "--device", "cuda", "--engine-backoff-ms", "1", "--engine-deaths-max", "-1",
-               "--max-context", "4096", "--gpu-memory", "0.3", env={"CUDA_VISIBLE_DEVICES": gpus}) as group:
+    with Group(o.ranks, folder, o.model, "--device", "cuda", "--layer-split", str(o.stages), "--engine-backoff-ms", "1",
+               "--engine-deaths-max", "-1", "--max-context", "4096", "--gpu-memory", "0.3",
+               env={"CUDA_VISIBLE_DEVICES": gpus}) as group:
         want = group.first.streams(BODIES)
         if any(how != "done" for _, how in want):
             raise SystemExit(f"undisturbed: {[how for _, how in want]}\n{group.tails()}")
         for kind, rank in trials:
-            done.append(Trial(group, folder, want, kind, rank))
+            done.append(Trial(group, folder, want, kind, rank, kind == "slow" and o.stages > 1))
             if not done[-1].good:
                 print(group.tails())
         print(f"group {number}: {group.first.metric('inferd_replays_total'):.0f} requests carried over "
@@ -138,6 +145,7 @@ def main():
     ap.add_argument("folder")
     ap.add_argument("model")
     ap.add_argument("--ranks", type=int, default=2)
+    ap.add_argument("--stages", type=int, default=1)
     ap.add_argument("--trials", type=int, default=30)
     ap.add_argument("--from", type=int, default=0, dest="first")
     ap.add_argument("--groups", type=int, default=1)
@@ -153,8 +161,8 @@ def main():
     passed = sum(t.good for t in done)
     worst = ", ".join(f"{kind} {max(t.down_s for t in done if t.kind == kind):.2f} s"
                       for kind in ("kill", "stop", "slow") if any(t.kind == kind for t in done))
-    print(f"{passed} passed, {len(done) - passed} failed of {len(done)} trials, {o.ranks} ranks; all engines down at most "
-          f"after: {worst}; {sum(t.same for t in done)} of {STREAMS * len(done)} streams equal, "
+    print(f"{passed} passed, {len(done) - passed} failed of {len(done)} trials, {o.ranks} ranks, {o.stages} stages; all "
+          f"engines down at most after: {worst}; {sum(t.same for t in done)} of {STREAMS * len(done)} streams equal, "
           f"{sum(len(t.errors) for t in done)} others; {time.monotonic() - start:.0f} s")
     return passed != len(done) or not done or bool(broken)
 
