@@ -3,15 +3,18 @@
 #
 #   saturate.sh BIN-FOLDER MODEL-FOLDER REQUESTS [serve's options]
 #
-# MODEL-FOLDER: what make_random_hf.py made.  Prints what `inferd bench http` says.
+# MODEL-FOLDER: what make_random_hf.py made; of one without weights (--texts) they are random.  Prints what
+# `inferd bench http` says.
 set -euo pipefail
 bin=$(cd "$1" && pwd)
 model=$2 requests=$3
 shift 3
 port=${INFERD_PORT:-18080}
+weights="file"
+compgen -G "$model/*.safetensors" >/dev/null || weights=random
 work=$(mktemp -d /tmp/inferd-saturate-XXXXXX)
-"$bin/inferd" serve "$model" --device cuda --port "$port" --queue-max 4096 --queue-wait-ms 0 --max-connections 4096 \
-    --log-level warn "$@" >"$work/log" 2>&1 &
+"$bin/inferd" serve "$model" --weights "$weights" --device cuda --port "$port" --queue-max 4096 --queue-wait-ms 0 \
+    --max-connections 4096 --log-level warn "$@" >"$work/log" 2>&1 &
 server=$!
 trap 'kill $server 2>/dev/null; wait $server 2>/dev/null; rm -rf "$work"' EXIT
 for _ in $(seq 600); do
