@@ -4,14 +4,16 @@
 #   tests/gpu/pack.sh FOLDER       then, there: FOLDER/run.sh
 #
 # The machine needs a driver and the C and C++ libraries, no compiler and no network.  Wants nvcc here;
-# probes that need a library of the toolkit which is missing here are left out.
+# probes that need a library of the toolkit which is missing here are left out, and all but those that
+# INFERD_PROBES names where it is set: each with the products takes minutes to compile.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 out=${1:?usage: tests/gpu/pack.sh FOLDER}
 build=build/release
 nvcc=$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)
 arch=${INFERD_CUDA_ARCHS:-90a}
-limit_mib=100
+limit_mib=400 # before it is compressed: several probes have all products in them
+probes=()
 
 make_all() {
     cmake --preset release -DINFERD_CUDA=ON >/dev/null
@@ -20,6 +22,8 @@ make_all() {
 
 probe() { # probe NAME SOURCES [OPTIONS]: built when a source is newer than it
     local name=$1 target=$build/gpu/$1; shift
+    case " ${INFERD_PROBES-$name} " in *" $name "*) ;; *) return ;; esac
+    probes+=("$target")
     mkdir -p "$build/gpu"
     if [ -x "$target" ] && [ -z "$(find kernels tests/gpu -newer "$target" \( -name '*.cu*' -o -name '*.h' -o -name '*.c' \) | head -1)" ]; then
         return
@@ -70,7 +74,7 @@ mkdir -p "$out/bin" "$out/lib" "$out/tests/gpu"
 cp "$build/inferd" "$build/libinferd_cuda.so" "$out/bin"
 cp "$build"/libinferd_cuda_{fault,fill,idle}.so "$out/bin"
 find "$build" -maxdepth 1 -name 'gpu_test_*' -type f -perm -u+x -exec cp {} "$out/bin" \;
-[ ! -d "$build/gpu" ] || find "$build/gpu" -type f -perm -u+x -exec cp {} "$out/bin" \;
+for f in "${probes[@]}"; do [ ! -x "$f" ] || cp "$f" "$out/bin"; done
 for f in "$out"/bin/*; do
     copy_libraries "$f"
     strip "$f"
