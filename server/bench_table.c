@@ -120,11 +120,16 @@ static int32_t n_out(const struct request *r)
 static void end_batch(struct decode *d)
 {
     const struct bench_requests *r = &d->requests;
-    for (int i = 0; i < r->n; i++) {
-        d->kv_tokens += r->at[i].n_prompt + n_out(&r->at[i]) - d->n_steps / 2;
+    for (int i = 0; i < r->n; i++)
         scheduler_cancel(d->from->sched, &r->at[i]);
-    }
     d->cancelled = true;
+}
+
+static void count_kv(struct decode *d)
+{
+    const struct bench_requests *r = &d->requests;
+    for (int i = 0; i < r->n; i++)
+        d->kv_tokens += r->at[i].n_prompt + n_out(&r->at[i]) - d->n_steps / 2;
 }
 
 /* Time passes with the last request's tokens: it was the last to begin. */
@@ -140,7 +145,8 @@ static void see_news(void *ctx, struct request *q)
         d->ms[d->n_steps++] = (double)(now - d->last_ns) / 1e6 / (n - d->n_seen);
     d->n_seen = n;
     d->last_ns = now;
-    if (d->n_steps == d->n_wanted)
+    /* Beyond these tokens those who began first are done. */
+    if (d->n_steps == d->n_wanted || n >= d->n_wanted + 3 * WARM_STEPS)
         end_batch(d);
 }
 
@@ -191,9 +197,11 @@ static bool decode(struct bench_table *t, struct bench_source *from, int32_t bat
                              tokens_most(t, from, batch, context), st) ||
         !bench_requests_run(&d.requests, from, &watch, st))
         return status_wrap(st, "%d x %d tokens", batch, context);
-    if (d.n_steps < d.n_wanted)
+    /* A reader that is late sees several steps at once, and has fewer times. */
+    if (d.n_steps < d.n_wanted / 4)
         return status_fail(st, STATUS_DEVICE, "%d x %d tokens: %d steps of the full batch, want %d",
-                           batch, context, d.n_steps, d.n_wanted);
+                           batch, context, d.n_steps, d.n_wanted / 4);
+    count_kv(&d);
     put_decode(t, &d, context, median(d.ms, d.n_steps), comma);
     bench_requests_close(&d.requests);
     return true;
