@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "kernels/cuda/cuda_int.h"
+#include "kernels/cuda/ptx.cuh"
 
 struct prefill_params {                /* of one launch */
     const struct attention_tile *tile; /* [n_tiles], the longest first */
@@ -131,20 +132,13 @@ __device__ __forceinline__ bool key_tile_is_border(const struct prefill_params &
            keys_of_row(p, w, last_row, first_key).first > 0;
 }
 
-__device__ __forceinline__ float exp2_fast(float x)
-{
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-
 /* q.k to a score with soft cap and position slope: tanh(u) = 1 - 2 / (exp(2u) + 1). */
 __device__ __forceinline__ float shape_score(const struct prefill_params &p, float dot, float slope,
                                              int distance)
 {
     float score = __fmul_rn(dot, p.scale);
     if (p.soft_cap > 0) {
-        float e = exp2_fast(score * (2.8853900817779268f / p.soft_cap));
+        float e = exp2_approx(score * (2.8853900817779268f / p.soft_cap));
         score = p.soft_cap * (1.0f - __fdividef(2.0f, e + 1.0f));
     }
     return __fmaf_rn(slope, (float)distance, score);
@@ -178,7 +172,7 @@ __device__ __forceinline__ float finite_or_zero(float top)
 __device__ __forceinline__ float row_move(struct row_state &r, float top, float exponent)
 {
     float now = fmaxf(r.top, top);
-    float keep = exp2_fast((r.top - finite_or_zero(now)) * exponent);
+    float keep = exp2_approx((r.top - finite_or_zero(now)) * exponent);
     r.top = now;
     r.sum *= keep;
     return keep;
@@ -240,8 +234,8 @@ __device__ __forceinline__ void weigh_scores(float (&s)[N], struct row_state (&r
         float sum = 0;
 #pragma unroll
         for (int i = 0; i < N; i += 4) {
-            s[i + 2 * r] = exp2_fast(__fmaf_rn(s[i + 2 * r], exponent, base));
-            s[i + 2 * r + 1] = exp2_fast(__fmaf_rn(s[i + 2 * r + 1], exponent, base));
+            s[i + 2 * r] = exp2_approx(__fmaf_rn(s[i + 2 * r], exponent, base));
+            s[i + 2 * r + 1] = exp2_approx(__fmaf_rn(s[i + 2 * r + 1], exponent, base));
             sum += s[i + 2 * r] + s[i + 2 * r + 1];
         }
         row[r].sum += sum;

@@ -12,14 +12,6 @@
 
 /* ---- pairs of f16 ---- */
 
-/* a * b + c, rounded once. */
-__device__ __forceinline__ uint32_t half_fma(uint32_t a, uint32_t b, uint32_t c)
-{
-    uint32_t d;
-    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
-    return d;
-}
-
 static constexpr uint32_t HALF_1024 = 0x64006400, HALF_MINUS_1024 = 0xe400e400,
                           HALF_MINUS_64 = 0xd400d400, HALF_16TH = 0x2c002c00;
 
@@ -39,21 +31,6 @@ __device__ __forceinline__ uint32_t half_signed_byte(uint32_t v, int i)
 __device__ __forceinline__ uint32_t half_twice(uint32_t v, int i)
 {
     return bytes_pick(v, 0, i ? 0x3232 : 0x1010);
-}
-
-__device__ __forceinline__ uint32_t pair_from_halves(uint32_t v, __half)
-{
-    return v;
-}
-
-__device__ __forceinline__ uint32_t pair_from_halves(uint32_t v, __nv_bfloat16)
-{
-    uint32_t d;
-    asm("{\n.reg .b16 l, h;\n.reg .f32 a, b;\nmov.b32 {l, h}, %1;\ncvt.f32.f16 a, l;\n"
-        "cvt.f32.f16 b, h;\ncvt.rn.bf16x2.f32 %0, b, a;\n}"
-        : "=r"(d)
-        : "r"(v));
-    return d;
 }
 
 /* n words of shared memory, 1, 2 or 4. */

@@ -1,46 +1,17 @@
 /* peer.cuh - words that cross from one GPU to another, and how one waits for them.
  *
- * Loads and stores are relaxed at system scope: they go past the first-level cache, and each 32-bit
- * word arrives whole.  Nothing orders words among each other, and nothing has to: each is waited
- * for by itself (peers.h). */
+ * Nothing orders words among each other, and nothing has to: each is waited for by itself (peers.h).
+ */
 #ifndef KERNELS_CUDA_PEER_CUH
 #define KERNELS_CUDA_PEER_CUH
 
 #include "kernels/cuda/peers.h"
+#include "kernels/cuda/ptx_peer.cuh"
 
 /* As two 16-bit floats, and as one f32: what crosses for a NaN that looks like EMPTY. */
 constexpr uint32_t NAN_ACTS = 0x7fff7fffu, NAN_F32 = 0x7fffffffu;
 
 /* ---- words ---- */
-
-__device__ __forceinline__ uint4 peer_load(const uint4 *at)
-{
-    uint4 v;
-    asm volatile("ld.relaxed.sys.global.v4.u32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-                 : "l"(at)
-                 : "memory");
-    return v;
-}
-
-__device__ __forceinline__ void peer_store(uint4 *at, uint4 v)
-{
-    asm volatile("st.relaxed.sys.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(at), "r"(v.x),
-                 "r"(v.y), "r"(v.z), "r"(v.w)
-                 : "memory");
-}
-
-__device__ __forceinline__ uint32_t peer_load(const uint32_t *at)
-{
-    uint32_t v;
-    asm volatile("ld.relaxed.sys.global.u32 %0, [%1];" : "=r"(v) : "l"(at) : "memory");
-    return v;
-}
-
-__device__ __forceinline__ void peer_store(uint32_t *at, uint32_t v)
-{
-    asm volatile("st.relaxed.sys.global.u32 [%0], %1;" ::"l"(at), "r"(v) : "memory");
-}
 
 __device__ __forceinline__ bool has_come(uint32_t v)
 {
@@ -75,13 +46,6 @@ __device__ __forceinline__ uint4 not_empty(uint4 v, uint32_t nan)
 }
 
 /* ---- waiting ---- */
-
-__device__ __forceinline__ uint64_t global_ns()
-{
-    uint64_t ns;
-    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(ns));
-    return ns;
-}
 
 /* Whether to go on waiting for a rank; *since_ns is 0 at first. */
 static __device__ __noinline__ bool may_wait(const struct peer_view &v, int rank,

@@ -304,4 +304,12 @@ __device__ __forceinline__ float exp2_approx(float x)
     return y;
 }
 
+/* max.NaN: the larger, or NaN if one of them is. */
+__device__ __forceinline__ float max_nan(float a, float b)
+{
+    float c;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(c) : "f"(a), "f"(b));
+    return c;
+}
+
 #endif

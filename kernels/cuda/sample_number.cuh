@@ -136,9 +136,7 @@ __device__ inline float weigh(float logit, float top, float rate)
 
 __device__ inline float top_of(float a, float b) /* NaN if one of them is */
 {
-    float c;
-    asm("max.NaN.f32 %0, %1, %2;" : "=f"(c) : "f"(a), "f"(b));
-    return c;
+    return max_nan(a, b);
 }
 
 __device__ inline float top_of(const float4 &v)

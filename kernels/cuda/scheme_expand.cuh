@@ -12,6 +12,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include "kernels/cuda/ptx_pair.cuh"
 #include "kernels/cuda/scheme_layout.h"
 
 /* What kernels are compiled for: a kind, INT8 with and without zero points apart. */
@@ -36,88 +37,6 @@ __host__ __device__ constexpr int expand_words(int expand)
 struct expand_book { /* a codebook in the activation type: upper and lower bytes of 16 values */
     uint32_t high[4], low[4];
 };
-
-/* ---- arithmetic on pairs ---- */
-
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900 /* which has no other arithmetic on bf16 */
-__device__ __forceinline__ uint32_t pair_fma(uint32_t a, uint32_t b, uint32_t c)
-{
-    uint32_t d;
-    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
-    return d;
-}
-
-__device__ __forceinline__ uint32_t pair_sub(uint32_t a, uint32_t b, __nv_bfloat16)
-{
-    return pair_fma(b, 0xbf80bf80, a);
-}
-
-__device__ __forceinline__ uint32_t pair_mul(uint32_t a, uint32_t b, __nv_bfloat16)
-{
-    return pair_fma(a, b, 0x80008000);
-}
-#else
-__device__ __forceinline__ uint32_t pair_sub(uint32_t a, uint32_t b, __nv_bfloat16)
-{
-    uint32_t d;
-    asm("sub.rn.bf16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
-    return d;
-}
-
-__device__ __forceinline__ uint32_t pair_mul(uint32_t a, uint32_t b, __nv_bfloat16)
-{
-    uint32_t d;
-    asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
-    return d;
-}
-#endif
-
-__device__ __forceinline__ uint32_t pair_sub(uint32_t a, uint32_t b, __half)
-{
-    uint32_t d;
-    asm("sub.rn.f16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
-    return d;
-}
-
-__device__ __forceinline__ uint32_t pair_mul(uint32_t a, uint32_t b, __half)
-{
-    uint32_t d;
-    asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
-    return d;
-}
-
-/* (a & b) | c */
-__device__ __forceinline__ uint32_t bits_and_or(uint32_t a, uint32_t b, uint32_t c)
-{
-    uint32_t d;
-    asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
-    return d;
-}
-
-/* (a & b) ^ c */
-__device__ __forceinline__ uint32_t bits_and_xor(uint32_t a, uint32_t b, uint32_t c)
-{
-    uint32_t d;
-    asm("lop3.b32 %0, %1, %2, %3, 0x6a;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
-    return d;
-}
-
-/* where ? a : b, bit by bit */
-__device__ __forceinline__ uint32_t bits_choose(uint32_t where, uint32_t a, uint32_t b)
-{
-    uint32_t d;
-    asm("lop3.b32 %0, %1, %2, %3, 0xca;" : "=r"(d) : "r"(where), "r"(a), "r"(b));
-    return d;
-}
-
-/* prmt: byte i of the result is byte (nibble i of `select`) of b:a; with 8 added, its sign in all
- * bits.  Not __byte_perm, which masks the selectors. */
-__device__ __forceinline__ uint32_t bytes_pick(uint32_t a, uint32_t b, uint32_t select)
-{
-    uint32_t d;
-    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(select));
-    return d;
-}
 
 /* ---- zero points ---- */
 
