@@ -79,7 +79,7 @@ __global__ void __launch_bounds__(THREADS, layout<HEAD_DIM>::BLOCKS)
     attention_decode_kernel(const __grid_constant__ struct decode_params p)
 {
     using L = layout<HEAD_DIM, NARROW>;
-    extern __shared__ __align__(1024) char stages[];
+    DYNAMIC_SHARED(__align__(1024) char, stages);
     __shared__ struct shared_state st;
     float *join = (float *)(stages + L::STAGES * L::STAGE_BYTES);
     const int warp = threadIdx.x / 32;

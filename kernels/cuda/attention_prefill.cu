@@ -13,7 +13,7 @@
 #include "kernels/cuda/attention_prefill.cuh"
 
 #include "kernels/cuda/cache8.cuh"
-#include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/launch.cuh"
 
 namespace
 {
@@ -172,7 +172,7 @@ __global__ void __launch_bounds__(THREADS, D == 64 ? 2 : 1)
     attention_prefill_kernel(const __grid_constant__ struct prefill_params p)
 {
     constexpr int KEYS = tiles<D>::KEYS, ROW_BYTES = tiles<D>::ROW * 2;
-    extern __shared__ __align__(16) unsigned char dynamic[];
+    DYNAMIC_SHARED(__align__(16) unsigned char, dynamic);
     const uint32_t queries = shared_addr(dynamic);
     const uint32_t keys = queries + QUERIES * ROW_BYTES, values = keys + KEYS * ROW_BYTES;
     const int first_row = threadIdx.x / 32 * 16, row = first_row + threadIdx.x % 32 / 4;
@@ -246,8 +246,8 @@ void launch(struct device *d, const struct prefill_params *p)
                    "attention_prefill shared memory");
         set_on = d->index + 1;
     }
-    kernel<<<p->n_tiles * p->n_heads, THREADS, BYTES, d->stream>>>(*p);
-    CUDA_LAUNCHED(d, "attention_prefill");
+    launch_alone(d, "attention_prefill", {dim3(p->n_tiles * p->n_heads), dim3(THREADS), BYTES, 0},
+                 kernel, *p);
 }
 
 template <typename T, int D, bool SHAPED>

@@ -12,6 +12,7 @@
 
 #include <cudaTypedefs.h>
 
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/ptx_sm90.cuh"
 
 namespace
@@ -362,7 +363,7 @@ __global__ void __launch_bounds__(THREADS, 1)
                                   const __grid_constant__ struct prefill_params p)
 {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-    extern __shared__ unsigned char dynamic[];
+    DYNAMIC_SHARED(unsigned char, dynamic);
     __shared__ struct barriers b;
     const uint32_t unaligned = shared_addr(dynamic);
     const uint32_t shared = (unaligned + ATOM_BYTES - 1) / ATOM_BYTES * ATOM_BYTES;
@@ -483,12 +484,12 @@ void launch(struct device *d, const struct attention_args *a, const struct prefi
     map_last_cache(d, &maps, a->kv, layout<D>::KEYS);
     const int n_items = p->n_tiles * p->n_heads;
     const int n_blocks = n_items < d->sm_count ? n_items : d->sm_count;
-    kernel<<<n_blocks, THREADS, BYTES, d->stream>>>(maps, *p);
-    CUDA_LAUNCHED(d, "attention_prefill_sm90");
+    launch_alone(d, "attention_prefill_sm90", {dim3(n_blocks), dim3(THREADS), BYTES, 0}, kernel,
+                 maps, *p);
 }
 
 template <typename T, int D>
-void launch_shape(struct device *d, const struct attention_args *a, const struct prefill_params *p)
+void launch_form(struct device *d, const struct attention_args *a, const struct prefill_params *p)
 {
     if (prefill_is_shaped(a))
         launch<T, D, true>(d, a, p);
@@ -501,13 +502,13 @@ bool launch_width(struct device *d, const struct attention_args *a, const struct
 {
     switch (a->kv->head_dim) {
     case 64:
-        launch_shape<T, 64>(d, a, p);
+        launch_form<T, 64>(d, a, p);
         return true;
     case 128:
-        launch_shape<T, 128>(d, a, p);
+        launch_form<T, 128>(d, a, p);
         return true;
     case 256:
-        launch_shape<T, 256>(d, a, p);
+        launch_form<T, 256>(d, a, p);
         return true;
     default:
         return false;

@@ -76,8 +76,6 @@ static inline size_t scratch_norm_bytes(const struct device_limits *l)
 
 /* Notes the first failure, which step_wait reports; ops after it may still be launched. */
 void cuda_check(struct device *d, cudaError_t e, const char *at);
-/* After each launch. */
-#define CUDA_LAUNCHED(d, what) cuda_check(d, cudaPeekAtLastError(), what)
 
 /* One file each; the ops of the table. */
 void cuda_embed(struct device *, const struct embed_args *);        /* embed.cu */

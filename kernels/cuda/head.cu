@@ -3,6 +3,7 @@
  *
  * Few rows are gathered and normalised inside the product; more by one kernel before it.
  * Order of the norm's sums: norm_row.cuh. */
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/matmul_int.h"
 #include "kernels/cuda/norm_row.cuh"
 #include "kernels/cuda/peers.h"
@@ -58,11 +59,8 @@ void gather(struct device *d, const struct product *p)
         a.b = p->norm->b;
         a.eps = p->norm->eps;
     }
-    if (d->act == DT_F16)
-        gather_kernel<__half2><<<(unsigned)p->rows, NORM_THREADS, 0, d->stream>>>(a);
-    else
-        gather_kernel<__nv_bfloat162><<<(unsigned)p->rows, NORM_THREADS, 0, d->stream>>>(a);
-    CUDA_LAUNCHED(d, "gathering heads");
+    launch_alone(d, "gathering heads", {dim3((unsigned)p->rows), dim3(NORM_THREADS), 0, 0},
+                 d->act == DT_F16 ? gather_kernel<__half2> : gather_kernel<__nv_bfloat162>, a);
 }
 
 } // namespace

@@ -27,6 +27,20 @@ struct launch_shape {
     int cluster; /* blocks of a cluster; 0 = none */
 };
 
+/* Ordered behind all kernels before it, and before all after it. */
+template <class... PARAMS, class... ARGS>
+void launch_alone(struct device *d, const char *what, const struct launch_shape &shape,
+                  void (*kernel)(PARAMS...), ARGS... args)
+{
+    cudaLaunchConfig_t config = {};
+    config.gridDim = shape.grid;
+    config.blockDim = shape.block;
+    config.dynamicSmemBytes = shape.shared_bytes;
+    config.stream = d->stream;
+    cuda_check(d, cudaLaunchKernelEx(&config, kernel, static_cast<PARAMS>(args)...), what);
+}
+
+/* May begin before the kernel in front has ended. */
 template <class... PARAMS, class... ARGS>
 void launch(struct device *d, const char *what, const struct launch_shape &shape,
             void (*kernel)(PARAMS...), ARGS... args)

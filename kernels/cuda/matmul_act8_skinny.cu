@@ -313,7 +313,7 @@ __global__ void __launch_bounds__(THREADS, 2)
     skinny_kernel(const __grid_constant__ skinny_maps maps, const __grid_constant__ skinny_args a)
 {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-    extern __shared__ uint8_t shared[];
+    DYNAMIC_SHARED(uint8_t, shared);
     uint8_t *base = (uint8_t *)(((uintptr_t)shared + 1023) & ~(uintptr_t)1023);
     const share s = share_of(a, base);
     depend_launch();

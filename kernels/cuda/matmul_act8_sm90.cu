@@ -379,7 +379,7 @@ __global__ void __launch_bounds__(shape<TILE_M, TILE_N, is_gated(E)>::THREADS, 1
 {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
     using S = shape<TILE_M, TILE_N, is_gated(E)>;
-    extern __shared__ __align__(1024) uint8_t shared[];
+    DYNAMIC_SHARED(__align__(1024) uint8_t, shared);
     const uint32_t stages = shared_addr(shared), full = stages + S::BARS_AT;
     const uint32_t empty = full + 8 * S::STAGES;
     const int rank = CLUSTER == 1 ? 0 : cluster_rank();

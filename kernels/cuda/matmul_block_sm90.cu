@@ -44,7 +44,7 @@ __global__ void __launch_bounds__(LARGE_THREADS, 1)
                  const __grid_constant__ block_wide_args a)
 {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-    extern __shared__ uint8_t shared_raw[];
+    DYNAMIC_SHARED(uint8_t, shared_raw);
     __shared__ uint64_t bars[2 * BLOCK_WIDE_STAGES_MAX];
     const block_wide_ring r = {(shared_addr(shared_raw) + ALIGN - 1) & ~(ALIGN - 1),
                                shared_addr(bars),
@@ -126,7 +126,7 @@ __global__ void __launch_bounds__(small<N>::THREADS, 1)
 {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
     using S = small<N>;
-    extern __shared__ uint8_t shared_raw[];
+    DYNAMIC_SHARED(uint8_t, shared_raw);
     __shared__ uint64_t bars[2 * BLOCK_WIDE_STAGES_MAX + 2 * S::WEIGHTS];
     const uint32_t base = (shared_addr(shared_raw) + ALIGN - 1) & ~(ALIGN - 1);
     const block_wide_ring weights = {base,

@@ -25,7 +25,7 @@ struct order_args {
 template <class PAIR>
 __global__ void __launch_bounds__(NORM_THREADS) order_kernel(const order_args a)
 {
-    extern __shared__ uint4 row[];
+    DYNAMIC_SHARED(uint4, row);
     __shared__ float warp_sum[NORM_WARPS];
     const int n_chunks = a.width / NORM_CHUNK;
     await_previous();

@@ -305,7 +305,7 @@ __global__ void __launch_bounds__(SCHEME_THREADS, ROWG *TILES >= 4 ? 1 : 2)
                          const __grid_constant__ scheme_args a)
 {
 #if __CUDA_ARCH__ >= 900 /* weight_layout_of gives other devices 16-bit weights */
-    extern __shared__ uint8_t shared[];
+    DYNAMIC_SHARED(uint8_t, shared);
     uint8_t *base = (uint8_t *)(((uintptr_t)shared + 1023) & ~(uintptr_t)1023);
     const scheme_share s = scheme_share_of(a, shared_addr(base));
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;

@@ -153,7 +153,7 @@ __global__ void __launch_bounds__(THREADS, 1)
                          const __grid_constant__ wide_args a)
 {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-    extern __shared__ uint8_t shared_raw[];
+    DYNAMIC_SHARED(uint8_t, shared_raw);
     __shared__ uint64_t bars[2 * STAGES_MAX];
     const wide_ring r = {(shared_addr(shared_raw) + 1023) & ~1023u,
                          shared_addr(bars),

@@ -357,7 +357,7 @@ __global__ void __maxnreg__(112)
     skinny_kernel(const __grid_constant__ skinny_maps maps, const __grid_constant__ skinny_args a)
 {
 #if __CUDA_ARCH__ >= 900 /* choose.c gives other devices matmul_tiles */
-    extern __shared__ uint8_t shared[];
+    DYNAMIC_SHARED(uint8_t, shared);
     uint8_t *base = (uint8_t *)(((uintptr_t)shared + 1023) & ~(uintptr_t)1023);
     share s = share_of(a, shared_addr(base));
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32;

@@ -140,7 +140,7 @@ __global__ void __launch_bounds__(shape<TILE_M, TILE_N>::THREADS, 1)
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL) /* choose.c gives other devices matmul_tiles */
     using S = shape<TILE_M, TILE_N>;
     const int OUT_COLUMNS = is_gated(E) ? TILE_N / 2 : TILE_N;
-    extern __shared__ uint8_t shared_raw[];
+    DYNAMIC_SHARED(uint8_t, shared_raw);
     __shared__ uint64_t bars[2 * S::STAGES];
     const uint32_t stages = (shared_addr(shared_raw) + 1023) & ~1023u;
     const uint32_t out = stages + S::STAGES * S::STAGE_BYTES;

@@ -3,7 +3,7 @@
  * A block makes 64 rows by 64 rows of w (gated: 32 of each), chunk after chunk of 64 k through
  * three stages of cp.async.  Each sum is one chain of mma over k, as everywhere. */
 #include "kernels/cuda/matmul_epilogue.cuh"
-#include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/launch.cuh"
 
 namespace {
 
@@ -105,7 +105,7 @@ __device__ void sums_store(const tile_args &a, float sum[TILE / 8][4], int warp,
 template <class T, bool GATED>
 __global__ void __launch_bounds__(THREADS) tiles_kernel(const tile_args a)
 {
-    extern __shared__ __align__(1024) uint8_t shared[];
+    DYNAMIC_SHARED(__align__(1024) uint8_t, shared);
     uint32_t ring = shared_addr(shared);
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     float sum[TILE / 8][4] = {};
@@ -133,6 +133,5 @@ void matmul_tiles(struct device *d, const struct product *p)
                        ? p->w_up ? tiles_kernel<__half, true> : tiles_kernel<__half, false>
                    : p->w_up ? tiles_kernel<__nv_bfloat16, true>
                              : tiles_kernel<__nv_bfloat16, false>;
-    kernel<<<grid, THREADS, SHARED_BYTES, d->stream>>>(a);
-    CUDA_LAUNCHED(d, "run the product by tiles");
+    launch_alone(d, "run the product by tiles", {grid, dim3(THREADS), SHARED_BYTES, 0}, kernel, a);
 }

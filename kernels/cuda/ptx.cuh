@@ -11,6 +11,9 @@
 #include <cuda_fp16.h>
 #include <stdint.h>
 
+/* Declares the shared memory whose size the launch gives. */
+#define DYNAMIC_SHARED(type, name) extern __shared__ type name[]
+
 __device__ __forceinline__ uint32_t shared_addr(const void *p)
 {
     return (uint32_t)__cvta_generic_to_shared(p);

@@ -6,6 +6,7 @@
 #include <cuda_fp16.h>
 
 #include "kernels/cuda/cuda_host.h"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/matmul_int.h"
 
 namespace {
@@ -31,12 +32,13 @@ __global__ void fill_kernel(T *to, uint32_t n, uint32_t seed)
 
 void fill(device *d, void *to, uint32_t n, uint32_t seed)
 {
-    const unsigned blocks = (n + THREADS - 1) / THREADS;
+    const launch_shape shape = {dim3((n + THREADS - 1) / THREADS), dim3(THREADS), 0, 0};
     if (d->act == DT_F16)
-        fill_kernel<<<blocks, THREADS, 0, d->stream>>>(static_cast<__half *>(to), n, seed);
+        launch_alone(d, "random values", shape, fill_kernel<__half>, static_cast<__half *>(to), n,
+                     seed);
     else
-        fill_kernel<<<blocks, THREADS, 0, d->stream>>>(static_cast<__nv_bfloat16 *>(to), n, seed);
-    CUDA_LAUNCHED(d, "random values");
+        launch_alone(d, "random values", shape, fill_kernel<__nv_bfloat16>,
+                     static_cast<__nv_bfloat16 *>(to), n, seed);
 }
 
 void copy(device *d, char *at)

@@ -344,7 +344,7 @@ template <int BLOCKS>
 __global__ void __launch_bounds__(THREADS, 3)
     sample_kernel(const __grid_constant__ struct sample_job j)
 {
-    extern __shared__ __align__(16) char shared[];
+    DYNAMIC_SHARED(__align__(16) char, shared);
     slice<BLOCKS> s;
     s.a = reinterpret_cast<struct area *>(shared);
     s.x = BLOCKS > 1 ? reinterpret_cast<float *>(shared + sizeof(struct area))

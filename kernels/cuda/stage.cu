@@ -4,6 +4,8 @@
 #include <assert.h>
 #include <string.h>
 
+#include "kernels/cuda/launch.cuh"
+
 namespace {
 
 const int THREADS = 256;
@@ -142,8 +144,8 @@ void spread(device *d, const packed *p)
     int blocks = (p->words_max + THREADS * 4 - 1) / (THREADS * 4);
     if (blocks > d->sm_count)
         blocks = d->sm_count;
-    spread_kernel<<<dim3(blocks, p->n_spread), THREADS, 0, d->stream>>>(p->spread);
-    CUDA_LAUNCHED(d, "spread the step");
+    launch_alone(d, "spread the step", {dim3(blocks, p->n_spread), dim3(THREADS), 0, 0},
+                 spread_kernel, p->spread);
 }
 
 } // namespace
