@@ -136,7 +136,7 @@ sanitizer_jobs() {
         [ -x "$bin/gpu_test_$t" ] || continue
         for tool in racecheck initcheck memcheck synccheck; do
             case $t in
-            act8|gguf|head|matmul|sample|scheme) echo "$tool gpu_test_$t small" ;;
+            act8|gguf|head|kv8|matmul|sample|scheme) echo "$tool gpu_test_$t small" ;;
             *) echo "$tool gpu_test_$t" ;;
             esac
         done

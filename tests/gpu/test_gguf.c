@@ -17,11 +17,19 @@
 #include "tests/gpu/make_gguf.h"
 
 static const double SPREAD_MIN = 0.05; /* of log-probabilities: else a wrong model would pass */
-static const double ERROR_MAX = 0.01;  /* root mean square, in units of the spread */
 static const double TIE = 0.05;        /* of the spread: two tokens this near may change places */
 
+/* Errors: root mean square, in units of the spread.  In narrow models a token or two have keys that
+ * nearly tie, between which the rounding to 16 bits decides. */
+#ifdef ANSWERS_SMALL
+static const double ERROR_MAX = 0.03;
+static const struct gguf_shape wide = {256, 4, 2, 768, VOCAB_MAX, 2};
+static const struct gguf_shape odd = {320, 5, 1, 416, VOCAB_MAX, 1}; /* rows are no whole tiles */
+#else
+static const double ERROR_MAX = 0.01;
 static const struct gguf_shape wide = {512, 8, 2, 768, VOCAB_MAX, 2};
-static const struct gguf_shape odd = {576, 9, 3, 1536, VOCAB_MAX, 2}; /* rows are no whole tiles */
+static const struct gguf_shape odd = {576, 9, 3, 1536, VOCAB_MAX, 2};
+#endif
 
 static const char *device = "cuda";
 static bool is_small;
