@@ -1,0 +1,21 @@
+/* runtime.h - what the runtime's templates end in: a kernel as a function without arguments.
+ *
+ * Thread: any. */
+#ifndef TESTS_CUDASIM_RUNTIME_H
+#define TESTS_CUDASIM_RUNTIME_H
+
+#include <functional>
+
+#include <cuda_runtime_api.h>
+
+namespace sim
+{
+
+/* `code`: the kernel's address, which says which one it is. */
+cudaError_t runtime_launch(const cudaLaunchConfig_t *, const void *code,
+                           std::function<void()> kernel);
+cudaError_t runtime_allow_shared(const void *kernel, cudaFuncAttribute, int n_bytes);
+
+} // namespace sim
+
+#endif

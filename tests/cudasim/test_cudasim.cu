@@ -1,0 +1,218 @@
+/* What the simulation promises of itself: right kernels come out right in every order, and kernels
+ * with a fault that a GPU may forgive come out wrong, or end with its reason. */
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "kernels/cuda/ptx_cluster.cuh"
+
+namespace
+{
+
+const int THREADS = 128;
+int failures;
+
+template <class... ARGS>
+void launch(void (*kernel)(ARGS...), unsigned blocks, unsigned cluster, ARGS... args)
+{
+    cudaLaunchAttribute attribute = {};
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim = {cluster, 1, 1};
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3(blocks);
+    config.blockDim = dim3(THREADS);
+    config.dynamicSmemBytes = 16 << 10;
+    config.attrs = &attribute;
+    config.numAttrs = 1;
+    cudaLaunchKernelEx(&config, kernel, args...);
+}
+
+void check(const char *what, bool ok)
+{
+    printf("%s %s\n", ok ? "ok  " : "FAIL", what);
+    failures += !ok;
+}
+
+/* Whether a child that does it says `why` and aborts. */
+template <class F> bool aborts(const char *why, F f)
+{
+    int ends[2], status = 0;
+    if (pipe(ends) != 0)
+        return false;
+    const pid_t child = fork();
+    if (child == 0) {
+        dup2(ends[1], STDERR_FILENO);
+        f();
+        _exit(0);
+    }
+    close(ends[1]);
+    char text[4096];
+    size_t n = 0;
+    for (ssize_t got; (got = read(ends[0], text + n, sizeof text - 1 - n)) > 0;)
+        n += (size_t)got;
+    text[n] = '\0';
+    close(ends[0]);
+    waitpid(child, &status, 0);
+    return WIFSIGNALED(status) && strstr(text, why);
+}
+
+/* ---- barriers ---- */
+
+template <bool SYNC> __global__ void reverse_kernel(int *out)
+{
+    __shared__ int v[THREADS];
+    const int t = (int)threadIdx.x;
+    v[t] = t;
+    if (SYNC)
+        __syncthreads();
+    out[blockIdx.x * THREADS + t] = v[THREADS - 1 - t];
+}
+
+template <bool SYNC> bool reverses()
+{
+    int out[8 * THREADS];
+    launch(reverse_kernel<SYNC>, 8, 1, +out);
+    for (int i = 0; i < 8 * THREADS; i++)
+        if (out[i] != THREADS - 1 - i % THREADS)
+            return false;
+    return true;
+}
+
+__global__ void unequal_kernel()
+{
+    if (threadIdx.x < 32)
+        barrier_sync(1, THREADS);
+}
+
+/* ---- warps ---- */
+
+__global__ void sum_kernel(int *out)
+{
+    int v = (int)threadIdx.x;
+    for (int by = 16; by > 0; by /= 2)
+        v += __shfl_xor_sync(~0u, v, by);
+    out[threadIdx.x] = v;
+}
+
+bool sums()
+{
+    int out[THREADS];
+    launch(sum_kernel, 1, 1, +out);
+    for (int i = 0; i < THREADS; i++)
+        if (out[i] != i / 32 * 32 * 32 + 31 * 16)
+            return false;
+    return true;
+}
+
+__global__ void apart_kernel()
+{
+    if (threadIdx.x % 2)
+        __shfl_xor_sync(~0u, 1, 1);
+    else
+        __ballot_sync(~0u, 1);
+}
+
+/* ---- copies ---- */
+
+template <bool WAIT> __global__ void copy_kernel(const int *from, int *out)
+{
+    DYNAMIC_SHARED(__align__(128) uint8_t, shared);
+    __shared__ uint64_t bar;
+    const int t = (int)threadIdx.x;
+    if (t == 0) {
+        mbarrier_init(shared_addr(&bar), 1);
+        mbarrier_arrive_expect(shared_addr(&bar), THREADS * 4);
+        sim::bulk_copy(shared_addr(shared), from, THREADS * 4, shared_addr(&bar));
+    }
+    __syncthreads();
+    if (WAIT)
+        mbarrier_wait(shared_addr(&bar), 0);
+    out[blockIdx.x * THREADS + t] = reinterpret_cast<const int *>(shared)[t];
+    __syncthreads();
+    mbarrier_wait(shared_addr(&bar), 0); /* nobody leaves before */
+}
+
+template <bool WAIT> bool copies()
+{
+    alignas(16) int from[THREADS];
+    int out[8 * THREADS];
+    for (int i = 0; i < THREADS; i++)
+        from[i] = 3 * i;
+    launch(copy_kernel<WAIT>, 8, 1, (const int *)from, +out);
+    for (int i = 0; i < 8 * THREADS; i++)
+        if (out[i] != 3 * (i % THREADS))
+            return false;
+    return true;
+}
+
+__global__ void forever_kernel()
+{
+    __shared__ uint64_t bar;
+    if (threadIdx.x == 0)
+        mbarrier_init(shared_addr(&bar), 2);
+    __syncthreads();
+    if (threadIdx.x == 0)
+        mbarrier_arrive(shared_addr(&bar));
+    mbarrier_wait(shared_addr(&bar), 0);
+}
+
+/* ---- clusters ---- */
+
+__global__ void neighbour_kernel(int *out)
+{
+    __shared__ uint64_t bar;
+    if (threadIdx.x == 0)
+        mbarrier_init(shared_addr(&bar), THREADS);
+    cluster_sync();
+    mbarrier_arrive_at(shared_addr(&bar), cluster_rank() ^ 1);
+    mbarrier_wait(shared_addr(&bar), 0);
+    out[blockIdx.x * THREADS + threadIdx.x] = (int)cluster_rank();
+    cluster_sync();
+}
+
+bool meets_neighbours()
+{
+    int out[8 * THREADS];
+    launch(neighbour_kernel, 8, 2, +out);
+    for (int i = 0; i < 8 * THREADS; i++)
+        if (out[i] != i / THREADS % 2)
+            return false;
+    return true;
+}
+
+/* ---- places ---- */
+
+__global__ void beyond_kernel()
+{
+    DYNAMIC_SHARED(__align__(128) uint8_t, shared);
+    store_shared(shared_addr(shared) + (32 << 10), 1.0f);
+}
+
+__global__ void odd_kernel()
+{
+    DYNAMIC_SHARED(__align__(128) uint8_t, shared);
+    store_shared(shared_addr(shared) + 2, 1.0f);
+}
+
+} // namespace
+
+int main()
+{
+    setlinebuf(stdout);
+    /* Children first: a fork has none of the threads that run kernels. */
+    check("a barrier that some never reach is named",
+          aborts("barrier 1", [] { launch(unequal_kernel, 1, 1); }));
+    check("an mbarrier without its arrivals is named",
+          aborts("waits for an mbarrier", [] { launch(forever_kernel, 1, 1); }));
+    check("lanes that do different things are named",
+          aborts("meet for", [] { launch(apart_kernel, 1, 1); }));
+    check("a place beyond shared memory is refused",
+          aborts("not in the block's shared memory", [] { launch(beyond_kernel, 1, 1); }));
+    check("an odd place is refused", aborts("no multiple", [] { launch(odd_kernel, 1, 1); }));
+    check("a barrier orders what is before it", reverses<true>());
+    check("a missing barrier shows", !reverses<false>());
+    check("lanes add up", sums());
+    check("a copy has come when its barrier says so", copies<true>());
+    check("a copy that is not waited for shows", !copies<false>());
+    check("blocks of a cluster meet", meets_neighbours());
+    return failures != 0;
+}
