@@ -46,8 +46,8 @@ void comm_memory_drop(void *memory); /* accepts NULL; no end may be open */
 
 /* Rank `rank` of the group in `memory`; each rank is opened once. */
 struct comm *comm_open(void *memory, int rank, struct status *st) MUST_CHECK;
-/* Fails no call that this rank was in, even where others still are; they miss it at the next one.
- * Accepts NULL. */
+/* Fails no call that this rank was in, even where others still are, before another rank wants more of
+ * it; who ends a group for a reason says it first, by comm_abort or comm_end.  Accepts NULL. */
 void comm_close(struct comm *c);
 
 /* Processes of one machine meet by the name of their group: letters, digits, - and .; at most

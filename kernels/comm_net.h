@@ -40,7 +40,8 @@ struct net {
 
     /* The pulse. */
     struct inbox inbox[COMM_RANKS_MAX];
-    _Atomic bool has_left[COMM_RANKS_MAX]; /* nothing more comes but what is under way */
+    _Atomic uint64_t left_ns[COMM_RANKS_MAX]; /* when it said so, 0 = it did not: nothing more comes
+                                                 but what is under way */
     pthread_t pulse;
     bool has_pulse;
     int wake_fd; /* for it to look at `stop` and at the group */

@@ -80,7 +80,7 @@ bool comm_is_alive(const struct comm *c, int rank, uint64_t *suspect_ns, struct 
 
 static bool is_there(struct comm *c, int rank, struct status *why)
 {
-    if (c->net && atomic_load(&c->net->has_left[rank]))
+    if (c->net && atomic_load(&c->net->left_ns[rank]))
         return status_fail(why, STATUS_DEVICE, "rank %d has left", rank);
     return comm_is_alive(c, rank, &c->suspect_ns[rank], why);
 }

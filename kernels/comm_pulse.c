@@ -20,7 +20,7 @@
 enum {
     BEAT_MS = 200,
     PARTING_MS = 300,  /* for the others to take a farewell */
-    LEAVING_MS = 2000, /*   and that this rank leaves, which fails them if it is lost */
+    LEAVING_MS = 1000, /*   and that this rank leaves, which fails them if it is lost */
     BROKEN_MS = 1000,  /* to hear why a connection broke */
     RECORDS_MAX = 64,  /* heard of one rank before the others have their turn */
     BY_SHIFT = 8       /* of a farewell's number: its code, and above it the rank of the reason */
@@ -95,7 +95,7 @@ static void hear_farewell(struct comm *c, int rank, const struct wire_head *head
 static void hear_leave(struct comm *c, int rank)
 {
     atomic_store(&c->group->beat_ns[rank], 0); /* has no heart to miss */
-    atomic_store(&c->net->has_left[rank], true);
+    atomic_store(&c->net->left_ns[rank], clock_now(&clock_real));
     shutdown(c->net->fd[WIRE_CONTROL][rank], SHUT_WR);
 }
 
@@ -126,7 +126,7 @@ static bool hear_record(struct comm *c, int rank, struct status *st)
     const size_t want = WIRE_HEAD_BYTES + head.n_bytes;
     if (has_head && in->n == want) {
         take_record(c, rank, &head);
-        return !atomic_load(&c->net->has_left[rank]);
+        return atomic_load(&c->net->left_ns[rank]) == 0;
     }
     const ssize_t got =
         recv(c->net->fd[WIRE_CONTROL][rank], in->bytes + in->n, want - in->n, MSG_DONTWAIT);
@@ -154,9 +154,9 @@ static void listen_to_all(struct comm *c, int ms)
 {
     struct pollfd p[COMM_RANKS_MAX + 1];
     for (int r = 0; r < COMM_RANKS_MAX; r++)
-        p[r] = (struct pollfd){
-            .fd = atomic_load(&c->net->has_left[r]) ? -1 : c->net->fd[WIRE_CONTROL][r],
-            .events = POLLIN};
+        p[r] = (struct pollfd){.fd = atomic_load(&c->net->left_ns[r]) ? -1
+                                                                      : c->net->fd[WIRE_CONTROL][r],
+                               .events = POLLIN};
     p[COMM_RANKS_MAX] = (struct pollfd){.fd = c->net->wake_fd, .events = POLLIN};
     if (poll(p, COMM_RANKS_MAX + 1, ms) <= 0)
         return;
@@ -203,12 +203,17 @@ static void *pulse(void *arg)
     return NULL;
 }
 
+static bool is_over(uint64_t since_ns, int64_t ms)
+{
+    return since_ns && clock_now(&clock_real) - since_ns >= (uint64_t)ms * NS_PER_MS;
+}
+
 bool comm_net_is_cut(const struct comm *c, int rank, uint64_t broken_ns, struct status *why)
 {
-    const uint64_t ns = broken_ns ? clock_now(&clock_real) - broken_ns : 0;
-    if (broken_ns && atomic_load(&c->net->has_left[rank]))
+    const uint64_t left_ns = atomic_load(&c->net->left_ns[rank]);
+    if ((left_ns && broken_ns) || is_over(left_ns, LEAVING_MS + BROKEN_MS))
         return !status_fail(why, STATUS_DEVICE, "rank %d has left", rank);
-    if (ns >= BROKEN_MS * NS_PER_MS)
+    if (is_over(broken_ns, BROKEN_MS))
         return !status_fail(why, STATUS_DEVICE, "the connection to rank %d broke", rank);
     return false;
 }

@@ -1,7 +1,7 @@
 /* free_port.h - ports of loopback for tests that run side by side.
  *
  * A port is free when it is chosen and shall be so when it is listened at: they lie below those
- * that the kernel gives to callers, and each process has a run of its own. */
+ * that the kernel gives to callers, and few processes share a run. */
 #ifndef TESTS_FREE_PORT_H
 #define TESTS_FREE_PORT_H
 
@@ -28,11 +28,12 @@ static inline int free_port(void)
 {
     enum { FIRST = 12000, N_RUNS = 200, RUN = 100 }; /* to 32 000 */
     static int n_given;
-    for (;;) {
+    for (int i = 0; i < RUN; i++) {
         const int port = FIRST + getpid() % N_RUNS * RUN + n_given++ % RUN;
         if (is_port_free(port))
             return port;
     }
+    return 0; /* nobody listens there */
 }
 
 #endif
