@@ -134,9 +134,9 @@ static uint64_t fingerprint(const struct server *sv, const struct engine_facts *
     h = hash64(f->arch, strlen(f->arch), h);
     h = hash64(f->isa, strlen(f->isa), h);
     h = hash64(f->kv_dtype, strlen(f->kv_dtype), h);
-    for (size_t i = 0; i < sizeof sv->quantized / sizeof *sv->quantized; i++)
-        if (sv->quantized[i])
-            h = hash64(sv->quantized[i], strlen(sv->quantized[i]) + 1, h);
+    for (size_t i = 0; i < sizeof sv->weights_as / sizeof *sv->weights_as; i++)
+        if (sv->weights_as[i])
+            h = hash64(sv->weights_as[i], strlen(sv->weights_as[i]) + 1, h);
     if (f->n_ranks > 1)
         h = hash64(&f->n_ranks, sizeof f->n_ranks, h);
     return hash64(INFERD_VERSION, strlen(INFERD_VERSION), h);

@@ -400,9 +400,10 @@ static bool front_open(struct front *f, struct status *st)
     f->watchdog_ns = manager_watchdog_ns();
     name_model(f);
     f->sv.model_name = f->model_name;
-    f->sv.quantized[0] = f->cfg.quantize;
-    f->sv.quantized[1] = f->cfg.quantize_head;
-    f->sv.quantized[2] = f->cfg.quantize_skip;
+    f->sv.weights_as[0] = f->cfg.quantize;
+    f->sv.weights_as[1] = f->cfg.quantize_head;
+    f->sv.weights_as[2] = f->cfg.quantize_skip;
+    f->sv.weights_as[3] = f->cfg.weights[0] == 'r' ? f->cfg.weights : NULL;
     f->sv.started_unix_s = clock_unix_s();
     f->sv.clock = &clock_real;
     config_limits(&f->cfg, &f->sv.limits);

@@ -26,7 +26,7 @@ struct server_limits { /* the request limits of one daemon; each is an option */
 
 struct server {
     const char *model_name;   /* as /v1/models and the `model` field say it */
-    const char *quantized[3]; /* the options of quantization: part of an answer's fingerprint */
+    const char *weights_as[4]; /* quantized how, random: options that are part of a fingerprint */
     int64_t started_unix_s;
     const struct clock *clock;
     struct uv_loop_s *loop;

@@ -38,6 +38,8 @@ def measure(o, folder, kv, contexts):
         print(f"{kv}: {done.stderr.strip()[-300:]}", flush=True)
     if len(found) < 2:
         raise SystemExit(f"{kv}: {len(found)} contexts measured, want 2 at least\n{done.stdout}")
+    if slope(found) <= 0:
+        raise SystemExit(f"{kv}: a longer context takes no longer: {found}")
     return found
 
 

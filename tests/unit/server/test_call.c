@@ -940,7 +940,7 @@ static void weights_quantized_otherwise_have_another_fingerprint(void **state)
         struct fixture fx;
         struct exchange x;
         open_server(&fx, &fake_default, 8);
-        fx.sv.quantized[0] = schemes[i];
+        fx.sv.weights_as[0] = schemes[i];
         run_whole(&fx, api_completions, "{\"model\":\"m\",\"prompt\":\"a\",\"max_tokens\":1}", &x);
         const char *at = strstr(x.answer.at, "\"system_fingerprint\":\"fp_");
         assert_non_null(at);
