@@ -115,9 +115,13 @@ static bool read_options(struct bench *b, int argc, char **argv, struct status *
     if (!b->cfg.model[0])
         return status_fail(st, STATUS_BAD_INPUT,
                            "which model?  inferd bench engine FILE.gguf or FOLDER");
-    if (b->cfg.max_seqs && b->cfg.max_seqs < REQUESTS_MAX)
-        return status_fail(st, STATUS_BAD_INPUT, "max-seqs is %lld; this benchmark runs %d",
-                           (long long)b->cfg.max_seqs, REQUESTS_MAX);
+    if (b->cfg.max_seqs && b->cfg.max_seqs < b->parallel_max)
+        return status_fail(st, STATUS_BAD_INPUT,
+                           "max-seqs is %lld; this benchmark runs %d (parallel-max)",
+                           (long long)b->cfg.max_seqs, b->parallel_max);
+    if (b->tables == TABLES_NONE && b->prefills.n + b->decodes.n > 0)
+        return status_fail(st, STATUS_BAD_INPUT,
+                           "tables is none: prefill and decode are rows of its tables");
     if (b->cfg.engine[0] == 'f')
         return status_fail(st, STATUS_BAD_INPUT, "engine: the fake one has no speed to measure");
     return true;
