@@ -10,7 +10,7 @@
  * an outlier is off by half a step at most, like every value beside it; less than bf16 tells apart
  * from three times the threshold on.  Where the largest outlier would not fit, or the sum of a row
  * with many of them not 32 bits, the step is larger (act8_row_scale).  The high bytes are a second
- * product, of the few columns that have any:
+ * product, of the few columns that have any (act8_high.cuh):
  *
  *     t = (float)(256 * sum(high w) + sum(low w)) * scale
  *
@@ -30,10 +30,7 @@
 #include "kernels/cuda/act8_layout.h"
 #include "kernels/cuda/cuda_int.h"
 
-enum {
-    ACT8_LIST_MAX = 256, /* columns with high bytes; with more, all columns meet them */
-    ACT8_CODE_MAX = 127 * 256 + 127,
-};
+enum { ACT8_CODE_MAX = 127 * 256 + 127 };
 
 /* Bytes from one row of codes to the next: what the copy engine can step over. */
 ACT8_INLINE int act8_stride(int in)
@@ -41,19 +38,11 @@ ACT8_INLINE int act8_stride(int in)
     return (in + 15) / 16 * 16;
 }
 
-/* Words of a mask of columns. */
+/* Words of a mask of columns: those of whole chunks. */
 ACT8_INLINE int act8_mask_words(int in)
 {
-    return (in + 31) / 32;
+    return act8_chunks(in) * (ACT8_CHUNK / 32);
 }
-
-/* Which columns of many rows have high bytes, and these columns by themselves.  Device memory. */
-struct act8_list {
-    uint32_t *mask;    /* [act8_mask_words(in)] zeros between products */
-    int32_t *n;        /* one: columns; > ACT8_LIST_MAX <=> they are not listed */
-    uint8_t *high;     /* [rows, ACT8_LIST_MAX] of the activations, zeros up to a multiple of 32 */
-    uint8_t *w, *w_up; /* [n of the product, ACT8_LIST_MAX] */
-};
 
 /* Activations in 8 bits; device memory. */
 struct act8_rows {
@@ -61,7 +50,9 @@ struct act8_rows {
         *codes;   /* [planes, rows, act8_stride(in)]: the codes or their low bytes, the high ones */
     float *scale; /* [rows] */
     int planes, rows, in;
-    const struct act8_list *list; /* NULL <=> no mask is made: one plane, or few rows */
+    uint32_t *mask;         /* [act8_mask_words(in)] of columns with high bytes, zeros before and
+                               behind a product; NULL <=> nobody asks: one plane, or few rows */
+    uint32_t *mask_readers; /* one: blocks that have read it, as the mask */
 };
 
 /* What of x becomes codes: act8_quantize.cu. */
@@ -75,13 +66,10 @@ struct act8_source {
 void act8_quantize(struct device *, const struct act8_source *, const struct act8_rows *to);
 
 struct product;
-/* act8_list.cu: rows->list behind act8_quantize. */
-void act8_list_columns(struct device *, const struct product *, const struct act8_rows *rows);
-
 /* matmul_act8_skinny.cu: up to ACT8_SKINNY_ROWS_MAX rows. */
 void matmul_act8_skinny(struct device *, const struct product *, const struct act8_rows *,
                         enum act_rule);
-/* matmul_act8_sm90.cu: any rows; y as matmul_fits_sm90 wants it.  Clears the list's mask. */
+/* matmul_act8_sm90.cu: any rows; y as matmul_fits_sm90 wants it. */
 void matmul_act8_sm90(struct device *, const struct product *, const struct act8_rows *,
                       enum act_rule);
 

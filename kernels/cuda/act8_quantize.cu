@@ -28,7 +28,6 @@ struct quantize_args {
     const float *w, *b; /* [in] or NULL */
     float eps;
     struct act8_rows to;
-    uint32_t *mask; /* or NULL */
     int stride;
     uint32_t limit; /* magnitudes of these bits or more are outliers */
 };
@@ -259,8 +258,8 @@ __device__ inline void write_chunk(const quantize_args &a, const row_scale &s, i
         return;
     to[(int64_t)a.to.rows * a.stride / sizeof *to] = high;
     const uint32_t used = bytes_used(high) << c % 4 * 8;
-    if (a.mask && used && (__ldcg(a.mask + c / 4) & used) != used) /* mostly someone was here */
-        atomicOr(a.mask + c / 4, used);
+    if (a.to.mask && used && (__ldcg(a.to.mask + c / 4) & used) != used) /* mostly someone was here */
+        atomicOr(a.to.mask + c / 4, used);
 }
 
 /* grid: [rows]   block: [NORM_THREADS] */
@@ -327,7 +326,6 @@ void act8_quantize(struct device *d, const struct act8_source *s, const struct a
         a.eps = s->norm->eps;
     }
     memcpy(&a.limit, &s->threshold, sizeof a.limit);
-    a.mask = to->list ? to->list->mask : nullptr;
     with_act_type(d->act, [&](auto pair) {
         typedef decltype(pair) PAIR;
         if (s->rule == ACTS_FP8)

@@ -47,3 +47,8 @@ void act8_choose(struct act8_choice *c, const struct act8_shape *s)
     c->stages = smaller(ACT8_STAGES_MAX, (int)((ACT8_SHARED_MAX - fixed) / c->stage_bytes));
     c->shared_bytes = fixed + (size_t)c->stages * c->stage_bytes;
 }
+
+int act8_listed_max(int in)
+{
+    return in > 1 << 16 ? 0 : smaller(ACT8_LIST_MAX, in / 16); /* a column has 16 bits there */
+}

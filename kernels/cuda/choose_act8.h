@@ -24,6 +24,7 @@ enum {
     ACT8_SPAN_MAX = 4,
     ACT8_STAGE_BYTES = 24 * 1024, /* a stage takes chunks up to here */
     ACT8_SHARED_MAX = 110 * 1024, /* two blocks fit an SM */
+    ACT8_LIST_MAX = 1024,
 };
 
 struct act8_shape {
@@ -41,6 +42,11 @@ struct act8_choice {
 };
 
 void act8_choose(struct act8_choice *c, const struct act8_shape *s);
+
+/* A product of many rows lists columns with high bytes up to here; with more of them all columns
+ * meet high bytes.  A group of 32 is fetched and multiplied in the time of four chunks of w or
+ * less. */
+int act8_listed_max(int in);
 
 #ifdef __cplusplus
 }

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/cuda/act8.h"
 #include "kernels/cuda/cuda_host.h"
 #include "kernels/cuda/peers.h"
 
@@ -268,7 +269,7 @@ struct part { /* one array of the work memory */
     size_t n_bytes;
 };
 
-enum { N_PARTS = 15 };
+enum { N_PARTS = 16 };
 
 void list_parts(device *d, const device_limits *l, part list[N_PARTS])
 {
@@ -286,7 +287,8 @@ void list_parts(device *d, const device_limits *l, part list[N_PARTS])
         {(void **)&d->slots.bias, seqs * l->bias_slot_max * sizeof(sample_bias)},
         {(void **)&d->slots.seen, seqs * l->vocab * sizeof(uint16_t)},
         {&d->scratch_norm, scratch_norm_bytes(l)},
-        {(void **)&d->act8_mask, (l->in_max / 32 + 1) * word},
+        {(void **)&d->act8_mask, act8_mask_words(l->in_max) * word},
+        {(void **)&d->act8_readers, word},
         {(void **)&d->partials, attention_partials_max(l) * partial},
         {(void **)&d->merges, attention_merges_max(l) * word},
         {(void **)&d->sample_out, l->step_heads_max * sizeof(sample_out)},

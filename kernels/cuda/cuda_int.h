@@ -57,7 +57,8 @@ struct device {
 
     /* Scratch, valid within one op. */
     void *scratch_norm;   /* [step_tokens_max, in_max] activations, and room for what act8.h makes of so many */
-    uint32_t *act8_mask;  /* [in_max / 32 + 1], zeros between products of act8.h */
+    uint32_t *act8_mask;  /* [act8_mask_words(in_max)], zeros between products of act8.h */
+    uint32_t *act8_readers; /* one, the same */
     float *partials;      /* attention_partials_max * n_heads * (head_dim + 2) */
     int32_t *merges;      /* [attention_merges_max], zero between launches */
     struct sample_out *sample_out; /* [step_heads_max] of the step in hand */

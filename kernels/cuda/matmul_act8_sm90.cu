@@ -5,8 +5,9 @@
  * second accumulator is half as wide as the first; while one warpgroup adds, the other one's
  * products run.
  *
- * High bytes of outliers (act8.h) go first: the stages of the listed columns, or of all; then 256
- * times their sums is what the low bytes are added to.  Rows without any find an empty list. */
+ * High bytes of outliers (act8.h) are products of their own, from zero, whose 256-fold is added:
+ * groups of listed columns between stages (act8_high.cuh), or all stages once more. */
+#include "kernels/cuda/act8_high.cuh"
 #include "kernels/cuda/act8_map.cuh"
 #include "kernels/cuda/act8_sums.cuh"
 #include "kernels/cuda/launch.cuh"
@@ -15,8 +16,6 @@
 
 namespace
 {
-
-enum { TILE_K = 128 }; /* one 128-byte swizzle atom */
 
 enum kind { KIND_INT8, KIND_OUTLIERS, KIND_E4M3 };
 
@@ -27,45 +26,13 @@ template <> struct of_kind<KIND_E4M3> {
     typedef float sum;
 };
 
-template <int TILE_M, int TILE_N, bool GATED> struct shape {
-    static const int A_BYTES = TILE_M * TILE_K;
-    static const int B_BYTES = TILE_N * TILE_K;
-    static const int STAGE_BYTES = A_BYTES + B_BYTES;
-    static const int STAGES = TILE_N == 256 ? 4 : TILE_N == 128 ? 6 : TILE_M == 128 ? 8 : 12;
-    static const int MATHS = 2 * TILE_M; /* threads that multiply: a warpgroup 64 rows */
-    static const int THREADS = MATHS + 128;
-    static const int OUT_COLUMNS = GATED ? TILE_N / 2 : TILE_N;
-    static const int PART = OUT_COLUMNS < 128 ? OUT_COLUMNS : 128; /* columns that leave at once */
-    static const int OUT_AT = STAGES * STAGE_BYTES;
-    static const int SCALES_AT = OUT_AT + TILE_M * PART * 2; /* [MATHS / 128][TILE_N] */
-    static const int BARS_AT = SCALES_AT + MATHS / 128 * TILE_N * 4;
-    static const int SHARED_BYTES = BARS_AT + 2 * STAGES * 8;
-    static_assert(SHARED_BYTES <= 227 * 1024, "a block fits an SM");
-};
+template <kind K, int TILE_M, int TILE_N, epilogue E>
+using shape_of = shape<TILE_M, TILE_N, is_gated(E), K == KIND_OUTLIERS>;
 
 struct args8 {
     struct args a;
     struct act8_scales scales;
-    const int32_t *listed; /* columns of the list */
-    uint32_t *mask;        /* of the list, to be cleared: [mask_words] */
-    int mask_words;
-};
-
-struct high_operands { /* of listed columns; and x of all columns */
-    CUtensorMap x, w[2], x_all;
-};
-
-/* How the high bytes of a product are multiplied. */
-struct high_stages {
-    int columns, n; /* n stages */
-    bool listed;
-
-    __device__ __forceinline__ high_stages(const args8 &a, int n_listed)
-    {
-        listed = n_listed <= ACT8_LIST_MAX;
-        columns = listed ? n_listed : a.a.n_k * TILE_K;
-        n = (columns + TILE_K - 1) / TILE_K;
-    }
+    high_args high;
 };
 
 /* The scales of a tile's columns on their way to shared memory, where each warpgroup has its own: a
@@ -108,24 +75,11 @@ template <class SUM, int TILE_N> struct scaled_sums {
     }
 };
 
-struct stage_at { /* a place in the ring, and the parity of its use */
-    int stage;
-    uint32_t parity;
-
-    template <class S> __device__ __forceinline__ void next()
-    {
-        if (++stage == S::STAGES) {
-            stage = 0;
-            parity ^= 1;
-        }
-    }
-};
-
 /* The thread that fetches: as matmul_sm90.cu's, weights before the wait for what x is made of, and
  * no rows behind the last. */
 template <class S, kind K, int TILE_M, int TILE_N, bool GATED, int CLUSTER> struct fetcher {
     const operands &o;
-    const high_operands &high;
+    const CUtensorMap &x_high;
     const args8 &a;
     uint32_t stages, full, empty;
     int rank;
@@ -148,49 +102,23 @@ template <class S, kind K, int TILE_M, int TILE_N, bool GATED, int CLUSTER> stru
         }
     }
 
-    /* 128 listed columns of w. */
-    __device__ __forceinline__ void listed(const stage_at &at, const tile &t, int k)
-    {
-        const uint32_t to = stages + at.stage * S::STAGE_BYTES + S::A_BYTES;
-        const uint32_t bar = full + at.stage * 8;
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            const CUtensorMap *w = &high.w[GATED ? half : 0];
-            const int row = t.n + (GATED ? 0 : half * (TILE_N / 2));
-            if (CLUSTER == 1)
-                tensor_copy_2d(to + half * S::B_BYTES / 2, w, bar, k * TILE_K, row);
-            else if (rank == half)
-                tensor_copy_2d_to_all(to + half * S::B_BYTES / 2, w, bar, 3, k * TILE_K, row);
-        }
-    }
-
-    __device__ __forceinline__ void high_bytes(stage_at *at, const tile &t, const high_stages &h)
+    /* All columns again, for their high bytes. */
+    __device__ __forceinline__ void all_high(stage_at *at, const tile &t)
     {
 #pragma unroll 1
-        for (int k = 0; k < h.n; k++) {
-            const uint32_t bar = full + at->stage * 8;
+        for (int k = 0; k < a.a.n_k; k++) {
             mbarrier_wait(empty + at->stage * 8, at->parity);
-            if (h.listed) {
-                mbarrier_arrive_expect(bar, S::STAGE_BYTES);
-                listed(*at, t, k);
-            } else {
-                weights(*at, t, k, S::STAGE_BYTES);
-            }
-            tensor_copy_2d(stages + at->stage * S::STAGE_BYTES, h.listed ? &high.x : &high.x_all,
-                           bar, k * TILE_K, t.row);
+            weights(*at, t, k, S::STAGE_BYTES);
+            tensor_copy_2d(stages + at->stage * S::STAGE_BYTES, &x_high, full + at->stage * 8,
+                           k * TILE_K, t.row);
             at->next<S>();
         }
     }
 
-    __device__ void run()
+    __device__ void run(const high_side<S> &high)
     {
         stage_at at = {0, 1};
-        int ahead = min(a.a.n_k, (int)S::STAGES), n_listed = 0;
-        if (K == KIND_OUTLIERS) { /* what comes first is not known yet */
-            ahead = 0;
-            depend_wait();
-            n_listed = *a.listed;
-        }
+        int ahead = min(a.a.n_k, (int)S::STAGES);
         const int n_all = a.a.row_clusters * a.a.n_tiles;
         for (int i = blockIdx.x / CLUSTER; i < n_all; i += gridDim.x / CLUSTER) {
             const tile t = tile_at<TILE_M, S::OUT_COLUMNS, CLUSTER>(a.a, i, rank);
@@ -204,8 +132,6 @@ template <class S, kind K, int TILE_M, int TILE_N, bool GATED, int CLUSTER> stru
                     weights({k, 0}, t, k, n_bytes);
                 depend_wait();
             }
-            if constexpr (K == KIND_OUTLIERS)
-                high_bytes(&at, t, high_stages(a, n_listed));
             for (int k = 0; k < a.a.n_k; k++) {
                 if (k >= ahead) {
                     mbarrier_wait(empty + at.stage * 8, at.parity);
@@ -215,19 +141,10 @@ template <class S, kind K, int TILE_M, int TILE_N, bool GATED, int CLUSTER> stru
                                k * TILE_K, x_row);
                 at.next<S>();
             }
+            if (K == KIND_OUTLIERS && high.wait_count() > a.high.listed_max)
+                all_high(&at, t);
             ahead = 0;
         }
-    }
-};
-
-template <class S> struct pipe { /* the ring as a warpgroup that multiplies sees it */
-    uint32_t stages, full, empty;
-    stage_at at;
-
-    __device__ __forceinline__ uint32_t wait() const
-    {
-        mbarrier_wait(full + at.stage * 8, at.parity);
-        return stages + at.stage * S::STAGE_BYTES;
     }
 };
 
@@ -245,15 +162,15 @@ __device__ __forceinline__ void multiply_stage(ACC (&acc)[R], uint32_t x_at, uin
     wgmma_commit();
 }
 
-/* 64 rows of codes times TILE_N rows of w: int8.  `adds` to what acc holds. */
+/* 64 rows of codes times TILE_N rows of w, stages [first, end) of a tile: int8. */
 template <class S, int CLUSTER, int R>
-__device__ __forceinline__ void multiply(int (&acc)[R], int n_k, bool adds, pipe<S> *p,
+__device__ __forceinline__ void multiply(int (&acc)[R], int first, int end, pipe<S> *p,
                                          int warpgroup)
 {
     int before = -1;
-    for (int k = 0; k < n_k; k++) {
+    for (int k = first; k < end; k++) {
         const uint32_t at = p->wait();
-        multiply_stage(acc, at + warpgroup * 64 * TILE_K, at + S::A_BYTES, adds || k > 0);
+        multiply_stage(acc, at + warpgroup * 64 * TILE_K, at + S::A_BYTES, k > 0);
         wgmma_wait<1>();
         if (before >= 0)
             release<CLUSTER>(p->empty, before);
@@ -262,42 +179,97 @@ __device__ __forceinline__ void multiply(int (&acc)[R], int n_k, bool adds, pipe
     }
     wgmma_wait<0>();
     registers_pin(acc);
-    release<CLUSTER>(p->empty, before);
+    if (before >= 0)
+        release<CLUSTER>(p->empty, before);
 }
 
-/* acc = 256 times the sums of high bytes: 32 columns at a time, as there may be few. */
-template <class S, int CLUSTER, int R>
-__device__ __forceinline__ void multiply_high(int (&acc)[R], const high_stages &h, pipe<S> *p,
-                                              int warpgroup)
+enum { HIGH_PIECE = 32 }; /* registers of sums that are made apart: 64 columns' */
+
+/* acc += 256 high; in 32 bits, which hold the sum of all parts.
+ *
+ * Whoever makes `high` waits for its operands again for each piece, though they are there: without
+ * a branch in between, ptxas moves additions behind the next wgmma, and then serializes all of
+ * them. */
+__device__ __forceinline__ void add_high(int *acc, const int (&high)[HIGH_PIECE])
 {
 #pragma unroll
-    for (int i = 0; i < R; i++)
-        acc[i] = 0;
+    for (int i = 0; i < HIGH_PIECE; i++)
+        acc[i] = (int)((uint32_t)acc[i] + ((uint32_t)high[i] << 8));
+}
+
+/* A group of listed columns. */
+template <class S, int R>
+__device__ __forceinline__ void multiply_group(int (&acc)[R], high_side<S> *h, int warpgroup)
+{
+    const uint64_t x =
+        matrix_descriptor_32(h->address + S::X_HIGH_AT + warpgroup * 64 * HIGH_GROUP);
+#pragma unroll
+    for (int i = 0; i < R; i += HIGH_PIECE) {
+        int high[HIGH_PIECE];
+        mbarrier_wait(h->full, h->parity);
+        registers_pin(acc);
+        registers_pin(high);
+        wgmma_fence();
+        wgmma8(high, x, matrix_descriptor_32(h->address + S::W_HIGH_AT + 2 * i * HIGH_GROUP), 0);
+        wgmma_commit();
+        wgmma_wait<0>();
+        registers_pin(high);
+        add_high(acc + i, high);
+    }
+    if (threadIdx.x % 128 == 0)
+        mbarrier_arrive(h->empty);
+    h->parity ^= 1;
+}
+
+/* All columns, whose stages come once more. */
+template <class S, int CLUSTER, int R>
+__device__ __forceinline__ void multiply_all_high(int (&acc)[R], int n_k, pipe<S> *p, int warpgroup)
+{
 #pragma unroll 1
-    for (int k = 0; k < h.n; k++) {
-        const uint32_t at = p->wait();
-        const uint64_t x = matrix_descriptor(at + warpgroup * 64 * TILE_K, 16, 1024);
-        const uint64_t w = matrix_descriptor(at + S::A_BYTES, 16, 1024);
-#pragma unroll 1
-        for (int step = 0; step < TILE_K / 32 && k * TILE_K + step * 32 < h.columns; step++) {
+    for (int k = 0; k < n_k; k++) {
+#pragma unroll
+        for (int i = 0; i < R; i += HIGH_PIECE) {
+            int high[HIGH_PIECE];
+            const uint32_t at = p->wait();
             registers_pin(acc);
-            wgmma_fence();
-            wgmma8(acc, x + 2 * step, w + 2 * step, 1);
-            wgmma_commit();
+            multiply_stage(high, at + warpgroup * 64 * TILE_K, at + S::A_BYTES + 2 * i * TILE_K,
+                           false);
             wgmma_wait<0>();
-            registers_pin(acc);
+            registers_pin(high);
+            add_high(acc + i, high);
         }
         release<CLUSTER>(p->empty, p->at.stage);
         p->at.template next<S>();
     }
-#pragma unroll
-    for (int i = 0; i < R; i++)
-        acc[i] <<= 8;
+}
+
+/* Low bytes, and a group of high ones as soon as its last column has come by, so that the next one
+ * can be gathered; the last group at the end. */
+template <class S, int CLUSTER, int R>
+__device__ __forceinline__ void multiply_outliers(int (&acc)[R], const args8 &a, int n_listed,
+                                                  pipe<S> *p, high_side<S> *h, int warpgroup)
+{
+    const bool listed = n_listed <= a.high.listed_max;
+    const int groups = listed ? (n_listed + HIGH_GROUP - 1) / HIGH_GROUP : 0;
+    int first = 0;
+#pragma unroll 1
+    for (int g = 0; g == 0 || g < groups; g++) {
+        int end = a.a.n_k;
+        if (g + 1 < groups)
+            end = h->list()->column[(g + 1) * HIGH_GROUP - 1] / TILE_K + 1;
+        end = __shfl_sync(0xffffffffu, end, 0); /* one for a warp, which wgmma wants */
+        multiply<S, CLUSTER>(acc, first, end, p, warpgroup);
+        if (groups > 0)
+            multiply_group<S>(acc, h, warpgroup);
+        first = end;
+    }
+    if (!listed)
+        multiply_all_high<S, CLUSTER>(acc, a.a.n_k, p, warpgroup);
 }
 
 /* E4M3: 128 k from zero, then in f32. */
 template <class S, int CLUSTER, int R>
-__device__ __forceinline__ void multiply(float (&sum)[R], int n_k, bool, pipe<S> *p, int warpgroup)
+__device__ __forceinline__ void multiply(float (&sum)[R], int, int n_k, pipe<S> *p, int warpgroup)
 {
     const int PIECE = R < 64 ? R : 64, PIECES = R / PIECE; /* registers of 128 columns */
 #pragma unroll
@@ -325,24 +297,23 @@ __device__ __forceinline__ void multiply(float (&sum)[R], int n_k, bool, pipe<S>
 /* A warpgroup's 64 rows of all tiles of the block. */
 template <class S, typename T, kind K, int TILE_M, int TILE_N, epilogue E, int CLUSTER>
 __device__ __forceinline__ void multiply_tiles(const operands &o, const args8 &a, uint8_t *shared,
-                                               pipe<S> p, int rank)
+                                               pipe<S> p, high_side<S> high, int rank)
 {
     const int warpgroup = threadIdx.x / 128;
     float *scales = reinterpret_cast<float *>(shared + S::SCALES_AT) + warpgroup * TILE_N;
     const int in_tile = warpgroup * 64 + threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
     const int n_all = a.a.row_clusters * a.a.n_tiles;
     typedef typename of_kind<K>::sum SUM;
-    int n_listed = 0;
-    if (K == KIND_OUTLIERS)
-        n_listed = __shfl_sync(0xffffffffu, *a.listed, 0); /* one for a warp, which wgmma wants */
+    const int n_listed = K == KIND_OUTLIERS ? high.wait_list() : 0;
     for (int i = blockIdx.x / CLUSTER; i < n_all; i += gridDim.x / CLUSTER) {
         const tile t = tile_at<TILE_M, S::OUT_COLUMNS, CLUSTER>(a.a, i, rank);
         SUM sum[TILE_N / 2];
         column_scales<TILE_N, is_gated(E)> columns;
         columns.load(a, t);
         if constexpr (K == KIND_OUTLIERS)
-            multiply_high<S, CLUSTER>(sum, high_stages(a, n_listed), &p, warpgroup);
-        multiply<S, CLUSTER>(sum, a.a.n_k, K == KIND_OUTLIERS, &p, warpgroup);
+            multiply_outliers<S, CLUSTER>(sum, a, n_listed, &p, &high, warpgroup);
+        else
+            multiply<S, CLUSTER>(sum, 0, a.a.n_k, &p, warpgroup);
         columns.put(scales); /* read behind a barrier of store's */
         const scaled_sums<SUM, TILE_N> sums = {
             sum,
@@ -362,34 +333,51 @@ __device__ __forceinline__ void multiply_tiles(const operands &o, const args8 &a
         store_wait();
 }
 
-/* Behind the list nobody needs the mask that it was made of. */
-__device__ void clear_mask(const args8 &a)
+/* The warps beside the fetcher: two gather x's high bytes, the last one w's. */
+template <class S, int CLUSTER>
+__device__ __forceinline__ void gather_tiles(const args8 &a, high_side<S> high, pipe<S> p, int rank)
 {
+    const int warp = threadIdx.x % 128 / 32, n_all = a.a.row_clusters * a.a.n_tiles;
     depend_wait();
-    for (int i = blockIdx.x * 32 + threadIdx.x % 32; i < a.mask_words; i += gridDim.x * 32)
-        a.mask[i] = 0;
+    if (warp == 3) {
+        list_make(high.list(), a.high);
+        if (threadIdx.x % 32 == 0)
+            mbarrier_arrive(high.listed);
+        mask_clear(a.high);
+    }
+    const int found = high.wait_list(), n = found <= a.high.listed_max ? found : 0;
+    for (int i = blockIdx.x / CLUSTER; i < n_all; i += gridDim.x / CLUSTER) {
+        if (warp == 3)
+            gather_w<S, CLUSTER>(&high, &p, n, a.a.n_k, n == found ? 1 : 2);
+        else
+            gather_x<S>(&high, a.high, n,
+                        tile_at<S::TILE_M, S::OUT_COLUMNS, CLUSTER>(a.a, i, rank).row, warp - 1);
+    }
 }
 
 /* grid: [blocks, a multiple of CLUSTER]   block: [THREADS]: one or two warpgroups multiply, one
  * fetches. */
 template <typename T, kind K, int TILE_M, int TILE_N, epilogue E, int CLUSTER>
-__global__ void __launch_bounds__(shape<TILE_M, TILE_N, is_gated(E)>::THREADS, 1)
+__global__ void __launch_bounds__(shape_of<K, TILE_M, TILE_N, E>::THREADS, 1)
     matmul_act8_kernel(const __grid_constant__ operands o,
-                       const __grid_constant__ high_operands high, const __grid_constant__ args8 a)
+                       const __grid_constant__ CUtensorMap x_high, const __grid_constant__ args8 a)
 {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-    using S = shape<TILE_M, TILE_N, is_gated(E)>;
+    using S = shape_of<K, TILE_M, TILE_N, E>;
     DYNAMIC_SHARED(__align__(1024) uint8_t, shared);
     const uint32_t stages = shared_addr(shared), full = stages + S::BARS_AT;
     const uint32_t empty = full + 8 * S::STAGES;
     const int rank = CLUSTER == 1 ? 0 : cluster_rank();
+    const high_side<S> high(shared);
     if (threadIdx.x == 0) {
         if (stages % 1024 != 0)
             __trap(); /* swizzled tiles would lie elsewhere */
         for (int s = 0; s < S::STAGES; s++) {
             mbarrier_init(full + 8 * s, 1);
-            mbarrier_init(empty + 8 * s, CLUSTER * S::MATHS / 128);
+            mbarrier_init(empty + 8 * s, CLUSTER * S::RELEASES);
         }
+        if (K == KIND_OUTLIERS)
+            high.init();
         fence_mbarrier_init();
     }
     if (CLUSTER == 1)
@@ -400,19 +388,19 @@ __global__ void __launch_bounds__(shape<TILE_M, TILE_N, is_gated(E)>::THREADS, 1
 
     if (threadIdx.x >= S::MATHS) {
         if (TILE_M == TILE_M_MAX)
-            registers_give<40>();
+            registers_give<S::REGISTERS_FEW>();
         if (threadIdx.x == S::MATHS)
-            fetcher<S, K, TILE_M, TILE_N, is_gated(E), CLUSTER>{o,    high,  a,   stages,
-                                                                full, empty, rank}
-                .run();
-        else if (K == KIND_OUTLIERS && threadIdx.x >= S::THREADS - 32)
-            clear_mask(a);
+            fetcher<S, K, TILE_M, TILE_N, is_gated(E), CLUSTER>{o,    x_high, a,   stages,
+                                                                full, empty,  rank}
+                .run(high);
+        else if (K == KIND_OUTLIERS && threadIdx.x >= S::MATHS + 32)
+            gather_tiles<S, CLUSTER>(a, high, pipe<S>{stages, full, empty, {0, 0}}, rank);
     } else {
         if (TILE_M == TILE_M_MAX)
-            registers_take<232>();
+            registers_take<S::REGISTERS_MANY>();
         depend_wait(); /* scales of rows; and what the epilogue reads */
         multiply_tiles<S, T, K, TILE_M, TILE_N, E, CLUSTER>(
-            o, a, shared, pipe<S>{stages, full, empty, {0, 0}}, rank);
+            o, a, shared, pipe<S>{stages, full, empty, {0, 0}}, high, rank);
     }
     if (CLUSTER > 1) {
         __syncwarp();
@@ -424,9 +412,9 @@ __global__ void __launch_bounds__(shape<TILE_M, TILE_N, is_gated(E)>::THREADS, 1
 /* ---- launching ---- */
 
 template <typename T, kind K, int TILE_M, int TILE_N, epilogue E, int CLUSTER>
-void launch_cluster(device *d, const operands *o, const high_operands *high, const args8 *a)
+void launch_cluster(device *d, const operands *o, const CUtensorMap *x_high, const args8 *a)
 {
-    using S = shape<TILE_M, TILE_N, is_gated(E)>;
+    using S = shape_of<K, TILE_M, TILE_N, E>;
     auto *kernel = matmul_act8_kernel<T, K, TILE_M, TILE_N, E, CLUSTER>;
     static thread_local int ready_on; /* 1 + the device whose function has it; a thread for each */
     if (ready_on != d->index + 1) {
@@ -441,25 +429,14 @@ void launch_cluster(device *d, const operands *o, const high_operands *high, con
     launch(
         d, "run the 8-bit product",
         {dim3((unsigned)(tiles < most ? tiles : most)), dim3(S::THREADS), S::SHARED_BYTES, CLUSTER},
-        kernel, *o, *high, *a);
-}
-
-void map_high(device *d, high_operands *high, const product *p, const act8_rows *x, int x_rows,
-              int w_rows)
-{
-    const act8_list *l = x->list;
-    tensor_map_bytes(d, &high->x, l->high, ACT8_LIST_MAX, x->rows, ACT8_LIST_MAX, x_rows);
-    tensor_map_bytes(d, &high->w[0], l->w, ACT8_LIST_MAX, p->n, ACT8_LIST_MAX, w_rows);
-    tensor_map_bytes(d, &high->w[1], p->w_up ? l->w_up : l->w, ACT8_LIST_MAX, p->n, ACT8_LIST_MAX,
-                     w_rows);
-    act8_map_rows(d, &high->x_all, x, 1, x_rows);
+        kernel, *o, *x_high, *a);
 }
 
 /* What depends on the tile: its boxes and their number. */
 template <typename T, kind K, int TILE_M, int TILE_N, epilogue E>
 void launch_tile(device *d, const product *p, const act8_rows *x, operands *o, args8 *a)
 {
-    using S = shape<TILE_M, TILE_N, is_gated(E)>;
+    using S = shape_of<K, TILE_M, TILE_N, E>;
     const int cluster = cluster_of(p->rows, TILE_M);
     const int last_rows = (p->rows % TILE_M + 7) / 8 * 8; /* a swizzle atom has 8 */
     act8_map_rows(d, &o->x, x, 0, TILE_M);
@@ -467,17 +444,17 @@ void launch_tile(device *d, const product *p, const act8_rows *x, operands *o, a
         act8_map_rows(d, &o->x_last, x, 0, last_rows);
     act8_map_weights(d, &o->w[0], p->w, p->in, p->n, TILE_N / 2);
     act8_map_weights(d, &o->w[1], p->w_up ? p->w_up : p->w, p->in, p->n, TILE_N / 2);
-    high_operands high = {};
-    if (x->list)
-        map_high(d, &high, p, x, TILE_M, TILE_N / 2);
+    CUtensorMap x_high = {};
+    if (K == KIND_OUTLIERS)
+        act8_map_rows(d, &x_high, x, 1, TILE_M);
     a->a.last_row = (p->rows - 1) / TILE_M * TILE_M;
     a->a.last_bytes = last_rows * TILE_K;
     a->a.row_clusters = (p->rows + TILE_M * cluster - 1) / (TILE_M * cluster);
     a->a.n_tiles = (p->n + S::OUT_COLUMNS - 1) / S::OUT_COLUMNS;
     if (cluster == 2)
-        launch_cluster<T, K, TILE_M, TILE_N, E, 2>(d, o, &high, a);
+        launch_cluster<T, K, TILE_M, TILE_N, E, 2>(d, o, &x_high, a);
     else
-        launch_cluster<T, K, TILE_M, TILE_N, E, 1>(d, o, &high, a);
+        launch_cluster<T, K, TILE_M, TILE_N, E, 1>(d, o, &x_high, a);
 }
 
 template <typename T, kind K, epilogue E>
@@ -515,6 +492,19 @@ void launch_epilogue(device *d, epilogue e, int tile_n, const product *p, const 
     }
 }
 
+high_args high_of(const act8_rows *x)
+{
+    high_args h = {};
+    h.stride = act8_stride(x->in);
+    h.codes = x->codes + (size_t)x->rows * h.stride;
+    h.mask = x->mask;
+    h.readers = x->mask_readers;
+    h.rows = x->rows;
+    h.chunks = act8_chunks(x->in);
+    h.listed_max = act8_listed_max(x->in);
+    return h;
+}
+
 template <kind K> void run(device *d, const product *p, const act8_rows *x)
 {
     const bool gated = p->w_up != NULL;
@@ -540,11 +530,7 @@ template <kind K> void run(device *d, const product *p, const act8_rows *x)
     a.a.y_stride = p->y_stride;
     a.a.act = p->act;
     a.scales = act8_scales_of(p, x);
-    if (x->list) {
-        a.listed = x->list->n;
-        a.mask = x->list->mask;
-        a.mask_words = act8_mask_words(p->in);
-    }
+    a.high = high_of(x);
     if (d->act == DT_F16)
         launch_epilogue<__half, K>(d, choose_epilogue(&m), tile_n, p, x, &o, &a);
     else
@@ -558,7 +544,7 @@ void matmul_act8_sm90(struct device *d, const struct product *p, const struct ac
 {
     if (rule == ACTS_FP8)
         run<KIND_E4M3>(d, p, x);
-    else if (x->list)
+    else if (x->mask)
         run<KIND_OUTLIERS>(d, p, x);
     else
         run<KIND_INT8>(d, p, x);

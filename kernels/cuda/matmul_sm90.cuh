@@ -102,16 +102,22 @@ __device__ __forceinline__ float2 unpack(__half, uint32_t v)
     return __half22float2(reinterpret_cast<const __half2 &>(v));
 }
 
-/* Gives a stage back, to each block that writes into it. */
-template <int CLUSTER> __device__ __forceinline__ void release(uint32_t empty, int stage)
+/* Gives a stage back, to each block that writes into it: CLUSTER threads of those that call, whose
+ * numbers t are. */
+template <int CLUSTER> __device__ __forceinline__ void release(uint32_t empty, int stage, int t)
 {
-    const int t = threadIdx.x % 128;
     if (CLUSTER == 1) {
         if (t == 0)
             mbarrier_arrive(empty + stage * 8);
     } else if (t < CLUSTER) {
         mbarrier_arrive_at(empty + stage * 8, t);
     }
+}
+
+/* By a warpgroup. */
+template <int CLUSTER> __device__ __forceinline__ void release(uint32_t empty, int stage)
+{
+    release<CLUSTER>(empty, stage, threadIdx.x % 128);
 }
 
 struct ring {

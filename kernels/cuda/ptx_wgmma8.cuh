@@ -16,6 +16,14 @@ template <int N> __device__ __forceinline__ void registers_pin(int (&r)[N])
         asm volatile("" : "+r"(r[i])::"memory");
 }
 
+/* Descriptor of a matrix in shared memory whose rows have 32 bytes, with 32-byte swizzle: atoms of 8
+ * rows, one behind the other, each at a multiple of 256. */
+__device__ __forceinline__ uint64_t matrix_descriptor_32(uint32_t address)
+{
+    return (uint64_t)((address & 0x3ffff) >> 4) | (uint64_t)1 << 16 | (uint64_t)(256 >> 4) << 32 |
+           (uint64_t)3 << 62;
+}
+
 /* Operand lists of 16 registers, and values of either type. */
 #define WGMMA_NAMES_16                                                                             \
     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"

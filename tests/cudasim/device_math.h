@@ -104,6 +104,14 @@ inline unsigned __byte_perm(unsigned a, unsigned b, unsigned select)
     return r;
 }
 
+/* The larger of each two halves. */
+inline unsigned __vmaxu2(unsigned a, unsigned b)
+{
+    const unsigned low = (a & 0xffff) > (b & 0xffff) ? a & 0xffff : b & 0xffff;
+    const unsigned high = a >> 16 > b >> 16 ? a >> 16 : b >> 16;
+    return low | high << 16;
+}
+
 /* 0xff in each byte where they differ. */
 inline unsigned __vcmpne4(unsigned a, unsigned b)
 {

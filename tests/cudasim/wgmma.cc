@@ -39,21 +39,24 @@ namespace
 {
 
 struct descriptor {
-    uint32_t at, lead, stride;
+    uint32_t at, lead, stride, wide; /* wide: bytes of an atom's row */
 
     explicit descriptor(uint64_t v)
-        : at((v & 0x3fff) << 4), lead((v >> 16 & 0x3fff) << 4), stride((v >> 32 & 0x3fff) << 4)
+        : at((v & 0x3fff) << 4), lead((v >> 16 & 0x3fff) << 4), stride((v >> 32 & 0x3fff) << 4),
+          wide(v >> 62 == 3 ? 32 : 128)
     {
-        if (v >> 62 != 1)
-            fail("a matrix descriptor %#llx: want a swizzle of 128 bytes", (unsigned long long)v);
-        if ((stride && stride % 1024 != 0) || (v >> 49 & 7) != 0)
+        if (v >> 62 != 1 && v >> 62 != 3)
+            fail("a matrix descriptor %#llx: want a swizzle of 128 or 32 bytes",
+                 (unsigned long long)v);
+        if ((stride && stride % (8 * wide) != 0) || (wide == 32 && at % 256 != 0) ||
+            (v >> 49 & 7) != 0)
             fail("a matrix descriptor %#llx: atoms are not whole", (unsigned long long)v);
     }
     /* Of the 16 bytes at `byte` (a multiple of 16) of row i of atoms `stride` apart. */
     uint32_t chunk(uint32_t i, uint32_t byte) const
     {
-        const uint32_t a = at + i / 8 * stride + i % 8 * 128 + byte;
-        return a ^ (a >> 3 & 0x70);
+        const uint32_t a = at + i / 8 * stride + i % 8 * wide + byte;
+        return a ^ (a >> 3 & (wide - 1) & 0x70);
     }
 };
 

@@ -1,6 +1,7 @@
 /* What act8_choose promises: units that fit the blocks, columns that fit a wgmma, a ring that fits
  * an SM twice, and room behind it for what wgmma reads and is not there. And of the layout: no
- * code's place twice. */
+ * code's place twice. Of act8_listed_max: a list that fits, and that costs less than all columns.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -41,6 +42,18 @@ static void every_cut_holds(void **state)
                 assert_true(last_rows + 64 * ACT8_CHUNK <= c.shared_bytes);
                 assert_true(ring + c.sums_bytes <= c.shared_bytes);
             }
+}
+
+static void few_columns_are_listed(void **state)
+{
+    (void)state;
+    for (int in = 8; in <= 65536; in += 8) {
+        const int most = act8_listed_max(in);
+        assert_true(most >= 0 && most <= ACT8_LIST_MAX && most <= in / 16);
+        assert_true(most >= act8_listed_max(in > 8 ? in - 8 : in));
+    }
+    assert_int_equal(act8_listed_max(65536 + 8), 0); /* whose last columns have no number */
+    assert_true(act8_listed_max(4096) >= 41 && act8_listed_max(14336) >= 144); /* 1 % */
 }
 
 enum { ROWS = 200, COLS = 300 };
@@ -146,6 +159,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_cut_holds),
+        cmocka_unit_test(few_columns_are_listed),
         cmocka_unit_test(copies_bring_what_wgmma_reads),
         cmocka_unit_test(only_hopper_rounds_activations),
         cmocka_unit_test(parts_lie_where_the_whole_has_them),

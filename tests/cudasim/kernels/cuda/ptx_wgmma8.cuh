@@ -4,6 +4,12 @@
 
 #include "kernels/cuda/ptx_cluster.cuh"
 
+inline uint64_t matrix_descriptor_32(uint32_t address)
+{
+    return (uint64_t)((address & 0x3ffff) >> 4) | (uint64_t)1 << 16 | (uint64_t)(256 >> 4) << 32 |
+           (uint64_t)3 << 62;
+}
+
 template <int R> void wgmma8(int (&d)[R], uint64_t a, uint64_t b, int add)
 {
     sim::wgmma({sim::OPERAND_S8, 2 * R, d, NULL, a, b, add != 0, false});
