@@ -4,7 +4,7 @@
  * norm's result is rounded to the activation type first, so a row has the same codes with its norm
  * here as behind a norm kernel.  The arithmetic is that of cpu/act_form.c, and so are the bits but
  * for outliers (act8.h); as there magnitudes are compared as integers, which puts NaN above
- * infinity above every number. */
+ * infinity above every number: two activations of 16 bits at a time. */
 #include <cuda_fp8.h>
 #include <string.h>
 
@@ -14,6 +14,8 @@
 
 namespace
 {
+
+enum { ROWS_FEW = 256 }; /* they are done at once, and none finds a column noted */
 
 constexpr int ROW_CHUNKS_MAX = 8; /* of a thread, in registers; rows that are wider, which have no
                                      norm (cuda.cu), are read twice */
@@ -29,7 +31,8 @@ struct quantize_args {
     float eps;
     struct act8_rows to;
     int stride;
-    uint32_t limit; /* magnitudes of these bits or more are outliers */
+    uint32_t limit; /* magnitudes of these 16 bits or more are outliers */
+    bool crowded;   /* many rows note the same columns in the mask */
 };
 
 /* What brings a row's values to codes; `by` is 0 where the row is zero or not finite. */
@@ -37,17 +40,28 @@ struct row_scale {
     float step, by;
 };
 
-/* Largest magnitudes of a row, as bits: of what counts for the step, and of the n outliers. */
+/* Largest magnitudes of a row, the 16 bits of an activation: of what counts for the step, and of
+ * all; of the latter n_out are outliers. */
 struct row_tops {
-    uint32_t top, out_top;
+    uint32_t top, all;
     int n_out;
 };
 
-/* `top` is `steps` steps. */
-__device__ inline row_scale scale_of(uint32_t top, float steps)
+__device__ inline float act_of_bits(uint32_t bits, __nv_bfloat162)
 {
-    const float largest = __uint_as_float(top), tiny = 1e-30f; /* below it a row counts as zero */
-    if (top >= 0x7f800000)
+    return __uint_as_float(bits << 16);
+}
+
+__device__ inline float act_of_bits(uint32_t bits, __half2)
+{
+    return __half2float(__ushort_as_half((unsigned short)bits));
+}
+
+/* `largest` is `steps` steps. */
+__device__ inline row_scale scale_of(float largest, float steps)
+{
+    const float tiny = 1e-30f; /* below it a row counts as zero */
+    if (!(largest < __int_as_float(0x7f800000)))
         return {__int_as_float(0x7fc00000), 0};
     if (largest < tiny)
         return {0, 0};
@@ -56,19 +70,22 @@ __device__ inline row_scale scale_of(uint32_t top, float steps)
 
 /* The step of the values below the threshold, or one with which the outliers fit: their codes 16
  * bits, and sums over them and all others 31. */
-__device__ inline row_scale act8_row_scale(const row_tops &t)
+template <class PAIR> __device__ inline row_scale act8_row_scale(const row_tops &t)
 {
-    const row_scale of_codes = scale_of(t.top, 127);
+    const row_scale of_codes = scale_of(act_of_bits(t.top, PAIR()), 127);
     if (t.n_out == 0)
         return of_codes;
     const int of_sum = (1 << 30) / 128 / t.n_out;
-    const row_scale of_outliers = scale_of(t.out_top, (float)min((int)ACT8_CODE_MAX, of_sum));
+    const row_scale of_outliers =
+        scale_of(act_of_bits(t.all, PAIR()), (float)min((int)ACT8_CODE_MAX, of_sum));
     return of_outliers.step <= of_codes.step ? of_codes : of_outliers;
 }
 
-__device__ inline uint32_t pack4(const int v[4])
+/* Byte `at` of four values. */
+template <int AT> __device__ inline uint32_t bytes_of(const uint32_t v[4])
 {
-    return (v[0] & 255) | (v[1] & 255) << 8 | (v[2] & 255) << 16 | (uint32_t)v[3] << 24;
+    const uint32_t two = AT | (4 + AT) << 4;
+    return __byte_perm(__byte_perm(v[0], v[1], two), __byte_perm(v[2], v[3], two), 0x5410);
 }
 
 __device__ inline uint2 e4m3_of(const float v[CHUNK], float by)
@@ -82,17 +99,21 @@ __device__ inline uint2 e4m3_of(const float v[CHUNK], float by)
     return {two[0] | two[1] << 16, two[2] | two[3] << 16};
 }
 
-/* Codes, whose low bytes are int8's; *high is the high ones. */
+/* Codes, whose low bytes are int8's; *high is the high ones.  A value that 1.5 * 2^23 was added to
+ * has the integer that it rounds to as its last bits: conversions have a fraction of an addition's
+ * rate. With 128 more the carry of the low byte is in the high one. */
 __device__ inline uint2 int8_of(const float v[CHUNK], float by, uint2 *high)
 {
-    int q[CHUNK], h[CHUNK];
+    const float one_is_last = 12582912;
+    uint32_t q[CHUNK], h[CHUNK];
 #pragma unroll
     for (int i = 0; i < CHUNK; i++) {
-        q[i] = __float2int_rn(__fmul_rn(v[i], by));
-        h[i] = (q[i] + 128) >> 8;
+        const float steps = __fmul_rn(v[i], by);
+        q[i] = __float_as_uint(__fadd_rn(steps, one_is_last));
+        h[i] = __float_as_uint(__fadd_rn(steps, one_is_last + 128));
     }
-    *high = {pack4(h), pack4(h + 4)};
-    return {pack4(q), pack4(q + 4)};
+    *high = {bytes_of<1>(h), bytes_of<1>(h + 4)};
+    return {bytes_of<0>(q), bytes_of<0>(q + 4)};
 }
 
 /* A bit for each byte that is not zero. */
@@ -103,32 +124,27 @@ __device__ inline uint32_t bytes_used(uint2 v)
     return (both | both >> 8 | both >> 16 | both >> 24) & 255;
 }
 
-/* The largest of a block, in every thread; `warp_max` is [NORM_WARPS] in shared memory. */
-__device__ inline uint32_t block_max(uint32_t v, uint32_t *warp_max)
+/* Of a block, in every thread; `of_warp` is [NORM_WARPS] in shared memory that nobody else uses. */
+template <way WAY> __device__ inline row_tops block_tops(row_tops t, row_tops *of_warp)
 {
-    v = __reduce_max_sync(0xffffffffu, v);
-    __syncthreads();
+    t.top = __reduce_max_sync(0xffffffffu, t.top);
+    if (WAY == WAY_OUTLIERS) {
+        t.all = __reduce_max_sync(0xffffffffu, t.all);
+        t.n_out = __reduce_add_sync(0xffffffffu, t.n_out);
+    }
     if (threadIdx.x % 32 == 0)
-        warp_max[threadIdx.x / 32] = v;
+        of_warp[threadIdx.x / 32] = t;
     __syncthreads();
+    t = {};
 #pragma unroll
-    for (int w = 0; w < NORM_WARPS; w++)
-        v = max(v, warp_max[w]);
-    return v;
-}
-
-__device__ inline int block_sum(int v, uint32_t *warp_sum)
-{
-    int sum = 0;
-    v = __reduce_add_sync(0xffffffffu, v);
-    __syncthreads();
-    if (threadIdx.x % 32 == 0)
-        warp_sum[threadIdx.x / 32] = (uint32_t)v;
-    __syncthreads();
-#pragma unroll
-    for (int w = 0; w < NORM_WARPS; w++)
-        sum += (int)warp_sum[w];
-    return sum;
+    for (int w = 0; w < NORM_WARPS; w++) {
+        t.top = max(t.top, of_warp[w].top);
+        if (WAY == WAY_OUTLIERS) {
+            t.all = max(t.all, of_warp[w].all);
+            t.n_out += of_warp[w].n_out;
+        }
+    }
+    return t;
 }
 
 /* The row that a block holds: chunk t + i * NORM_THREADS of thread t. */
@@ -210,33 +226,51 @@ __device__ inline void norm_row(held_row<CHUNKS> &row, const quantize_args &a, i
     }
 }
 
+/* What two activations add to the tops of their halves. */
+struct pair_tops {
+    uint32_t top, all, n_out;
+
+    template <way WAY> __device__ __forceinline__ void take(uint32_t two, uint32_t below)
+    {
+        const uint32_t m = two & 0x7fff7fff;
+        if (WAY != WAY_OUTLIERS) {
+            top = __vmaxu2(top, m);
+            return;
+        }
+        const uint32_t is_out =
+            (m + below) >> 15 & 0x00010001; /* no carry: below is 0x8000 - limit */
+        top = __vmaxu2(top, m & ~(is_out * 0xffff));
+        all = __vmaxu2(all, m);
+        n_out += is_out; /* a thread has less than 2^16 */
+    }
+};
+
 template <class PAIR, way WAY, int CHUNKS>
 __device__ inline row_scale row_scale_of(held_row<CHUNKS> &row, const quantize_args &a,
-                                         int n_chunks, uint32_t *warp_max)
+                                         int n_chunks, row_tops *of_warp)
 {
-    row_tops t = {};
+    const uint32_t below = (0x8000 - a.limit) * 0x00010001;
+    pair_tops p = {};
     row.each(n_chunks, [&](int, uint4 &c) {
-        float v[CHUNK];
-        chunk_to_f32<PAIR>(v, c);
-#pragma unroll
-        for (int j = 0; j < CHUNK; j++) {
-            const uint32_t m = __float_as_uint(v[j]) & 0x7fffffff;
-            const bool is_outlier = WAY == WAY_OUTLIERS && m >= a.limit;
-            t.top = max(t.top, is_outlier ? 0 : m);
-            if (WAY == WAY_OUTLIERS && is_outlier) {
-                t.out_top = max(t.out_top, m);
-                t.n_out++;
-            }
-        }
+        p.take<WAY>(c.x, below);
+        p.take<WAY>(c.y, below);
+        p.take<WAY>(c.z, below);
+        p.take<WAY>(c.w, below);
     });
-    t.top = block_max(t.top, warp_max);
-    if (WAY == WAY_INT8)
-        return scale_of(t.top, 127);
-    if (WAY == WAY_E4M3)
-        return scale_of(t.top, 448);
-    t.n_out = __syncthreads_or(t.n_out) ? block_sum(t.n_out, warp_max) : 0;
-    t.out_top = t.n_out ? block_max(t.out_top, warp_max) : 0;
-    return act8_row_scale(t);
+    const row_tops mine = {max(p.top & 0xffff, p.top >> 16), max(p.all & 0xffff, p.all >> 16),
+                           (int)((p.n_out & 0xffff) + (p.n_out >> 16))};
+    const row_tops t = block_tops<WAY>(mine, of_warp);
+    if (WAY == WAY_OUTLIERS)
+        return act8_row_scale<PAIR>(t);
+    return scale_of(act_of_bits(t.top, PAIR()), WAY == WAY_INT8 ? 127 : 448);
+}
+
+/* Chunk c's columns of the mask.  Of many rows one was mostly here before, and to look is cheaper.
+ */
+__device__ inline void note_columns(const quantize_args &a, int c, uint32_t used)
+{
+    if (!a.crowded || (__ldcg(a.to.mask + c / 4) & used) != used)
+        atomicOr(a.to.mask + c / 4, used);
 }
 
 template <class PAIR, way WAY>
@@ -245,10 +279,7 @@ __device__ inline void write_chunk(const quantize_args &a, const row_scale &s, i
 {
     uint2 *to = reinterpret_cast<uint2 *>(a.to.codes + (int64_t)row * a.stride) + c, high;
     float v[CHUNK];
-    chunk_to_f32<PAIR>(v, chunk);
-#pragma unroll
-    for (int j = 0; j < CHUNK; j++)
-        v[j] = s.by == 0 ? 0 : v[j]; /* no NaN * 0 */
+    chunk_to_f32<PAIR>(v, s.by == 0 ? uint4() : chunk); /* no NaN * 0 */
     if (WAY == WAY_E4M3) {
         *to = e4m3_of(v, s.by);
         return;
@@ -257,9 +288,8 @@ __device__ inline void write_chunk(const quantize_args &a, const row_scale &s, i
     if (WAY != WAY_OUTLIERS)
         return;
     to[(int64_t)a.to.rows * a.stride / sizeof *to] = high;
-    const uint32_t used = bytes_used(high) << c % 4 * 8;
-    if (a.to.mask && used && (__ldcg(a.to.mask + c / 4) & used) != used) /* mostly someone was here */
-        atomicOr(a.to.mask + c / 4, used);
+    if (a.to.mask && (high.x | high.y))
+        note_columns(a, c, bytes_used(high) << c % 4 * 8);
 }
 
 /* grid: [rows]   block: [NORM_THREADS] */
@@ -267,7 +297,7 @@ template <class PAIR, way WAY, int CHUNKS, bool NORM>
 __global__ void __launch_bounds__(NORM_THREADS) quantize_kernel(const quantize_args a)
 {
     __shared__ float warp_sum[NORM_WARPS];
-    __shared__ uint32_t warp_max[NORM_WARPS];
+    __shared__ row_tops of_warp[NORM_WARPS];
     const int n_chunks = a.to.in / CHUNK, row = (int)blockIdx.x;
     held_row<CHUNKS> held;
     held_weights<NORM ? CHUNKS : 1> weights;
@@ -280,10 +310,18 @@ __global__ void __launch_bounds__(NORM_THREADS) quantize_kernel(const quantize_a
     held.load(n_chunks);
     if constexpr (NORM)
         norm_row<PAIR, CHUNKS>(held, a, n_chunks, weights, warp_sum);
-    const row_scale s = row_scale_of<PAIR, WAY, CHUNKS>(held, a, n_chunks, warp_max);
+    const row_scale s = row_scale_of<PAIR, WAY, CHUNKS>(held, a, n_chunks, of_warp);
     if (threadIdx.x == 0)
         a.to.scale[row] = s.step;
     held.each(n_chunks, [&](int c, uint4 &chunk) { write_chunk<PAIR, WAY>(a, s, row, c, chunk); });
+}
+
+/* The least 16 bits whose value is the threshold or more. */
+uint32_t limit_of(float threshold, enum dtype act)
+{
+    uint32_t bits;
+    memcpy(&bits, &threshold, sizeof bits);
+    return act == DT_F16 ? __half_as_ushort(__float2half_ru(threshold)) : (bits + 0xffff) >> 16;
 }
 
 template <class PAIR, way WAY, bool NORM>
@@ -325,7 +363,8 @@ void act8_quantize(struct device *d, const struct act8_source *s, const struct a
         a.b = s->norm->b;
         a.eps = s->norm->eps;
     }
-    memcpy(&a.limit, &s->threshold, sizeof a.limit);
+    a.limit = limit_of(s->threshold, d->act);
+    a.crowded = to->rows > ROWS_FEW;
     with_act_type(d->act, [&](auto pair) {
         typedef decltype(pair) PAIR;
         if (s->rule == ACTS_FP8)
