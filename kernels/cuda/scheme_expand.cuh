@@ -105,9 +105,9 @@ __device__ __forceinline__ void expand_step(uint32_t a[4], const uint32_t *w,
         for (int i = 0; i < 4; i++)
             a[i] = pair_sub(bits_and_or(w[0] >> 4 * i, 0x000f000f, magic(T())), zero[i % 2], T());
     } else if constexpr (EXPAND == EXPAND_CODEBOOK) {
-        const uint32_t select = w[0] & 0x77777777;
-        expand_lookup(a, select, bytes_pick(w[0], 0, 0xba98), book);
-        expand_lookup(a + 2, select >> 16, bytes_pick(w[0] << 4, 0, 0xba98), book);
+        const uint32_t select = w[0] & 0x77777777, even = w[0] << 4; /* top bits to bytes' own */
+        expand_lookup(a, select, bytes_pick(even, w[0], 0xd9c8), book);
+        expand_lookup(a + 2, select >> 16, bytes_pick(even, w[0], 0xfbea), book);
     } else {
 #pragma unroll
         for (int i = 0; i < 4; i++)

@@ -146,10 +146,8 @@ static uint32_t word_int4(const uint8_t *c)
 static uint32_t word_codebook(const uint8_t *c)
 {
     uint32_t w = 0;
-    for (int n = 0; n < 8; n++) {
-        const uint32_t code = c[value_at(n / 2, n % 2)];
-        w |= (code & 7) << 4 * n | (code >> 3) << (n < 4 ? 8 * n + 7 : 8 * (n - 4) + 3);
-    }
+    for (int n = 0; n < 8; n++)
+        w |= (uint32_t)c[value_at(n / 2, n % 2)] << 4 * n;
     return w;
 }
 
@@ -258,10 +256,7 @@ static int code_at(const struct scheme_layout *l, const uint8_t *tile, int row, 
         return at[(step % steps * 2 + i / 2) * 4 + i % 2 + 2 * j] ^
                (l->kind == KIND_INT8 ? 0x80 : 0);
     memcpy(&w, at + step % steps * 4, sizeof w);
-    if (l->kind == KIND_INT4)
-        return (int)(w >> (4 * i + 16 * j) & 15);
-    const int n = 2 * i + j;
-    return (int)((w >> 4 * n & 7) | (w >> (n < 4 ? 8 * n + 7 : 8 * (n - 4) + 3) & 1) << 3);
+    return (int)(w >> (l->kind == KIND_INT4 ? 4 * i + 16 * j : 8 * i + 4 * j) & 15);
 }
 
 static int zero_at(const struct scheme_layout *l, enum dtype act, const uint8_t *tile, int place)

@@ -19,10 +19,10 @@
  *
  *     4 bits   [2 halves of 4 steps][32 lanes][4 words]   word s is step s of the half:
  *              INT4       a[i] = nibbles i and i + 4
- *              NF4, FP4   low three bits of nibbles 2i and 2i + 1; their fourth bits, of a[0] and
- * a[1] at bits 7, 15, 23, 31, of a[2] and a[3] at bits 3, 11, 19, 27 8 bits   [4 quarters of 2
- * steps][32 lanes][4 words]  words 2s and 2s + 1 are step s of the quarter: a[i] = bytes i % 2 and
- * i % 2 + 2 of word 2s + i / 2; INT8's with the top bit flipped
+ *              NF4, FP4   a[i] = nibbles 2i and 2i + 1: a byte, which a table of pairs is read by
+ *     8 bits   [4 quarters of 2 steps][32 lanes][4 words]  words 2s and 2s + 1 are step s of the
+ *              quarter: a[i] = bytes i % 2 and i % 2 + 2 of word 2s + i / 2; INT8's with the top
+ *              bit flipped
  *
  * A lane's words of a half or quarter are one 16-byte load.  scheme_expand.cuh makes the fragments.
  *
