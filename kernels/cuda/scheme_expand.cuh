@@ -56,9 +56,10 @@ __device__ constexpr uint32_t magic(__half)
 template <class T, int EXPAND>
 __device__ __forceinline__ void expand_zeros(uint32_t zero[2], bool has_zero, uint32_t stored)
 {
-    if (EXPAND == EXPAND_INT4) {
-        zero[0] = magic(T()) + (has_zero ? (stored & 255) * 0x00010001u : 0x00080008u);
-        zero[1] = magic(T()) + (has_zero ? (stored >> 8 & 255) * 0x00010001u : 0x00080008u);
+    if (EXPAND == EXPAND_INT4) { /* whose magic's lower byte is 0 */
+        const uint32_t both = has_zero ? stored : 0x0808;
+        zero[0] = bytes_pick(both, magic(T()), 0x5050);
+        zero[1] = bytes_pick(both, magic(T()), 0x5151);
     } else if (EXPAND == EXPAND_INT8_ZERO) {
         zero[0] = bytes_pick(stored, 0, 0x1010);
         zero[1] = bytes_pick(stored, 0, 0x3232);
