@@ -33,6 +33,7 @@ struct scheme_shape shape_of(const struct device *d, const struct product *p,
     s.bits = l->bits;
     s.chains = l->chains;
     s.tile_bytes = l->tile_bytes;
+    s.has_book = l->kind == KIND_CODEBOOK;
     s.is_rare = !has_pairs(l);
     s.sm_count = d->sm_count;
     return s;
@@ -94,8 +95,9 @@ void matmul_scheme_skinny(struct device *d, const struct product *p)
                                                : scheme_kernel_bf16(&a.l, &a.c, p->w_up != nullptr);
     cuda_check(d,
                cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                    SCHEME_SHARED_MAX),
+                                    SCHEME_SHARED_MAX + SCHEME_BOOK_BYTES),
                "shared memory of the skinny product of a scheme");
     launch(d, "run the skinny product of a scheme",
-           {dim3((unsigned)a.c.grid), dim3(SCHEME_THREADS), a.c.shared_bytes, 0}, kernel, maps, a);
+           {dim3((unsigned)a.c.grid), dim3((unsigned)(a.c.warps + 1) * 32), a.c.shared_bytes, 0},
+           kernel, maps, a);
 }

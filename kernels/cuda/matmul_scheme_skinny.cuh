@@ -2,10 +2,11 @@
  * each case.
  *
  * Units of 16 weight rows are the m16 operand of mma.m16n8k16, eight rows of x the n8 one; codes
- * become fragments in registers.  Order of the sums: scheme_layout.h.  A warp owns tiles of a unit
- * in turn with the unit's other warps, and rows of x; chains that do not come in order meet in
- * shared memory, where each of the unit's warps adds its share of the 16 x 8 values, chain after
- * chain.
+ * become fragments in registers, a codebook's mostly by a table in shared memory.  Order of the
+ * sums: scheme_layout.h.  A warp owns tiles of a unit in turn with the unit's other warps, and rows
+ * of x; chains that do not come in order meet in shared memory, where slices of their values are
+ * added, chain after chain, each by one of the unit's warps.  Of one row, a slice is all: one warp
+ * adds it.
  *
  * The buffer of chains is double: a warp that writes the chains of step i + 2 has met the others at
  * step i + 1, so they have read those of step i.  Tiles past the last are zero, and so is x there:
@@ -19,115 +20,180 @@
 #include "kernels/cuda/scheme_skinny.cuh"
 
 enum {
-    CHAIN_BYTES = 512,
-    BARRIER_UNITS = 2 /* and the ids behind it: one a unit and part of the rows */
+    PAIR_BYTES = 128, /* of a chain: 16 x 2 values */
+    SLICE_BYTES = 128,
+    BARRIER_UNITS = 2, /* and the ids behind it: one a unit and part of the rows */
+    BARRIER_X = 15,    /* x and the table are there */
+    PERMUTED_EVERY = 4 /* of a codebook's steps: by permutations, the others by the table, which
+                          takes shared memory's time and not the instructions' */
 };
 
 static_assert(SCHEME_SUMS_AT + 2 * ROWS_NORM_MAX * NORM_WARPS * 4 <= 1024, "barriers and sums fit");
-static_assert((int)SCHEME_WARPS * 32 == (int)ROWS_THREADS, "the workers bring the rows");
+static_assert((int)SCHEME_WARPS_MANY * 32 >= (int)ROWS_THREADS, "workers bring the rows");
 static_assert((int)SCHEME_NORM_ROWS_MAX <= (int)ROWS_NORM_MAX, "as many rows are normalised");
+static_assert(BARRIER_UNITS + (int)SCHEME_WARPS_FEW / 2 <= (int)BARRIER_X,
+              "ids of units that meet");
+static_assert((int)TABLE_BYTES == (int)SCHEME_BOOK_BYTES, "the table has its place");
 
 /* What one warp does.  CHAINS: of a tile.  SLOTS: chains that run side by side, which come one
- * after the other in k; they are those of HAND tiles, or a part of one's.  WAYS: warps that take a
- * unit's tiles in turn; each adds VALUES of a lane's four. */
+ * after the other in k.  WAYS: warps that take a unit's tiles in turn; each adds at most SLICES
+ * slices of a row group's values, 32 at a time. */
 template <class T, int EXPAND, int CHAINS, int ROWG, int TILES, int WAYS> struct scheme_worker {
     enum {
         BITS = expand_bits(EXPAND),
-        SLOTS = scheme_slots(BITS, ROWG),
-        HAND = SLOTS > CHAINS ? SLOTS / CHAINS : 1,
+        HAND = scheme_in_hand(BITS, ROWG, TILES),
+        SLOTS = HAND,
         GROUPS = HAND * CHAINS / SLOTS, /* of slots, in a step */
         QUARTERS = 4 / CHAINS,          /* of a tile, 32 k, in a chain */
         SPAN = HAND * WAYS,             /* tiles of a step */
-        VALUES = 4 / WAYS,
-        TILE_CHAINS = CHAINS * ROWG * CHAIN_BYTES, /* in the exchange */
-        STEP_CHAINS = SPAN * TILE_CHAINS,
+        SLICES = (ROWG * 4 + WAYS - 1) / WAYS,
+        VALUES = WAYS == 1 ? ROWG * 4 : SLICES, /* of y, of a lane and tile */
     };
     const scheme_args &a;
     const scheme_share &s;
-    int lane, mine, way, row_way;
-    uint32_t w_at, x_at;        /* of this lane, in a stage's weights and in 64 columns of x */
-    uint32_t pair_at;           /* of a lane's two rows' scales, in a tile */
-    uint32_t put_at, get_at;    /* in the exchange: this warp's chains, its share of all */
-    uint32_t unit_at, share_at; /* the unit's tiles in a stage; its share's scales in a tile */
-    uint32_t tile_bytes, scale_shift;
-    float scale_by;
-    bool row_scale;
-    float sum[TILES][ROWG][VALUES], row_scales[TILES][VALUES];
+    scale_reader scales;
+    int lane, mine, row_way, first_slice, slices; /* slices: of this warp */
+    bool puts; /* this lane has values of a chain that are asked for */
+    /* Of this lane: in a stage's weights, in 64 columns of x; of scales and zero points of its two
+     * rows, from its words of a tile; of its values' scales, from a stage. */
+    uint32_t w_at, x_at, pair_at, zero_at, share_at[SLICES];
+    uint32_t zero_keep, zero_fixed; /* (stored & keep) | fixed */
+    uint32_t tile_bytes;
+    /* The exchange: bytes of a chain, of a tile's, of a step's; this lane's places in this warp's
+     * chains and in its first slice. */
+    uint32_t chain_bytes, tile_chains, step_chains, put_at, get_at;
+    float sum[TILES][VALUES], row_scales[TILES][WAYS == 1 ? 2 : SLICES];
+
+    /* Where there are registers, made once. */
+    template <class V> __device__ static V held(V v)
+    {
+        return ROWG * TILES <= 4 ? in_register(v) : v;
+    }
 
     __device__ scheme_worker(const scheme_args &args, const scheme_share &share, int warp,
                              int lane_)
-        : a(args), s(share), lane(lane_)
+        : a(args), s(share), scales(args.l.scale), lane(lane_)
     {
-        const int ways = WAYS * a.c.ways_rows;
+        const int ways = WAYS * a.c.ways_rows, way = warp % ways % WAYS;
+        scales.shift = held(scales.shift);
+        scales.keep = held(scales.keep);
+        scales.one = held(scales.one);
+        scales.by = held(scales.by);
         mine = warp / ways;
-        way = warp % ways % WAYS;
         row_way = warp % ways / WAYS;
         tile_bytes = a.l.tile_bytes;
-        unit_at = (uint32_t)(mine * SPAN) * tile_bytes;
-        w_at = unit_at + (uint32_t)(way * HAND) * tile_bytes;
+        w_at = held((uint32_t)(mine * SPAN + way * HAND) * tile_bytes + (uint32_t)(lane * 16));
         /* Resident: rows past the last repeat it; their sums are not stored. */
         const int row = a.c.resident ? min(lane % 8, a.p.rows - 1) : row_way * ROWG * 8 + lane % 8;
-        x_at = (uint32_t)(2 * way * HAND) * a.c.x_box + piece_at(0, row, lane / 8);
-        row_scale = a.l.scale == SCALE_ROW; /* then what is read as a scale is not used */
-        const uint32_t scales_at = row_scale ? 0 : a.l.scales_at;
-        pair_at = scales_at + (uint32_t)(lane / 4 * 4);
+        x_at = held((uint32_t)(2 * way * HAND) * a.c.x_box + piece_at(0, row, lane / 8));
+        pair_at = held(scales_from() + (uint32_t)(lane / 4 * 4 - lane * 16));
+        zero_at = held((a.l.zero_bytes ? a.l.zeros_at : 0) +
+                       (uint32_t)(lane / 4 * 2 * a.l.zero_bytes - lane * 16));
+        zero_keep = held(a.l.zero_bytes ? 0xffffu : 0u);
+        zero_fixed = held(a.l.zero_bytes ? 0u : 0x0808u);
+        exchange_init(way);
+    }
+
+    /* Of a tile's scales; where a row has one, of whatever is there. */
+    __device__ uint32_t scales_from()
+    {
+        return a.l.scale == SCALE_ROW ? 0 : a.l.scales_at;
+    }
+
+    __device__ void exchange_init(int way)
+    {
+        const int pairs = a.c.pairs;
+        chain_bytes = held((uint32_t)(ROWG * pairs * PAIR_BYTES));
+        tile_chains = CHAINS * chain_bytes;
+        step_chains = SPAN * tile_chains;
+        /* Units' first slices, of one row all, are added by warps of different parts of the SM. */
+        first_slice = (way + mine * WAYS / 4) % WAYS;
+        slices = (ROWG * pairs - first_slice + WAYS - 1) / WAYS;
+        puts = lane % 4 < pairs;
         const uint32_t part =
-            s.exchange + (uint32_t)((mine * a.c.ways_rows + row_way) * TILES * STEP_CHAINS);
-        put_at = part + (uint32_t)(way * HAND * TILE_CHAINS + lane * 16);
-        get_at = part + (uint32_t)(share_value(0) * 4);
-        share_at = scales_at + (uint32_t)(place_of(share_value(0) / 4, lane % 4) * 2);
-        scale_shift = scale_bits_shift(a.l.scale);
-        scale_by = scale_bits_factor(a.l.scale);
+            s.exchange + (uint32_t)((mine * a.c.ways_rows + row_way) * TILES) * step_chains;
+        put_at = held(part + (uint32_t)(way * HAND) * tile_chains +
+                      (uint32_t)((lane / 4 * pairs + lane % 4) * 16));
+        get_at = held(part + (uint32_t)(first_slice * SLICE_BYTES + lane * 4));
+#pragma unroll
+        for (int i = 0; i < SLICES; i++)
+            share_at[i] = held((uint32_t)(mine * SPAN) * tile_bytes + scales_from() +
+                               (uint32_t)(scale_place(place_of(i).unit_row) * 2));
     }
 
-    /* Value `j` of this warp's share of a chain's 128, as they lie in the exchange. */
-    __device__ int share_value(int j)
+    /* ---- a lane's values ---- */
+
+    /* Of a unit's 16 rows and of the row group's 8 of x; the row group. */
+    struct place {
+        int group, unit_row, x_row;
+    };
+
+    /* With WAYS 1 they are those of the fragment, else those of a slice. */
+    __device__ place place_of(int value)
     {
-        return way * (VALUES * 32) + j * 32 + lane;
+        if (WAYS == 1)
+            return {value / 4, lane / 4 + value % 4 / 2 * 8, lane % 4 * 2 + value % 2};
+        const int slice = first_slice + value * WAYS, part = slice % a.c.pairs * 8 + lane / 4;
+        return {slice / a.c.pairs, part / a.c.pairs + lane % 4 / 2 * 8,
+                part % a.c.pairs * 2 + lane % 2};
     }
 
-    /* Of a lane's register i: its row's place among scales. */
-    __device__ int place_of(int from, int i)
+    /* Of a unit's row, among scales. */
+    __device__ static int scale_place(int unit_row)
     {
-        return from / 4 * 2 + i / 2;
+        return unit_row % 8 * 2 + unit_row / 8;
     }
+
+    __device__ bool has_value(int value)
+    {
+        return WAYS == 1 || value < slices;
+    }
+
+    /* ---- chains ---- */
 
     __device__ void zeros_load(uint32_t zero[2], uint32_t tile, int c)
     {
-        const uint32_t at =
-            tile + a.l.zeros_at + (uint32_t)((c * UNIT_ROWS + lane / 4 * 2) * a.l.zero_bytes);
-        uint32_t stored = 0;
-        if (EXPAND == EXPAND_INT4 && a.l.zero_bytes)
-            stored = load_shared_2(at);
+        const uint32_t at = tile + zero_at;
+        if (EXPAND == EXPAND_INT4)
+            expand_zeros<T, EXPAND>(
+                zero, true,
+                bits_and_or(load_shared_2(at + (uint32_t)(c * UNIT_ROWS) * a.l.zero_bytes),
+                            zero_keep, zero_fixed));
         if (EXPAND == EXPAND_INT8_ZERO)
-            stored = load_shared_4(at);
-        expand_zeros<T, EXPAND>(zero, a.l.zero_bytes != 0, stored);
+            expand_zeros<T, EXPAND>(zero, true, load_shared_4(at + (uint32_t)(c * UNIT_ROWS * 2)));
     }
 
-    /* A scale of the upper half of `bits`; where a row has one, it waits until the end. */
-    __device__ float scale_of(uint32_t bits)
+    __device__ __forceinline__ void fragment(uint32_t f[4], const uint32_t *w,
+                                             const uint32_t zero[2], int step)
     {
-        const float v = scale_from_bits(bits, scale_shift, scale_by);
-        return row_scale ? 1.0f : v;
+        const bool permuted = ROWG * TILES <= 4 && step % PERMUTED_EVERY == PERMUTED_EVERY - 1;
+        if (EXPAND == EXPAND_CODEBOOK && !permuted)
+            table_step(f, w[0], s.book, (uint32_t)(4 * lane));
+        else
+            expand_step<T, EXPAND>(f, w, zero, a.book);
     }
 
     /* A chain has ended, of the step's tile at `tile_at`. */
     __device__ void flush(const float chain[ROWG][4], uint32_t tile_at, uint32_t to, int tile,
                           int c)
     {
-        if constexpr (WAYS > 1) {
+        if (WAYS > 1) {
 #pragma unroll
             for (int r = 0; r < ROWG; r++)
-                store_shared(to + (uint32_t)r * CHAIN_BYTES, chain[r]);
-        } else {
-            const uint32_t both = load_shared_4(tile_at + pair_at + (uint32_t)(c * UNIT_ROWS * 2));
-            const float up = scale_of(both << 16), down = scale_of(both);
-#pragma unroll
-            for (int r = 0; r < ROWG; r++)
-#pragma unroll
-                for (int j = 0; j < 4; j++)
-                    sum[tile][r][j] = __fmaf_rn(j < 2 ? up : down, chain[r][j], sum[tile][r][j]);
+                if (puts)
+                    store_shared(to + (uint32_t)(r * a.c.pairs * PAIR_BYTES), chain[r]);
+            return;
         }
+        const uint32_t at = tile_at + pair_at + (uint32_t)(c * UNIT_ROWS * 2);
+        const float up = scales.value(load_shared_2_signed(at)),
+                    down = scales.value(load_shared_2_signed(at + 2));
+#pragma unroll
+        for (int r = 0; r < ROWG; r++)
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                float &v = sum[tile][(4 * r + j) % VALUES];
+                v = __fmaf_rn(j < 2 ? up : down, chain[r][j], v);
+            }
     }
 
     /* The chains of this warp's HAND tiles of a step. */
@@ -159,16 +225,14 @@ template <class T, int EXPAND, int CHAINS, int ROWG, int TILES, int WAYS> struct
                         uint32_t *w = words[slot][tile];
                         if (BITS == 8 || quarter % 2 == 0 || part == 0)
                             *(uint4 *)w = load_shared_16(
-                                at +
-                                (uint32_t)(lane * 16 + (BITS == 8 ? quarter : quarter / 2) * 512));
+                                at + (uint32_t)((BITS == 8 ? quarter : quarter / 2) * 512));
                         if (part == 0)
                             zeros_load(zero[slot][tile], at, c);
 #pragma unroll
                         for (int step = 0; step < 2; step++) {
                             uint32_t f[4];
-                            expand_step<T, EXPAND>(
-                                f, w + (BITS == 8 ? 2 * step : quarter % 2 * 2 + step),
-                                zero[slot][tile], a.book);
+                            fragment(f, w + (BITS == 8 ? 2 * step : quarter % 2 * 2 + step),
+                                     zero[slot][tile], 2 * quarter + step);
 #pragma unroll
                             for (int r = 0; r < ROWG; r++)
                                 mma_16816(chain[slot][tile][r], f, xs[r] + 2 * step, T());
@@ -183,51 +247,43 @@ template <class T, int EXPAND, int CHAINS, int ROWG, int TILES, int WAYS> struct
                 for (int tile = 0; tile < TILES; tile++)
                     flush(chain[slot][tile],
                           stage + (uint32_t)tile * a.c.w_bytes + (uint32_t)hand * tile_bytes,
-                          buffer + put_at +
-                              (uint32_t)(tile * STEP_CHAINS + hand * TILE_CHAINS +
-                                         c * ROWG * CHAIN_BYTES),
+                          buffer + put_at + (uint32_t)tile * step_chains +
+                              (uint32_t)hand * tile_chains + (uint32_t)c * chain_bytes,
                           tile, c);
             }
         }
     }
 
-    /* Adds the chains of a step's tiles, which all lie in `buffer`, in order. */
-    __device__ void reduce(uint32_t stage, uint32_t buffer)
+    /* Adds a slice of the chains of a step's tiles, which all lie in `buffer`, in order. */
+    __device__ void reduce_slice(uint32_t stage, uint32_t buffer, int value)
     {
+        const uint32_t scale_at = stage + share_at[value];
+        const uint32_t slice_at = buffer + get_at + (uint32_t)(value * WAYS * SLICE_BYTES);
 #pragma unroll
         for (int tile = 0; tile < TILES; tile++) {
-            uint32_t at = stage + unit_at + (uint32_t)tile * a.c.w_bytes + share_at;
+            uint32_t at = scale_at + (uint32_t)tile * a.c.w_bytes,
+                     from = slice_at + (uint32_t)tile * step_chains;
+            float v = sum[tile][value];
 #pragma unroll
             for (int i = 0; i < SPAN; i++, at += tile_bytes)
 #pragma unroll
-                for (int c = 0; c < CHAINS; c++)
-#pragma unroll
-                    for (int j = 0; j < VALUES; j++) { /* two lanes' rows further each */
-                        const float scale = scale_of(
-                            load_shared_2(at + (uint32_t)(c * UNIT_ROWS * 2 + j * 8)) << 16);
-                        const uint32_t from = buffer + get_at +
-                                              (uint32_t)(tile * STEP_CHAINS + i * TILE_CHAINS +
-                                                         c * ROWG * CHAIN_BYTES + j * 128);
-#pragma unroll
-                        for (int r = 0; r < ROWG; r++)
-                            sum[tile][r][j] = __fmaf_rn(
-                                scale,
-                                __uint_as_float(load_shared_4(from + (uint32_t)(r * CHAIN_BYTES))),
-                                sum[tile][r][j]);
-                    }
+                for (int c = 0; c < CHAINS; c++, from += chain_bytes)
+                    v = __fmaf_rn(
+                        scales.value(load_shared_2_signed(at + (uint32_t)(c * UNIT_ROWS * 2))),
+                        __uint_as_float(load_shared_4(from)), v);
+            sum[tile][value] = v;
         }
     }
 
-    /* The lane and register whose value j is. */
-    __device__ int lane_of(int j)
+    __device__ void reduce(uint32_t stage, uint32_t buffer)
     {
-        return WAYS > 1 ? share_value(j) / 4 : lane;
+#pragma unroll
+        for (int value = 0; value < VALUES; value++)
+            if (has_value(value))
+                reduce_slice(stage, buffer, value);
     }
 
-    __device__ int register_of(int j)
-    {
-        return WAYS > 1 ? lane % 4 : j;
-    }
+    /* ---- y ---- */
 
     /* Early: they come from far. */
     __device__ void row_scales_load(int unit)
@@ -235,26 +291,26 @@ template <class T, int EXPAND, int CHAINS, int ROWG, int TILES, int WAYS> struct
 #pragma unroll
         for (int tile = 0; tile < TILES; tile++)
 #pragma unroll
-            for (int j = 0; j < VALUES; j++)
-                row_scales[tile][j] =
-                    !row_scale
+            for (int i = 0; i < (WAYS == 1 ? 2 : SLICES); i++)
+                row_scales[tile][i] =
+                    a.l.scale != SCALE_ROW || !has_value(i)
                         ? 1
                         : __ldg((const float *)((const uint8_t *)(tile ? a.p.w_up : a.p.w) +
                                                 (size_t)unit * a.l.unit_bytes + a.l.row_scales_at) +
-                                place_of(lane_of(j), register_of(j)));
+                                scale_place(place_of(WAYS == 1 ? 2 * i : i).unit_row));
     }
 
     __device__ void store(int unit)
     {
 #pragma unroll
-        for (int j = 0; j < VALUES; j++) {
-            const int from = lane_of(j), i = register_of(j);
-            const int row = from % 4 * 2 + i % 2, col = unit * UNIT_ROWS + from / 4 + i / 2 * 8;
-#pragma unroll
-            for (int r = 0; r < ROWG; r++)
-                epilogue_one<T>(a.p, 8 * (row_way * ROWG + r) + row, col,
-                                __fmul_rn(row_scales[0][j], sum[0][r][j]),
-                                __fmul_rn(row_scales[TILES - 1][j], sum[TILES - 1][r][j]));
+        for (int value = 0; value < VALUES; value++) {
+            const place at = place_of(value);
+            const int i = WAYS == 1 ? value % 4 / 2 : value;
+            if (has_value(value))
+                epilogue_one<T>(a.p, 8 * (row_way * ROWG + at.group) + at.x_row,
+                                unit * UNIT_ROWS + at.unit_row,
+                                __fmul_rn(row_scales[0][i], sum[0][value]),
+                                __fmul_rn(row_scales[TILES - 1][i], sum[TILES - 1][value]));
         }
     }
 
@@ -270,8 +326,8 @@ template <class T, int EXPAND, int CHAINS, int ROWG, int TILES, int WAYS> struct
             if (unit < s.end_unit)
                 row_scales_load(unit);
 #pragma unroll
-            for (int i = 0; i < TILES * ROWG * VALUES; i++)
-                (&sum[0][0][0])[i] = 0;
+            for (int i = 0; i < TILES * VALUES; i++)
+                (&sum[0][0])[i] = 0;
             for (int step = 0; step < s.steps; step++) {
                 mbarrier_wait_inside(full, parity);
                 chains(stage, a.c.resident ? x : stage + a.c.x_at, buffer);
@@ -298,9 +354,21 @@ template <class T, int EXPAND, int CHAINS, int ROWG, int TILES, int WAYS> struct
     }
 };
 
-/* grid: blocks of equal shares of units; block: SCHEME_THREADS. */
+/* What of x a block keeps, by the first workers. */
+template <class T>
+__device__ inline void scheme_x(uint8_t *base, const scheme_args &a, bool has_norm_w)
+{
+    x_load(shared_addr(base + 1024), a);
+    if (a.p.norm)
+        x_norm<typename pair_of<T>::type>(
+            base + 1024, a, has_norm_w ? (const float *)(base + 1024 + a.c.norm_at) : a.norm_w,
+            (float(*)[NORM_WARPS])(base + SCHEME_SUMS_AT));
+}
+
+/* grid: blocks of equal shares of units; block: a.c.warps that may work, and one that feeds. */
 template <class T, int EXPAND, int CHAINS, int ROWG, int TILES, int WAYS>
-__global__ void __launch_bounds__(SCHEME_THREADS, ROWG *TILES >= 4 ? 1 : 2)
+__global__ void
+__launch_bounds__(ROWG *TILES <= 2 ? SCHEME_THREADS_MAX : (SCHEME_WARPS_MANY + 1) * 32, 1)
     scheme_skinny_kernel(const __grid_constant__ scheme_maps maps,
                          const __grid_constant__ scheme_args a)
 {
@@ -310,9 +378,15 @@ __global__ void __launch_bounds__(SCHEME_THREADS, ROWG *TILES >= 4 ? 1 : 2)
     const scheme_share s = scheme_share_of(a, shared_addr(base));
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const int workers = a.c.units * WAYS * a.c.ways_rows;
+    const bool brings = a.c.resident && threadIdx.x < ROWS_THREADS;
+    const bool has_norm_w = brings && a.c.norm_at && a.norm_w;
     depend_launch();
-    if (threadIdx.x == SCHEME_WARPS * 32) {
+    if (has_norm_w) /* they would wait behind all that the ring takes */
+        norm_weights_load(s.x + a.c.norm_at, a);
+    if (threadIdx.x == a.c.warps * 32) {
         tensor_map_prefetch(&maps.w[0]);
+        if (TILES == 2)
+            tensor_map_prefetch(&maps.w[1]);
         for (int i = 0; i < a.c.stages; i++) {
             mbarrier_init(s.full + 8 * i, 1);
             mbarrier_init(s.empty + 8 * i, (uint32_t)workers);
@@ -320,19 +394,18 @@ __global__ void __launch_bounds__(SCHEME_THREADS, ROWG *TILES >= 4 ? 1 : 2)
         fence_mbarrier_init();
     }
     __syncthreads();
-    if (warp == SCHEME_WARPS) {
+    if (warp == a.c.warps) {
         if (lane == 0)
             scheme_feeder<TILES>{maps, a, s, policy_evict_first(), policy_evict_last()}.run();
         return;
     }
+    if (EXPAND == EXPAND_CODEBOOK)
+        table_make(s.book, a.book, threadIdx.x, a.c.warps * 32);
     depend_wait();
-    if (a.c.resident) {
-        x_load(s.x, a);
-        if (a.p.norm)
-            x_norm<typename pair_of<T>::type>(base + 1024, a,
-                                              (float(*)[NORM_WARPS])(base + SCHEME_SUMS_AT));
-        barrier_sync(ROWS_BARRIER, ROWS_THREADS);
-    }
+    if (brings)
+        scheme_x<T>(base, a, has_norm_w);
+    if (EXPAND == EXPAND_CODEBOOK || a.c.resident)
+        barrier_sync(BARRIER_X, a.c.warps * 32);
     if (warp < workers)
         scheme_worker<T, EXPAND, CHAINS, ROWG, TILES, WAYS>(a, s, warp, lane).run();
 #endif
@@ -344,22 +417,26 @@ __global__ void __launch_bounds__(SCHEME_THREADS, ROWG *TILES >= 4 ? 1 : 2)
 template <class T, int EXPAND, int CHAINS, int TILES, bool RARE>
 scheme_function *scheme_kernel_of(const struct scheme_choice *c)
 {
-    switch (c->row_groups * 8 + c->ways_k) {
-    case 8 + 1:
-        return scheme_skinny_kernel<T, EXPAND, CHAINS, 1, TILES, 1>;
+    switch (c->row_groups * 16 + c->ways_k) {
     case 16 + 1:
-        return scheme_skinny_kernel<T, EXPAND, CHAINS, 2, TILES, 1>;
+        return scheme_skinny_kernel<T, EXPAND, CHAINS, 1, TILES, 1>;
     case 32 + 1:
+        return scheme_skinny_kernel<T, EXPAND, CHAINS, 2, TILES, 1>;
+    case 64 + 1:
         return scheme_skinny_kernel<T, EXPAND, CHAINS, 4, TILES, 1>;
     }
     if constexpr (!RARE)
-        switch (c->row_groups * 8 + c->ways_k) {
-        case 8 + 2:
+        switch (c->row_groups * 16 + c->ways_k) {
+        case 16 + 2:
             return scheme_skinny_kernel<T, EXPAND, CHAINS, 1, TILES, 2>;
-        case 8 + 4:
-            return scheme_skinny_kernel<T, EXPAND, CHAINS, 1, 1, 4>;
         case 16 + 4:
+            return scheme_skinny_kernel<T, EXPAND, CHAINS, 1, 1, 4>;
+        case 16 + 8:
+            return scheme_skinny_kernel<T, EXPAND, CHAINS, 1, 1, 8>;
+        case 32 + 4:
             return scheme_skinny_kernel<T, EXPAND, CHAINS, 2, 1, 4>;
+        case 32 + 8:
+            return scheme_skinny_kernel<T, EXPAND, CHAINS, 2, 1, 8>;
         }
     return nullptr;
 }

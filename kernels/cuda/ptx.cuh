@@ -19,6 +19,19 @@ __device__ __forceinline__ uint32_t shared_addr(const void *p)
     return (uint32_t)__cvta_generic_to_shared(p);
 }
 
+/* v in a register: what made it is not computed again where it is used. */
+__device__ __forceinline__ uint32_t in_register(uint32_t v)
+{
+    asm("" : "+r"(v));
+    return v;
+}
+
+__device__ __forceinline__ float in_register(float v)
+{
+    asm("" : "+f"(v));
+    return v;
+}
+
 /* ---- programmatic dependent launch (sm_90) ---- */
 
 /* griddepcontrol.wait: until the grids before this one are complete and their writes seen.  A no-op
@@ -248,6 +261,21 @@ __device__ __forceinline__ uint32_t load_shared_2(uint32_t at)
     uint16_t v;
     asm volatile("ld.shared.u16 %0, [%1];" : "=h"(v) : "r"(at));
     return v;
+}
+
+/* Of a signed number. */
+__device__ __forceinline__ uint32_t load_shared_2_signed(uint32_t at)
+{
+    int32_t v;
+    asm volatile("ld.shared.s16 %0, [%1];" : "=r"(v) : "r"(at));
+    return (uint32_t)v;
+}
+
+__device__ __forceinline__ void store_shared_16(uint32_t to, uint4 v)
+{
+    asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(v.x), "r"(v.y), "r"(v.z),
+                 "r"(v.w)
+                 : "memory");
 }
 
 __device__ __forceinline__ void store_shared(uint32_t to, const float v[4])

@@ -25,14 +25,6 @@ __device__ __forceinline__ void stmatrix_4_trans(uint32_t to, uint32_t a, uint32
                  : "memory");
 }
 
-/* st.shared of 16 bytes. */
-__device__ __forceinline__ void store_shared_16(uint32_t to, uint4 v)
-{
-    asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(v.x), "r"(v.y), "r"(v.z),
-                 "r"(v.w)
-                 : "memory");
-}
-
 #define WGMMA_NAMES_16     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
 #define WGMMA_VALUES_16(d) WGMMA_V8(d, 0), WGMMA_V8(d, 8)
 

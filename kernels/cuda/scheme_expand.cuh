@@ -12,6 +12,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/ptx_pair.cuh"
 #include "kernels/cuda/scheme_layout.h"
 
@@ -116,6 +117,40 @@ __device__ __forceinline__ void expand_step(uint32_t a[4], const uint32_t *w,
     }
 }
 
+/* ---- codes by a table ----
+ *
+ * A byte of codes is the place of their pair of values in a table of 256.  Each lane of a warp has
+ * a table of its own, which lies in one bank: no two lanes meet in one. */
+
+enum { TABLE_PAIRS = 256, TABLE_PAIR_BYTES = 32 * 4, TABLE_BYTES = TABLE_PAIRS * TABLE_PAIR_BYTES };
+
+__device__ __forceinline__ uint32_t table_value(const expand_book &book, int code)
+{
+    const uint32_t high = book.high[code / 4] >> 8 * (code % 4) & 255;
+    const uint32_t low = book.low[code / 4] >> 8 * (code % 4) & 255;
+    return high << 8 | low;
+}
+
+/* All lanes' tables, by thread `i` of `n`. */
+__device__ inline void table_make(uint32_t table, const expand_book &book, int i, int n)
+{
+    for (; i < TABLE_PAIRS * 8; i += n) {
+        const uint32_t v = table_value(book, i / 8 % 16) | table_value(book, i / 128) << 16;
+        store_shared_16(table + (uint32_t)i * 16, make_uint4(v, v, v, v));
+    }
+}
+
+/* The A fragment of one step from the lane's word of it.  `lane_at`: 4 * lane. */
+__device__ __forceinline__ void table_step(uint32_t a[4], uint32_t w, uint32_t table,
+                                           uint32_t lane_at)
+{
+    const uint32_t pair = 255 * TABLE_PAIR_BYTES;
+    a[0] = load_shared_4(table + bits_and_or(w * TABLE_PAIR_BYTES, pair, lane_at));
+    a[1] = load_shared_4(table + bits_and_or(w >> 1, pair, lane_at));
+    a[2] = load_shared_4(table + bits_and_or(w >> 9, pair, lane_at));
+    a[3] = load_shared_4(table + bits_and_or(w >> 17, pair, lane_at));
+}
+
 /* ---- scales ---- */
 
 /* All three types of scales are a sign, an exponent and a mantissa: moved to where a float has its
@@ -135,6 +170,27 @@ __device__ __forceinline__ float scale_from_bits(uint32_t bits, uint32_t shift, 
 {
     return __fmul_rn(__uint_as_float((bits & 0x80000000) | (bits >> 16 & 0x7fff) << shift), factor);
 }
+
+/* The same of 16 bits with their sign before them, and 1 where a row has one scale: `v` is
+ * anything. */
+struct scale_reader {
+    uint32_t shift, keep, one;
+    float by;
+
+    __device__ explicit scale_reader(enum scheme_scale scale)
+    {
+        const bool row = scale == SCALE_ROW;
+        shift = scale_bits_shift(scale);
+        keep = row ? 0 : 0x80000000 | 0x7fffu << shift;
+        one = row ? 0x3f800000 : 0;
+        by = row ? 1.0f : scale_bits_factor(scale);
+    }
+
+    __device__ __forceinline__ float value(uint32_t v) const
+    {
+        return __fmul_rn(__uint_as_float(bits_and_or(v << shift, keep, one)), by);
+    }
+};
 
 __device__ __forceinline__ float scale_to_f32(uint32_t v, enum scheme_scale scale)
 {

@@ -14,8 +14,8 @@
 #include "kernels/cuda/scheme_expand.cuh"
 
 enum {
-    SCHEME_THREADS = (SCHEME_WARPS + 1) * 32,   /* the last warp feeds */
-    SCHEME_SUMS_AT = 2 * SCHEME_STAGES_MAX * 8, /* in the first KiB, behind the barriers */
+    SCHEME_THREADS_MAX = (SCHEME_WARPS_FEW + 1) * 32, /* the last warp feeds */
+    SCHEME_SUMS_AT = 2 * SCHEME_STAGES_MAX * 8,       /* in the first KiB, behind the barriers */
 };
 
 struct scheme_args : rows_args {
@@ -39,8 +39,8 @@ scheme_function *scheme_kernel_f16(const struct scheme_layout *, const struct sc
 
 /* What a thread knows of its block's share. */
 struct scheme_share {
-    uint32_t full, empty;       /* barriers [stages] */
-    uint32_t exchange, x, ring; /* shared memory */
+    uint32_t full, empty;             /* barriers [stages] */
+    uint32_t x, exchange, book, ring; /* shared memory */
     int first_unit, end_unit, passes;
     int steps; /* of a pass */
 };
@@ -52,7 +52,8 @@ __device__ inline scheme_share scheme_share_of(const scheme_args &a, uint32_t ba
     s.empty = base + SCHEME_STAGES_MAX * 8;
     s.x = base + 1024;
     s.exchange = s.x + a.c.x_bytes;
-    s.ring = s.exchange + a.c.exchange_bytes;
+    s.book = s.exchange + a.c.exchange_bytes;
+    s.ring = s.book + a.c.book_bytes;
     s.first_unit = (int)((long long)blockIdx.x * a.c.n_units / gridDim.x);
     s.end_unit = (int)((long long)(blockIdx.x + 1) * a.c.n_units / gridDim.x);
     s.passes = (s.end_unit - s.first_unit + a.c.units - 1) / a.c.units;

@@ -81,6 +81,7 @@ bool is_possible(const struct layer *l, const struct scheme *s, int rows, int k,
     shape.gated = l->gated;
     shape.bits = lay.bits;
     shape.chains = lay.chains;
+    shape.has_book = lay.kind == KIND_CODEBOOK;
     shape.is_rare = !matmul_scheme_pairs(s, l->in);
     shape.tile_bytes = lay.tile_bytes;
     shape.sm_count = sms;
@@ -90,7 +91,8 @@ bool is_possible(const struct layer *l, const struct scheme *s, int rows, int k,
 void compare_ways(struct bench *b, const struct layer *l, const struct form *f, int rows,
                   uint8_t *const *w, int n_w, int launches)
 {
-    static const int ways[][2] = {{4, 2}, {1, 8}, {4, 1}, {2, 2}, {1, 4}, {2, 1}, {1, 2}, {1, 1}};
+    static const int ways[][2] = {{8, 1}, {4, 2}, {1, 8}, {4, 1}, {2, 2},
+                                  {1, 4}, {2, 1}, {1, 2}, {1, 1}};
     printf("   ");
     for (const auto &k : ways) {
         if (!is_possible(l, &f->scheme, rows, k[0], k[1], b->d.sm_count))

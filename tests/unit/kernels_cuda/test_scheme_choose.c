@@ -1,5 +1,5 @@
 /* What scheme_choose promises: a cut for every shape of few rows, whose warps are there, whose
- * units are all done, and whose shared memory fits an SM twice. */
+ * units are all done, and whose shared memory fits an SM, once. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -19,6 +19,7 @@ static struct scheme_shape shape(const struct scheme *s, int rows, int in, int n
                                  .gated = gated,
                                  .bits = l.bits,
                                  .chains = l.chains,
+                                 .has_book = l.kind == KIND_CODEBOOK,
                                  .tile_bytes = l.tile_bytes,
                                  .is_rare = l.chains == 4,
                                  .sm_count = 132};
@@ -28,13 +29,19 @@ static void check(const struct scheme_shape *s, const struct scheme_choice *c)
 {
     const int per_block = (c->n_units + c->grid - 1) / c->grid;
     assert_true(c->n_units * UNIT_ROWS >= s->n);
-    assert_true(c->units * c->ways_k * c->ways_rows <= SCHEME_WARPS);
+    assert_true(c->units * c->ways_k * c->ways_rows <= c->warps);
+    assert_true(c->warps == SCHEME_WARPS_MANY ||
+                (s->rows <= SCHEME_FEW_ROWS && c->row_groups * (s->gated ? 2 : 1) <= 2));
     assert_true(c->units * c->passes >= per_block);
     assert_true(8 * c->row_groups * c->ways_rows >= s->rows);
     assert_true(c->row_groups == 1 || c->row_groups == 2 || c->row_groups == 4);
     assert_int_equal(c->span, c->in_hand * c->ways_k);
-    assert_true(c->stages >= 2 && c->stages <= SCHEME_STAGES_MAX);
-    assert_true(c->shared_bytes <= SCHEME_SHARED_MAX);
+    assert_true(c->stages >= SCHEME_STAGES_LEAST && c->stages <= SCHEME_STAGES_MAX);
+    assert_true(c->shared_bytes <= SCHEME_SHARED_MAX + c->book_bytes);
+    assert_true(c->book_bytes == (s->has_book ? SCHEME_BOOK_BYTES : 0));
+    assert_true(2 * c->pairs >= (s->rows < 8 ? s->rows : 8));
+    if (c->norm_at)
+        assert_true(c->fuse_norm && c->x_bytes >= c->norm_at + (uint32_t)s->in * 4);
     assert_int_equal(c->stage_bytes % 1024, 0);
     assert_int_equal(c->exchange_bytes % 1024, 0);
     assert_false(c->fuse_norm && s->rows > SCHEME_NORM_ROWS_MAX);
@@ -66,18 +73,49 @@ static void every_shape_has_a_cut(void **state)
                     }
 }
 
+static struct scheme_choice choice(const struct scheme *s, int rows, int in, int n, bool gated)
+{
+    const struct scheme_shape of = shape(s, rows, in, n, gated);
+    struct scheme_choice c;
+    scheme_choose(&c, &of);
+    return c;
+}
+
+/* An SM's four parts share its warps: three of each, or four but for two. */
 static void one_token_keeps_all_warps_busy(void **state)
 {
     (void)state;
     static const struct scheme int4 = {.codes = DT_INT4, .group = 128, .scale = DT_F16};
-    static const int n[] = {4096, 6144, 28672};
-    for (size_t i = 0; i < sizeof n / sizeof n[0]; i++) {
-        const struct scheme_shape s = shape(&int4, 1, 4096, n[i], false);
-        struct scheme_choice c;
-        scheme_choose(&c, &s);
-        assert_true(c.units * c.ways_k * c.ways_rows >= 6);
+    static const struct {
+        int in, n, workers;
+        bool gated;
+    } of[] = {{4096, 6144, 12, false},
+              {4096, 4096, 16, false},
+              {4096, 14336, 14, true},
+              {4096, 128256, 16, false}};
+    for (size_t i = 0; i < sizeof of / sizeof of[0]; i++) {
+        const struct scheme_choice c = choice(&int4, 1, of[i].in, of[i].n, of[i].gated);
+        assert_int_equal(c.units * c.ways_k * c.ways_rows, of[i].workers);
         assert_true(c.resident && c.fuse_norm);
+        assert_true(c.stages >= SCHEME_STAGES_WANTED);
     }
+}
+
+/* A second block of the same product beside it would leave another SM without one. */
+static void a_block_has_an_sm_to_itself(void **state)
+{
+    (void)state;
+    static const struct scheme int4 = {.codes = DT_INT4, .group = 128, .scale = DT_F16},
+                               int8 = {.codes = DT_INT8}, nf4 = {.codes = DT_NF4, .group = 64};
+    static const struct scheme *const all[] = {&int4, &int8, &nf4};
+    enum { SM_BYTES = 228 * 1024, OF_A_BLOCK = 1024 };
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
+        for (int rows = 1; rows <= 32; rows++) {
+            assert_true(2 * (choice(all[i], rows, 4096, 4096, false).shared_bytes + OF_A_BLOCK) >
+                        SM_BYTES);
+            assert_true(2 * (choice(all[i], rows, 4096, 14336, true).shared_bytes + OF_A_BLOCK) >
+                        SM_BYTES);
+        }
 }
 
 int main(void)
@@ -85,6 +123,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_shape_has_a_cut),
         cmocka_unit_test(one_token_keeps_all_warps_busy),
+        cmocka_unit_test(a_block_has_an_sm_to_itself),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

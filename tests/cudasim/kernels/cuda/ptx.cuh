@@ -186,6 +186,16 @@ inline uint32_t load_shared_2(uint32_t at)
     return load_shared_as<uint16_t>(at);
 }
 
+inline uint32_t load_shared_2_signed(uint32_t at)
+{
+    return (uint32_t)(int32_t)load_shared_as<int16_t>(at);
+}
+
+inline void store_shared_16(uint32_t to, uint4 v)
+{
+    memcpy(shared_place(to, 16), &v, 16);
+}
+
 inline void store_shared(uint32_t to, float v)
 {
     memcpy(shared_place(to, sizeof v), &v, sizeof v);
@@ -206,6 +216,11 @@ inline void ldmatrix_x4(uint32_t m[4], uint32_t addr)
 inline void ldmatrix_x4_trans(uint32_t m[4], uint32_t addr)
 {
     sim::ldmatrix(m, addr, true);
+}
+
+template <class T> T in_register(T v)
+{
+    return v;
 }
 
 inline sim::operand operand_of(__nv_bfloat16)

@@ -15,11 +15,6 @@ inline void stmatrix_4_trans(uint32_t to, uint32_t a, uint32_t b, uint32_t c, ui
     sim::stmatrix(to, m, true);
 }
 
-inline void store_shared_16(uint32_t to, uint4 v)
-{
-    memcpy(shared_place(to, 16), &v, 16);
-}
-
 template <class T, int R>
 void wgmma_rows(T type, float (&d)[R], const uint32_t *a, uint64_t b, int add)
 {
