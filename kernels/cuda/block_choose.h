@@ -28,7 +28,7 @@ enum {
     BLOCK_STAGES_MAX = 32,
     BLOCK_SPAN_MAX = 8,
     BLOCK_STAGE_BYTES = 16 * 1024,  /* a stage takes tiles up to here, and one at least */
-    BLOCK_SHARED_MAX = 110 * 1024,  /* two blocks fit an SM */
+    BLOCK_SHARED_MAX = 150 * 1024,  /* a block has an SM to itself (scheme_choose.h) */
     BLOCK_RESIDENT_MAX = 32 * 1024, /* x stays whole in shared memory up to here */
 };
 

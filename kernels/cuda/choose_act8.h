@@ -23,7 +23,7 @@ enum {
     ACT8_STAGES_MAX = 32,
     ACT8_SPAN_MAX = 4,
     ACT8_STAGE_BYTES = 24 * 1024, /* a stage takes chunks up to here */
-    ACT8_SHARED_MAX = 110 * 1024, /* two blocks fit an SM */
+    ACT8_SHARED_MAX = 150 * 1024, /* a block has an SM to itself (scheme_choose.h) */
     ACT8_LIST_MAX = 1024,
 };
 

@@ -6,7 +6,7 @@
  * more.
  *
  * One more warp feeds: chunks of 128 k of the rows and of all units of a pass go into a ring in
- * shared memory, about 100 KiB ahead.  With programmatic dependent launch the weights of the first
+ * shared memory, some 140 KiB ahead.  With programmatic dependent launch the weights of the first
  * stages are under way before the kernel before this one has ended. */
 #include "kernels/cuda/act8_map.cuh"
 #include "kernels/cuda/act8_sums.cuh"

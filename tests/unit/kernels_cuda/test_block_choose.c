@@ -1,5 +1,5 @@
 /* What block_choose promises: a cut for every shape of few rows, whose warps are there, whose units
- * are all done, and whose shared memory fits an SM twice; and larger tiles for more work. */
+ * are all done, and whose shared memory fits an SM; and larger tiles for more work. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

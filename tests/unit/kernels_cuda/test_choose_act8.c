@@ -1,5 +1,5 @@
 /* What act8_choose promises: units that fit the blocks, columns that fit a wgmma, a ring that fits
- * an SM twice, and room behind it for what wgmma reads and is not there. And of the layout: no
+ * an SM, and room behind it for what wgmma reads and is not there. And of the layout: no
  * code's place twice. Of act8_listed_max: a list that fits, and that costs less than all columns.
  */
 #include <setjmp.h>
