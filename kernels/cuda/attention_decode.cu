@@ -2,12 +2,11 @@
  *
  * What is read: K and V once, which is all of the time; so the design keeps memory busy.  The plan
  * cut each token's keys into splits; an item is a split and the query heads that share a kv head,
- * at most 16 of them, which are the rows of one tensor core tile.  Blocks stay, take items from the
+ * at most 16 of them, which share a tensor core tile.  Blocks stay, take items from the
  * list in its order (longest first), and begin to copy the next item while the last is computed.
  *
- * A cache of 8 bits comes as codes, and each warp makes its keys, then its values, the numbers that
- * tensor cores take, in shared memory of its own.  Codes of keys are exact as they are, and their
- * scales go to the scores.
+ * A cache of 8 bits comes as codes, and stays in codes as far as it can:
+ * attention_decode_codes.cuh.
  *
  *     stage  64 keys: each of 4 warps copies and computes 16 of its own, without barriers between
  *     item   warps join at its end, in order; partial -> workspace, or the output if it is alone
@@ -71,11 +70,25 @@ __device__ __forceinline__ void close_queue(const struct queue *q, const struct 
         p.counters[0] = 0;
 }
 
-/* grid: BLOCKS a multiprocessor; block: 4 warps.  See above.  Old keys are copied before the wait
- * for the kernel before: they were written in earlier steps, as the lists and the block table were
- * by step_begin. */
+template <class T, int HEAD_DIM, bool HALF, bool NARROW> struct rows_of {
+    using type = struct rows<T, HEAD_DIM, HALF>;
+};
+template <class T, int HEAD_DIM, bool HALF> struct rows_of<T, HEAD_DIM, HALF, true> {
+    using type = struct code_rows<T, HEAD_DIM, HALF>;
+};
+
+/* Blocks of a multiprocessor: with more than 8 heads registers are short. */
+template <int HEAD_DIM, bool HALF, bool NARROW> constexpr int resident()
+{
+    constexpr int BLOCKS = layout<HEAD_DIM, NARROW>::BLOCKS;
+    return HALF || BLOCKS < 2 ? BLOCKS : 2;
+}
+
+/* grid: `resident` blocks a multiprocessor; block: 4 warps.  See above.  Old keys are copied before
+ * the wait for the kernel before: they were written in earlier steps, as the lists and the block
+ * table were by step_begin. */
 template <class T, int HEAD_DIM, bool HALF, bool NARROW>
-__global__ void __launch_bounds__(THREADS, layout<HEAD_DIM>::BLOCKS)
+__global__ void __launch_bounds__(THREADS, resident<HEAD_DIM, HALF, NARROW>())
     attention_decode_kernel(const __grid_constant__ struct decode_params p)
 {
     using L = layout<HEAD_DIM, NARROW>;
@@ -87,7 +100,7 @@ __global__ void __launch_bounds__(THREADS, layout<HEAD_DIM>::BLOCKS)
     const uint64_t policy = policy_evict_first();
     struct queue queue = {};
     struct loader l = {};
-    struct rows<T, HEAD_DIM, HALF> r;
+    typename rows_of<T, HEAD_DIM, HALF, NARROW>::type r;
 
     if (warp == 0) {
         struct queue second = {};
@@ -112,7 +125,7 @@ __global__ void __launch_bounds__(THREADS, layout<HEAD_DIM>::BLOCKS)
     depend_launch();
     if (st.ring[0].part >= 0) {
         load_q(&r, p, st.ring[0]);
-        if constexpr (L::WIDE)
+        if constexpr (L::WIDE && !NARROW)
             share_q<T, HEAD_DIM>((char *)join, p, st.ring[0]);
     }
     if (warp == 0)
@@ -139,9 +152,8 @@ __global__ void __launch_bounds__(THREADS, layout<HEAD_DIM>::BLOCKS)
             wait_oldest<L::STAGES>(l.n_slots_used);
             __syncwarp();
             if constexpr (NARROW)
-                compute_codes(&r, p, k, stage, s.kv_len - 1, shared_addr(join),
-                              stages + slot * L::STAGE_BYTES + warp * L::WARP_BYTES,
-                              (char *)join + L::JOIN_BYTES + warp * L::TILE_BYTES);
+                compute_codes(&r, p, k, stage, s.kv_len - 1,
+                              stages + slot * L::STAGE_BYTES + warp * L::WARP_BYTES);
             else
                 compute_stage(&r, p, k, stage, s.kv_len - 1, shared_addr(join),
                               tiles + (uint32_t)slot * L::STAGE_BYTES);
@@ -156,10 +168,10 @@ __global__ void __launch_bounds__(THREADS, layout<HEAD_DIM>::BLOCKS)
         if (next.part >= 0)
             load_q(&r, p, next);
         if (k.n_stages > 0)
-            end_item(&r, p, s, k.seen, h, join, &st);
+            end_item<T, HEAD_DIM, HALF>(&r, p, s, k.seen, h, join, &st);
         else
             __syncthreads();
-        if constexpr (L::WIDE) {
+        if constexpr (L::WIDE && !NARROW) {
             if (next.part >= 0)
                 share_q<T, HEAD_DIM>((char *)join, p, next);
         }
@@ -178,7 +190,7 @@ void launch_decode(struct device *d, const struct decode_params *p)
     attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attribute.val.programmaticStreamSerializationAllowed = 1;
     cudaLaunchConfig_t config = {};
-    config.gridDim = dim3((unsigned)(d->sm_count * L::BLOCKS));
+    config.gridDim = dim3((unsigned)(d->sm_count * resident<HEAD_DIM, HALF, NARROW>()));
     config.blockDim = dim3(THREADS);
     config.dynamicSmemBytes = L::BYTES;
     config.stream = d->stream;
@@ -207,7 +219,7 @@ void launch_head_dim(struct device *d, int head_dim, const struct decode_params 
         launch_decode<T, 128, HALF, NARROW>(d, p);
         return;
     case 256:
-        launch_decode<T, 256, HALF, NARROW>(d, p);
+        launch_decode<T, 256, HALF || NARROW, NARROW>(d, p);
         return;
     default:
         cuda_check(d, cudaErrorInvalidValue, "attention_decode: head_dim");
@@ -217,7 +229,7 @@ void launch_head_dim(struct device *d, int head_dim, const struct decode_params 
 template <class T, bool NARROW>
 void launch_group(struct device *d, int head_dim, const struct decode_params *p)
 {
-    if (p->group <= MERGE_ROWS)
+    if (min(p->group, p->tile_heads) <= MERGE_ROWS)
         launch_head_dim<T, true, NARROW>(d, head_dim, p);
     else
         launch_head_dim<T, false, NARROW>(d, head_dim, p);
@@ -252,7 +264,8 @@ void set_shape(struct decode_params *p, const struct device *d, const struct att
     p->n_heads = a->n_heads;
     p->n_kv_heads = kv->n_kv_heads;
     p->group = a->n_heads / kv->n_kv_heads;
-    p->n_tiles = (p->group + ROWS - 1) / ROWS;
+    p->tile_heads = kv_has_scales(kv->dtype) && kv->head_dim > 128 ? MERGE_ROWS : ROWS;
+    p->n_tiles = (p->group + p->tile_heads - 1) / p->tile_heads;
     p->n_parts = kv->n_kv_heads * p->n_tiles;
     p->block_tokens = kv->block_tokens;
     p->values = d->partials;

@@ -1,5 +1,5 @@
-/* attention_decode.cuh - what the parts of attention_decode.cu share: its arguments, the sizes that follow
- * from a head's, an item of the list, and which keys and heads an item has. */
+/* attention_decode.cuh - what the parts of attention_decode.cu share: its arguments, the sizes that
+ * follow from a head's, an item of the list, and which keys and heads an item has. */
 #ifndef KERNELS_CUDA_ATTENTION_DECODE_CUH
 #define KERNELS_CUDA_ATTENTION_DECODE_CUH
 
@@ -43,8 +43,10 @@ struct decode_params {
     float scale; /* of q.k, in powers of 2 when there is no cap, else to units of the cap */
     float cap;   /* in powers of 2; 0 = none */
     int n_heads, n_kv_heads, group;
-    int n_tiles; /* of a group: tiles of ROWS */
-    int n_parts; /* items of a split: kv heads x tiles of their group */
+    int tile_heads; /* ROWS, or 8 where registers are short: more heads of a group read K and V
+                       again */
+    int n_tiles;    /* of a group */
+    int n_parts;    /* items of a split: kv heads x tiles of their group */
     int q_stride, table_stride, block_tokens, window;
     int last_split; /* of the list's room */
     const float *k_scale,
@@ -60,19 +62,23 @@ template <int HEAD_DIM, bool NARROW = false> struct layout {
     static constexpr bool SWIZZLED = PIECES % 8 == 0;
     static constexpr int ROW_BYTES = HEAD_DIM * 2 + (SWIZZLED ? 0 : 16);
     static constexpr int TILE_BYTES = WARP_KEYS * ROW_BYTES; /* K or V of a warp's stage */
-    static constexpr int CODE_BYTES = WARP_KEYS * HEAD_DIM;  /* the same in 8 bits */
-    static constexpr int SCALES_AT = 2 * CODE_BYTES;         /* of K, then of V */
+    /* The same in 8 bits: 4 bytes of each of 8 rows lie in different banks. */
+    static constexpr int CODE_PIECES = HEAD_DIM / 16;
+    static constexpr bool CODES_SWIZZLED = CODE_PIECES % 4 == 0;
+    static constexpr int CODE_ROW_BYTES =
+        HEAD_DIM + (CODE_PIECES % 2 == 0 && !CODES_SWIZZLED ? 16 : 0);
+    static constexpr int CODE_BYTES = WARP_KEYS * CODE_ROW_BYTES;
+    static constexpr int SCALES_AT = 2 * CODE_BYTES; /* of K, then of V */
     static constexpr int WARP_BYTES =
         NARROW ? SCALES_AT + 2 * WARP_KEYS * (int)sizeof(float) : 2 * TILE_BYTES;
     static constexpr int STAGE_BYTES = WARPS * WARP_BYTES;
-    static constexpr int WIDE_BYTES = NARROW ? WARPS * TILE_BYTES : 0; /* codes as numbers */
     static constexpr int JOIN_STRIDE = (HEAD_DIM + 31) / 32 * 32; /* floats */
     static constexpr int JOIN_BYTES = WARPS * MERGE_ROWS * JOIN_STRIDE * 4;
-    static constexpr bool WIDE = HEAD_DIM > 128; /* registers are short */
-    static constexpr int BLOCKS = WIDE ? 1 : 2;  /* of a multiprocessor */
-    static constexpr int ROOM = SM_BYTES / BLOCKS - 2 * 1024 - JOIN_BYTES - WIDE_BYTES;
+    static constexpr bool WIDE = HEAD_DIM > 128;             /* registers are short */
+    static constexpr int BLOCKS = WIDE ? 1 : NARROW ? 3 : 2; /* of a multiprocessor */
+    static constexpr int ROOM = SM_BYTES / BLOCKS - 2 * 1024 - JOIN_BYTES;
     static constexpr int STAGES = ROOM / STAGE_BYTES < STAGES_MAX ? ROOM / STAGE_BYTES : STAGES_MAX;
-    static constexpr int BYTES = STAGES * STAGE_BYTES + JOIN_BYTES + WIDE_BYTES;
+    static constexpr int BYTES = STAGES * STAGE_BYTES + JOIN_BYTES;
 
     static_assert(PIECES * WARP_KEYS % 32 == 0, "all lanes copy the same number of pieces");
     static_assert(HEAD_DIM % 16 == 0, "the depth of a tensor core product");
@@ -81,6 +87,13 @@ template <int HEAD_DIM, bool NARROW = false> struct layout {
     static __device__ __forceinline__ uint32_t at(int row, int piece)
     {
         return (uint32_t)(row * ROW_BYTES + (SWIZZLED ? piece ^ (row & 7) : piece) * 16);
+    }
+
+    /* Of codes, pieces of 16. */
+    static __device__ __forceinline__ uint32_t code_at(int row, int piece)
+    {
+        const int turn = CODE_PIECES == 4 ? row / 2 & 3 : row & 7;
+        return (uint32_t)(row * CODE_ROW_BYTES + (CODES_SWIZZLED ? piece ^ turn : piece) * 16);
     }
 };
 
@@ -124,8 +137,8 @@ __device__ __forceinline__ struct heads heads_of(const struct decode_params &p, 
     struct heads h;
     h.kv = p.n_tiles == 1 ? part : part / p.n_tiles;
     const int tile = part - h.kv * p.n_tiles;
-    h.first = h.kv * p.group + tile * ROWS;
-    h.n = min(ROWS, p.group - tile * ROWS);
+    h.first = h.kv * p.group + tile * p.tile_heads;
+    h.n = min(p.tile_heads, p.group - tile * p.tile_heads);
     return h;
 }
 

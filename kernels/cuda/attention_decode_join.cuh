@@ -1,9 +1,9 @@
-/* attention_decode_join.cuh - the end of an item: its warps' rows in order, and, in the last item of a
- * token, all partials in order of position. */
+/* attention_decode_join.cuh - the end of an item: its warps' rows in order, and, in the last item
+ * of a token, all partials in order of position. */
 #ifndef KERNELS_CUDA_ATTENTION_DECODE_JOIN_CUH
 #define KERNELS_CUDA_ATTENTION_DECODE_JOIN_CUH
 
-#include "kernels/cuda/attention_decode_rows.cuh"
+#include "kernels/cuda/attention_decode_codes.cuh"
 
 namespace
 {
@@ -32,6 +32,36 @@ __device__ __forceinline__ void put_rows(struct rows<T, HEAD_DIM, HALF> *r, int 
             make_float2(r->out[i][2 * HALF_INDEX], r->out[i][2 * HALF_INDEX + 1]);
     if (lane % 4 == 0)
         st->sums[warp][row] = make_float2(r->top[HALF_INDEX], sum);
+}
+
+/* Head j of the lane's two. */
+template <int HALF_INDEX, class T, int HEAD_DIM, bool HALF>
+__device__ __forceinline__ void put_code_row(const struct code_rows<T, HEAD_DIM, HALF> *r, int j,
+                                             int row, float sum, float *join,
+                                             struct shared_state *st)
+{
+    constexpr float UNIT = 1.0f / value_unit<T>();
+    const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4;
+    float *to = join + (warp * MERGE_ROWS + row) * layout<HEAD_DIM>::JOIN_STRIDE;
+#pragma unroll
+    for (int c = 0; c < HEAD_DIM / 16; c++)
+        *(float2 *)&to[join_column(row, 16 * c + 2 * g)] =
+            make_float2(r->out[c][HALF_INDEX][j] * UNIT, r->out[c][HALF_INDEX][j + 2] * UNIT);
+    if (g == 0)
+        st->sums[warp][row] = make_float2(r->top[HALF_INDEX][j], sum);
+}
+
+template <int HALF_INDEX, class T, int HEAD_DIM, bool HALF>
+__device__ __forceinline__ void put_rows(struct code_rows<T, HEAD_DIM, HALF> *r, int n_rows,
+                                         float *join, struct shared_state *st)
+{
+    const int first = threadIdx.x % 4 * 2;
+    const float sum[2] = {sum_of_keys(r->sum[HALF_INDEX][0]), sum_of_keys(r->sum[HALF_INDEX][1])};
+#pragma unroll
+    for (int j = 0; j < 2; j++) {
+        if (first + j < n_rows)
+            put_code_row<HALF_INDEX>(r, j, first + j, sum[j], join, st);
+    }
 }
 
 struct joined { /* 4 columns of a row, relative to the maximum `top` */
@@ -132,11 +162,11 @@ __device__ __forceinline__ bool arrive_last(const struct decode_params &p,
     return st->is_last != 0;
 }
 
-template <class T, int HEAD_DIM, bool HALF>
+/* R: rows, or code_rows. */
+template <class T, int HEAD_DIM, bool HALF, class R>
 __device__ __forceinline__ void
-end_item(struct rows<T, HEAD_DIM, HALF> *r, const struct decode_params &p,
-         const struct attention_split &s, int seen, const struct heads &h, float *join,
-         struct shared_state *st)
+end_item(R *r, const struct decode_params &p, const struct attention_split &s, int seen,
+         const struct heads &h, float *join, struct shared_state *st)
 {
     const int n_skipped = seen / s.size, n_active = s.n_splits - n_skipped;
     if constexpr (layout<HEAD_DIM>::WIDE)

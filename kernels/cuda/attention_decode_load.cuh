@@ -1,5 +1,5 @@
-/* attention_decode_load.cuh - keys and values to shared memory: each warp on its own, ahead of what it
- * computes. */
+/* attention_decode_load.cuh - keys and values to shared memory: each warp on its own, ahead of what
+ * it computes. */
 #ifndef KERNELS_CUDA_ATTENTION_DECODE_LOAD_CUH
 #define KERNELS_CUDA_ATTENTION_DECODE_LOAD_CUH
 
@@ -53,40 +53,55 @@ __device__ __forceinline__ void enter_item(struct loader *l, const struct decode
     l->ahead++;
 }
 
-/* The warp's codes and scales of a stage, of which n keys from `key` on are there. */
+/* The warp's codes and scales of a stage, of which the first n keys are there, side by side in a
+ * page. */
 template <int HEAD_DIM>
-__device__ __forceinline__ void copy_codes(const struct loader *l, const struct decode_params &p,
-                                           uint32_t to, int key, int n, uint32_t first_row,
-                                           uint64_t policy)
+__device__ __forceinline__ void copy_codes(const struct decode_params &p, uint32_t to, int n,
+                                           uint32_t first_row, uint64_t policy)
 {
     using L = layout<HEAD_DIM, true>;
-    constexpr int PIECES = HEAD_DIM / 16;
-    const int lane = threadIdx.x % 32;
-    const bool one_page = p.block_tokens % WARP_KEYS == 0;
-    auto row_at = [&](int row) {
-        const int at = key + min(row, n - 1);
-        return one_page ? first_row + (uint32_t)(at - key)
-                        : row_of(p, block_of(p, l->table_row, at), l->kv_head, at);
-    };
-#pragma unroll 4
-    for (int at = lane; at < PIECES * WARP_KEYS; at += 32) {
-        const int row = at / PIECES, n_bytes = row < n ? 16 : 0;
-        const size_t offset = (size_t)row_at(row) * HEAD_DIM + (size_t)(at % PIECES) * 16;
-        cp_async_16(to + at * 16, (const char *)p.k + offset, n_bytes, policy);
-        cp_async_16(to + L::CODE_BYTES + at * 16, (const char *)p.v + offset, n_bytes, policy);
+    const int lane = threadIdx.x % 32, first = lane % 4 * 4;
+    const size_t from = (size_t)first_row * HEAD_DIM;
+#pragma unroll
+    for (int i = 0; i < (L::CODE_PIECES * WARP_KEYS + 31) / 32; i++) {
+        const int at = i * 32 + lane, row = at / L::CODE_PIECES;
+        const uint32_t place = to + L::code_at(row, at % L::CODE_PIECES);
+        const int n_bytes = row < n ? 16 : 0;
+        if (row >= WARP_KEYS)
+            break;
+        cp_async_16(place, (const char *)p.k + from + at * 16, n_bytes, policy);
+        cp_async_16(place + L::CODE_BYTES, (const char *)p.v + from + at * 16, n_bytes, policy);
     }
-    /* Past L1, which would keep what a neighbour of an old key had before the kernel before wrote
-     * it: copies of 4 bytes cannot, so without whole pages scales are read at once. */
-    if (one_page && lane < 8) {
-        const int first = lane % 4 * 4; /* 4 lanes for the scales of K, 4 for those of V */
+    if (lane < 8) /* 4 lanes for the scales of K, 4 for those of V */
         cp_async_16(to + L::SCALES_AT + lane * 16,
                     (lane < 4 ? p.k_scale : p.v_scale) + first_row + first,
                     max(0, min(16, (n - first) * 4)), policy);
-    } else if (!one_page) {
-        const int row = lane % WARP_KEYS;
-        const float *from = (lane < WARP_KEYS ? p.k_scale : p.v_scale) + row_at(row);
-        store_shared(to + L::SCALES_AT + lane * 4, row < n ? __ldcg(from) : 0.0f);
+}
+
+/* The same of keys from `key` on that may lie in several pages.  Scales are read at once, past L1,
+ * which would keep what a neighbour of an old key had before the kernel before wrote it: copies of
+ * 4 bytes cannot. */
+template <int HEAD_DIM>
+__device__ __noinline__ void copy_spread_codes(const struct decode_params &p, uint32_t to, int key,
+                                               int n, int table_row, int kv_head, uint64_t policy)
+{
+    using L = layout<HEAD_DIM, true>;
+    const int lane = threadIdx.x % 32;
+    auto row_at = [&](int row) {
+        const int at = key + min(row, n - 1);
+        return row_of(p, block_of(p, table_row, at), kv_head, at);
+    };
+    for (int at = lane; at < L::CODE_PIECES * WARP_KEYS; at += 32) {
+        const int row = at / L::CODE_PIECES, piece = at % L::CODE_PIECES;
+        const int n_bytes = row < n ? 16 : 0;
+        const size_t offset = (size_t)row_at(row) * HEAD_DIM + (size_t)piece * 16;
+        const uint32_t place = to + L::code_at(row, piece);
+        cp_async_16(place, (const char *)p.k + offset, n_bytes, policy);
+        cp_async_16(place + L::CODE_BYTES, (const char *)p.v + offset, n_bytes, policy);
     }
+    const int row = lane % WARP_KEYS;
+    const float *from = (lane < WARP_KEYS ? p.k_scale : p.v_scale) + row_at(row);
+    store_shared(to + L::SCALES_AT + lane * 4, row < n ? __ldcg(from) : 0.0f);
 }
 
 /* Starts the copy of one stage.  Rows behind the last key become 0: their weight is 0, but what
@@ -101,10 +116,15 @@ __device__ __forceinline__ void copy_stage(struct loader *l, const struct decode
     const uint32_t first_row = __shfl_sync(~0u, l->row, l->stage);
     const uint32_t to = tiles + (uint32_t)l->slot * L::STAGE_BYTES;
 
-    if (NARROW && n > 0 && key + WARP_KEYS > l->keys.seen) {
-        copy_codes<HEAD_DIM>(l, p, to, key, n, first_row, policy);
-    } else if (n > 0 && key + WARP_KEYS > l->keys.seen) {
-        const bool one_page = p.block_tokens % WARP_KEYS == 0;
+    const bool one_page = p.block_tokens % WARP_KEYS == 0;
+
+    if (n <= 0 || key + WARP_KEYS <= l->keys.seen) {
+        /* nothing of this warp is seen */
+    } else if (NARROW && one_page) {
+        copy_codes<HEAD_DIM>(p, to, n, first_row, policy);
+    } else if (NARROW) {
+        copy_spread_codes<HEAD_DIM>(p, to, key, n, l->table_row, l->kv_head, policy);
+    } else {
         const size_t from = (size_t)first_row * (HEAD_DIM * 2);
 #pragma unroll(L::WIDE ? 4 : 8)
         for (int i = 0; i < L::PIECES * WARP_KEYS / 32; i++) {

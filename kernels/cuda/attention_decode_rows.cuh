@@ -1,5 +1,5 @@
-/* attention_decode_rows.cuh - one warp's keys of a stage: scores, weights, sums of values, for the rows of
- * a tile. */
+/* attention_decode_rows.cuh - one warp's keys of a stage: scores, weights, sums of values, for the
+ * rows of a tile. */
 #ifndef KERNELS_CUDA_ATTENTION_DECODE_ROWS_CUH
 #define KERNELS_CUDA_ATTENTION_DECODE_ROWS_CUH
 
@@ -111,7 +111,19 @@ __device__ __forceinline__ float cap_score(float x, float cap)
     return cap - 2.0f * cap / (1.0f + exp2_approx(x * (2.0f * LOG2_E)));
 }
 
-/* To powers of 2, what is not seen to -infinity.  `behind` = key of s[0][0] less the query's. */
+/* A score in powers of 2, -infinity of a key that is not seen. */
+__device__ __forceinline__ float finish_score(float x, const struct decode_params &p, float slope,
+                                              int key, const struct keys &k, int position)
+{
+    x *= p.scale;
+    if (p.cap > 0.0f)
+        x = cap_score(x, p.cap);
+    if (p.alibi)
+        x += slope * (float)(key - position);
+    return key < k.end && key >= k.seen ? x : -INFINITY;
+}
+
+/* `key` is that of s[0][0]. */
 template <bool HALF>
 __device__ __forceinline__ void finish_scores(float s[2][4], const struct decode_params &p,
                                               const float slope[2], int key, const struct keys &k,
@@ -120,15 +132,8 @@ __device__ __forceinline__ void finish_scores(float s[2][4], const struct decode
 #pragma unroll
     for (int i = 0; i < 2; i++) {
 #pragma unroll
-        for (int j = 0; j < (HALF ? 2 : 4); j++) {
-            const int at = key + 8 * i + j % 2;
-            float x = s[i][j] * p.scale;
-            if (p.cap > 0.0f)
-                x = cap_score(x, p.cap);
-            if (p.alibi)
-                x += slope[j / 2] * (float)(at - position);
-            s[i][j] = at < k.end && at >= k.seen ? x : -INFINITY;
-        }
+        for (int j = 0; j < (HALF ? 2 : 4); j++)
+            s[i][j] = finish_score(s[i][j], p, slope[j / 2], key + 8 * i + j % 2, k, position);
     }
 }
 
@@ -188,60 +193,6 @@ compute_stage(struct rows<T, HEAD_DIM, HALF> *r, const struct decode_params &p,
     if constexpr (!HALF)
         weigh<T, HEAD_DIM, HALF, 1>(r, s);
     add_values(r, s, tile + layout<HEAD_DIM>::TILE_BYTES);
-}
-
-/* The warp's codes as numbers, which lie as a copy would have put them; with the scales of rows
- * where they are values. */
-template <class T, int HEAD_DIM>
-__device__ __forceinline__ void widen_codes(char *to, const char *codes, const float *scales,
-                                            bool is_e4m3)
-{
-    using L = layout<HEAD_DIM>;
-    __syncwarp();
-#pragma unroll(L::WIDE ? 2 : 4)
-    for (int i = 0; i < L::PIECES * WARP_KEYS / 32; i++) {
-        const int at = i * 32 + threadIdx.x % 32, row = at / L::PIECES;
-        const uint2 eight = *(const uint2 *)(codes + at * 8);
-        float v[8];
-        if (scales)
-            values8_to_f32(v, eight, scales[row], is_e4m3);
-        else
-            keys8_to_f32(v, eight);
-        *(uint4 *)(to + L::at(row, at % L::PIECES)) = make_uint4(
-            pack<T>(v[0], v[1]), pack<T>(v[2], v[3]), pack<T>(v[4], v[5]), pack<T>(v[6], v[7]));
-    }
-    __syncwarp();
-}
-
-/* compute_stage of a cache in 8 bits: `codes` are the warp's of the stage, `wide` its room. */
-template <class T, int HEAD_DIM, bool HALF>
-__device__ __forceinline__ void compute_codes(struct rows<T, HEAD_DIM, HALF> *r,
-                                              const struct decode_params &p, const struct keys &k,
-                                              int stage, int position, uint32_t shared_q,
-                                              const char *codes, char *wide)
-{
-    using L = layout<HEAD_DIM, true>;
-    const int key = stage_key(k, stage), column = threadIdx.x % 4 * 2;
-    if (key >= k.end || key + WARP_KEYS <= k.seen)
-        return;
-    const float *scales = (const float *)(codes + L::SCALES_AT);
-    float s[2][4] = {};
-    widen_codes<T, HEAD_DIM>(wide, codes, nullptr, false);
-    make_scores(s, r, shared_q, shared_addr(wide));
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-        const float2 by = *(const float2 *)(scales + 8 * i + column);
-        s[i][0] *= by.x;
-        s[i][1] *= by.y;
-        s[i][2] *= by.x;
-        s[i][3] *= by.y;
-    }
-    finish_scores<HALF>(s, p, r->slope, key + column, k, position);
-    weigh<T, HEAD_DIM, HALF, 0>(r, s);
-    if constexpr (!HALF)
-        weigh<T, HEAD_DIM, HALF, 1>(r, s);
-    widen_codes<T, HEAD_DIM>(wide, codes + L::CODE_BYTES, scales + WARP_KEYS, p.values_e4m3);
-    add_values(r, s, shared_addr(wide));
 }
 
 } // namespace

@@ -214,8 +214,8 @@ __device__ __forceinline__ void tensor_load_2d(uint32_t to, const CUtensorMap *m
 }
 
 /* The same of three and of four dimensions. */
-__device__ __forceinline__ void tensor_load_3d(uint32_t to, const CUtensorMap *map, int x, int y, int z,
-                                               uint32_t bar, uint64_t policy)
+__device__ __forceinline__ void tensor_load_3d(uint32_t to, const CUtensorMap *map, int x, int y,
+                                               int z, uint32_t bar, uint64_t policy)
 {
     asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes"
                  ".L2::cache_hint [%0], [%1, {%2, %3, %4}], [%5], %6;" ::"r"(to),
@@ -223,8 +223,8 @@ __device__ __forceinline__ void tensor_load_3d(uint32_t to, const CUtensorMap *m
                  : "memory");
 }
 
-__device__ __forceinline__ void tensor_load_4d(uint32_t to, const CUtensorMap *map, int x, int y, int z,
-                                               int v, uint32_t bar, uint64_t policy)
+__device__ __forceinline__ void tensor_load_4d(uint32_t to, const CUtensorMap *map, int x, int y,
+                                               int z, int v, uint32_t bar, uint64_t policy)
 {
     asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes"
                  ".L2::cache_hint [%0], [%1, {%2, %3, %4, %5}], [%6], %7;" ::"r"(to),
@@ -280,8 +280,8 @@ __device__ __forceinline__ void store_shared_16(uint32_t to, uint4 v)
 
 __device__ __forceinline__ void store_shared(uint32_t to, const float v[4])
 {
-    asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(to), "f"(v[0]), "f"(v[1]), "f"(v[2]),
-                 "f"(v[3])
+    asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(to), "f"(v[0]), "f"(v[1]),
+                 "f"(v[2]), "f"(v[3])
                  : "memory");
 }
 
@@ -304,6 +304,14 @@ __device__ __forceinline__ void ldmatrix_x4_trans(uint32_t m[4], uint32_t addr)
                  : "memory");
 }
 
+/* movmatrix: row g, columns 2t and 2t + 1 of 8 x 8 halves become those of the transpose. */
+__device__ __forceinline__ uint32_t transpose_8x8(uint32_t two)
+{
+    uint32_t turned;
+    asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(turned) : "r"(two));
+    return turned;
+}
+
 /* mma.sync.m16n8k16: d[16, 8] += a[16, 16] b[16, 8], f32 sums.  With g = lane / 4 and t = lane % 4,
  * a holds rows g, g + 8 at k 2t, 2t + 1 (a0, a1) and k + 8 (a2, a3); b holds column g at k 2t, 2t +
  * 1 and k + 8; d holds row g (d0, d1) and g + 8 at columns 2t, 2t + 1. */
@@ -322,6 +330,16 @@ __device__ __forceinline__ void mma_16816(float d[4], const uint32_t a[4], const
     asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
         "{%8, %9}, {%0, %1, %2, %3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+/* mma.sync.m16n8k32: the same of 8-bit integers, a[16, 32] b[32, 8]: with g and t as above a
+ * register holds k 4t .. 4t + 3, a2, a3 and b1 those 16 behind. */
+__device__ __forceinline__ void mma_16832_s8(int32_t d[4], const uint32_t a[4], const uint32_t b[2])
+{
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+        "{%8, %9}, {%0, %1, %2, %3};"
+        : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 

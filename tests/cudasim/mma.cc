@@ -71,6 +71,43 @@ void store_all(warp *w, void *const *at, uint32_t)
     }
 }
 
+void turn_all(warp *, void *const *at, uint32_t)
+{
+    matrix m;
+    for (int lane = 0; lane < WARP; lane++)
+        for (int which = 0; which < 2; which++)
+            *value_of(&m, lane, which, false) =
+                (uint16_t)(*static_cast<const uint32_t *>(at[lane]) >> 16 * which);
+    for (int lane = 0; lane < WARP; lane++)
+        *static_cast<uint32_t *>(at[lane]) = *value_of(&m, lane, 0, true) |
+                                             (uint32_t)*value_of(&m, lane, 1, true) << 16;
+}
+
+struct mma_s8_args {
+    int32_t *d;
+    const uint32_t *a, *b;
+};
+
+void mma_s8_all(warp *, void *const *at, uint32_t)
+{
+    int8_t a[16][32], b[32][8];
+    for (int lane = 0; lane < WARP; lane++) {
+        const mma_s8_args &l = *static_cast<const mma_s8_args *>(at[lane]);
+        const int g = lane / 4, t = lane % 4;
+        for (int i = 0; i < 4; i++)
+            for (int byte = 0; byte < 4; byte++)
+                a[g + i % 2 * 8][i / 2 * 16 + 4 * t + byte] = (int8_t)(l.a[i] >> 8 * byte);
+        for (int i = 0; i < 2; i++)
+            for (int byte = 0; byte < 4; byte++)
+                b[i * 16 + 4 * t + byte][g] = (int8_t)(l.b[i] >> 8 * byte);
+    }
+    for (int lane = 0; lane < WARP; lane++)
+        for (int i = 0; i < 4; i++)
+            for (int k = 0; k < 32; k++)
+                static_cast<const mma_s8_args *>(at[lane])->d[i] +=
+                    a[lane / 4 + i / 2 * 8][k] * b[k][lane % 4 * 2 + i % 2];
+}
+
 struct mma_args {
     float *d;
     const uint32_t *a, *b;
@@ -114,6 +151,18 @@ void stmatrix(uint32_t at, const uint32_t m[4], bool turned)
 {
     matrix_args a = {const_cast<uint32_t *>(m), at, turned};
     warp_meet(~0u, "stmatrix", &a, store_all);
+}
+
+uint32_t movmatrix(uint32_t two)
+{
+    warp_meet(~0u, "movmatrix", &two, turn_all);
+    return two;
+}
+
+void mma_s8(int32_t d[4], const uint32_t a[4], const uint32_t b[2])
+{
+    mma_s8_args args = {d, a, b};
+    warp_meet(~0u, "mma.sync", &args, mma_s8_all);
 }
 
 void mma(float d[4], const uint32_t a[4], const uint32_t b[2], enum operand type)

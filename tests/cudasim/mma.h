@@ -16,8 +16,12 @@ enum operand { OPERAND_BF16, OPERAND_F16, OPERAND_E4M3, OPERAND_S8 };
 
 void ldmatrix(uint32_t m[4], uint32_t at, bool turned);
 void stmatrix(uint32_t at, const uint32_t m[4], bool turned);
+/* Rows become columns. */
+uint32_t movmatrix(uint32_t two);
 /* d[16, 8] += a[16, 16] b[16, 8] */
 void mma(float d[4], const uint32_t a[4], const uint32_t b[2], enum operand);
+/* d[16, 8] += a[16, 32] b[32, 8] of signed bytes: a register has k 4t .. 4t + 3, or those 16 behind. */
+void mma_s8(int32_t d[4], const uint32_t a[4], const uint32_t b[2]);
 
 struct wgmma_args { /* d[64, n] = (add ? d : 0) + a b; 16 rows a warp */
     enum operand type;

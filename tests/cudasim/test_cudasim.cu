@@ -144,6 +144,88 @@ template <bool WAIT> bool copies()
     return true;
 }
 
+template <bool WAIT> __global__ void async_kernel(const int *from, int *out)
+{
+    DYNAMIC_SHARED(__align__(128) uint8_t, shared);
+    const int t = (int)threadIdx.x;
+    if (t < THREADS / 4)
+        cp_async_16(shared_addr(shared) + t * 16, from + t * 4, 16, 0);
+    cp_async_commit();
+    if (WAIT)
+        cp_async_wait<0>();
+    __syncthreads();
+    out[blockIdx.x * THREADS + t] = reinterpret_cast<const int *>(shared)[t];
+    cp_async_wait<0>();
+}
+
+template <bool WAIT> bool copies_async()
+{
+    alignas(16) int from[THREADS];
+    int out[8 * THREADS];
+    for (int i = 0; i < THREADS; i++)
+        from[i] = 5 * i;
+    launch(async_kernel<WAIT>, 8, 1, (const int *)from, +out);
+    for (int i = 0; i < 8 * THREADS; i++)
+        if (out[i] != 5 * (i % THREADS))
+            return false;
+    return true;
+}
+
+/* ---- fragments ---- */
+
+/* d[16, 8] = a[16, 32] b[32, 8], each in order of rows, by places that the PTX manual gives. */
+__global__ void product_kernel(const int8_t *a, const int8_t *b, int32_t *d)
+{
+    const int lane = (int)threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    int32_t sums[4] = {};
+    uint32_t left[4] = {}, right[2] = {};
+    for (int i = 0; i < 16; i++) { /* value i of a: row g, or g + 8 for 4..7 and 12..15 */
+        const int row = g + i / 4 % 2 * 8, column = t * 4 + i % 4 + i / 8 * 16;
+        left[i / 4] |= (uint32_t)(uint8_t)a[row * 32 + column] << i % 4 * 8;
+    }
+    for (int i = 0; i < 8; i++)
+        right[i / 4] |= (uint32_t)(uint8_t)b[(t * 4 + i % 4 + i / 4 * 16) * 8 + g] << i % 4 * 8;
+    mma_16832_s8(sums, left, right);
+    for (int i = 0; i < 4; i++)
+        d[(g + i / 2 * 8) * 8 + t * 2 + i % 2] = sums[i];
+}
+
+bool multiplies_bytes()
+{
+    int8_t a[16 * 32], b[32 * 8];
+    int32_t d[16 * 8];
+    for (int i = 0; i < 16 * 32; i++)
+        a[i] = (int8_t)(i * 37 % 251 - 125);
+    for (int i = 0; i < 32 * 8; i++)
+        b[i] = (int8_t)(i * 61 % 241 - 120);
+    launch(product_kernel, 1, 1, (const int8_t *)a, (const int8_t *)b, +d);
+    for (int i = 0; i < 16 * 8; i++) {
+        int32_t sum = 0;
+        for (int k = 0; k < 32; k++)
+            sum += a[i / 8 * 32 + k] * b[k * 8 + i % 8];
+        if (d[i] != sum)
+            return false;
+    }
+    return true;
+}
+
+__global__ void turn_kernel(const uint32_t *from, uint32_t *to)
+{
+    to[threadIdx.x] = transpose_8x8(from[threadIdx.x % 32]);
+}
+
+bool transposes()
+{
+    uint16_t from[8][8], to[THREADS / 32][8][8];
+    for (int i = 0; i < 64; i++)
+        from[i / 8][i % 8] = (uint16_t)(i * 1031);
+    launch(turn_kernel, 1, 1, (const uint32_t *)from, (uint32_t *)to);
+    for (int i = 0; i < THREADS / 32 * 64; i++)
+        if (to[i / 64][i / 8 % 8][i % 8] != from[i % 8][i / 8 % 8])
+            return false;
+    return true;
+}
+
 __global__ void forever_kernel()
 {
     __shared__ uint64_t bar;
@@ -213,6 +295,10 @@ int main()
     check("lanes add up", sums());
     check("a copy has come when its barrier says so", copies<true>());
     check("a copy that is not waited for shows", !copies<false>());
+    check("small copies have come when they are waited for", copies_async<true>());
+    check("small copies that nobody waits for show", !copies_async<false>());
+    check("bytes are multiplied", multiplies_bytes());
+    check("8 x 8 halves are turned", transposes());
     check("blocks of a cluster meet", meets_neighbours());
     return failures != 0;
 }

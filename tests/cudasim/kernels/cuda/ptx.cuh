@@ -223,6 +223,16 @@ template <class T> T in_register(T v)
     return v;
 }
 
+inline uint32_t transpose_8x8(uint32_t two)
+{
+    return sim::movmatrix(two);
+}
+
+inline void mma_16832_s8(int32_t d[4], const uint32_t a[4], const uint32_t b[2])
+{
+    sim::mma_s8(d, a, b);
+}
+
 inline sim::operand operand_of(__nv_bfloat16)
 {
     return sim::OPERAND_BF16;
