@@ -15,15 +15,17 @@ struct form {
     const char *name;
     struct scheme scheme;
     int large_step; /* each so many-th column of x is large; 0 = none */
+    int large_end;  /*   of those before this one; 0 = all */
 };
 
 static const struct form forms[] = {
-    {"int8", {.codes = DT_INT8, .act = ACTS_INT8}, 0},
-    {"fp8", {.codes = DT_FP8, .act = ACTS_FP8}, 0},
-    {"no outliers", {.codes = DT_INT8, .act = ACTS_OUTLIERS, .threshold = 100}, 0},
-    {"some outliers", {.codes = DT_INT8, .act = ACTS_OUTLIERS, .threshold = 6}, 97},
-    {"outliers everywhere", {.codes = DT_INT8, .act = ACTS_OUTLIERS, .threshold = 2}, 0},
-    {"all outliers", {.codes = DT_INT8, .act = ACTS_OUTLIERS, .threshold = 1e-30f}, 0},
+    {"int8", {.codes = DT_INT8, .act = ACTS_INT8}, 0, 0},
+    {"fp8", {.codes = DT_FP8, .act = ACTS_FP8}, 0, 0},
+    {"no outliers", {.codes = DT_INT8, .act = ACTS_OUTLIERS, .threshold = 100}, 0, 0},
+    {"some outliers", {.codes = DT_INT8, .act = ACTS_OUTLIERS, .threshold = 6}, 97, 0},
+    {"outliers side by side", {.codes = DT_INT8, .act = ACTS_OUTLIERS, .threshold = 6}, 1, 53},
+    {"outliers everywhere", {.codes = DT_INT8, .act = ACTS_OUTLIERS, .threshold = 2}, 0, 0},
+    {"all outliers", {.codes = DT_INT8, .act = ACTS_OUTLIERS, .threshold = 1e-30f}, 0, 0},
 };
 
 struct kind {
@@ -86,8 +88,9 @@ static int outs_written(const struct operands *o)
 static void make_x(const struct tested *t, struct operands *o)
 {
     o->x = random_acts(t, (size_t)ROWS_MAX * (size_t)o->in, 1);
+    const int end = o->form->large_end ? o->form->large_end : o->in;
     for (int row = 0; row < ROWS_MAX && o->form->large_step; row++)
-        for (int c = 3; c < o->in; c += o->form->large_step)
+        for (int c = 3; c < end; c += o->form->large_step)
             if (random_below(4)) /* not in every row */
                 o->x[row * o->in + c] = act_from_f32(t, 30 + (float)random_below(1000) / 10);
 }
