@@ -1,4 +1,6 @@
 /* choose.c - shape to variant; see choose.h. */
+#include <stdint.h>
+
 #include "kernels/cuda/choose.h"
 #include "kernels/cuda/choose_int.h"
 
@@ -55,4 +57,55 @@ void matmul_choose(struct matmul_choice *c, const struct matmul_shape *s)
     c->unit_tiles = s->gated ? 2 : 1;
     cut_units(c, s);
     cut_shared(c, s);
+}
+
+/* Clocks of an SM for 128 bytes of k, in quarters: the tensor cores take 128 rows by 4 columns in
+ * 16, an SM takes in some 50 bytes in one, and 8 stand for a tile's beginning and end. */
+static int tile_cost(const struct matmul_tile *t, int rows)
+{
+    const int sums = t->rows * t->columns / 128;
+    const int taken = (smaller(t->rows, rows) + t->columns) * 5 / 8;
+    return (sums > taken ? sums : taken) + 8;
+}
+
+/* A wave costs its tiles' time: widths between the powers of two are for shapes of which those
+ * would leave the last wave half empty. */
+static int64_t waves_cost(const struct matmul_tile *t, int rows, int columns, int sm_count)
+{
+    const int row_tiles = divide_up(rows, t->rows);
+    const int64_t n_tiles = (int64_t)(row_tiles + (row_tiles > 1) * (row_tiles % 2)) * columns;
+    return (n_tiles + sm_count - 1) / sm_count * tile_cost(t, rows);
+}
+
+struct matmul_tile matmul_choose_tile(enum wide_kernels kernels, int rows, int n, bool gated,
+                                      int sm_count)
+{
+    enum { FEW = 1, MANY = 2, ANY = FEW | MANY, PLAIN = 4, GATED = 8, EIGHT = 16 };
+    static const struct {
+        struct matmul_tile tile;
+        int is_for;
+    } all[] = {
+        {{128, 256}, ANY | PLAIN | GATED | EIGHT},
+        {{128, 224}, ANY | GATED},
+        {{128, 192}, MANY | PLAIN},
+        {{128, 160}, MANY | PLAIN},
+        {{128, 128}, ANY | PLAIN | GATED | EIGHT},
+        {{128, 96}, MANY | PLAIN},
+        {{64, 64}, FEW | PLAIN | EIGHT},
+        {{128, 64}, ANY | PLAIN | EIGHT},
+    };
+    const int wanted =
+        (rows > 128 ? MANY : FEW) | (gated ? GATED : PLAIN) | (kernels == WIDE_8_BITS ? EIGHT : 0);
+    struct matmul_tile best = {0};
+    int64_t best_cost = INT64_MAX;
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
+        const struct matmul_tile *t = &all[i].tile;
+        const int columns = divide_up(n, gated ? t->columns / 2 : t->columns);
+        const int64_t cost = waves_cost(t, rows, columns, sm_count);
+        if ((all[i].is_for & wanted) == wanted && cost < best_cost) {
+            best_cost = cost;
+            best = *t;
+        }
+    }
+    return best;
 }

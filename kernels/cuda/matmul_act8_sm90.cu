@@ -10,6 +10,7 @@
 #include "kernels/cuda/act8_high.cuh"
 #include "kernels/cuda/act8_map.cuh"
 #include "kernels/cuda/act8_sums.cuh"
+#include "kernels/cuda/choose.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/matmul_sm90.cuh"
 #include "kernels/cuda/ptx_wgmma8.cuh"
@@ -458,31 +459,31 @@ void launch_tile(device *d, const product *p, const act8_rows *x, operands *o, a
 }
 
 template <typename T, kind K, epilogue E>
-void launch_plain(device *d, int tile_n, const product *p, const act8_rows *x, operands *o,
-                  args8 *a)
+void launch_plain(device *d, const matmul_tile *t, const product *p, const act8_rows *x,
+                  operands *o, args8 *a)
 {
-    if (tile_n == 256)
+    if (t->columns == 256)
         launch_tile<T, K, 128, 256, E>(d, p, x, o, a);
-    else if (tile_n == 128)
+    else if (t->columns == 128)
         launch_tile<T, K, 128, 128, E>(d, p, x, o, a);
-    else if (p->rows <= TILE_M_MAX)
+    else if (t->rows == 64)
         launch_tile<T, K, 64, 64, E>(d, p, x, o, a);
     else
         launch_tile<T, K, 128, 64, E>(d, p, x, o, a);
 }
 
 template <typename T, kind K>
-void launch_epilogue(device *d, epilogue e, int tile_n, const product *p, const act8_rows *x,
-                     operands *o, args8 *a)
+void launch_epilogue(device *d, epilogue e, const matmul_tile *t, const product *p,
+                     const act8_rows *x, operands *o, args8 *a)
 {
     switch (e) {
     case EPILOGUE_STORE:
-        return launch_plain<T, K, EPILOGUE_STORE>(d, tile_n, p, x, o, a);
+        return launch_plain<T, K, EPILOGUE_STORE>(d, t, p, x, o, a);
     case EPILOGUE_ADD:
-        return launch_plain<T, K, EPILOGUE_ADD>(d, tile_n, p, x, o, a);
+        return launch_plain<T, K, EPILOGUE_ADD>(d, t, p, x, o, a);
     case EPILOGUE_GATED:
-        return tile_n == 256 ? launch_tile<T, K, 128, 256, EPILOGUE_GATED>(d, p, x, o, a)
-                             : launch_tile<T, K, 128, 128, EPILOGUE_GATED>(d, p, x, o, a);
+        return t->columns == 256 ? launch_tile<T, K, 128, 256, EPILOGUE_GATED>(d, p, x, o, a)
+                                 : launch_tile<T, K, 128, 128, EPILOGUE_GATED>(d, p, x, o, a);
     case EPILOGUE_F32:
         return launch_tile<T, K, 128, TILE_RARE, EPILOGUE_F32>(d, p, x, o, a);
     case EPILOGUE_ANY:
@@ -515,7 +516,7 @@ template <kind K> void run(device *d, const product *p, const act8_rows *x)
     m.act = p->act;
     m.y_f32 = p->y_f32;
     m.add = p->add;
-    const int tile_n = matmul_sm90_tile(p->rows, p->n, gated, d->sm_count);
+    const matmul_tile t = matmul_choose_tile(WIDE_8_BITS, p->rows, p->n, gated, d->sm_count);
     operands o;
     if (!p->y_f32)
         tensor_map_2d(d, &o.y, p->y, p->n, p->rows, p->y_stride, 64, 64);
@@ -532,9 +533,9 @@ template <kind K> void run(device *d, const product *p, const act8_rows *x)
     a.scales = act8_scales_of(p, x);
     a.high = high_of(x);
     if (d->act == DT_F16)
-        launch_epilogue<__half, K>(d, choose_epilogue(&m), tile_n, p, x, &o, &a);
+        launch_epilogue<__half, K>(d, choose_epilogue(&m), &t, p, x, &o, &a);
     else
-        launch_epilogue<__nv_bfloat16, K>(d, choose_epilogue(&m), tile_n, p, x, &o, &a);
+        launch_epilogue<__nv_bfloat16, K>(d, choose_epilogue(&m), &t, p, x, &o, &a);
 }
 
 } // namespace

@@ -2,27 +2,34 @@
  *
  * A tile is 128 or 64 rows of x by TILE_N rows of w.  One thread of a block asks for the operands,
  * 64 columns of k at a time, into a ring of stages; a warpgroup for each 64 rows multiplies them.
- * Two blocks of a cluster work on neighbouring tiles of rows: each fetches half of the w they share,
- * for both, which is what keeps the second-level cache ahead of the tensor cores.  Blocks stay
- * and take tile after tile; while one tile's y leaves through shared memory the next one's operands come.
+ * Two blocks of a cluster work on neighbouring tiles of rows: each fetches half of the w they
+ * share, for both, which is what keeps the second-level cache ahead of the tensor cores.  Blocks
+ * stay and take tile after tile; while one tile's y leaves through shared memory the next one's
+ * operands come.
  *
  * Every y is one chain of k16 steps in an f32 accumulator, in order of k, whatever the tile:
  * matmul_skinny.cu gives the same bits.  Columns of k beyond `in` come as zeros and add nothing. */
+#include "kernels/cuda/choose.h"
 #include "kernels/cuda/matmul_sm90.cuh"
 
-namespace {
+namespace
+{
 
-enum { TILE_K = 64 }; /* one 128-byte swizzle atom */
+enum {
+    TILE_K = 64, /* one 128-byte swizzle atom */
+    SHARED_MAX = 226 * 1024,
+};
 
 template <int TILE_M, int TILE_N> struct shape {
     static const int A_BYTES = TILE_M * TILE_K * 2;
     static const int B_BYTES = TILE_N * TILE_K * 2;
     static const int STAGE_BYTES = A_BYTES + B_BYTES;
-    static const int STAGES = TILE_N == 256 ? 4 : TILE_N == 128 ? 6 : TILE_M == 128 ? 8 : 12;
     static const int MATHS = 2 * TILE_M; /* threads that multiply: a warpgroup 64 rows */
     static const int THREADS = MATHS + 128;
-    static const int OUT_N = TILE_N < 128 ? TILE_N : 128; /* columns that leave at once */
+    static const int OUT_N = part_of(TILE_N); /* columns that leave at once, at most */
     static const int OUT_BYTES = TILE_M * OUT_N * 2;
+    static const int STAGES_FIT = (SHARED_MAX - OUT_BYTES - 1024) / STAGE_BYTES;
+    static const int STAGES = STAGES_FIT < 12 ? STAGES_FIT : 12;
     static const int SHARED_BYTES = STAGES * STAGE_BYTES + OUT_BYTES + 1024; /* to align it */
 };
 
@@ -43,9 +50,9 @@ __device__ __forceinline__ void fetch_halves(const operands &o, uint32_t to, uin
     }
 }
 
-/* The thread that fetches; the first stages' weights before the wait for what x is made of.  Rows behind
- * the last are left as they lie: their y is not stored, and to have the copy engine make them zeros
- * costs more time than to bring real ones. */
+/* The thread that fetches; the first stages' weights before the wait for what x is made of.  Rows
+ * behind the last are left as they lie: their y is not stored, and to have the copy engine make
+ * them zeros costs more time than to bring real ones. */
 template <int TILE_M, int TILE_N, bool GATED, int CLUSTER>
 __device__ void fetch(const operands &o, const args &a, uint32_t stages, uint32_t full,
                       uint32_t empty, int rank)
@@ -180,8 +187,7 @@ __global__ void __launch_bounds__(shape<TILE_M, TILE_N>::THREADS, 1)
             if constexpr (E == EPILOGUE_F32)
                 store_f32<TILE_N>(a, sums, t, warpgroup);
             else
-                store<T, OUT_COLUMNS, OUT_COLUMNS < S::OUT_N ? OUT_COLUMNS : S::OUT_N, E>(
-                    o, a, sums, t, out, warpgroup);
+                store<T, OUT_COLUMNS, part_of(OUT_COLUMNS), E>(o, a, sums, t, out, warpgroup);
         }
         if (E != EPILOGUE_F32 && threadIdx.x % 128 == 0)
             store_wait();
@@ -195,13 +201,6 @@ __global__ void __launch_bounds__(shape<TILE_M, TILE_N>::THREADS, 1)
 
 /* Launching. */
 
-/* Of the narrowest tiles there are fewer than SMs, each at the speed at which an SM takes in its two
- * operands: low ones take less of x. */
-int tile_height(int rows, int tile_n)
-{
-    return tile_n == 64 && rows <= TILE_M_MAX ? 64 : TILE_M_MAX;
-}
-
 template <typename T, int TILE_M, int TILE_N, epilogue E, int CLUSTER>
 void launch_cluster(device *d, const operands *o, const args *a)
 {
@@ -209,7 +208,8 @@ void launch_cluster(device *d, const operands *o, const args *a)
     const int bytes = shape<TILE_M, TILE_N>::SHARED_BYTES;
     static thread_local int ready_on; /* 1 + the device whose function has it; a thread for each */
     if (ready_on != d->index + 1) {
-        cuda_check(d, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
+        cuda_check(d,
+                   cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
                    "shared memory of matmul");
         ready_on = d->index + 1;
     }
@@ -231,7 +231,7 @@ void launch_cluster(device *d, const operands *o, const args *a)
 }
 
 template <typename T, int TILE_M, int TILE_N, epilogue E>
-void launch_tiles(device *d, const operands *o, args *a)
+void launch(device *d, const operands *o, args *a)
 {
     const int cluster = cluster_of(a->rows, TILE_M);
     a->row_clusters = (a->rows + TILE_M * cluster - 1) / (TILE_M * cluster);
@@ -241,89 +241,89 @@ void launch_tiles(device *d, const operands *o, args *a)
         launch_cluster<T, TILE_M, TILE_N, E, 1>(d, o, a);
 }
 
-template <typename T, int TILE_N, epilogue E> void launch(device *d, const operands *o, args *a)
+/* Of a width that is for more than 128 rows. */
+template <typename T, int TILE_N, epilogue E>
+void launch_pairs(device *d, const operands *o, args *a)
 {
-    launch_tiles<T, TILE_M_MAX, TILE_N, E>(d, o, a);
+    a->row_clusters = (a->rows + 2 * TILE_M_MAX - 1) / (2 * TILE_M_MAX);
+    launch_cluster<T, TILE_M_MAX, TILE_N, E, 2>(d, o, a);
 }
 
-template <typename T, epilogue E> void launch_plain(device *d, int tile_n, const operands *o, args *a)
+template <typename T, epilogue E>
+void launch_plain(device *d, const matmul_tile *t, const operands *o, args *a)
 {
-    if (tile_n == 256)
-        launch<T, 256, E>(d, o, a);
-    else if (tile_n == 128)
-        launch<T, 128, E>(d, o, a);
-    else if (tile_height(a->rows, tile_n) == 64)
-        launch_tiles<T, 64, 64, E>(d, o, a);
-    else
-        launch<T, 64, E>(d, o, a);
+    switch (t->columns) {
+    case 256:
+        return launch<T, 128, 256, E>(d, o, a);
+    case 192:
+        return launch_pairs<T, 192, E>(d, o, a);
+    case 160:
+        return launch_pairs<T, 160, E>(d, o, a);
+    case 128:
+        return launch<T, 128, 128, E>(d, o, a);
+    case 96:
+        return launch_pairs<T, 96, E>(d, o, a);
+    default:
+        return t->rows == 64 ? launch<T, 64, 64, E>(d, o, a) : launch<T, 128, 64, E>(d, o, a);
+    }
+}
+
+template <typename T> void launch_gated(device *d, int columns, const operands *o, args *a)
+{
+    switch (columns) {
+    case 256:
+        return launch<T, 128, 256, EPILOGUE_GATED>(d, o, a);
+    case 224:
+        return launch<T, 128, 224, EPILOGUE_GATED>(d, o, a);
+    default:
+        return launch<T, 128, 128, EPILOGUE_GATED>(d, o, a);
+    }
 }
 
 template <typename T>
-void launch_epilogue(device *d, epilogue e, int tile_n, const operands *o, args *a)
+void launch_epilogue(device *d, epilogue e, const matmul_tile *t, const operands *o, args *a)
 {
     switch (e) {
     case EPILOGUE_STORE:
-        return launch_plain<T, EPILOGUE_STORE>(d, tile_n, o, a);
+        return launch_plain<T, EPILOGUE_STORE>(d, t, o, a);
     case EPILOGUE_ADD:
-        return launch_plain<T, EPILOGUE_ADD>(d, tile_n, o, a);
+        return launch_plain<T, EPILOGUE_ADD>(d, t, o, a);
     case EPILOGUE_GATED:
-        return tile_n == 256 ? launch<T, 256, EPILOGUE_GATED>(d, o, a)
-                             : launch<T, 128, EPILOGUE_GATED>(d, o, a);
+        return launch_gated<T>(d, t->columns, o, a);
     case EPILOGUE_F32:
-        return launch<T, TILE_RARE, EPILOGUE_F32>(d, o, a);
+        return launch<T, 128, TILE_RARE, EPILOGUE_F32>(d, o, a);
     case EPILOGUE_ANY:
-        return launch<T, TILE_RARE, EPILOGUE_ANY>(d, o, a);
+        return launch<T, 128, TILE_RARE, EPILOGUE_ANY>(d, o, a);
     case EPILOGUE_GATED_ANY:
-        return launch<T, TILE_RARE, EPILOGUE_GATED_ANY>(d, o, a);
+        return launch<T, 128, TILE_RARE, EPILOGUE_GATED_ANY>(d, o, a);
     }
 }
 
 } // namespace
 
-/* A tile costs its columns and a part that they share; a wave costs its tiles' time. */
-int matmul_sm90_tile(int rows, int n, bool gated, int sm_count)
-{
-    static const int tiles[] = {256, 128, 64};
-    const int TILE_COST = 32;
-    const int row_tiles = (rows + TILE_M_MAX - 1) / TILE_M_MAX;
-    int best = 0;
-    int64_t best_cost = INT64_MAX;
-    for (int i = 0; i < (gated ? 2 : 3); i++) {
-        const int columns = gated ? tiles[i] / 2 : tiles[i];
-        const int64_t n_tiles = (int64_t)row_tiles * ((n + columns - 1) / columns);
-        const int64_t waves = (n_tiles + sm_count - 1) / sm_count;
-        const int64_t cost = waves * (tiles[i] + TILE_COST);
-        if (cost < best_cost) {
-            best_cost = cost;
-            best = tiles[i];
-        }
-    }
-    return best;
-}
-
 template <typename T> static void run(device *d, const wide_matmul *m)
 {
     const bool gated = m->w[1] != NULL;
     const epilogue e = choose_epilogue(m);
-    const int tile_n =
-        e >= EPILOGUE_F32 ? TILE_RARE : matmul_sm90_tile(m->rows, m->n, gated, d->sm_count);
-    const int out_columns = gated ? tile_n / 2 : tile_n;
-    const int tile_m = tile_height(m->rows, tile_n);
-    const int w_rows = gated || cluster_of(m->rows, tile_m) == 2 ? tile_n / 2 : tile_n;
-    const int last_rows = (m->rows % tile_m + 7) / 8 * 8; /* a swizzle atom has 8 */
+    matmul_tile t = {TILE_M_MAX, TILE_RARE};
+    if (e < EPILOGUE_F32)
+        t = matmul_choose_tile(WIDE_16_BITS, m->rows, m->n, gated, d->sm_count);
+    const int out_columns = gated ? t.columns / 2 : t.columns;
+    const int w_rows = gated || cluster_of(m->rows, t.rows) == 2 ? t.columns / 2 : t.columns;
+    const int last_rows = (m->rows % t.rows + 7) / 8 * 8; /* a swizzle atom has 8 */
     operands o;
     if (last_rows > 0)
         tensor_map_2d(d, &o.x_last, m->x, m->in, m->rows, m->in, TILE_K, last_rows);
-    tensor_map_2d(d, &o.x, m->x, m->in, m->rows, m->in, TILE_K, tile_m);
+    tensor_map_2d(d, &o.x, m->x, m->in, m->rows, m->in, TILE_K, t.rows);
     tensor_map_2d(d, &o.w[0], m->w[0], m->in, m->n, m->in, TILE_K, w_rows);
     tensor_map_2d(d, &o.w[1], gated ? m->w[1] : m->w[0], m->in, m->n, m->in, TILE_K, w_rows);
     if (!m->y_f32)
-        tensor_map_2d(d, &o.y, m->y, m->n, m->rows, m->y_stride, 64, 64);
+        tensor_map_2d(d, &o.y, m->y, m->n, m->rows, m->y_stride, box_of(part_of(out_columns)), 64);
     args a = {
         .rows = m->rows,
         .n = m->n,
         .n_k = (m->in + TILE_K - 1) / TILE_K,
-        .last_row = (m->rows - 1) / tile_m * tile_m,
+        .last_row = (m->rows - 1) / t.rows * t.rows,
         .last_bytes = last_rows * TILE_K * 2,
         .row_clusters = 0,
         .n_tiles = (m->n + out_columns - 1) / out_columns,
@@ -333,7 +333,7 @@ template <typename T> static void run(device *d, const wide_matmul *m)
         .y_stride = m->y_stride,
         .act = m->act,
     };
-    launch_epilogue<T>(d, e, tile_n, &o, &a);
+    launch_epilogue<T>(d, e, &t, &o, &a);
 }
 
 void matmul_sm90(device *d, const wide_matmul *m)

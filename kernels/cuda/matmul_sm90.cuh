@@ -1,9 +1,9 @@
-/* matmul_sm90.cuh - what the wide products of matmul_sm90.cu and matmul_act8_sm90.cu share: tiles and
- * their order, the ring's turns, and the way from sums to y.
+/* matmul_sm90.cuh - what the wide products of matmul_sm90.cu and matmul_act8_sm90.cu share: tiles
+ * and their order, the ring's turns, and the way from sums to y.
  *
  * SUMS is what a thread knows of its tile's sums: `two(part, j, high)` gives those of columns
- * 8 * j + 2 * (lane % 4) and the next, of the 8 lower or the 8 higher rows of a warp's 16; part 1 is a
- * gated product's up. */
+ * 8 * j + 2 * (lane % 4) and the next, of the 8 lower or the 8 higher rows of a warp's 16; part 1
+ * is a gated product's up. */
 #ifndef KERNELS_CUDA_MATMUL_SM90_CUH
 #define KERNELS_CUDA_MATMUL_SM90_CUH
 
@@ -15,7 +15,8 @@
 #include "kernels/cuda/ptx_cluster.cuh"
 #include "kernels/cuda/tensor_map.h"
 
-namespace {
+namespace
+{
 
 enum {
     TILE_M_MAX = 128,
@@ -23,8 +24,8 @@ enum {
 };
 
 /* What happens to a tile before it is y.  The common ones hold no more code than they need: an
- * epilogue is unrolled over a tile, and one with every case in it outgrows the instruction cache, at
- * 18 us a tile. */
+ * epilogue is unrolled over a tile, and one with every case in it outgrows the instruction cache,
+ * at 18 us a tile. */
 enum epilogue {
     EPILOGUE_STORE,
     EPILOGUE_ADD,   /* the residual */
@@ -146,7 +147,8 @@ template <epilogue E, int PART> struct added {
                 v[i] = load_add(a, row + i % 2 * 8, column + i / 2 * 8);
     }
 
-    __device__ __forceinline__ uint32_t at(const args &a, int j, int high, int row, int column) const
+    __device__ __forceinline__ uint32_t at(const args &a, int j, int high, int row,
+                                           int column) const
     {
         if (E == EPILOGUE_ADD)
             return v[2 * j + high];
@@ -202,8 +204,20 @@ __device__ __forceinline__ uint32_t value(const args &a, const SUMS &sums, int j
     return pack(T(), y.x, y.y);
 }
 
-/* y through shared memory, PART columns at a time in boxes of 64 columns by 64 rows, swizzled as the
- * copy engine wants. */
+/* Columns of a tile that leave at once, and of those the columns of a box: the widest swizzle that
+ * divides them. */
+__host__ __device__ constexpr int part_of(int out_columns)
+{
+    return out_columns <= 128 ? out_columns : out_columns / 2;
+}
+__host__ __device__ constexpr int box_of(int part)
+{
+    return part % 64 == 0 ? 64 : part % 32 == 0 ? 32 : 16;
+}
+
+/* y through shared memory, PART columns at a time in boxes of BOX columns by 64 rows, swizzled as
+ * the copy engine wants: chunks of 16 bytes change places by the number of 128 bytes before them.
+ */
 template <typename T, int OUT_COLUMNS, int PART, epilogue E, class SUMS>
 __device__ void store(const operands &o, const args &a, const SUMS &sums, tile t, uint32_t out,
                       int warpgroup)
@@ -212,6 +226,8 @@ __device__ void store(const operands &o, const args &a, const SUMS &sums, tile t
     const int row = t.row + warpgroup * 64 + warp * 16 + lane / 4;
     const int to_row = warp * 16 + lane % 16; /* of the matrix row this lane addresses */
     const uint32_t mine = out + warpgroup * 64 * PART * 2;
+    const int BOX = box_of(PART), CHUNKS = BOX / 8;
+    const int swizzle = to_row * CHUNKS / 8 % CHUNKS;
 #pragma unroll
     for (int part = 0; part < OUT_COLUMNS / PART; part++) {
         added<E, PART> add;
@@ -224,8 +240,8 @@ __device__ void store(const operands &o, const args &a, const SUMS &sums, tile t
             const int j = part * PART / 8 + jj;
             const int column = t.n + j * 8 + lane % 4 * 2;
             const int chunk = jj + lane / 16; /* of 8 columns, that this lane addresses */
-            const uint32_t to = mine + chunk / 8 * (64 * 128) + to_row * 128 +
-                                ((chunk % 8) ^ (to_row % 8)) * 16;
+            const uint32_t to = mine + chunk / CHUNKS * (64 * BOX * 2) + to_row * BOX * 2 +
+                                ((chunk % CHUNKS) ^ swizzle) * 16;
             uint32_t v[4];
 #pragma unroll
             for (int i = 0; i < 4; i++) {
@@ -239,11 +255,10 @@ __device__ void store(const operands &o, const args &a, const SUMS &sums, tile t
         barrier_sync(1 + warpgroup, 128);
         if (threadIdx.x % 128 == 0) {
 #pragma unroll
-            for (int c = 0; c < PART; c += 64) {
+            for (int c = 0; c < PART; c += BOX) {
                 const int column = t.n + part * PART + c;
                 if (column < a.n && t.row + warpgroup * 64 < a.rows)
-                    tensor_store_2d(&o.y, mine + c / 64 * (64 * 128), column,
-                                    t.row + warpgroup * 64);
+                    tensor_store_2d(&o.y, mine + c * (64 * 2), column, t.row + warpgroup * 64);
             }
             store_commit();
         }

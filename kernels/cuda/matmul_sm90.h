@@ -18,9 +18,6 @@ struct wide_matmul { /* y = x @ w[0]^T, or y = act(x @ w[0]^T) * (x @ w[1]^T) */
     const void *add; /* as y, or NULL; may be y */
 };
 
-/* Columns of y in one tile: 64, 128 or 256, half as many when gated.  Pure; the bits do not
- * depend on it. */
-int matmul_sm90_tile(int rows, int n, bool gated, int sm_count);
 void matmul_sm90(struct device *d, const struct wide_matmul *m);
 
 #endif

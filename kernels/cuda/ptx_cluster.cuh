@@ -6,6 +6,14 @@
 
 #include "kernels/cuda/ptx_sm90.cuh"
 
+WGMMA_SHARED(__nv_bfloat16, "bf16", 96, 48, 48, 49, 50)
+WGMMA_SHARED(__half, "f16", 96, 48, 48, 49, 50)
+WGMMA_SHARED(__nv_bfloat16, "bf16", 160, 80, 80, 81, 82)
+WGMMA_SHARED(__half, "f16", 160, 80, 80, 81, 82)
+WGMMA_SHARED(__nv_bfloat16, "bf16", 192, 96, 96, 97, 98)
+WGMMA_SHARED(__half, "f16", 192, 96, 96, 97, 98)
+WGMMA_SHARED(__nv_bfloat16, "bf16", 224, 112, 112, 113, 114)
+WGMMA_SHARED(__half, "f16", 224, 112, 112, 113, 114)
 WGMMA_SHARED(__nv_bfloat16, "bf16", 256, 128, 128, 129, 130)
 WGMMA_SHARED(__half, "f16", 256, 128, 128, 129, 130)
 

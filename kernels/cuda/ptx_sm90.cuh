@@ -78,27 +78,43 @@ __device__ __forceinline__ uint64_t matrix_descriptor(uint32_t address, uint32_t
            (uint64_t)(stride >> 4) << 32 | (uint64_t)1 << 62;
 }
 
-/* Operand lists of 32, 64 and 128 registers. */
+/* Operand lists of 32 to 128 registers. */
 #define WGMMA_NAMES_32                                                                             \
     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                       \
     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define WGMMA_NAMES_48                                                                             \
+    WGMMA_NAMES_32 ", "                                                                            \
+    "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
 #define WGMMA_NAMES_64                                                                             \
     WGMMA_NAMES_32 ", "                                                                            \
     "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "             \
     "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-#define WGMMA_NAMES_128                                                                            \
+#define WGMMA_NAMES_80                                                                             \
+    WGMMA_NAMES_64 ", "                                                                            \
+    "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79"
+#define WGMMA_NAMES_96                                                                             \
     WGMMA_NAMES_64 ", "                                                                            \
     "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "             \
-    "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "             \
+    "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
+#define WGMMA_NAMES_112                                                                            \
+    WGMMA_NAMES_96 ", "                                                                            \
+    "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111"
+#define WGMMA_NAMES_128                                                                            \
+    WGMMA_NAMES_96 ", "                                                                            \
     "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
     "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 #define WGMMA_V8(d, i)                                                                             \
     "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]),    \
         "+f"(d[i + 6]), "+f"(d[i + 7])
-#define WGMMA_V32(d, i) WGMMA_V8(d, i), WGMMA_V8(d, i + 8), WGMMA_V8(d, i + 16), WGMMA_V8(d, i + 24)
-#define WGMMA_VALUES_32(d) WGMMA_V32(d, 0)
-#define WGMMA_VALUES_64(d) WGMMA_V32(d, 0), WGMMA_V32(d, 32)
-#define WGMMA_VALUES_128(d) WGMMA_VALUES_64(d), WGMMA_V32(d, 64), WGMMA_V32(d, 96)
+#define WGMMA_V16(d, i) WGMMA_V8(d, i), WGMMA_V8(d, i + 8)
+#define WGMMA_V32(d, i) WGMMA_V16(d, i), WGMMA_V16(d, i + 16)
+#define WGMMA_VALUES_32(d)  WGMMA_V32(d, 0)
+#define WGMMA_VALUES_48(d)  WGMMA_V32(d, 0), WGMMA_V16(d, 32)
+#define WGMMA_VALUES_64(d)  WGMMA_V32(d, 0), WGMMA_V32(d, 32)
+#define WGMMA_VALUES_80(d)  WGMMA_VALUES_64(d), WGMMA_V16(d, 64)
+#define WGMMA_VALUES_96(d)  WGMMA_VALUES_64(d), WGMMA_V32(d, 64)
+#define WGMMA_VALUES_112(d) WGMMA_VALUES_96(d), WGMMA_V16(d, 96)
+#define WGMMA_VALUES_128(d) WGMMA_VALUES_96(d), WGMMA_V32(d, 96)
 
 /* d[64, N] = (ADD ? d : 0) + a[64, 16] b[N, 16]^T, a and b in shared memory, both K-major. */
 #define WGMMA_SHARED(TYPE, NAME, N, R, A, B, S)                                                    \

@@ -50,7 +50,10 @@ void tensor_map_2d(device *d, CUtensorMap *map, const void *at, int columns, int
                      {(cuuint64_t)columns, (cuuint64_t)rows},
                      {(cuuint64_t)stride * 2},
                      {(cuuint32_t)box_columns, (cuuint32_t)box_rows}};
-    describe(d, map, at, CU_TENSOR_MAP_DATA_TYPE_UINT16, CU_TENSOR_MAP_SWIZZLE_128B, &b);
+    const CUtensorMapSwizzle swizzle = box_columns == 64   ? CU_TENSOR_MAP_SWIZZLE_128B
+                                       : box_columns == 32 ? CU_TENSOR_MAP_SWIZZLE_64B
+                                                           : CU_TENSOR_MAP_SWIZZLE_32B;
+    describe(d, map, at, CU_TENSOR_MAP_DATA_TYPE_UINT16, swizzle, &b);
 }
 
 void tensor_map_chunks(device *d, CUtensorMap *map, const void *at, int columns, int rows,

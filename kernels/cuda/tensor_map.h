@@ -9,7 +9,7 @@
 #include "kernels/cuda/cuda_int.h"
 
 /* A matrix of 16-bit values [rows, columns], rows `stride` values apart (a multiple of 8); copied in
- * boxes of box_rows x box_columns (64 at most), 128-byte swizzle; outside it is zero. */
+ * boxes of box_rows x box_columns (64, 32 or 16), swizzle as wide as these; outside it is zero. */
 void tensor_map_2d(struct device *d, CUtensorMap *map, const void *at, int columns, int rows,
                    int stride, int box_columns, int box_rows);
 

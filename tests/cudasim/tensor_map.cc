@@ -40,7 +40,7 @@ bool is_valid(const tensor_map &m)
 {
     const uint32_t row = m.box[0] * m.value_bytes;
     bool valid = m.value_bytes > 0 && reinterpret_cast<uintptr_t>(m.at) % 16 == 0 &&
-                 row % 16 == 0 && (!m.swizzled || row <= 128);
+                 row % 16 == 0 && (m.swizzle == 0 || row <= m.swizzle + 16);
     for (uint32_t i = 0; i < m.rank; i++) {
         valid = valid && m.box[i] >= 1 && m.box[i] <= 256;
         valid = valid && m.size[i] >= 1 && m.size[i] <= (uint64_t)1 << 32;
@@ -75,10 +75,19 @@ template <class F> void each_row(const tensor_map &m, const box_place &place, F 
     }
 }
 
-/* Of 16 bytes at an address, with a swizzle of 128 bytes. */
+/* The bits that a swizzle changes: of 128, 64 or 32 bytes. */
+uint32_t swizzle_bits(CUtensorMapSwizzle swizzle)
+{
+    return swizzle == CU_TENSOR_MAP_SWIZZLE_128B  ? 0x70
+           : swizzle == CU_TENSOR_MAP_SWIZZLE_64B ? 0x30
+           : swizzle == CU_TENSOR_MAP_SWIZZLE_32B ? 0x10
+                                                  : 0;
+}
+
+/* Where 16 bytes of an address are. */
 uint32_t swizzled(const tensor_map &m, uint32_t address)
 {
-    return m.swizzled ? address ^ (address >> 3 & 0x70) : address;
+    return address ^ (address >> 3 & m.swizzle);
 }
 
 /* The values of a row that are in the tensor: [first, end) of the box. */
@@ -154,13 +163,13 @@ CUresult tensor_map_encode(CUtensorMap *map, CUtensorMapDataType type, cuuint32_
     tensor_map m = {};
     if (rank < 1 || rank > DIMS_MAX || interleave != CU_TENSOR_MAP_INTERLEAVE_NONE ||
         fill != CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE ||
-        (swizzle != CU_TENSOR_MAP_SWIZZLE_NONE && swizzle != CU_TENSOR_MAP_SWIZZLE_128B))
+        (swizzle != CU_TENSOR_MAP_SWIZZLE_NONE && swizzle_bits(swizzle) == 0))
         return CUDA_ERROR_INVALID_VALUE;
     m.tag = TAG;
     m.at = static_cast<char *>(at);
     m.rank = rank;
     m.value_bytes = type_bytes(type);
-    m.swizzled = swizzle == CU_TENSOR_MAP_SWIZZLE_128B;
+    m.swizzle = swizzle_bits(swizzle);
     for (cuuint32_t i = 0; i < rank; i++) {
         m.box[i] = box[i];
         m.size[i] = size[i];

@@ -19,7 +19,8 @@ enum { DIMS_MAX = 5 };
 struct tensor_map { /* what lies in a CUtensorMap; the innermost dimension first */
     uint64_t tag;
     char *at;
-    uint32_t rank, value_bytes, swizzled;
+    uint32_t rank, value_bytes;
+    uint32_t swizzle; /* bits of an address that change with those 3 higher */
     uint32_t box[DIMS_MAX];
     uint64_t size[DIMS_MAX], pitch[DIMS_MAX]; /* pitch: bytes from one i to the next */
 };

@@ -1,7 +1,7 @@
 /* probe_matmul_sm90.cu - the Hopper product alone: right, one chain to the bit, and how fast.
  *
- *     nvcc -std=c++17 -O3 -gencode=arch=compute_90a,code=sm_90a -I. tests/gpu/probe_matmul_sm90.cu \
- *          kernels/cuda/matmul_sm90.cu kernels/cuda/tensor_map.cu -lcublasLt */
+ *     nvcc -std=c++17 -O3 -gencode=arch=compute_90a,code=sm_90a -I. tests/gpu/probe_matmul_sm90.cu
+ * \ kernels/cuda/matmul_sm90.cu kernels/cuda/tensor_map.cu -lcublasLt */
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -12,6 +12,7 @@
 #include <cuda_bf16.h>
 
 #include "kernels/cuda/act.cuh"
+#include "kernels/cuda/choose.h"
 #include "kernels/cuda/matmul_sm90.h"
 
 #define OK(call)                                                                                   \
@@ -169,12 +170,16 @@ static void check(int rows, int n, int k, bool gated, bool add)
     bool good = err < 6e-3 && nan == 0 && over == 0 && (gated || add || same == N);
     failed |= !good;
     printf("%5d x %6d x %5d %s%s tile %3d: err %.2e nan %zu over %zu chain %s %s\n", rows, n, k,
-           gated ? "gated " : "", add ? "add " : "", matmul_sm90_tile(rows, n, gated, dev.sm_count),
-           err, nan, over, gated || add ? "-" : same == N ? "equal" : "DIFFERS", good ? "" : "FAIL");
+           gated ? "gated " : "", add ? "add " : "",
+           matmul_choose_tile(WIDE_16_BITS, rows, n, gated, dev.sm_count).columns, err, nan, over,
+           gated || add ? "-"
+           : same == N  ? "equal"
+                        : "DIFFERS",
+           good ? "" : "FAIL");
     if (!gated && !add && same != N)
         printf("      equal %zu of %zu\n", same, N);
-    for (void *p : {(void *)x, (void *)w, (void *)u, (void *)r, (void *)ref, (void *)ref_u, (void *)c,
-                    (void *)y, (void *)y32})
+    for (void *p : {(void *)x, (void *)w, (void *)u, (void *)r, (void *)ref, (void *)ref_u,
+                    (void *)c, (void *)y, (void *)y32})
         cudaFree(p);
 }
 
@@ -258,10 +263,12 @@ static void bench(int rows, int n, int k, bool gated)
     double first_lt = time_us([&](int j) { theirs(j, 0); });
     double a2 = time_us(ours);
     double us = std::min(a1, a2), flop = 2.0 * rows * n_lt * k;
-    printf("%5d x %6d x %5d %s tile %3d: %8.1f us %6.1f TF | lt first %8.1f best %8.1f us %6.1f TF | "
-           "ratio %.3f\n",
-           rows, n_lt, k, gated ? "gated" : "     ", matmul_sm90_tile(rows, n, gated, dev.sm_count),
-           us, flop / us / 1e6, first_lt, best_lt, flop / best_lt / 1e6, best_lt / us);
+    printf(
+        "%5d x %6d x %5d %s tile %3d: %8.1f us %6.1f TF | lt first %8.1f best %8.1f us %6.1f TF | "
+        "ratio %.3f\n",
+        rows, n_lt, k, gated ? "gated" : "     ",
+        matmul_choose_tile(WIDE_16_BITS, rows, n, gated, dev.sm_count).columns, us, flop / us / 1e6,
+        first_lt, best_lt, flop / best_lt / 1e6, best_lt / us);
     for (bf *q : w)
         cudaFree(q);
     cudaFree(x);

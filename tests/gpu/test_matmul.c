@@ -35,10 +35,11 @@ static const struct kind kinds[] = {
 };
 
 static const int shapes[][2] = {/* in, n of the first out */
-                                {1000, 56},   {576, 576},    {2048, 256},  {576, 1536},
-                                {1536, 576},  {2048, 2048},  {2048, 8192}, {8192, 2048},
-                                {4096, 4096}, {4096, 14336}, {14336, 4096}};
-enum { N_SHAPES = sizeof shapes / sizeof shapes[0], N_SMALL_SHAPES = 3 };
+                                {1000, 56},   {576, 576},    {2048, 256},  {320, 96},
+                                {320, 160},   {320, 448},    {576, 1536},  {1536, 576},
+                                {2048, 2048}, {2048, 8192},  {8192, 2048}, {4096, 4096},
+                                {4096, 6144}, {4096, 14336}, {14336, 4096}};
+enum { N_SHAPES = sizeof shapes / sizeof shapes[0], N_SMALL_SHAPES = 6 };
 
 /* The small part is for compute-sanitizer, under which a launch takes a hundred times as long. */
 static int n_shapes = N_SHAPES, n_some_rows = N_SOME_ROWS;

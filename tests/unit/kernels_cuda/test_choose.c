@@ -67,10 +67,12 @@ static void check_cut(const struct matmul_shape *s)
     assert_true(c.warps >= 1 && c.warps <= SKINNY_WARPS_MAX);
     assert_int_equal(c.unit_tiles, s->gated ? 2 : 1);
     assert_true(c.warps * columns <= 256); /* rows of a box that the copy engine brings */
-    assert_true(c.span == 1 || s->in % SKINNY_CHUNK == 0); /* boxes of several chunks hold whole ones */
+    assert_true(c.span == 1 ||
+                s->in % SKINNY_CHUNK == 0); /* boxes of several chunks hold whole ones */
     assert_true(c.stages >= 3 && c.stages <= SKINNY_STAGES_MAX);
     assert_true(c.chunk_bytes % SKINNY_TILE_BYTES == 0 && c.x_bytes % SKINNY_TILE_BYTES == 0);
-    assert_true(2 * 1024 + c.x_bytes + (size_t)c.stages * c.chunk_bytes * (size_t)c.span <= c.shared_bytes);
+    assert_true(2 * 1024 + c.x_bytes + (size_t)c.stages * c.chunk_bytes * (size_t)c.span <=
+                c.shared_bytes);
     assert_true(c.shared_bytes <= SKINNY_SHARED_MAX);
     /* The last pass of the fullest block is not much emptier than the others. */
     int units = divide_up(c.n_units, c.grid), passes = divide_up(units, c.warps);
@@ -90,6 +92,64 @@ static void every_cut_fits(void **state)
                 }
 }
 
+static void check_tile(int rows, int n, bool gated, int want_rows, int want_columns)
+{
+    const struct matmul_tile t = matmul_choose_tile(WIDE_16_BITS, rows, n, gated, 132);
+    assert_int_equal(t.rows, want_rows);
+    assert_int_equal(t.columns, want_columns);
+}
+
+static void tiles_fill_their_last_wave(void **state)
+{
+    (void)state;
+    check_tile(256, 4096, false, 128, 64); /* 128 tiles of 132 */
+    check_tile(512, 4096, false, 128, 128);
+    check_tile(512, 6144, false, 128, 192); /* 128, where 256 columns are 96 of 132 */
+    check_tile(512, 5120, false, 128, 160);
+    check_tile(256, 6144, false, 128, 96);
+    check_tile(256, 14336, true, 128, 224); /* 256 in two waves, where 256 columns are 224 */
+    check_tile(8192, 14336, true, 128, 256);
+    check_tile(8192, 4096, false, 128, 256);
+}
+
+static void low_tiles_are_for_one_wave(void **state)
+{
+    (void)state;
+    check_tile(64, 4096, false, 64, 64);
+    check_tile(128, 4096, false, 64, 64);  /* 128 of 132 */
+    check_tile(128, 6144, false, 128, 64); /* 96, where 64 rows are 192 */
+}
+
+static bool has_kernel_8(const struct matmul_tile *t, int rows, bool gated)
+{
+    if (gated)
+        return t->rows == 128 && (t->columns == 128 || t->columns == 256);
+    return (t->rows == 128 && (t->columns == 64 || t->columns == 128 || t->columns == 256)) ||
+           (t->rows == 64 && t->columns == 64 && rows <= 128);
+}
+
+static bool has_kernel_16(const struct matmul_tile *t, int rows, bool gated)
+{
+    if (gated)
+        return t->rows == 128 && (t->columns == 128 || t->columns == 224 || t->columns == 256);
+    if (t->columns % 64 == 32 || t->columns == 192)
+        return t->rows == 128 && t->columns <= 192 && rows > 128;
+    return t->rows == 128 || (t->rows == 64 && t->columns == 64 && rows <= 128);
+}
+
+static void every_tile_has_a_kernel(void **state)
+{
+    (void)state;
+    for (int rows = 33; rows < 3000; rows += 1 + rows / 7)
+        for (int n = 8; n < 40000; n += 8 * (1 + n / 40))
+            for (int gated = 0; gated < 2; gated++) {
+                struct matmul_tile t = matmul_choose_tile(WIDE_16_BITS, rows, n, gated, 132);
+                assert_true(has_kernel_16(&t, rows, gated));
+                t = matmul_choose_tile(WIDE_8_BITS, rows, n, gated, 78);
+                assert_true(has_kernel_8(&t, rows, gated));
+            }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -97,6 +157,9 @@ int main(void)
         cmocka_unit_test(other_devices_get_tiles),
         cmocka_unit_test(small_x_stays_and_is_normalised),
         cmocka_unit_test(every_cut_fits),
+        cmocka_unit_test(tiles_fill_their_last_wave),
+        cmocka_unit_test(low_tiles_are_for_one_wave),
+        cmocka_unit_test(every_tile_has_a_kernel),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
