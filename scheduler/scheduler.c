@@ -16,6 +16,8 @@ static bool check_options(const struct scheduler_options *o, struct status *st)
         return status_fail(st, STATUS_BAD_INPUT, "queue_max is %d", o->queue_max);
     if (o->prefill_chunk_max < 0)
         return status_fail(st, STATUS_BAD_INPUT, "prefill_chunk_max is %d", o->prefill_chunk_max);
+    if (o->mixed_tokens_max < 0)
+        return status_fail(st, STATUS_BAD_INPUT, "mixed_tokens_max is %d", o->mixed_tokens_max);
     return true;
 }
 

@@ -35,6 +35,8 @@ struct scheduler_options {
                                    -1 = four for each slot */
     uint64_t queue_wait_ms_max; /* a request waiting longer is failed; 0 = no limit */
     int32_t prefill_chunk_max;  /* prompt tokens of one sequence in one step; 0 = half a step */
+    int32_t mixed_tokens_max;   /* tokens of a step in which answers go on, or twice as many as go on
+                                   if that is more; 0 = 1024 */
     bool prefix_cache;
     struct hash_key hash_key;   /* from hash_key_random, or fixed in a simulation */
 };

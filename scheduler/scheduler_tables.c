@@ -5,7 +5,7 @@
 
 #include "scheduler/scheduler_int.h"
 
-enum { CELL_BYTES = 64, LINE = 64, QUEUE_LIMIT = 1 << 24 };
+enum { CELL_BYTES = 64, LINE = 64, QUEUE_LIMIT = 1 << 24, MIXED_TOKENS = 1024 };
 static_assert(sizeof(struct news_cell) <= CELL_BYTES, "news fit their cell");
 
 static uint32_t ring_cells(int32_t n)
@@ -85,6 +85,8 @@ static bool choose_sizes(struct scheduler *s, const struct step_limits *l, struc
         s->options.queue_max = 4 * s->n_slots;
     if (s->options.prefill_chunk_max == 0)
         s->options.prefill_chunk_max = (l->step_tokens_max + 1) / 2;
+    if (s->options.mixed_tokens_max == 0)
+        s->options.mixed_tokens_max = MIXED_TOKENS;
     if (__builtin_add_overflow(s->options.queue_max, s->n_slots, &n) || n > QUEUE_LIMIT)
         return status_fail(st, STATUS_TOO_LARGE, "queue_max is %d; the limit is %d",
                            s->options.queue_max, QUEUE_LIMIT - s->n_slots);

@@ -108,11 +108,16 @@ static int32_t count_decodes(const struct scheduler *s, int32_t n_stages)
 }
 
 /* Tokens of a step: with several stages half of one's share, so that a long prompt is in more steps
- * than there are stages, which fill and empty quickly. */
+ * than there are stages, which fill and empty quickly.  Where answers go on, few enough that they
+ * do not wait long, and as many for prompts as for them, so that sequences begin as fast as others
+ * end: prompts, which compute, and answers, which read memory, then share steps (Sarathi-Serve,
+ * arXiv:2403.02310). */
 static int32_t count_budget(const struct scheduler *s, int32_t n_stages, int32_t decodes)
 {
-    const int32_t n = s->limits.step_tokens_max;
-    return n_stages == 1 ? n : max_i32(share_of(n, 2 * n_stages), decodes);
+    int32_t n = s->limits.step_tokens_max;
+    if (n_stages > 1)
+        n = max_i32(share_of(n, 2 * n_stages), decodes);
+    return decodes == 0 ? n : min_i32(n, max_i32(s->options.mixed_tokens_max, 2 * decodes));
 }
 
 /* Whether the token that q goes on from is there, or the device's to know. */

@@ -172,6 +172,8 @@ static bool open_scheduler(struct bench *b, struct status *st)
     const struct scheduler_options so = {
         .queue_max = REQUESTS_MAX,
         .prefill_chunk_max = (int32_t)b->cfg.prefill_chunk,
+        /* A batch of the table is to be whole soon. */
+        .mixed_tokens_max = b->cfg.mixed_step_tokens ? (int32_t)b->cfg.mixed_step_tokens : INT32_MAX,
         .prefix_cache = false,
     };
     b->source.sched = scheduler_open(&so, e, NULL, &clock_real, st);

@@ -31,7 +31,7 @@ struct config {
     int64_t device_index, threads, tensor_parallel, kv_blocks, kv_memory, block_tokens, max_seqs, max_step_tokens, max_context;
     int64_t fake_step_us;
     /* scheduling */
-    int64_t prefill_chunk, queue_max, queue_wait_ms, prefix_cache, peer_memory;
+    int64_t prefill_chunk, mixed_step_tokens, queue_max, queue_wait_ms, prefix_cache, peer_memory;
     /* HTTP */
     const char *host, *api_key_file;
     int64_t port, allow_open, max_connections, connections_per_ip, log_requests;

@@ -190,6 +190,7 @@ static bool open_scheduler(struct front *f, struct status *st)
         .queue_max = c->queue_max ? (int32_t)c->queue_max : -1,
         .queue_wait_ms_max = (uint64_t)c->queue_wait_ms,
         .prefill_chunk_max = (int32_t)c->prefill_chunk,
+        .mixed_tokens_max = (int32_t)c->mixed_step_tokens,
         .prefix_cache = c->prefix_cache != 0,
     };
     if (!hash_key_random(&so.hash_key)) {

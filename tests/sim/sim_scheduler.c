@@ -160,6 +160,7 @@ static void make_options(struct sim *m)
         .queue_max = chance(m, 70) ? REQUESTS_MAX : between(m, 0, REQUESTS_MAX / 4),
         .queue_wait_ms_max = chance(m, 70) ? 0 : (uint64_t)between(m, 1, 20000),
         .prefill_chunk_max = skewed(m, 1, 128),
+        .mixed_tokens_max = skewed(m, 1, 128),
         .prefix_cache = chance(m, 85),
         .hash_key = {draw(m), draw(m)},
     };

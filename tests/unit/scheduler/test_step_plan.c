@@ -110,6 +110,38 @@ static void a_step_never_has_more_tokens_than_its_limit(void **state)
     check_row(w, 2, c, 3, 0);
 }
 
+static void a_step_with_answers_has_fewer_tokens(void **state)
+{
+    struct world *w = *state;
+    w->options.mixed_tokens_max = 8;
+    world_open(w);
+    const int32_t a = enqueue(w, 0, 16, 10);
+    plan(w);
+    check_row(w, 0, a, 16, ROW_SAMPLE);
+    submit(w);
+    land(w);
+    const int32_t b = enqueue(w, 1, 9, 4);
+    plan(w);
+    assert_int_equal(w->plan.n_tokens, 8);
+    check_row(w, 0, a, 1, ROW_SAMPLE | ROW_TOKEN_SAMPLED);
+    check_row(w, 1, b, 7, 0);
+}
+
+static void as_many_prompt_tokens_as_answers_go_on(void **state)
+{
+    struct world *w = *state;
+    w->options.mixed_tokens_max = 1;
+    world_open(w);
+    enqueue(w, 0, 3, 10);
+    enqueue(w, 1, 3, 10);
+    submit(w);
+    land(w);
+    const int32_t c = enqueue(w, 2, 16, 4);
+    plan(w);
+    assert_int_equal(w->plan.n_tokens, 4);
+    check_row(w, 2, c, 2, 0);
+}
+
 static void the_queue_is_served_in_order_of_arrival(void **state)
 {
     struct world *w = *state;
@@ -393,6 +425,8 @@ int main(void)
         T(decodes_come_before_prompts_in_one_step),
         T(a_prompt_is_cut_at_the_chunk_and_sampled_at_its_end),
         T(a_step_never_has_more_tokens_than_its_limit),
+        T(a_step_with_answers_has_fewer_tokens),
+        T(as_many_prompt_tokens_as_answers_go_on),
         T(the_queue_is_served_in_order_of_arrival),
         T(a_large_head_is_not_overtaken_by_a_small_one),
         T(an_unknown_input_token_is_the_last_sample),

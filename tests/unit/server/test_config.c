@@ -58,6 +58,7 @@ static void a_flag_wins_over_environment_over_file(void **state)
     assert_int_equal(c.max_seqs, 4);
     assert_string_equal(c.host, "::1");
     assert_int_equal(c.max_step_tokens, 0);
+    assert_int_equal(c.mixed_step_tokens, 0);
     config_close(&c);
     unsetenv("INFERD_PORT");
     unsetenv("INFERD_MAX_SEQS");
