@@ -122,7 +122,7 @@ template <class S> struct high_side {
     /* By one thread. */
     __device__ __forceinline__ void init() const
     {
-        mbarrier_init(listed, 1);
+        mbarrier_init(listed, 32); /* the lanes that make it */
         mbarrier_init(full, 3); /* the warps that gather */
         mbarrier_init(empty, S::MATHS / 128);
     }

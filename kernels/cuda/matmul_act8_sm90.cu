@@ -342,8 +342,7 @@ __device__ __forceinline__ void gather_tiles(const args8 &a, high_side<S> high, 
     depend_wait();
     if (warp == 3) {
         list_make(high.list(), a.high);
-        if (threadIdx.x % 32 == 0)
-            mbarrier_arrive(high.listed);
+        mbarrier_arrive(high.listed);
         mask_clear(a.high);
     }
     const int found = high.wait_list(), n = found <= a.high.listed_max ? found : 0;
