@@ -145,12 +145,12 @@ static void attend(struct decoder *d, int il, int n)
     void *k = value_at(d, q, q_width(cfg));
     void *v = value_at(d, k, (int64_t)cfg->n_kv_heads * cfg->head_dim);
 
-    d->ops->matmul(d->dev, &(struct matmul_args){
+    d->ops->matmul_rope_kv(d->dev, &(struct matmul_args){
         .x = d->x, .rows = n, .norm = &norm, .n_outs = 3,
         .out = {{.y = q, .y_stride = stride, .w = w[W_Q], .bias = vector(w[W_Q_BIAS])},
                 {.y = k, .y_stride = stride, .w = w[W_K], .bias = vector(w[W_K_BIAS])},
-                {.y = v, .y_stride = stride, .w = w[W_V], .bias = vector(w[W_V_BIAS])}}});
-    d->ops->rope_kv(d->dev, &(struct rope_kv_args){
+                {.y = v, .y_stride = stride, .w = w[W_V], .bias = vector(w[W_V_BIAS])}}},
+        &(struct rope_kv_args){
         .q = q, .k = k, .v = v, .stride = stride, .q_norm = vector(w[W_Q_NORM]),
         .k_norm = vector(w[W_K_NORM]), .norm_eps = cfg->norm_eps, .kv = &d->kv, .layer = il,
         .n_heads = cfg->n_heads, .rope = cfg->rope, .rope_dims = cfg->rope_dims,

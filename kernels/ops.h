@@ -360,6 +360,8 @@ struct ops {
     void (*norm)(struct device *, const struct norm_args *);
     void (*matmul)(struct device *, const struct matmul_args *);
     void (*rope_kv)(struct device *, const struct rope_kv_args *);
+    /* Both, the outs being q, k and v; y of k and of v is then anything. */
+    void (*matmul_rope_kv)(struct device *, const struct matmul_args *, const struct rope_kv_args *);
     void (*attention)(struct device *, const struct attention_args *);
     /* Only with a comm; NULL = no such device can be one rank of several. */
     void (*all_reduce)(struct device *, const struct all_reduce_args *);
@@ -412,7 +414,7 @@ struct backend {
     bool (*rates)(struct device *, double *copy_bytes_s, double *matmul_flops, struct status *st);
 };
 
-enum { OPS_ABI = 6 };
+enum { OPS_ABI = 7 };
 
 extern const struct backend cpu_backend; /* kernels/cpu */
 

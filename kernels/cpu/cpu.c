@@ -204,6 +204,13 @@ static const char *variant(const struct device *d)
     return isa_name(d->isa);
 }
 
+static void matmul_rope_kv(struct device *d, const struct matmul_args *m,
+                           const struct rope_kv_args *r)
+{
+    cpu_linear(d, m);
+    cpu_rope_kv(d, r);
+}
+
 static const struct ops ops = {
     .name = "cpu",
     .host_memory = true,
@@ -225,6 +232,7 @@ static const struct ops ops = {
     .norm = cpu_norm,
     .matmul = cpu_linear,
     .rope_kv = cpu_rope_kv,
+    .matmul_rope_kv = matmul_rope_kv,
     .attention = cpu_attention,
     .all_reduce = cpu_all_reduce,
     .send = cpu_send,

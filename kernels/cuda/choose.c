@@ -109,3 +109,12 @@ struct matmul_tile matmul_choose_tile(enum wide_kernels kernels, int rows, int n
     }
     return best;
 }
+
+/* Stages of one chunk are for widths that are no whole chunks: no kernel of those ends so. */
+bool heads_choose(const struct matmul_choice *c, const struct heads_shape *s)
+{
+    const int unit = 8;
+    return c->variant == MATMUL_SKINNY && c->unit_tiles == 1 && c->span > 1 &&
+           s->head_dim % unit == 0 && s->rope_dims == s->head_dim && !s->has_norm &&
+           s->cache_is_act && s->aligned;
+}

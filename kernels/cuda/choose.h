@@ -79,6 +79,16 @@ enum wide_kernels { WIDE_16_BITS, WIDE_8_BITS };
 struct matmul_tile matmul_choose_tile(enum wide_kernels kernels, int rows, int n, bool gated,
                                       int sm_count);
 
+/* May the product of q, k and v turn their heads and write them to the cache itself?  A lane has a
+ * pair or two at its end, never a head, whose norm or scale would want all of it. */
+struct heads_shape {
+    int head_dim, rope_dims; /* rope_dims: 0 = no rope */
+    bool has_norm;           /* of the heads of q or k */
+    bool cache_is_act;       /* the cache is of the activations' type */
+    bool aligned;            /* y may be written two values at a time */
+};
+bool heads_choose(const struct matmul_choice *c, const struct heads_shape *s);
+
 #ifdef __cplusplus
 }
 #endif

@@ -499,6 +499,7 @@ const ops table = {
     .norm = cuda_norm,
     .matmul = cuda_matmul,
     .rope_kv = cuda_rope_kv,
+    .matmul_rope_kv = cuda_matmul_rope_kv,
     .attention = cuda_attention,
     .all_reduce = cuda_all_reduce,
     .send = cuda_send,

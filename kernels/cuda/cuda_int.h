@@ -86,6 +86,8 @@ void cuda_embed_block(struct device *, const struct embed_args *);  /* embed_blo
 void cuda_norm(struct device *, const struct norm_args *);          /* norm.cu */
 void cuda_matmul(struct device *, const struct matmul_args *);      /* matmul.cu: which kernel, see matmul_int.h */
 void cuda_rope_kv(struct device *, const struct rope_kv_args *);    /* rope_kv.cu */
+void cuda_matmul_rope_kv(struct device *, const struct matmul_args *,
+                         const struct rope_kv_args *); /* qkv.cu: both, in one kernel where it can be */
 void cuda_attention(struct device *, const struct attention_args *); /* attention.cu: both lists */
 void cuda_head(struct device *, const struct head_args *);          /* head.cu: gather + norm, then matmul.cu's product to f32 */
 void cuda_sample(struct device *, const struct sample_args *);      /* sample.cu: into d->sample_out[first..] */

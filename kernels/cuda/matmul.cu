@@ -4,8 +4,10 @@
  * are gate and up.  A norm runs once, in front, unless the kernel makes it in passing. */
 #include "kernels/cuda/act8_layout.h"
 #include "kernels/cuda/block_layout.h"
+#include "kernels/cuda/matmul_epilogue.cuh"
 #include "kernels/cuda/matmul_int.h"
 #include "kernels/cuda/matmul_sm90.h"
+#include "kernels/cuda/rope_kv.cuh"
 #include "kernels/cuda/scheme_layout.h"
 #include "kernels/cuda/weight_layout.h"
 
@@ -128,20 +130,44 @@ void run(struct call *c, struct product *p)
     c->has_normed = c->has_normed && !p->act8; /* codes lie there */
 }
 
-void run_outs(struct call *c)
+/* The out i, and those behind it that run with it; returns the next. */
+int join_outs(const struct call *c, int i, struct product *p)
 {
     const struct matmul_args *a = c->a;
-    for (int i = 0; i < a->n_outs;) {
-        struct product p = product_of(c->d, a, &a->out[i++]);
-        for (; i < a->n_outs; i++) {
-            struct product next = product_of(c->d, a, &a->out[i]);
-            if (!runs_as_one(&p, &next))
-                break;
-            p.n += next.n;
-            p.w_bytes += next.w_bytes;
-        }
+    *p = product_of(c->d, a, &a->out[i++]);
+    for (; i < a->n_outs; i++) {
+        struct product next = product_of(c->d, a, &a->out[i]);
+        if (!runs_as_one(p, &next))
+            break;
+        p->n += next.n;
+        p->w_bytes += next.w_bytes;
+    }
+    return i;
+}
+
+void run_outs(struct call *c)
+{
+    for (int i = 0; i < c->a->n_outs;) {
+        struct product p;
+        i = join_outs(c, i, &p);
         run(c, &p);
     }
+}
+
+bool heads_fit(const struct device *d, const struct product *p, const struct rope_job *j)
+{
+    const struct matmul_shape s = shape_of(d, p);
+    struct heads_shape h = {};
+    struct matmul_choice c;
+    if (p->scheme || p->blocks)
+        return false;
+    matmul_choose(&c, &s);
+    h.head_dim = j->head_dim;
+    h.rope_dims = j->dims;
+    h.has_norm = j->q_norm || j->k_norm;
+    h.cache_is_act = j->cache_dtype == d->act;
+    h.aligned = epilogue_aligned(p);
+    return heads_choose(&c, &h);
 }
 
 void run_gated(struct call *c)
@@ -247,6 +273,17 @@ void matmul_product(struct device *d, const struct product *p)
         matmul_scheme_skinny(d, p);
     else
         matmul_scheme_wide(d, p);
+}
+
+bool matmul_heads(struct device *d, const struct matmul_args *a, const struct rope_job *j)
+{
+    struct call c = {d, a, false};
+    struct product p;
+    if (join_outs(&c, 0, &p) < a->n_outs || !heads_fit(d, &p, j))
+        return false;
+    p.heads = j;
+    run(&c, &p);
+    return true;
 }
 
 void cuda_matmul(struct device *d, const struct matmul_args *a)

@@ -32,9 +32,11 @@ struct product { /* y[rows, n] of x[rows, in] and w; one or several weights that
     const struct norm *norm;         /* of x, or NULL */
     const struct batch_head *gather; /* row i of x is x[gather[i].row]; NULL <=> x[i] */
     enum dtype blocks;               /* of w and w_up: a block format (block_layout.h); DT_F32 <=> none */
+    const struct rope_job *heads;    /* y is q, k and v, to be turned and written by it; or NULL */
 };
 
-/* matmul_skinny.cu; norm and gather only where the choice fuses the norm. */
+/* matmul_skinny.cu; norm and gather only where the choice fuses the norm, heads only where
+ * heads_choose says so. */
 void matmul_skinny(struct device *, const struct product *, const struct matmul_choice *);
 /* matmul_tiles.cu: any shape on any device, at no great speed; norm and gather are NULL. */
 void matmul_tiles(struct device *, const struct product *);
@@ -73,5 +75,9 @@ bool matmul_fits_sm90(const struct product *p);
 void matmul_take_weight(const struct device *, struct product *p, const struct tensor *w);
 bool matmul_fuses_norm(const struct device *, const struct product *);
 void matmul_product(struct device *, const struct product *);
+
+/* matmul.cu: q, k and v of a call, turned and written by the job; false, and nothing done, where no
+ * kernel does all of it. */
+bool matmul_heads(struct device *, const struct matmul_args *, const struct rope_job *);
 
 #endif

@@ -11,8 +11,12 @@
  * its results are x and add, never weights.
  *
  * x lies whole in shared memory when it is small (and is normalised there), else each stage of the
- * ring holds x's chunk too.  Bytes: weights once; x once a block (resident) or once a pass. */
+ * ring holds x's chunk too.  Bytes: weights once; x once a block (resident) or once a pass.
+ *
+ * Where y is q, k and v, a unit may take its rows from two places of a head, and ends with rope and
+ * the cache: matmul_heads.cuh. */
 #include "kernels/cuda/matmul_epilogue.cuh"
+#include "kernels/cuda/matmul_heads.cuh"
 #include "kernels/cuda/matmul_rows.cuh"
 #include "kernels/cuda/tensor_map.h"
 
@@ -33,10 +37,15 @@ static_assert(ZEROS_AT % 16 == 0 && ZEROS_AT + 16 <= 1024, "barriers, sums and z
 struct skinny_args : rows_args {
     int n_units, warps, stages, stage_bytes, x_bytes;
     bool aligned; /* y may be written two values at a time */
+    struct rope_job heads;
 };
 
-/* Boxes of the units of a whole pass, and of a last one of blocks with more and with fewer units.
- */
+enum kind { PLAIN, GATED, HEADS };
+
+template <kind KIND> constexpr int tiles_of = KIND == GATED ? 2 : 1;
+
+/* Boxes of the units of a whole pass, and of a last one of blocks with more and with fewer units;
+ * of heads all are of one unit. */
 enum { PASS_WHOLE, PASS_LAST, PASS_LESS, N_PASSES };
 
 struct skinny_maps {
@@ -87,8 +96,9 @@ struct feed_at { /* a step: where in the ring, from which chunk of which units *
 
 /* A stage takes one copy of all units of its pass, or two, gate and up, and one of x.  A copy costs
  * the engine some 80 clocks, however small: one for each unit and chunk, 1 KiB, bounded an SM at 12
- * bytes a clock. */
-template <int ROWS, int TILES, bool RESIDENT, int SPAN> struct feeder {
+ * bytes a clock.  Of heads each unit has its own, which is 2 or 4 KiB. */
+template <int ROWS, kind KIND, bool RESIDENT, int SPAN> struct feeder {
+    enum { TILES = tiles_of<KIND> };
     const skinny_maps &maps;
     const skinny_args &a;
     const share &s;
@@ -118,19 +128,36 @@ template <int ROWS, int TILES, bool RESIDENT, int SPAN> struct feeder {
             tensor_load_3d(to, map, 0, row, chunk, bar, policy);
     }
 
-    __device__ void weights(const feed_at &at)
+    __device__ void pass(const feed_at &at, uint32_t bar, int units)
     {
-        const int units = min(a.warps, s.end_unit - at.unit);
         const int box = units == maps.units[PASS_WHOLE]  ? PASS_WHOLE
                         : units == maps.units[PASS_LAST] ? PASS_LAST
                                                          : PASS_LESS;
-        const uint32_t bar = s.full + 8 * at.ring.stage, to = stage_of(at);
-        mbarrier_arrive_expect(bar, (uint32_t)(SPAN * (units * TILES * SKINNY_TILE_BYTES +
-                                                       (RESIDENT ? 0 : ROWS * ROW_BYTES))));
 #pragma unroll
         for (int tile = 0; tile < TILES; tile++)
-            load(to + (uint32_t)(tile * SPAN * a.warps * SKINNY_TILE_BYTES), &maps.w[tile][box],
-                 at.chunk, 8 * at.unit, bar, once);
+            load(stage_of(at) + (uint32_t)(tile * SPAN * a.warps * SKINNY_TILE_BYTES),
+                 &maps.w[tile][box], at.chunk, 8 * at.unit, bar, once);
+    }
+
+    __device__ void heads(const feed_at &at, uint32_t bar, int units)
+    {
+        head_at u(a.heads, at.unit);
+        for (int i = 0; i < units; i++, u.next(a.heads))
+            tensor_load_4d(stage_of(at) + (uint32_t)(i * SPAN * SKINNY_TILE_BYTES),
+                           &maps.w[0][PASS_WHOLE], 0, u.part * head_run(a.heads),
+                           u.head * head_runs(a.heads), at.chunk, bar, once);
+    }
+
+    __device__ void weights(const feed_at &at)
+    {
+        const int units = min(a.warps, s.end_unit - at.unit);
+        const uint32_t bar = s.full + 8 * at.ring.stage;
+        mbarrier_arrive_expect(bar, (uint32_t)(SPAN * (units * TILES * SKINNY_TILE_BYTES +
+                                                       (RESIDENT ? 0 : ROWS * ROW_BYTES))));
+        if constexpr (KIND == HEADS)
+            heads(at, bar, units);
+        else
+            pass(at, bar, units);
     }
 
     /* x lies behind the tiles. */
@@ -173,9 +200,10 @@ template <int ROWS, int TILES> struct fragments {
 /* Where a lane reads a chunk.  Of 8 rows and of rows past the last, the other half of mma's 16 are
  * zeros that ldmatrix brings: to put them beside x in registers would cost more than to load them.
  */
-template <int ROWS, int TILES, bool RESIDENT, int SPAN> struct reader {
+template <int ROWS, kind KIND, bool RESIDENT, int SPAN> struct reader {
+    enum { TILES = tiles_of<KIND> };
     uint32_t w_offset[2], x_offset[CHUNK_STEPS];
-    uint32_t tiles, chunk_tiles; /* bytes of the units of a stage, and, of a pass, of one chunk */
+    uint32_t tiles, chunk_tiles; /* bytes of the units of a stage; from one chunk to the next */
     uint32_t w, x;               /* of the chunk */
     bool zero;
 
@@ -187,7 +215,8 @@ template <int ROWS, int TILES, bool RESIDENT, int SPAN> struct reader {
 #pragma unroll
         for (int half = 0; half < 2; half++)
             w_offset[half] =
-                piece_at((uint32_t)(warp * SKINNY_TILE_BYTES), lane % 8, 4 * half + matrix);
+                piece_at((uint32_t)(warp * (KIND == HEADS ? SPAN : 1) * SKINNY_TILE_BYTES),
+                         lane % 8, 4 * half + matrix);
 #pragma unroll
         for (int step = 0; step < CHUNK_STEPS; step++)
             x_offset[step] = zero ? 0 : piece_at(0, row, 2 * step + matrix / 2);
@@ -251,11 +280,12 @@ __device__ void sums_store(const skinny_args &a, int unit, int lane,
 
 /* The mma of a chunk wait for each other: between them the next chunk is read, into the registers
  * that the last one is through with. */
-template <class T, int ROWS, int TILES, bool RESIDENT, int SPAN> struct worker {
+template <class T, int ROWS, kind KIND, bool RESIDENT, int SPAN> struct worker {
+    enum { TILES = tiles_of<KIND> };
     typedef fragments<ROWS, TILES> chunk_of;
     const skinny_args &a;
     const share &s;
-    reader<ROWS, TILES, RESIDENT, SPAN> r;
+    reader<ROWS, KIND, RESIDENT, SPAN> r;
     ring_at at; /* what is computed */
     chunk_of f;
     float sum[TILES][chunk_of::GROUPS][4];
@@ -323,36 +353,70 @@ template <class T, int ROWS, int TILES, bool RESIDENT, int SPAN> struct worker {
     __device__ void pass(int units, int lane, bool is_last)
     {
         int first = 0;
-        r.chunk_tiles = (uint32_t)(units * SKINNY_TILE_BYTES);
+        r.chunk_tiles = (uint32_t)((KIND == HEADS ? 1 : units) * SKINNY_TILE_BYTES);
         for (; first + SPAN < a.chunks; first += SPAN)
             stage<true>(first, lane, false);
         stage<false>(first, lane, is_last);
     }
 };
 
-template <class T, int ROWS, int TILES, bool RESIDENT, int SPAN>
-__device__ void work(const skinny_args &a, const share &s, int warp, int lane)
+/* What a unit ends with, and knows before it begins. */
+template <class T, int ROWS, kind KIND> struct end_of {
+    __device__ void find(const skinny_args &, int, int)
+    {
+    }
+
+    __device__ void store(const skinny_args &a, int unit, int lane,
+                          float sum[tiles_of<KIND>][fragments<ROWS, tiles_of<KIND>>::GROUPS][4])
+    {
+        sums_store<T, ROWS, tiles_of<KIND>>(a, unit, lane, sum);
+    }
+};
+
+template <class T, int ROWS> struct end_of<T, ROWS, HEADS> {
+    head_end<T, ROWS> heads;
+
+    __device__ void find(const skinny_args &a, int unit, int lane)
+    {
+        heads.find(a.p, a.heads, unit, lane);
+    }
+
+    __device__ void store(const skinny_args &a, int, int,
+                          float sum[1][fragments<ROWS, 1>::GROUPS][4])
+    {
+#pragma unroll
+        for (int n = 0; n < ROWS / 8; n++)
+            heads.store(a.p, a.heads, n, sum[0][n / 2] + n % 2 * 2);
+    }
+};
+
+/* `end`: of the first unit. */
+template <class T, int ROWS, kind KIND, bool RESIDENT, int SPAN>
+__device__ void work(const skinny_args &a, const share &s, int warp, int lane,
+                     end_of<T, ROWS, KIND> *end)
 {
-    worker<T, ROWS, TILES, RESIDENT, SPAN> w = {a, s, {a, warp, lane}, {0, 0}, {}, {}};
+    worker<T, ROWS, KIND, RESIDENT, SPAN> w = {a, s, {a, warp, lane}, {0, 0}, {}, {}};
     w.read_first();
     for (int pass = 0; pass < s.passes; pass++) {
 #pragma unroll
-        for (int tile = 0; tile < TILES; tile++)
+        for (int tile = 0; tile < w.TILES; tile++)
 #pragma unroll
-            for (int group = 0; group < fragments<ROWS, TILES>::GROUPS; group++)
+            for (int group = 0; group < w.f.GROUPS; group++)
 #pragma unroll
                 for (int i = 0; i < 4; i++)
                     w.sum[tile][group][i] = 0;
         const int first = s.first_unit + pass * a.warps, unit = first + warp;
+        if (pass > 0 && unit < s.end_unit)
+            end->find(a, unit, lane);
         w.pass(min(a.warps, s.end_unit - first), lane, pass + 1 == s.passes);
         if (unit < s.end_unit)
-            sums_store<T, ROWS, TILES>(a, unit, lane, w.sum);
+            end->store(a, unit, lane, w.sum);
     }
 }
 
 /* grid: blocks of equal shares of units; block: THREADS, of which warps [0, a.warps) own units.
  * 112 registers leave room for blocks of the small kernels between products. */
-template <class T, int ROWS, int TILES, bool RESIDENT, int SPAN>
+template <class T, int ROWS, kind KIND, bool RESIDENT, int SPAN>
 __global__ void __maxnreg__(112)
     skinny_kernel(const __grid_constant__ skinny_maps maps, const __grid_constant__ skinny_args a)
 {
@@ -366,7 +430,8 @@ __global__ void __maxnreg__(112)
     depend_launch();
     if (has_norm_w && warp < SKINNY_WARPS_MAX) /* they would wait behind all that the ring takes */
         norm_weights_load(s.x + norm_w_at, a);
-    if (warp == SKINNY_WARPS_MAX && lane < TILES * N_PASSES && maps.units[lane % N_PASSES] > 0)
+    if (warp == SKINNY_WARPS_MAX && lane < tiles_of<KIND> * N_PASSES &&
+        maps.units[lane % N_PASSES] > 0)
         tensor_map_prefetch(&maps.w[lane / N_PASSES][lane % N_PASSES]);
     if (threadIdx.x == WORKERS) {
         for (int stage = 0; stage < a.stages; stage++) {
@@ -379,11 +444,14 @@ __global__ void __maxnreg__(112)
     __syncthreads();
     if (warp == SKINNY_WARPS_MAX) {
         if (lane == 0)
-            feeder<ROWS, TILES, RESIDENT, SPAN>{maps, a, s, policy_evict_first(),
-                                                policy_evict_last()}
+            feeder<ROWS, KIND, RESIDENT, SPAN>{maps, a, s, policy_evict_first(),
+                                               policy_evict_last()}
                 .run();
         return;
     }
+    end_of<T, ROWS, KIND> end;
+    if (s.first_unit + warp < s.end_unit)
+        end.find(a, s.first_unit + warp, lane);
     depend_wait();
     if (RESIDENT) {
         x_load(s.x, a);
@@ -394,42 +462,53 @@ __global__ void __maxnreg__(112)
         barrier_sync(ROWS_BARRIER, WORKERS);
     }
     if (warp < a.warps)
-        work<T, ROWS, TILES, RESIDENT, SPAN>(a, s, warp, lane);
+        work<T, ROWS, KIND, RESIDENT, SPAN>(a, s, warp, lane, &end);
 #endif
 }
 
 typedef void skinny_function(const skinny_maps, const skinny_args);
 
 struct variant {
-    int rows_tile, unit_tiles;
+    int rows_tile;
+    enum kind kind;
     bool resident;
     int span;
     skinny_function *kernel[2]; /* bf16, f16 */
 };
 
-#define VARIANT(ROWS, TILES, RESIDENT, SPAN)                                                       \
+#define VARIANT(ROWS, KIND, RESIDENT, SPAN)                                                        \
     {                                                                                              \
-        ROWS, TILES, RESIDENT, SPAN,                                                               \
+        ROWS, KIND, RESIDENT, SPAN,                                                                \
         {                                                                                          \
-            skinny_kernel<__nv_bfloat16, ROWS, TILES, RESIDENT, SPAN>,                             \
-                skinny_kernel<__half, ROWS, TILES, RESIDENT, SPAN>                                 \
+            skinny_kernel<__nv_bfloat16, ROWS, KIND, RESIDENT, SPAN>,                              \
+                skinny_kernel<__half, ROWS, KIND, RESIDENT, SPAN>                                  \
         }                                                                                          \
     }
-#define VARIANTS(ROWS, TILES, RESIDENT)                                                            \
-    VARIANT(ROWS, TILES, RESIDENT, 1), VARIANT(ROWS, TILES, RESIDENT, 2),                          \
-        VARIANT(ROWS, TILES, RESIDENT, 4)
+#define VARIANTS_WIDE(ROWS, KIND, RESIDENT)                                                        \
+    VARIANT(ROWS, KIND, RESIDENT, 2), VARIANT(ROWS, KIND, RESIDENT, 4)
+#define VARIANTS(ROWS, KIND, RESIDENT)                                                             \
+    VARIANT(ROWS, KIND, RESIDENT, 1), VARIANTS_WIDE(ROWS, KIND, RESIDENT)
 const variant variants[] = {
-    VARIANTS(8, 1, true),   VARIANTS(8, 2, true),   VARIANTS(8, 1, false),  VARIANTS(8, 2, false),
-    VARIANTS(16, 1, false), VARIANTS(16, 2, false), VARIANTS(32, 1, false), VARIANTS(32, 2, false),
+    VARIANTS(8, PLAIN, true),        VARIANTS(8, GATED, true),
+    VARIANTS(8, PLAIN, false),       VARIANTS(8, GATED, false),
+    VARIANTS(16, PLAIN, false),      VARIANTS(16, GATED, false),
+    VARIANTS(32, PLAIN, false),      VARIANTS(32, GATED, false),
+    VARIANTS_WIDE(8, HEADS, true),   VARIANTS_WIDE(8, HEADS, false),
+    VARIANTS_WIDE(16, HEADS, false), VARIANTS_WIDE(32, HEADS, false),
 };
 enum { N_VARIANTS = sizeof variants / sizeof variants[0] };
 
-skinny_function *kernel_of(struct device *d, const struct matmul_choice *c)
+enum kind kind_of(const struct product *p)
+{
+    return p->heads ? HEADS : p->w_up ? GATED : PLAIN;
+}
+
+skinny_function *kernel_of(struct device *d, const struct product *p, const struct matmul_choice *c)
 {
     static thread_local int
         ready_on[N_VARIANTS][2]; /* 1 + the device whose function has it; a thread for each */
     int f16 = d->act == DT_F16, i = 0;
-    while (variants[i].rows_tile != c->rows_tile || variants[i].unit_tiles != c->unit_tiles ||
+    while (variants[i].rows_tile != c->rows_tile || variants[i].kind != kind_of(p) ||
            variants[i].resident != c->resident || variants[i].span != c->span)
         i++;
     skinny_function *kernel = variants[i].kernel[f16];
@@ -452,6 +531,8 @@ skinny_args args_of(const struct product *p, const struct matmul_choice *c)
     a.stage_bytes = (int)c->chunk_bytes * c->span;
     a.x_bytes = (int)c->x_bytes;
     a.aligned = epilogue_aligned(p);
+    if (p->heads)
+        a.heads = *p->heads;
     return a;
 }
 
@@ -465,21 +546,46 @@ void map_boxes(struct device *d, const struct matmul_choice *c, CUtensorMap *map
         tensor_map_chunks(d, map, at, in, rows, c->span, box_rows);
 }
 
+/* A unit's, of heads. */
+void map_heads(struct device *d, const struct product *p, const struct matmul_choice *c,
+               CUtensorMap *map)
+{
+    struct head_rows h = {};
+    h.at = p->w;
+    h.columns = p->in;
+    h.rows = p->n;
+    h.apart = p->heads->head_dim / head_runs(*p->heads);
+    h.box_chunks = c->span;
+    h.box_run = head_run(*p->heads);
+    h.box_runs = head_runs(*p->heads);
+    tensor_map_heads(d, map, &h);
+}
+
+/* All passes', of weights whose units lie one behind the other. */
+void map_passes(struct device *d, const struct product *p, const struct matmul_choice *c,
+                skinny_maps *m)
+{
+    const int most =
+        (c->n_units + c->grid - 1) / c->grid; /* units of a block; others have one less */
+    m->units[PASS_LAST] = (most - 1) % c->warps + 1;
+    m->units[PASS_LESS] = m->units[PASS_LAST] - 1;
+    for (int i = 0; i < N_PASSES; i++) {
+        if (m->units[i] == 0)
+            continue;
+        map_boxes(d, c, &m->w[0][i], p->w, p->in, p->n, 8 * m->units[i]);
+        if (p->w_up)
+            map_boxes(d, c, &m->w[1][i], p->w_up, p->in, p->n, 8 * m->units[i]);
+    }
+}
+
 skinny_maps maps_of(struct device *d, const struct product *p, const struct matmul_choice *c)
 {
     skinny_maps m = {};
-    const int most =
-        (c->n_units + c->grid - 1) / c->grid; /* units of a block; others have one less */
     m.units[PASS_WHOLE] = c->warps;
-    m.units[PASS_LAST] = (most - 1) % c->warps + 1;
-    m.units[PASS_LESS] = m.units[PASS_LAST] - 1;
-    for (int i = 0; i < N_PASSES; i++) {
-        if (m.units[i] == 0)
-            continue;
-        map_boxes(d, c, &m.w[0][i], p->w, p->in, p->n, 8 * m.units[i]);
-        if (p->w_up)
-            map_boxes(d, c, &m.w[1][i], p->w_up, p->in, p->n, 8 * m.units[i]);
-    }
+    if (p->heads)
+        map_heads(d, p, c, &m.w[0][PASS_WHOLE]);
+    else
+        map_passes(d, p, c, &m);
     if (!c->resident)
         map_boxes(d, c, &m.x, p->x, p->in, p->rows, c->rows_tile);
     return m;
@@ -501,6 +607,6 @@ void matmul_skinny(struct device *d, const struct product *p, const struct matmu
     config.stream = d->stream;
     config.attrs = &early;
     config.numAttrs = 1;
-    cuda_check(d, cudaLaunchKernelEx(&config, kernel_of(d, c), maps_of(d, p, c), args_of(p, c)),
+    cuda_check(d, cudaLaunchKernelEx(&config, kernel_of(d, p, c), maps_of(d, p, c), args_of(p, c)),
                "run the skinny product");
 }

@@ -2,9 +2,8 @@
  * family does, rotates them by their position, and writes k and v to their pages.
  *
  * q is rotated in place; k and v are read once and written to the cache alone, which is all that
- * attention reads.  The angle position * inv_freq is rounded to f32 before its sine is taken, as
- * on the CPU; it is then reduced in double, so that the sine is right at any position.  A block
- * takes the sines of its token once, in shared memory, for all of its heads.
+ * attention reads.  A block takes the sines of its token once, in shared memory, for all of its
+ * heads.
  *
  * For a cache of 8 bits the heads of q and k are then turned by a Hadamard matrix, in the order of
  * the CPU's additions, and a row of K or V gets its scale.
@@ -14,27 +13,12 @@
 #include "kernels/cuda/act_type.cuh"
 #include "kernels/cuda/cache8.cuh"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/rope_kv.cuh"
 
 namespace
 {
 
 constexpr int THREADS = 256, WARP = 32, DIMS_MAX = 512;
-
-struct rope_job {
-    void *q;
-    const void *k, *v;
-    void *cache_k, *cache_v; /* of the layer */
-    const float *q_norm, *k_norm, *inv_freq;
-    const int32_t *positions, *token_slot, *block_table;
-    int stride, table_stride, block_tokens;
-    int n_heads, n_kv_heads, head_dim, dims; /* dims: 0 = no rope */
-    enum rope_kind rope;
-    enum dtype cache_dtype;
-    float norm_eps, rope_scale;
-    float *k_scale, *v_scale; /* of the layer, in 8 bits: [n_blocks, n_kv_heads, block_tokens] */
-    float hadamard_scale;
-    int hadamard; /* size of its blocks */
-};
 
 struct angles {
     float cos[DIMS_MAX / 2], sin[DIMS_MAX / 2]; /* [dims / 2] */
@@ -43,25 +27,12 @@ struct angles {
 /* All threads of the block; ends with a barrier. */
 __device__ inline void find_angles(struct angles *to, const struct rope_job &j, int position)
 {
-    const double PER_PI = 0.31830988618379067154;
     for (int i = (int)threadIdx.x; i < j.dims / 2; i += THREADS) {
-        const double turns = (double)__fmul_rn((float)position, j.inv_freq[i]) * PER_PI;
-        float s, c; /* of half turns in [-1, 1] */
-        sincospif((float)(turns - 2.0 * rint(0.5 * turns)), &s, &c);
-        to->cos[i] = c * j.rope_scale;
-        to->sin[i] = s * j.rope_scale;
+        const struct angle a = angle_of(j.inv_freq[i], j.rope_scale, position);
+        to->cos[i] = a.cos;
+        to->sin[i] = a.sin;
     }
     __syncthreads();
-}
-
-/* The row of a head in its page, in values from the layer's start. */
-__device__ inline size_t page_row(const struct rope_job &j, int token, int head)
-{
-    const int position = j.positions[token];
-    const int32_t *table = j.block_table + (size_t)j.token_slot[token] * j.table_stride;
-    const size_t block = (size_t)table[position / j.block_tokens];
-    return ((block * j.n_kv_heads + head) * j.block_tokens + position % j.block_tokens) *
-           j.head_dim;
 }
 
 template <class PAIR>
@@ -106,15 +77,16 @@ __device__ inline void turn_chunk(float v[CHUNK], int c, const struct rope_job &
             const float other = __shfl_sync(0xffffffffu, v[i], turns ? partner : c, LANES);
             const int at = (low ? c : partner) * CHUNK + i;
             if (turns)
-                v[i] = v[i] * angles->cos[at] + (low ? -other : other) * angles->sin[at];
+                v[i] = turn_one(v[i], angles->cos[at], other,
+                                low ? -angles->sin[at] : angles->sin[at]);
         }
     } else if (j.rope == ROPE_ADJACENT && c < j.dims / CHUNK) {
 #pragma unroll
         for (int i = 0; i < CHUNK; i += 2) {
             const float s = angles->sin[(c * CHUNK + i) / 2], t = angles->cos[(c * CHUNK + i) / 2];
             const float a = v[i], b = v[i + 1];
-            v[i] = a * t - b * s;
-            v[i + 1] = b * t + a * s;
+            v[i] = turn_one(a, t, b, -s);
+            v[i + 1] = turn_one(b, t, a, s);
         }
     }
 }
@@ -331,12 +303,12 @@ __global__ void __launch_bounds__(THREADS) rope_kv_any_kernel(const struct rope_
                       high = j.rope == ROPE_NEOX ? i + half : low + 1;
             const float a = value(low), b = value(high), t = angles.cos[i], s = angles.sin[i];
             if constexpr (NARROW) {
-                heads[threadIdx.x / WARP][low] = a * t - b * s;
-                heads[threadIdx.x / WARP][high] = b * t + a * s;
+                heads[threadIdx.x / WARP][low] = turn_one(a, t, b, -s);
+                heads[threadIdx.x / WARP][high] = turn_one(b, t, a, s);
                 continue;
             }
-            store_one(j, q, cache, to + low, a * t - b * s);
-            store_one(j, q, cache, to + high, b * t + a * s);
+            store_one(j, q, cache, to + low, turn_one(a, t, b, -s));
+            store_one(j, q, cache, to + high, turn_one(b, t, a, s));
         }
         for (int i = dims + lane; i < j.head_dim; i += WARP) {
             if constexpr (NARROW)
@@ -348,45 +320,6 @@ __global__ void __launch_bounds__(THREADS) rope_kv_any_kernel(const struct rope_
             store_head(j, heads[threadIdx.x / WARP], q, cache, is_k ? j.k_scale : j.v_scale, to,
                        !is_k && j.cache_dtype == DT_FP8);
     }
-}
-
-struct rope_job make_job(const struct device *d, const struct rope_kv_args *a)
-{
-    const struct kv_cache *kv = a->kv;
-    const bool narrow = kv_has_scales(kv->dtype);
-    const size_t layer_rows = (size_t)kv->n_blocks * kv->n_kv_heads * kv->block_tokens;
-    const size_t layer_bytes = layer_rows * kv->head_dim *
-                               (narrow                ? 1
-                                : kv->dtype == DT_F32 ? 4
-                                                      : 2);
-    struct rope_job j = {};
-    j.q = a->q;
-    j.k = a->k;
-    j.v = a->v;
-    j.cache_k = (char *)kv->k + layer_bytes * a->layer;
-    j.cache_v = (char *)kv->v + layer_bytes * a->layer;
-    j.q_norm = a->q_norm;
-    j.k_norm = a->k_norm;
-    j.inv_freq = a->inv_freq;
-    j.positions = d->batch.positions;
-    j.token_slot = d->batch.token_slot;
-    j.block_table = d->batch.block_table;
-    j.stride = a->stride;
-    j.table_stride = d->limits.table_stride;
-    j.block_tokens = kv->block_tokens;
-    j.n_heads = a->n_heads;
-    j.n_kv_heads = kv->n_kv_heads;
-    j.head_dim = kv->head_dim;
-    j.rope = a->rope;
-    j.dims = a->rope == ROPE_NONE ? 0 : a->rope_dims;
-    j.cache_dtype = kv->dtype;
-    j.norm_eps = a->norm_eps;
-    j.rope_scale = a->rope_scale;
-    j.k_scale = narrow ? kv->k_scale + layer_rows * a->layer : nullptr;
-    j.v_scale = narrow ? kv->v_scale + layer_rows * a->layer : nullptr;
-    j.hadamard = kv->head_dim & -kv->head_dim;
-    j.hadamard_scale = 1 / sqrtf((float)j.hadamard);
-    return j;
 }
 
 bool fits_chunks(const struct rope_job *j)
@@ -428,11 +361,50 @@ template <class PAIR, bool NARROW> void launch_cache(struct device *d, const str
 
 } /* namespace */
 
+struct rope_job rope_job_of(const struct device *d, const struct rope_kv_args *a)
+{
+    const struct kv_cache *kv = a->kv;
+    const bool narrow = kv_has_scales(kv->dtype);
+    const size_t layer_rows = (size_t)kv->n_blocks * kv->n_kv_heads * kv->block_tokens;
+    const size_t layer_bytes = layer_rows * kv->head_dim *
+                               (narrow                ? 1
+                                : kv->dtype == DT_F32 ? 4
+                                                      : 2);
+    struct rope_job j = {};
+    j.q = a->q;
+    j.k = a->k;
+    j.v = a->v;
+    j.cache_k = (char *)kv->k + layer_bytes * a->layer;
+    j.cache_v = (char *)kv->v + layer_bytes * a->layer;
+    j.q_norm = a->q_norm;
+    j.k_norm = a->k_norm;
+    j.inv_freq = a->inv_freq;
+    j.positions = d->batch.positions;
+    j.token_slot = d->batch.token_slot;
+    j.block_table = d->batch.block_table;
+    j.stride = a->stride;
+    j.table_stride = d->limits.table_stride;
+    j.block_tokens = kv->block_tokens;
+    j.n_heads = a->n_heads;
+    j.n_kv_heads = kv->n_kv_heads;
+    j.head_dim = kv->head_dim;
+    j.rope = a->rope;
+    j.dims = a->rope == ROPE_NONE ? 0 : a->rope_dims;
+    j.cache_dtype = kv->dtype;
+    j.norm_eps = a->norm_eps;
+    j.rope_scale = a->rope_scale;
+    j.k_scale = narrow ? kv->k_scale + layer_rows * a->layer : nullptr;
+    j.v_scale = narrow ? kv->v_scale + layer_rows * a->layer : nullptr;
+    j.hadamard = kv->head_dim & -kv->head_dim;
+    j.hadamard_scale = 1 / sqrtf((float)j.hadamard);
+    return j;
+}
+
 void cuda_rope_kv(struct device *d, const struct rope_kv_args *a)
 {
     if (d->batch.n_tokens <= 0)
         return;
-    const struct rope_job j = make_job(d, a);
+    const struct rope_job j = rope_job_of(d, a);
     with_act_type(d->act, [&](auto pair) {
         typedef decltype(pair) act;
         if (j.k_scale)

@@ -66,6 +66,17 @@ void tensor_map_chunks(device *d, CUtensorMap *map, const void *at, int columns,
     describe(d, map, at, CU_TENSOR_MAP_DATA_TYPE_UINT16, CU_TENSOR_MAP_SWIZZLE_128B, &b);
 }
 
+void tensor_map_heads(device *d, CUtensorMap *map, const head_rows *h)
+{
+    const cuuint64_t row = (cuuint64_t)h->columns * 2;
+    const boxes b = {4,
+                     {64, (cuuint64_t)h->apart, (cuuint64_t)(h->rows / h->apart),
+                      (cuuint64_t)h->columns / 64},
+                     {row, row * (cuuint64_t)h->apart, 128},
+                     {64, (cuuint32_t)h->box_run, (cuuint32_t)h->box_runs, (cuuint32_t)h->box_chunks}};
+    describe(d, map, h->at, CU_TENSOR_MAP_DATA_TYPE_UINT16, CU_TENSOR_MAP_SWIZZLE_128B, &b);
+}
+
 void tensor_map_units(device *d, CUtensorMap *map, const void *at, uint32_t tile_bytes, int n_tiles,
                       size_t unit_bytes, int units, int box_tiles, int box_units)
 {

@@ -18,6 +18,15 @@ void tensor_map_2d(struct device *d, CUtensorMap *map, const void *at, int colum
 void tensor_map_chunks(struct device *d, CUtensorMap *map, const void *at, int columns, int rows,
                        int box_chunks, int box_rows);
 
+/* The same in boxes whose rows are runs of neighbours, each `apart` rows behind the run before: places
+ * are (0, row of the first `apart`, how many times that, chunk). */
+struct head_rows {
+    const void *at;
+    int columns, rows, apart; /* rows are a multiple of apart */
+    int box_chunks, box_run, box_runs;
+};
+void tensor_map_heads(struct device *d, CUtensorMap *map, const struct head_rows *h);
+
 /* Units of a scheme's weight (scheme_layout.h), copied `box_units` units by `box_tiles` tiles; a tile
  * lies as it is, a unit's tiles one behind the other, then the next unit's; what is not there is zero. */
 void tensor_map_units(struct device *d, CUtensorMap *map, const void *at, uint32_t tile_bytes,

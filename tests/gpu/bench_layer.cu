@@ -4,12 +4,12 @@
  * the shares that a rank of several has of an 8B and a 70B (their sums are not here): norm and q,
  * k, v; rope and cache; attention over 128 keys; o; gate and up; down.  Weights rotate over more
  * than the L2 cache.  Per line: time of a layer, its bytes at the speed of this run's copy, and the
- * share of copy.
+ * share of copy; then the time with rope and cache as a kernel of their own.
  *
- *     nvcc -std=c++17 -O3 -gencode=arch=compute_90a,code=sm_90a -I. \
- *          tests/gpu/bench_layer.cu kernels/cuda/matmul*.cu kernels/cuda/tensor_map.cu \
- *          kernels/cuda/norm.cu kernels/cuda/rope_kv.cu kernels/cuda/attention_decode.cu \
- *          kernels/cuda/attention_plan.c kernels/cuda/choose.c
+ *     nvcc -std=c++17 -O3 -gencode=arch=compute_90a,code=sm_90a -I. tests/gpu/bench_layer.cu \
+ *          kernels/cuda/{matmul*,act8_quantize,tensor_map,norm,qkv,rope_kv,attention_decode}.cu \
+ *          kernels/cuda/{attention_plan,*choose*,weight_layout*,scheme_layout,block_layout}.c \
+ *          kernels/{scheme,tensor}.c base/status.c
  *     bench_layer [rows ...] */
 #include <vector>
 
@@ -144,7 +144,7 @@ void make_batch(struct bench *b, int rows)
 }
 
 /* clang-format off: as in the forward */
-void attend(struct bench *b, const struct layer *l, int rows)
+void attend(struct bench *b, const struct layer *l, int rows, bool rope_apart)
 {
     const int q_width = b->s.n_heads * b->s.head_dim, kv_width = b->s.n_kv_heads * b->s.head_dim;
     const int stride = q_width + 2 * kv_width;
@@ -154,11 +154,15 @@ void attend(struct bench *b, const struct layer *l, int rows)
     m.out[0] = {b->qkv, stride, &l->q, nullptr, nullptr};
     m.out[1] = {k, stride, &l->k, nullptr, nullptr};
     m.out[2] = {v, stride, &l->v, nullptr, nullptr};
-    cuda_matmul(&b->d, &m);
     struct rope_kv_args r = {};
     r.q = b->qkv, r.k = k, r.v = v, r.stride = stride, r.kv = &b->kv, r.n_heads = b->s.n_heads;
-    r.rope = ROPE_ADJACENT, r.rope_dims = b->s.head_dim, r.inv_freq = b->inv_freq, r.rope_scale = 1;
-    cuda_rope_kv(&b->d, &r);
+    r.rope = ROPE_NEOX, r.rope_dims = b->s.head_dim, r.inv_freq = b->inv_freq, r.rope_scale = 1;
+    if (rope_apart) {
+        cuda_matmul(&b->d, &m);
+        cuda_rope_kv(&b->d, &r);
+    } else {
+        cuda_matmul_rope_kv(&b->d, &m, &r);
+    }
     struct attention_args t = {};
     t.out = b->attn, t.q = b->qkv, t.q_stride = stride, t.kv = &b->kv, t.n_heads = b->s.n_heads;
     t.scale = 1 / sqrtf((float)b->s.head_dim);
@@ -195,6 +199,14 @@ double copy_gbs(struct device *d)
     return 2e-3 * (double)n / us;
 }
 
+double layer_us(struct bench *b, int rows, bool rope_apart)
+{
+    return graph_us(b->d.stream, LAUNCHES, [&](int n) {
+        attend(b, &b->layer[n % b->n_layers], rows, rope_apart);
+        feed_forward(b, &b->layer[n % b->n_layers], rows);
+    });
+}
+
 void bench_shape(const struct shape *s, const int *rows, int n_rows, double gbs)
 {
     struct bench b = {};
@@ -211,13 +223,11 @@ void bench_shape(const struct shape *s, const int *rows, int n_rows, double gbs)
     make_pages(&b);
     for (int i = 0; i < n_rows; i++) {
         make_batch(&b, rows[i]);
-        double us = graph_us(b.d.stream, LAUNCHES, [&](int n) {
-            attend(&b, &b.layer[n % b.n_layers], rows[i]);
-            feed_forward(&b, &b.layer[n % b.n_layers], rows[i]);
-        });
+        const double us = layer_us(&b, rows[i], false), apart = layer_us(&b, rows[i], true);
         double ideal = 2e-3 * (double)layer_values(s) / gbs;
-        printf("%-8s layer M %-3d %8.2f us, weights alone at copy's speed %7.2f us, %5.1f %%\n",
-               s->name, rows[i], us, ideal, 100 * ideal / us);
+        printf("%-8s layer M %-3d %8.2f us, weights alone at copy's speed %7.2f us, %5.1f %%; rope "
+               "apart %8.2f us\n",
+               s->name, rows[i], us, ideal, 100 * ideal / us, apart);
     }
     for (int i = 0; i < b.n_layers; i++)
         OK(cudaFree(b.layer[i].q.data));

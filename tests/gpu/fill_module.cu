@@ -28,6 +28,15 @@ void matmul(device *d, const matmul_args *a)
         real->ops->matmul(d, a);
 }
 
+/* In two: the first layer's product has to leave k and v for the others. */
+void matmul_rope_kv(device *d, const matmul_args *m, const rope_kv_args *r)
+{
+    if (!is_prompt)
+        return real->ops->matmul_rope_kv(d, m, r);
+    matmul(d, m);
+    real->ops->rope_kv(d, r);
+}
+
 void attention(device *d, const attention_args *a)
 {
     if (!is_prompt)
@@ -51,6 +60,7 @@ void change(ops *table, const char *)
 {
     table->step_begin = step_begin;
     table->matmul = matmul;
+    table->matmul_rope_kv = matmul_rope_kv;
     table->attention = attention;
     table->norm = norm;
     table->all_reduce = all_reduce;

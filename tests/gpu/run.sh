@@ -132,11 +132,11 @@ find_sanitizer() {
 # Under a sanitizer a launch takes up to a thousand times as long: an argument asks for a small part.
 sanitizer_jobs() {
     local tool t
-    for t in matmul scheme gguf act8 engine kv8 sample small_ops head; do
+    for t in matmul qkv scheme gguf act8 engine kv8 sample small_ops head; do
         [ -x "$bin/gpu_test_$t" ] || continue
         for tool in racecheck initcheck memcheck synccheck; do
             case $t in
-            act8|gguf|head|kv8|matmul|sample|scheme) echo "$tool gpu_test_$t small" ;;
+            act8|gguf|head|kv8|matmul|qkv|sample|scheme) echo "$tool gpu_test_$t small" ;;
             *) echo "$tool gpu_test_$t" ;;
             esac
         done

@@ -150,6 +150,41 @@ static void every_tile_has_a_kernel(void **state)
             }
 }
 
+static bool chooses_heads(struct matmul_shape s, struct heads_shape h)
+{
+    const struct matmul_choice c = choose(s);
+    return heads_choose(&c, &h);
+}
+
+static void products_of_few_rows_end_in_the_cache(void **state)
+{
+    (void)state;
+    const struct heads_shape llama = {
+        .head_dim = 64, .rope_dims = 64, .cache_is_act = true, .aligned = true};
+    assert_true(chooses_heads(shape(1, 2048, 3072), llama));
+    assert_true(chooses_heads(shape(32, 2048, 3072), llama));
+    assert_false(chooses_heads(shape(33, 2048, 3072), llama));
+    assert_false(chooses_heads(shape(1, 2056, 3072), llama)); /* no whole chunks */
+    struct heads_shape other[5] = {llama, llama, llama, llama, llama};
+    other[0].rope_dims = 32; /* half a head on are other pairs */
+    other[1].has_norm = true;
+    other[2].cache_is_act = false;
+    other[3].aligned = false;
+    other[4].head_dim = other[4].rope_dims = 20;
+    for (size_t i = 0; i < sizeof other / sizeof other[0]; i++)
+        assert_false(chooses_heads(shape(1, 2048, 3072), other[i]));
+}
+
+/* The kernels there are for it. */
+static void stages_of_whole_chunks_have_several(void **state)
+{
+    (void)state;
+    for (int rows = 1; rows <= SKINNY_ROWS_MAX; rows++)
+        for (int in = SKINNY_CHUNK; in <= 32768; in += SKINNY_CHUNK)
+            for (int n = 64; n <= 20000; n += 64 * 3)
+                assert_true(choose(shape(rows, in, n)).span > 1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -160,6 +195,8 @@ int main(void)
         cmocka_unit_test(tiles_fill_their_last_wave),
         cmocka_unit_test(low_tiles_are_for_one_wave),
         cmocka_unit_test(every_tile_has_a_kernel),
+        cmocka_unit_test(products_of_few_rows_end_in_the_cache),
+        cmocka_unit_test(stages_of_whole_chunks_have_several),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
