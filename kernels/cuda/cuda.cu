@@ -291,7 +291,7 @@ void list_parts(device *d, const device_limits *l, part list[N_PARTS])
         {(void **)&d->act8_readers, word},
         {(void **)&d->partials, attention_partials_max(l) * partial},
         {(void **)&d->merges, attention_merges_max(l) * word},
-        {(void **)&d->sample_out, l->step_heads_max * sizeof(sample_out)},
+        {(void **)&d->sample_out, sizeof(sample_out *)},
         {&d->sample_work, cuda_sample_work_bytes(l)},
     };
     memcpy(list, all, sizeof all);
@@ -373,17 +373,13 @@ void step_begin(device *d, const batch *b)
     const uint64_t i = h->n_begun++ % STAGES;
     h->flight[i].n_heads = b->n_heads;
     if (d->fault == cudaSuccess)
-        stage_send(d, &h->stage[i], h->copies, b);
+        stage_send(d, &h->stage[i], h->copies, b, h->flight[i].out);
 }
 
 void step_end(device *d)
 {
-    cuda_flight *f = &d->host->flight[(d->host->n_begun - 1) % STAGES];
-    if (f->n_heads > 0)
-        cuda_check(d, cudaMemcpyAsync(f->out, d->sample_out, f->n_heads * sizeof *f->out,
-                                      cudaMemcpyDeviceToHost, d->stream),
-                   "fetch samples");
-    cuda_check(d, cudaEventRecord(f->done, d->stream), "mark the step's end");
+    cuda_check(d, cudaEventRecord(d->host->flight[(d->host->n_begun - 1) % STAGES].done, d->stream),
+               "mark the step's end");
 }
 
 bool step_ready(device *d)

@@ -12,7 +12,7 @@ enum { GRAPHS_MAX = 1024 };
 
 struct cuda_flight { /* a step between step_begin and step_wait */
     int n_heads;
-    struct sample_out *out; /* pinned, [step_heads_max] */
+    struct sample_out *out; /* pinned, [step_heads_max]; the device writes it */
     cudaEvent_t done;
 };
 

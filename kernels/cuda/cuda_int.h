@@ -61,7 +61,7 @@ struct device {
     uint32_t *act8_readers; /* one, the same */
     float *partials;      /* attention_partials_max * n_heads * (head_dim + 2) */
     int32_t *merges;      /* [attention_merges_max], zero between launches */
-    struct sample_out *sample_out; /* [step_heads_max] of the step in hand */
+    struct sample_out **sample_out; /* [1] where the samples of the step in hand go: the host's memory */
     void *sample_work;    /* cuda_sample_work_bytes */
 
     struct cuda_host *host; /* streams, stages, graphs, loading: cuda_host.h */
@@ -90,7 +90,7 @@ void cuda_matmul_rope_kv(struct device *, const struct matmul_args *,
                          const struct rope_kv_args *); /* qkv.cu: both, in one kernel where it can be */
 void cuda_attention(struct device *, const struct attention_args *); /* attention.cu: both lists */
 void cuda_head(struct device *, const struct head_args *);          /* head.cu: gather + norm, then matmul.cu's product to f32 */
-void cuda_sample(struct device *, const struct sample_args *);      /* sample.cu: into d->sample_out[first..] */
+void cuda_sample(struct device *, const struct sample_args *);      /* sample.cu: into (*d->sample_out)[first..] */
 size_t cuda_sample_work_bytes(const struct device_limits *);
 
 /* attention_prefill*.cu, attention_decode.cu: the launchers that cuda_attention calls. */

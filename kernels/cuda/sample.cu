@@ -278,7 +278,7 @@ __device__ inline int sample_row(slice<BLOCKS> &s, const struct sample_job &j,
             s.a->log_sum = log_sum;
     }
     if (n_logprobs > 0)
-        list_top(s, j.out + i, min(n_logprobs, s.vocab));
+        list_top(s, out_of(j, i), min(n_logprobs, s.vocab));
     if (changes && !take_best(s, change_logits(s, j, slot, head.slot, head.n_history)))
         return ID_FAULT;
     if (head.forced >= 0)
@@ -441,7 +441,8 @@ void cuda_sample(struct device *d, const struct sample_args *a)
     j.notes = (char *)d->sample_work;
     j.copy = (float *)(j.notes + (size_t)d->limits.heads_max * notes_bytes(a->vocab));
     j.head = d->batch.head + a->first;
-    j.out = d->sample_out + a->first;
+    j.out = d->sample_out;
+    j.first = a->first;
     j.slots = d->slots;
     j.n = a->n;
     j.vocab = a->vocab;

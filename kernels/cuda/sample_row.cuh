@@ -18,10 +18,15 @@ struct sample_job {
     bool has_notes;                /* else all rows are sample_kernel's */
     float *copy;                   /* [n, slice_width] where a single block does a whole row */
     const struct batch_head *head; /* [n] */
-    struct sample_out *out;        /* [n] */
+    struct sample_out *const *out; /* [1], of the step's heads, of which [first, first + n) */
     struct cuda_slots slots;
-    int n, vocab, slice_width, bias_slot_max;
+    int first, n, vocab, slice_width, bias_slot_max;
 };
+
+__device__ inline struct sample_out *out_of(const struct sample_job &j, int i)
+{
+    return *j.out + j.first + i;
+}
 
 /* The logits of id and the three behind; whole <=> there is no end of the row among any four. */
 __device__ inline float4 load_four(const float *row, int id, int vocab, bool whole)
@@ -71,7 +76,7 @@ __device__ inline void put_sample(const struct sample_job &j, int i, int id, boo
                                   int n_logprobs, double log_sum)
 {
     const bool is_fault = id == ID_FAULT;
-    struct sample_out *out = j.out + i;
+    struct sample_out *out = out_of(j, i);
     id = is_fault ? 0 : id;
     out->id = id;
     out->fault = is_fault ? SAMPLE_NAN : SAMPLE_OK;

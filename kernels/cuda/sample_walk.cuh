@@ -32,7 +32,7 @@ __device__ inline void do_rest(const struct sample_job &j, int i, const struct r
     const struct asked &a = *row.asked;
     struct rest rest = {few, row, a, notes, count_chunks(j.vocab) * WARP, 0, RAW, 0, {}};
     double log_sum = 0;
-    const int id = rest.find_token(j.out + i, &log_sum);
+    const int id = rest.find_token(out_of(j, i), &log_sum);
     if (thread() > 0)
         return;
     *notes.is_left = id == ID_LEFT;

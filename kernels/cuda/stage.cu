@@ -109,6 +109,11 @@ void pack_slots(stage *s, packed *p, const batch *b)
     p->bias = bias;
 }
 
+void pack_out(device *d, stage *s, packed *p, sample_out *out)
+{
+    add_segment(p, s, stage_put(s, &out, sizeof out), d->sample_out, sizeof out);
+}
+
 void pack_tokens(device *d, stage *s, packed *p, const batch *b)
 {
     const size_t n = b->n_tokens * sizeof(int32_t);
@@ -157,6 +162,7 @@ size_t stage_bytes(const device_limits *l)
     const size_t blocks =
         ((size_t)l->step_tokens_max + l->history_max) / l->block_tokens + 2 * (size_t)l->seqs_max;
     return 3 * tokens + align_up(l->step_heads_max * sizeof(batch_head)) +
+           align_up(sizeof(sample_out *)) +
            align_up(l->seqs_max * sizeof(cuda_slot_set)) +
            align_up((size_t)l->history_max * sizeof(int32_t)) +
            align_up((size_t)l->bias_max * sizeof(sample_bias)) +
@@ -183,7 +189,7 @@ void stage_close(stage *s)
     *s = {};
 }
 
-void stage_send(device *d, stage *s, cudaStream_t copies, const batch *b)
+void stage_send(device *d, stage *s, cudaStream_t copies, const batch *b, sample_out *out)
 {
     packed p = {};
     s->n_used = 0;
@@ -191,6 +197,7 @@ void stage_send(device *d, stage *s, cudaStream_t copies, const batch *b)
     d->batch.n_seqs = b->n_seqs;
     d->batch.n_heads = b->n_heads;
     pack_slots(s, &p, b);
+    pack_out(d, s, &p, out);
     pack_tokens(d, s, &p, b);
     pack_attention(d, s, &p, b);
     cuda_check(d, cudaMemcpyAsync(s->device, s->host, s->n_used, cudaMemcpyHostToDevice, copies),

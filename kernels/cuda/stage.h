@@ -34,7 +34,8 @@ bool stage_open(struct stage *s, const struct device_limits *l, void *device,
 void stage_close(struct stage *s);
 
 /* Pack `b` and send it; then, in the order of d->stream, everything of the batch is in place:
- * slots set, blocks in the tables, ids resolved, work lists made. */
-void stage_send(struct device *d, struct stage *s, cudaStream_t copies, const struct batch *b);
+ * slots set, blocks in the tables, ids resolved, work lists made, samples told to go to `out`. */
+void stage_send(struct device *d, struct stage *s, cudaStream_t copies, const struct batch *b,
+                struct sample_out *out);
 
 #endif

@@ -480,10 +480,11 @@ struct sampler { /* the device's state for n rows, a slot each */
     buffer<uint16_t> seen;
     buffer<struct batch_head> head;
     buffer<struct sample_out> out;
+    buffer<struct sample_out *> out_at;
     buffer<char> *work;
     sampler(int rows, int v)
         : n(rows), vocab(v), logits((size_t)rows * v), slot(rows), bias((size_t)rows * BIAS),
-          seen((size_t)rows * v), head(rows), out(rows)
+          seen((size_t)rows * v), head(rows), out(rows), out_at(1)
     {
         dev.limits.vocab = v, dev.limits.heads_max = rows, dev.limits.bias_slot_max = BIAS;
         work = new buffer<char>(cuda_sample_work_bytes(&dev.limits) + 16);
@@ -491,7 +492,8 @@ struct sampler { /* the device's state for n rows, a slot each */
         OK(cudaMemset(seen.at, 0, seen.n * 2));
         dev.slots = {slot.at, bias.at, seen.at};
         dev.batch.head = head.at;
-        dev.sample_out = out.at;
+        OK(cudaMemcpy(out_at.at, &out.at, sizeof out.at, cudaMemcpyHostToDevice));
+        dev.sample_out = out_at.at;
         dev.sample_work = work->at;
     }
     ~sampler()
