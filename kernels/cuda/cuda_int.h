@@ -104,10 +104,22 @@ struct cuda_slot_set { /* one batch_slot, flat */
     int32_t n_history, first_history; /* in the uploaded history */
     int32_t first_bias;               /* in the uploaded bias */
 };
-/* Set slots; then resolve `ids` and note the batch's tokens in `seen` of slots with a penalty. */
 void cuda_slots_set(struct device *, const struct cuda_slot_set *set, int n, const int32_t *history,
                     const struct sample_bias *bias);
-void cuda_slots_tokens(struct device *, const int32_t *token_ids, int n_tokens);
-void cuda_slots_blocks(struct device *, const struct batch_block *block, int n_blocks);
+enum { CUDA_SEGMENTS_MAX = 8 };
+struct cuda_segment { /* words of the stage on their way to where recorded graphs read them */
+    const void *from;
+    void *to;
+    int32_t n; /* of 4 bytes */
+};
+struct cuda_step { /* in device memory, in the stage */
+    struct cuda_segment segment[CUDA_SEGMENTS_MAX];
+    int n_segments, n_tokens, n_blocks;
+    const int32_t *token_ids, *positions, *token_slot; /* [n_tokens] */
+    const struct batch_block *block;                   /* [n_blocks] */
+};
+/* Then, in one kernel: the segments; `ids` resolved, and the batch's tokens noted in `seen` of slots with
+ * a penalty; blocks in the table. */
+void cuda_slots_step(struct device *, const struct cuda_step *);
 
 #endif

@@ -1,4 +1,5 @@
-/* slots.cu - what the device remembers of each sequence: how it samples, its tokens, its blocks.
+/* slots.cu - what the device remembers of each sequence: how it samples, its tokens, its blocks;
+ * and the kernel that a step begins with.
  *
  * `seen` counts a token when it enters the cache, a sampled one too: whichever step brings it,
  * with the history of a slot or as a token of the batch, it is counted there and once. */
@@ -7,7 +8,7 @@
 namespace
 {
 
-constexpr int THREADS = 1024, TOKEN_THREADS = 256;
+constexpr int THREADS = 1024, STEP_THREADS = 256;
 constexpr uint16_t IN_PROMPT = 0x8000, TIMES_MAX = 0x7fff;
 
 __device__ inline void note_token(uint16_t *seen, bool is_prompt)
@@ -33,7 +34,6 @@ __global__ void __launch_bounds__(THREADS)
 {
     const struct cuda_slot_set *set = sets + blockIdx.x;
     const int t = (int)threadIdx.x;
-    await_previous();
     const struct cuda_slot slot = set->slot;
     uint16_t *seen = slots.seen + (size_t)set->index * vocab;
     if (t == 0)
@@ -49,36 +49,46 @@ __global__ void __launch_bounds__(THREADS)
         note_token(seen + history[set->first_history + i], i < slot.n_prompt);
 }
 
-/* grid: tokens / TOKEN_THREADS   block: [TOKEN_THREADS] */
-__global__ void __launch_bounds__(TOKEN_THREADS)
-    tokens_kernel(struct cuda_slots slots, int32_t *ids, const int32_t *token_ids,
-                  const int32_t *positions, const int32_t *token_slot, int n_tokens, int vocab)
+__device__ inline void take_token(const struct cuda_slots &slots, int32_t *ids,
+                                  const struct cuda_step &step, int vocab, int t)
 {
-    const int t = (int)(blockIdx.x * TOKEN_THREADS + threadIdx.x);
-    await_previous();
-    if (t >= n_tokens)
-        return;
-    const int index = token_slot[t];
+    const int index = step.token_slot[t];
     const struct cuda_slot *slot = slots.slot + index;
-    const int id = token_ids[t] == TOKEN_SAMPLED ? slot->sampled : token_ids[t];
+    const int id = step.token_ids[t] == TOKEN_SAMPLED ? slot->sampled : step.token_ids[t];
     ids[t] = id;
     if (slot->has_penalty)
-        note_token(slots.seen + (size_t)index * vocab + id, positions[t] < slot->n_prompt);
+        note_token(slots.seen + (size_t)index * vocab + id, step.positions[t] < slot->n_prompt);
 }
 
-/* grid: blocks / TOKEN_THREADS   block: [TOKEN_THREADS] */
-__global__ void __launch_bounds__(TOKEN_THREADS)
-    blocks_kernel(int32_t *table, const struct batch_block *block, int n_blocks, int table_stride)
+/* grid: [blocks, segments + 1]   block: [STEP_THREADS]
+ * Every thread moves words STEP_THREADS * blocks apart; behind the segments are tokens and blocks.
+ */
+__global__ void __launch_bounds__(STEP_THREADS)
+    step_kernel(const __grid_constant__ struct cuda_step step, struct cuda_slots slots,
+                int32_t *ids, int32_t *table, int table_stride, int vocab)
 {
-    const int i = (int)(blockIdx.x * TOKEN_THREADS + threadIdx.x);
-    await_previous();
-    if (i < n_blocks)
-        table[(size_t)block[i].slot * table_stride + block[i].at] = block[i].block;
+    const int first = (int)(blockIdx.x * STEP_THREADS + threadIdx.x);
+    const int apart = (int)gridDim.x * STEP_THREADS;
+    if ((int)blockIdx.y < step.n_segments) {
+        const struct cuda_segment &s = step.segment[blockIdx.y];
+        for (int i = first; i < s.n; i += apart)
+            ((int32_t *)s.to)[i] = ((const int32_t *)s.from)[i];
+        return;
+    }
+    for (int t = first; t < step.n_tokens; t += apart)
+        take_token(slots, ids, step, vocab, t);
+    for (int i = first; i < step.n_blocks; i += apart)
+        table[(size_t)step.block[i].slot * table_stride + step.block[i].at] = step.block[i].block;
 }
 
-unsigned count_grid(int n)
+/* Four words a thread of the longest part. */
+unsigned step_blocks(const struct device *d, const struct cuda_step *step)
 {
-    return (unsigned)((n + TOKEN_THREADS - 1) / TOKEN_THREADS);
+    int most = step->n_tokens > step->n_blocks ? step->n_tokens : step->n_blocks;
+    for (int i = 0; i < step->n_segments; i++)
+        most = step->segment[i].n > most ? step->segment[i].n : most;
+    const int blocks = (most + STEP_THREADS * 4 - 1) / (STEP_THREADS * 4);
+    return (unsigned)(blocks < 1 ? 1 : blocks > d->sm_count ? d->sm_count : blocks);
 }
 
 } /* namespace */
@@ -87,22 +97,15 @@ void cuda_slots_set(struct device *d, const struct cuda_slot_set *set, int n,
                     const int32_t *history, const struct sample_bias *bias)
 {
     if (n > 0)
-        launch(d, "slots_set", {dim3((unsigned)n), dim3(THREADS), 0, 0}, set_kernel, d->slots, set,
-               history, bias, d->limits.bias_slot_max, d->limits.vocab);
+        launch_alone(d, "slots_set", {dim3((unsigned)n), dim3(THREADS), 0, 0}, set_kernel, d->slots,
+                     set, history, bias, d->limits.bias_slot_max, d->limits.vocab);
 }
 
-void cuda_slots_tokens(struct device *d, const int32_t *token_ids, int n_tokens)
+void cuda_slots_step(struct device *d, const struct cuda_step *step)
 {
-    if (n_tokens > 0)
-        launch(d, "slots_tokens", {dim3(count_grid(n_tokens)), dim3(TOKEN_THREADS), 0, 0},
-               tokens_kernel, d->slots, d->batch.ids, token_ids,
-               (const int32_t *)d->batch.positions, (const int32_t *)d->batch.token_slot, n_tokens,
-               d->limits.vocab);
-}
-
-void cuda_slots_blocks(struct device *d, const struct batch_block *block, int n_blocks)
-{
-    if (n_blocks > 0)
-        launch(d, "slots_blocks", {dim3(count_grid(n_blocks)), dim3(TOKEN_THREADS), 0, 0},
-               blocks_kernel, d->batch.block_table, block, n_blocks, d->limits.table_stride);
+    launch_alone(
+        d, "spread the step",
+        {dim3(step_blocks(d, step), (unsigned)step->n_segments + 1), dim3(STEP_THREADS), 0, 0},
+        step_kernel, *step, d->slots, d->batch.ids, d->batch.block_table, d->limits.table_stride,
+        d->limits.vocab);
 }

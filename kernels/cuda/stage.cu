@@ -1,28 +1,10 @@
-/* stage.cu - packs a step on the host, sends it, and spreads it on the device. */
+/* stage.cu - packs a step on the host, and sends it. */
 #include "kernels/cuda/stage.h"
 
 #include <assert.h>
 #include <string.h>
 
-#include "kernels/cuda/launch.cuh"
-
 namespace {
-
-const int THREADS = 256;
-
-struct segments {
-    stage_segment at[STAGE_SEGMENTS_MAX];
-};
-
-/* grid: [blocks, segments]   block: [THREADS]   every thread moves words THREADS * blocks apart */
-__global__ void __launch_bounds__(THREADS) spread_kernel(const segments all)
-{
-    const stage_segment s = all.at[blockIdx.y];
-    const int32_t *from = static_cast<const int32_t *>(s.from);
-    int32_t *to = static_cast<int32_t *>(s.to);
-    for (int i = blockIdx.x * THREADS + threadIdx.x; i < s.n; i += gridDim.x * THREADS)
-        to[i] = from[i];
-}
 
 size_t align_up(size_t n)
 {
@@ -51,15 +33,11 @@ template <typename T> const T *on_device(const stage *s, const T *host)
     return reinterpret_cast<const T *>(s->device + (reinterpret_cast<const char *>(host) - s->host));
 }
 
-struct packed { /* host addresses in the stage */
-    const int32_t *ids;
-    const cuda_slot_set *set;
+struct packed {
+    const cuda_slot_set *set; /* these are host addresses in the stage */
     const int32_t *history;
     const sample_bias *bias;
-    const batch_block *block;
-    segments spread;
-    int n_spread;
-    int32_t words_max;
+    cuda_step step;
 };
 
 void add_segment(packed *p, const stage *s, const void *host, void *to, size_t n_bytes)
@@ -67,9 +45,8 @@ void add_segment(packed *p, const stage *s, const void *host, void *to, size_t n
     const int32_t n = static_cast<int32_t>(n_bytes / sizeof(int32_t));
     if (n == 0)
         return;
-    p->spread.at[p->n_spread++] = {on_device(s, static_cast<const char *>(host)), to, n};
-    if (n > p->words_max)
-        p->words_max = n;
+    assert(p->step.n_segments < CUDA_SEGMENTS_MAX);
+    p->step.segment[p->step.n_segments++] = {on_device(s, static_cast<const char *>(host)), to, n};
 }
 
 bool has_penalty(const sample_params *p)
@@ -117,15 +94,21 @@ void pack_out(device *d, stage *s, packed *p, sample_out *out)
 void pack_tokens(device *d, stage *s, packed *p, const batch *b)
 {
     const size_t n = b->n_tokens * sizeof(int32_t);
-    p->ids = static_cast<int32_t *>(stage_put(s, b->token_ids, n));
-    add_segment(p, s, stage_put(s, b->positions, n), d->batch.positions, n);
+    const void *ids = stage_put(s, b->token_ids, n), *positions = stage_put(s, b->positions, n);
+    add_segment(p, s, positions, d->batch.positions, n);
     int32_t *slot = static_cast<int32_t *>(stage_take(s, n));
     for (int t = 0; t < b->n_tokens; t++)
         slot[t] = b->slot[b->token_seq[t]];
     add_segment(p, s, slot, d->batch.token_slot, n);
     const size_t heads = b->n_heads * sizeof *b->head;
     add_segment(p, s, stage_put(s, b->head, heads), d->batch.head, heads);
-    p->block = static_cast<batch_block *>(stage_put(s, b->block, b->n_blocks * sizeof *b->block));
+    const void *block = stage_put(s, b->block, b->n_blocks * sizeof *b->block);
+    p->step.n_tokens = b->n_tokens;
+    p->step.n_blocks = b->n_blocks;
+    p->step.token_ids = on_device(s, static_cast<const int32_t *>(ids));
+    p->step.positions = on_device(s, static_cast<const int32_t *>(positions));
+    p->step.token_slot = on_device(s, slot);
+    p->step.block = on_device(s, static_cast<const batch_block *>(block));
 }
 
 void pack_attention(device *d, stage *s, packed *p, const batch *b)
@@ -140,17 +123,6 @@ void pack_attention(device *d, stage *s, packed *p, const batch *b)
     d->batch.has_tiles = plan->counts->n_tiles > 0;
     d->batch.has_splits = plan->counts->n_splits > 0;
     d->batch.n_waves = plan->counts->n_waves;
-}
-
-void spread(device *d, const packed *p)
-{
-    if (p->n_spread == 0)
-        return;
-    int blocks = (p->words_max + THREADS * 4 - 1) / (THREADS * 4);
-    if (blocks > d->sm_count)
-        blocks = d->sm_count;
-    launch_alone(d, "spread the step", {dim3(blocks, p->n_spread), dim3(THREADS), 0, 0},
-                 spread_kernel, p->spread);
 }
 
 } // namespace
@@ -204,12 +176,7 @@ void stage_send(device *d, stage *s, cudaStream_t copies, const batch *b, sample
                "send the step");
     cuda_check(d, cudaEventRecord(s->copied, copies), "mark the step sent");
     cuda_check(d, cudaStreamWaitEvent(d->stream, s->copied, 0), "wait for the step");
-    spread(d, &p);
-    if (b->n_slots > 0)
-        cuda_slots_set(d, on_device(s, p.set), b->n_slots, on_device(s, p.history),
-                       on_device(s, p.bias));
-    if (b->n_blocks > 0)
-        cuda_slots_blocks(d, on_device(s, p.block), b->n_blocks);
-    if (b->n_tokens > 0)
-        cuda_slots_tokens(d, on_device(s, p.ids), b->n_tokens);
+    cuda_slots_set(d, on_device(s, p.set), b->n_slots, on_device(s, p.history),
+                   on_device(s, p.bias));
+    cuda_slots_step(d, &p.step);
 }

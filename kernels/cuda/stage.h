@@ -11,19 +11,13 @@
 
 #include "kernels/cuda/cuda_int.h"
 
-enum { STAGES = DEVICE_DEPTH + 1, STAGE_SEGMENTS_MAX = 8, STAGE_ALIGN = 16 };
+enum { STAGES = DEVICE_DEPTH + 1, STAGE_ALIGN = 16 };
 
 struct stage {
     char *host;         /* pinned, `n_bytes` */
     char *device;       /* as many */
     size_t n_bytes, n_used;
     cudaEvent_t copied; /* the device has it */
-};
-
-struct stage_segment { /* `n` 4-byte words from the stage to where the ops read them */
-    const void *from;
-    void *to;
-    int32_t n;
 };
 
 /* The largest step's bytes. */

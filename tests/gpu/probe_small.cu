@@ -450,16 +450,21 @@ void check_slots()
     buffer<struct batch_block> dblock(vector<struct batch_block>{{1, 3, 42}, {2, 8, 43}});
     dev.slots = {dslot.at, dbias.at, dseen.at};
     dev.limits.vocab = VOCAB, dev.limits.bias_slot_max = BIAS, dev.limits.table_stride = 9;
-    dev.batch.ids = dout.at, dev.batch.positions = dpos.at, dev.batch.token_slot = dts.at,
-    dev.batch.block_table = table.at;
+    dev.batch.ids = dout.at, dev.batch.block_table = table.at;
     cuda_slots_set(&dev, dset.at, 1, dhistory.at, up_bias.at);
-    cuda_slots_tokens(&dev, dids.at, TOKENS);
-    cuda_slots_blocks(&dev, dblock.at, 2);
+    buffer<int32_t> moved(TOKENS);
+    struct cuda_step step = {};
+    step.segment[0] = {dpos.at, moved.at, TOKENS};
+    step.n_segments = 1, step.n_tokens = TOKENS, step.n_blocks = 2;
+    step.token_ids = dids.at, step.positions = dpos.at, step.token_slot = dts.at;
+    step.block = dblock.at;
+    cuda_slots_step(&dev, &step);
     const auto b = dbias.get();
     const auto tb = table.get();
     const bool good = dseen.get() == want && dout.get() == out && b[BIAS].id == 2 &&
-                      b[BIAS + 1].id == 3 && tb[9 + 3] == 42 && tb[18 + 8] == 43 && tb[0] == -1;
-    report("slots", good, "set, tokens, blocks");
+                      b[BIAS + 1].id == 3 && tb[9 + 3] == 42 && tb[18 + 8] == 43 && tb[0] == -1 &&
+                      moved.get() == positions;
+    report("slots", good, "set, words, tokens, blocks");
 }
 
 /* --- sampling ------------------------------------------------------------------------------ */
