@@ -294,7 +294,8 @@ wide_args args_of(const struct device *d, const struct product *p, const struct 
     wide_args a = {};
     a.p = *p;
     a.codes.tile_bytes = l->tile_bytes;
-    a.codes.scales_at = l->scales_at;
+    /* where a tile has none, any of its bytes: they are read and not used */
+    a.codes.scales_at = l->scale == SCALE_ROW ? 0 : l->scales_at;
     a.codes.zeros_at = l->zeros_at;
     a.codes.row_scale = l->scale == SCALE_ROW;
     a.codes.scale_shift = scale_bits_shift(l->scale);
