@@ -42,12 +42,16 @@ template <class T, int EXPAND, int N, int BLOCKS, int CHAINS> struct wide_sums {
     static const int DEPTH = N <= 64 ? 8 : 4; /* fragments in registers: few rows wait longer */
     static const int AHEAD = DEPTH / 2;       /* of them, made before their turn */
     static const int RUNNING = DEPTH - AHEAD; /* wgmma that may still run */
+    /* Steps whose fragments are made together, and multiplied together: few rows wait for nothing
+     * but the latency of what is made. */
+    static const int BATCH = N <= 64 ? AHEAD : 1;
     static const int STEPS_OF_WORDS = 4 / expand_words(EXPAND);
+    static const int WORDS = BATCH > STEPS_OF_WORDS ? BATCH / STEPS_OF_WORDS : 1;
     static const int PER_CHAIN = TILE_STEPS / CHAINS; /* steps */
-    static_assert(N / 2 * (BLOCKS + 2) > 192 || PER_CHAIN >= RUNNING,
-                  "a chain is added in the next");
-    static const bool TWO = N / 2 * (BLOCKS + 2) <= 192; /* chains in registers */
-    static const int UNROLL = TWO ? 4 / BLOCKS : 1;
+    /* Two chains in registers, where there is room: lookups take more of them. */
+    static const bool TWO = N / 2 * (BLOCKS + 2) <= (EXPAND == EXPAND_CODEBOOK ? 128 : 192);
+    static const int UNROLL = TWO && BLOCKS * CHAINS % 2 ? 2 : 1; /* stages that end with chain[1] */
+    static_assert(!TWO || PER_CHAIN >= RUNNING, "a chain is added in the next");
     static const uint32_t X_BYTES = N * 128; /* of half a stage */
 
     const wide_codes &codes;
@@ -58,9 +62,10 @@ template <class T, int EXPAND, int N, int BLOCKS, int CHAINS> struct wide_sums {
     float sum[BLOCKS][N / 2];
     float chain[TWO ? 2 : 1][N / 2];
     uint32_t fragment[DEPTH][4];
-    uint4 words;
+    uint4 words[WORDS];
     uint32_t zero[2];
     float up, down; /* scales of the chain that is not added yet, of rows g and g + 8 */
+    int held;       /* the stage before, of which wgmma may still run; -1 = none */
 
     __device__ __forceinline__ wide_sums(const wide_codes &c, const wide_ring &r, int tiles,
                                          int warp, int in_warp)
@@ -74,7 +79,8 @@ template <class T, int EXPAND, int N, int BLOCKS, int CHAINS> struct wide_sums {
     {
         const uint32_t tile = ring.at() + my_tile + b * 8 * codes.tile_bytes;
         if (s % STEPS_OF_WORDS == 0)
-            words = load_shared_16(tile + s / STEPS_OF_WORDS * 512 + lane * 16);
+            words[s / STEPS_OF_WORDS % WORDS] =
+                load_shared_16(tile + s / STEPS_OF_WORDS * 512 + lane * 16);
         if (s % PER_CHAIN == 0 && (EXPAND == EXPAND_INT4 || EXPAND == EXPAND_INT8_ZERO)) {
             const uint32_t row_pair = s / PER_CHAIN * 8 + lane / 4;
             uint32_t stored = 0;
@@ -88,18 +94,24 @@ template <class T, int EXPAND, int N, int BLOCKS, int CHAINS> struct wide_sums {
 
     __device__ __forceinline__ void expand(int s)
     {
-        const uint32_t w[4] = {words.x, words.y, words.z, words.w};
+        const uint4 from = words[s / STEPS_OF_WORDS % WORDS];
+        const uint32_t w[4] = {from.x, from.y, from.z, from.w};
         expand_step<T, EXPAND>(fragment[s % DEPTH], w + s % STEPS_OF_WORDS * expand_words(EXPAND),
                                zero, codes.book);
     }
 
     __device__ __forceinline__ void multiply(float (&to)[N / 2], uint32_t stage, int s)
     {
-        const uint64_t x = matrix_descriptor(stage + s / 4 * X_BYTES, 16, 1024) + s % 4 * 2;
-        registers_pin(fragment[s % DEPTH]);
+#pragma unroll
+        for (int i = s; i < s + BATCH; i++)
+            registers_pin(fragment[i % DEPTH]);
         registers_pin(to);
         wgmma_fence();
-        wgmma_rows(T(), to, fragment[s % DEPTH], x, s % PER_CHAIN != 0);
+#pragma unroll
+        for (int i = s; i < s + BATCH; i++) {
+            const uint64_t x = matrix_descriptor(stage + i / 4 * X_BYTES, 16, 1024) + i % 4 * 2;
+            wgmma_rows(T(), to, fragment[i % DEPTH], x, i % PER_CHAIN != 0);
+        }
         wgmma_commit();
     }
 
@@ -128,61 +140,83 @@ template <class T, int EXPAND, int N, int BLOCKS, int CHAINS> struct wide_sums {
             mbarrier_arrive(ring.empty + 8 * stage);
     }
 
-    /* Makes the fragment AHEAD steps after step s of block b, of the next stage if there is one. */
-    __device__ __forceinline__ void prepare(int b, int s, bool is_last)
+    /* Fetches what the BATCH steps AHEAD of step s of block b are made of, of the next stage if there is
+     * one. */
+    __device__ __forceinline__ void fetch(int b, int s, bool is_last)
     {
         const int then = (s + AHEAD) % TILE_STEPS, block = b + (s + AHEAD) / TILE_STEPS;
         if (block == BLOCKS && is_last)
             return;
-        if (then % STEPS_OF_WORDS == 0 || then % PER_CHAIN == 0) {
-            if (block == BLOCKS && then == 0) {
-                ring.next();
-                mbarrier_wait(ring.full + 8 * ring.stage, ring.parity);
-            }
-            load(block % BLOCKS, then);
+        if (block == BLOCKS && then == 0) {
+            ring.next();
+            mbarrier_wait(ring.full + 8 * ring.stage, ring.parity);
         }
-        expand(then);
-        registers_pin(fragment[then % DEPTH]); /* now, and not after the next wait */
+#pragma unroll
+        for (int i = 0; i < BATCH; i++)
+            load(block % BLOCKS, then + i);
     }
 
-    /* n stages, the first of which is in hand with its first AHEAD fragments; all that was
-     * multiplied is added.  Chains alternate between two accumulators: one is added when two steps
-     * of the next are on their way. */
+    /* Makes their fragments. */
+    __device__ __forceinline__ void prepare(int b, int s, bool is_last)
+    {
+        if (b + (s + AHEAD) / TILE_STEPS == BLOCKS && is_last)
+            return;
+#pragma unroll
+        for (int i = s + AHEAD; i < s + AHEAD + BATCH; i++) {
+            expand(i % TILE_STEPS);
+            registers_pin(fragment[i % DEPTH]); /* now, and not after the next wait */
+        }
+    }
+
+    /* n stages, the first of which is in hand with its first AHEAD fragments.  With TWO, chains
+     * alternate between two accumulators: one is added when the first steps of the next are on their
+     * way, if need be in the next call. */
     template <int n> __device__ __forceinline__ void stages(bool is_last)
     {
-        int mine = 0, before = 0;
 #pragma unroll
         for (int i = 0; i < n; i++) {
             const uint32_t at = ring.at();
-            before = mine;
-            mine = ring.stage;
+            const int mine = ring.stage;
 #pragma unroll
             for (int b = 0; b < BLOCKS; b++)
 #pragma unroll
-                for (int s = 0; s < TILE_STEPS; s++) {
+                for (int s = 0; s < TILE_STEPS; s += BATCH) {
                     const int nth = (i * BLOCKS + b) * CHAINS + s / PER_CHAIN; /* chain */
                     const int now = TWO ? nth % 2 : 0;
-                    const bool ends = (s + 1) % PER_CHAIN == 0;
-                    const bool ends_all = ends && nth + 1 == n * BLOCKS * CHAINS;
+                    const bool ends = (s + BATCH) % PER_CHAIN == 0;
                     multiply(chain[now], at, s);
-                    wgmma_wait<RUNNING>();
-                    registers_pin(fragment[(s + AHEAD) % DEPTH]);
-                    if (TWO && nth > 0 && s % PER_CHAIN == RUNNING - 1) {
-                        add(sum[(nth - 1) / CHAINS % BLOCKS], chain[1 - now]);
-                        if (b == 0 && s == RUNNING - 1)
-                            release(before);
+                    fetch(b, s, is_last && i + 1 == n);
+                    wgmma_wait<RUNNING / BATCH>();
+#pragma unroll
+                    for (int j = s + AHEAD; j < s + AHEAD + BATCH; j++)
+                        registers_pin(fragment[j % DEPTH]);
+                    if (TWO && s % PER_CHAIN == RUNNING - BATCH) {
+                        add(sum[(nth + BLOCKS * CHAINS - 1) / CHAINS % BLOCKS], chain[1 - now]);
+                        if (b == 0 && s == RUNNING - BATCH) {
+                            if (held >= 0)
+                                release(held);
+                            held = mine;
+                        }
                     }
                     if (ends)
                         load_scales(at, b, s);
                     prepare(b, s, is_last && i + 1 == n);
-                    if (ends_all || (!TWO && ends)) {
+                    if (!TWO && ends) {
                         wgmma_wait<0>();
-                        if (b + 1 == BLOCKS && s + 1 == TILE_STEPS)
+                        if (b + 1 == BLOCKS && s + BATCH == TILE_STEPS)
                             release(mine);
                         add(sum[b], chain[now]);
                     }
                 }
         }
+    }
+
+    /* What stages() left, where the last chain is `of`. */
+    __device__ __forceinline__ void settle(float (&of)[N / 2])
+    {
+        wgmma_wait<0>();
+        release(held);
+        add(sum[BLOCKS - 1], of);
     }
 
     /* sum = the tile's sums, without the scales of rows. */
@@ -193,26 +227,29 @@ template <class T, int EXPAND, int N, int BLOCKS, int CHAINS> struct wide_sums {
 #pragma unroll
             for (int b = 0; b < BLOCKS; b++)
                 sum[b][i] = 0;
-            chain[0][i] = chain[TWO][i] = 0; /* or they would live from tile to tile */
+            chain[0][i] = chain[TWO][i] = 0; /* the chain before the first adds nothing */
         }
+        up = down = 0;
+        held = -1;
 #pragma unroll
         for (int i = 0; i < 4 * RUNNING; i++)
             fragment[AHEAD + i / 4][i % 4] = 0;
         mbarrier_wait(ring.full + 8 * ring.stage, ring.parity);
 #pragma unroll
         for (int i = 0; i < AHEAD; i++) {
-            if (i % STEPS_OF_WORDS == 0)
-                load(0, i);
+            load(0, i);
             expand(i);
         }
         int k = 0;
-        if (UNROLL > 1)
 #pragma unroll 1
-            for (; k + UNROLL <= n_k; k += UNROLL)
-                stages<UNROLL>(k + UNROLL == n_k);
-#pragma unroll 1
-        for (; k < n_k; k++)
-            stages<1>(k + 1 == n_k);
+        for (; k + UNROLL <= n_k; k += UNROLL)
+            stages<UNROLL>(k + UNROLL == n_k);
+        if (UNROLL == 2 && k < n_k) {
+            stages<1>(true);
+            settle(chain[0]);
+        } else if (TWO) {
+            settle(chain[TWO]);
+        }
         ring.next();
     }
 
