@@ -15,18 +15,18 @@
  * the latency of one chain after another, about 1000 cycles each; they are there so that few rows
  * occupy all SMs.
  *
- * Measured on an H200: one warpgroup of n128 alone keeps the tensor cores busy (64.7 cycles a
- * wgmma, fragments made in between), yet both together take 1.49 us for 128 columns, 1.18 us
- * without expanding and adding.  So these are not hidden; probably both warpgroups do them at the
- * same time: but taking turns, a chain each, made tiles of n128 slower (34.1 -> 31.1 us without, 512 rows
- * of 4096 x 4096).  Many copies a stage, each by its own lane, cost 110 cycles each and bounded all
- * tiles. */
+ * Measured: the end of a tile by ordinary loads and stores, which overlapped with nothing, took as
+ * long as a tenth to a quarter of its products; so the copy engine carries y (scheme_wide_end.cuh).  A
+ * warp's number that the compiler does not know to be one for the warp costs 30 registers.  128
+ * columns of 256 by 128 take 2450 cycles, 2400 where one warpgroup is a chain and a half ahead of the
+ * other: additions that meet are not what is left.  Many copies a stage, each by its own lane, cost
+ * 110 cycles each and bounded all tiles. */
 #include "kernels/cuda/matmul_scheme_sm90.h"
 
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/ptx_cluster.cuh"
 #include "kernels/cuda/scheme_book.cuh"
-#include "kernels/cuda/scheme_wide_store.cuh"
+#include "kernels/cuda/scheme_wide_end.cuh"
 #include "kernels/cuda/scheme_wide_sums.cuh"
 #include "kernels/cuda/tensor_map.h"
 
@@ -41,8 +41,15 @@ enum {
     STAGES_MAX = 8,
     LARGE_ROWS = 128, /* the largest tile alone is the slower way for so many */
     GROUP_ROWS = 8, /* tiles of rows that run side by side, so that x and w stay in cache */
-    FIXED_BYTES = 1024 + WARPS * STORE_BYTES, /* room to align, and what y leaves through */
     SHARED_MAX = 227 * 1024 - 1024,
+};
+
+/* What becomes of a tile's sums: kernels of their own, as one with every case in it outgrows the
+ * instruction cache. */
+enum wide_ending {
+    ENDING_ADD,  /* bias and residual, or without */
+    ENDING_SILU, /* gated */
+    ENDING_ANY,
 };
 
 struct wide_args {
@@ -61,6 +68,8 @@ struct place {
 template <int N, int BLOCKS> struct shape {
     static const int UNITS = 8 * BLOCKS;    /* of a tile */
     static const int X_BYTES = N * BOX * 2; /* of half a stage's */
+    static const int END_BYTES = wide_pieces<N, BLOCKS, false>::BYTES;
+    static const int FIXED_BYTES = 1024 + END_BYTES; /* 1024: room to align */
 };
 
 /* GROUP_ROWS tiles of rows, all their columns, then the next. */
@@ -76,12 +85,11 @@ template <int N, int BLOCKS> __device__ place place_at(const wide_args &a, int i
 /* ---- the thread that fetches ---- */
 
 struct wide_maps {
-    CUtensorMap x, w, w_up;
+    CUtensorMap x, w, w_up, y, add;
 };
 
 /* Few copies, and large: a copy from memory costs its thread about 100 cycles whatever its size. */
-template <int N, int BLOCKS> struct feeder {
-    using S = shape<N, BLOCKS>;
+template <class S, int N, int BLOCKS> struct feeder {
     const wide_maps &maps;
     const wide_args &a;
     wide_ring r;
@@ -131,6 +139,55 @@ template <int N, int BLOCKS> struct feeder {
     }
 };
 
+/* ---- beside it: those that carry y, and one that brings near ---- */
+
+template <int N, int BLOCKS> struct block_tiles { /* of this block, from before its first */
+    const wide_args &a;
+    int i, row, col; /* first of y */
+
+    __device__ bool next()
+    {
+        i += gridDim.x;
+        if (i >= a.row_tiles * a.col_tiles)
+            return false;
+        const place t = place_at<N, BLOCKS>(a, i);
+        row = t.row;
+        col = t.unit * UNIT_ROWS;
+        return true;
+    }
+};
+
+template <int N, int BLOCKS> __device__ block_tiles<N, BLOCKS> tiles_of(const wide_args &a)
+{
+    return {a, (int)blockIdx.x - (int)gridDim.x, a.p.rows, 0};
+}
+
+/* y of one warpgroup's 64 columns of each block, by one thread. */
+template <class PIECES, int N, int BLOCKS>
+__device__ void carry(const wide_maps &maps, const wide_args &a, int group, const wide_ring &out)
+{
+    typedef block_tiles<N, BLOCKS> tiles;
+    depend_wait();
+    wide_carrier<PIECES, tiles>{a.p, maps.y, maps.add, group * PIECE_COLS}.run(
+        tiles_of<N, BLOCKS>(a), out);
+}
+
+/* Into the second-level cache: what a block's tiles will have added to them. */
+template <class T, int N, int BLOCKS> __device__ void bring_near(const wide_args &a, int lane)
+{
+    enum { LINE = 64 }; /* values of 128 bytes */
+    const T *from = (const T *)(a.p.gate_in_y ? a.p.y : a.p.add);
+    if (!from)
+        return;
+    depend_wait();
+    for (block_tiles<N, BLOCKS> t = tiles_of<N, BLOCKS>(a); t.next();)
+        for (int at = lane; at < N * 2 * BLOCKS; at += 32) {
+            const int r = t.row + at / (2 * BLOCKS), c = t.col + at % (2 * BLOCKS) * LINE;
+            if (r < a.p.rows && c < a.p.n)
+                prefetch_l2(from + (size_t)r * a.p.y_stride + c);
+        }
+}
+
 /* ---- the warps that multiply ---- */
 
 template <class SUMS, int BLOCKS>
@@ -146,15 +203,33 @@ __device__ __forceinline__ void scale_rows(SUMS &s, const wide_args &a, const pl
     }
 }
 
-/* grid: [blocks]   block: [THREADS]: two warpgroups multiply, a thread of the third fetches */
-template <class T, int EXPAND, int N, int BLOCKS, int CHAINS>
+/* A tile's sums to y. */
+template <class T, int N, int BLOCKS, wide_ending ENDING>
+__device__ __forceinline__ void end_tile(float (&sum)[BLOCKS][N / 2], const wide_args &a,
+                                         const place &t, wide_ring &pieces, int warp, int lane)
+{
+    const int col = t.unit * UNIT_ROWS;
+    if constexpr (ENDING == ENDING_ANY)
+        wide_store<T, N, BLOCKS>(a.p, pieces.stages + warp * STORE_BYTES, t.row, col, warp, lane)
+            .run(sum);
+    else
+        wide_end<T, N, BLOCKS, ENDING == ENDING_SILU>{
+            a.p, pieces, t.row, col + warp * 16, warp % 4, lane}
+            .run(sum);
+}
+
+/* grid: [blocks]   block: [THREADS]: two warpgroups multiply; of the third a thread fetches, two carry,
+ * a warp brings near */
+template <class T, int EXPAND, int N, int BLOCKS, int CHAINS, wide_ending ENDING>
 __global__ void __launch_bounds__(THREADS, 1)
     matmul_scheme_kernel(const __grid_constant__ wide_maps maps,
                          const __grid_constant__ wide_args a)
 {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
     DYNAMIC_SHARED(uint8_t, shared_raw);
-    __shared__ uint64_t bars[2 * STAGES_MAX];
+    using S = shape<N, BLOCKS>;
+    typedef wide_pieces<N, BLOCKS, ENDING == ENDING_SILU> pieces;
+    __shared__ uint64_t bars[2 * STAGES_MAX], piece_bars[2][2][pieces::RING];
     const wide_ring r = {(shared_addr(shared_raw) + 1023) & ~1023u,
                          shared_addr(bars),
                          shared_addr(bars + STAGES_MAX),
@@ -162,13 +237,28 @@ __global__ void __launch_bounds__(THREADS, 1)
                          a.stages,
                          0,
                          0};
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    /* From a shuffle, so that the compiler sees that a warp has one, and keeps what follows from it
+     * in uniform registers. */
+    const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
+    const int group = warp < WARPS ? warp / 4 : warp - WARPS - 1; /* a warpgroup's, its carrier's */
+    const uint32_t behind = r.stages + a.stages * a.stage_bytes;
+    wide_ring out = {behind + group * pieces::RING * PIECE_BYTES,
+                     shared_addr(piece_bars[group][0]),
+                     shared_addr(piece_bars[group][1]),
+                     PIECE_BYTES,
+                     pieces::RING,
+                     0,
+                     0};
     if (threadIdx.x == MATHS) {
         tensor_map_prefetch(&maps.w);
         tensor_map_prefetch(&maps.x);
         for (int s = 0; s < a.stages; s++) {
             mbarrier_init(r.full + 8 * s, 1);
             mbarrier_init(r.empty + 8 * s, WARPS);
+        }
+        for (int i = 0; i < 2 * pieces::RING; i++) {
+            mbarrier_init(shared_addr(&piece_bars[i % 2][0][i / 2]), 1);
+            mbarrier_init(shared_addr(&piece_bars[i % 2][1][i / 2]), 4);
         }
         fence_mbarrier_init();
     }
@@ -177,20 +267,21 @@ __global__ void __launch_bounds__(THREADS, 1)
     if (warp >= WARPS) {
         registers_give<24>();
         if (threadIdx.x == MATHS)
-            feeder<N, BLOCKS>{maps, a, r}.run();
+            feeder<S, N, BLOCKS>{maps, a, r}.run();
+        else if (warp == WARPS + 3)
+            bring_near<T, N, BLOCKS>(a, lane);
+        else if (warp > WARPS && lane == 0 && ENDING != ENDING_ANY)
+            carry<pieces, N, BLOCKS>(maps, a, group, out);
     } else {
         registers_take<240>();
         depend_wait();
         wide_sums<T, EXPAND, N, BLOCKS, CHAINS> s(a.codes, r, a.n_k, warp, lane);
-        const uint32_t piece = r.stages + a.stages * a.stage_bytes + warp * STORE_BYTES;
         for (int i = blockIdx.x; i < a.row_tiles * a.col_tiles; i += gridDim.x) {
-            const place t = place_at<N, BLOCKS>(a, i);
-            typedef wide_store<T, N, BLOCKS> store;
-            store(a.p, piece, t.row, t.unit * UNIT_ROWS, warp, lane).prefetch();
             s.run();
+            const place t = place_at<N, BLOCKS>(a, i);
             if (a.codes.row_scale)
                 scale_rows<decltype(s), BLOCKS>(s, a, t, warp, lane);
-            store(a.p, piece, t.row, t.unit * UNIT_ROWS, warp, lane).run(s.sum);
+            end_tile<T, N, BLOCKS, ENDING>(s.sum, a, t, out, warp, lane);
         }
     }
 #endif
@@ -203,11 +294,11 @@ int divide_up(int a, int b)
     return (a + b - 1) / b;
 }
 
-template <class T, int EXPAND, int N, int BLOCKS, int CHAINS>
+template <class T, int EXPAND, int N, int BLOCKS, int CHAINS, wide_ending ENDING>
 void launch_kernel(struct device *d, wide_args *a)
 {
     using S = shape<N, BLOCKS>;
-    auto *kernel = matmul_scheme_kernel<T, EXPAND, N, BLOCKS, CHAINS>;
+    auto *kernel = matmul_scheme_kernel<T, EXPAND, N, BLOCKS, CHAINS, ENDING>;
     const int box_units = a->p.w_up ? S::UNITS / 2 : S::UNITS;
     wide_maps maps;
     tensor_map_2d(d, &maps.x, a->p.x, a->p.in, a->p.rows, a->p.in, BOX, N);
@@ -215,49 +306,72 @@ void launch_kernel(struct device *d, wide_args *a)
                      box_units);
     tensor_map_units(d, &maps.w_up, a->p.w_up ? a->p.w_up : a->p.w, a->codes.tile_bytes, a->n_k,
                      a->unit_bytes, a->n_units, 1, box_units);
+    if (ENDING != ENDING_ANY) {
+        const void *add = a->p.add ? a->p.add : a->p.y;
+        tensor_map_2d(d, &maps.y, a->p.y, a->p.n, a->p.rows, a->p.y_stride, PIECE_COLS, PIECE_ROWS);
+        tensor_map_2d(d, &maps.add, add, a->p.n, a->p.rows, a->p.y_stride, PIECE_COLS, PIECE_ROWS);
+    }
     a->row_tiles = divide_up(a->p.rows, N);
     a->col_tiles = divide_up(a->n_units, box_units);
     a->stage_bytes = divide_up(2 * S::X_BYTES + S::UNITS * (int)a->codes.tile_bytes, 1024) * 1024;
-    a->stages = (SHARED_MAX - FIXED_BYTES) / a->stage_bytes;
+    a->stages = (SHARED_MAX - S::FIXED_BYTES) / a->stage_bytes;
     a->stages = a->stages < STAGES_MAX ? a->stages : STAGES_MAX;
-    static bool ready = false; /* one device thread; the attribute is of the function */
-    if (!ready)
+    static thread_local int ready_on; /* 1 + the device whose function has it; a thread for each */
+    if (ready_on != d->index + 1) {
         cuda_check(
             d,
             cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED_MAX),
             "shared memory of matmul");
-    ready = true;
+        ready_on = d->index + 1;
+    }
     const int tiles = a->row_tiles * a->col_tiles;
     launch(d, "run matmul",
            {dim3((unsigned)(tiles < d->sm_count ? tiles : d->sm_count)), dim3(THREADS),
-            (size_t)(FIXED_BYTES + a->stages * a->stage_bytes), 0},
+            (size_t)(S::FIXED_BYTES + a->stages * a->stage_bytes), 0},
            kernel, maps, *a);
 }
 
-/* All shapes of tiles for the schemes that weights commonly have; for the others the largest, which
- * does everything. */
-constexpr bool has_all_tiles(int expand, int chains)
+/* All shapes of tiles and quick ends for the schemes that weights commonly have; for the others the
+ * largest tile, and an end that does everything. */
+constexpr bool is_common(int expand, int chains)
 {
     return expand == EXPAND_INT4       ? chains <= 2
            : expand == EXPAND_CODEBOOK ? chains == 2
                                        : expand == EXPAND_INT8 && chains == 1;
 }
 
+wide_ending ending_of(const struct product *p)
+{
+    if (p->y_f32 || p->gate_in_y || p->act != (p->w_up ? ACT_SILU : ACT_NONE))
+        return ENDING_ANY;
+    return p->w_up ? ENDING_SILU : ENDING_ADD;
+}
+
+template <class T, int EXPAND, int CHAINS>
+void launch_common(struct device *d, wide_args *a, wide_ending ending, enum scheme_wide_tile tile)
+{
+    const bool gated = ending == ENDING_SILU;
+    switch (tile) {
+    case SCHEME_TILE_128_32:
+        return launch_kernel<T, EXPAND, 32, 1, CHAINS, ENDING_ADD>(d, a);
+    case SCHEME_TILE_128_64:
+        return launch_kernel<T, EXPAND, 64, 1, CHAINS, ENDING_ADD>(d, a);
+    case SCHEME_TILE_128_128:
+        return launch_kernel<T, EXPAND, 128, 1, CHAINS, ENDING_ADD>(d, a);
+    default:
+        return gated ? launch_kernel<T, EXPAND, 128, 2, CHAINS, ENDING_SILU>(d, a)
+                     : launch_kernel<T, EXPAND, 128, 2, CHAINS, ENDING_ADD>(d, a);
+    }
+}
+
 template <class T, int EXPAND, int CHAINS>
 void launch_tile(struct device *d, wide_args *a, enum scheme_wide_tile tile)
 {
-    if constexpr (has_all_tiles(EXPAND, CHAINS))
-        switch (tile) {
-        case SCHEME_TILE_128_32:
-            return launch_kernel<T, EXPAND, 32, 1, CHAINS>(d, a);
-        case SCHEME_TILE_128_64:
-            return launch_kernel<T, EXPAND, 64, 1, CHAINS>(d, a);
-        case SCHEME_TILE_128_128:
-            return launch_kernel<T, EXPAND, 128, 1, CHAINS>(d, a);
-        default:
-            break;
-        }
-    launch_kernel<T, EXPAND, 128, 2, CHAINS>(d, a);
+    const wide_ending ending = ending_of(&a->p);
+    if constexpr (is_common(EXPAND, CHAINS))
+        if (ending != ENDING_ANY)
+            return launch_common<T, EXPAND, CHAINS>(d, a, ending, tile);
+    launch_kernel<T, EXPAND, 128, 2, CHAINS, ENDING_ANY>(d, a);
 }
 
 template <class T, int EXPAND>
@@ -321,7 +435,7 @@ bool matmul_scheme_sm90_fits(const struct device *d, const struct product *p)
 {
     struct scheme_layout l;
     scheme_layout(&l, p->scheme, p->in);
-    return d->cc == 90 && (has_all_tiles(expand_of(&l), l.chains) || p->rows > LARGE_ROWS) && is_aligned(p->x) && p->in % 8 == 0 &&
+    return d->cc == 90 && (is_common(expand_of(&l), l.chains) || p->rows > LARGE_ROWS) && is_aligned(p->x) && p->in % 8 == 0 &&
            (p->y_f32
                 ? !p->add && !p->gate_in_y && !p->w_up
                 : is_aligned(p->y) && is_aligned(p->add) && p->n % 8 == 0 && p->y_stride % 8 == 0);

@@ -84,6 +84,12 @@ __device__ __forceinline__ void store_wait_read()
     asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
 }
 
+/* The same of all but the last commit. */
+__device__ __forceinline__ void store_wait_read_but_one()
+{
+    asm volatile("cp.async.bulk.wait_group.read 1;" ::: "memory");
+}
+
 /* Until all stores of this thread are done. */
 __device__ __forceinline__ void store_wait()
 {

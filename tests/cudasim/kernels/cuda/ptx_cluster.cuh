@@ -47,6 +47,11 @@ inline void store_wait_read()
     sim::defer_wait(&sim::self->stores, 0);
 }
 
+inline void store_wait_read_but_one()
+{
+    sim::defer_wait(&sim::self->stores, 1);
+}
+
 inline void store_wait()
 {
     sim::defer_wait(&sim::self->stores, 0);
