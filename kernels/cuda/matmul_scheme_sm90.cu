@@ -65,11 +65,12 @@ struct place {
     int row, unit; /* first row of x; first unit of each weight */
 };
 
-template <int N, int BLOCKS> struct shape {
+template <int EXPAND, int N, int BLOCKS> struct shape {
     static const int UNITS = 8 * BLOCKS;    /* of a tile */
     static const int X_BYTES = N * BOX * 2; /* of half a stage's */
     static const int END_BYTES = wide_pieces<N, BLOCKS, false>::BYTES;
-    static const int FIXED_BYTES = 1024 + END_BYTES; /* 1024: room to align */
+    static const int BOOK_BYTES = EXPAND == EXPAND_CODEBOOK ? TABLE_BYTES : 0;
+    static const int FIXED_BYTES = 1024 + END_BYTES + BOOK_BYTES; /* 1024: room to align */
 };
 
 /* GROUP_ROWS tiles of rows, all their columns, then the next. */
@@ -227,7 +228,7 @@ __global__ void __launch_bounds__(THREADS, 1)
 {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
     DYNAMIC_SHARED(uint8_t, shared_raw);
-    using S = shape<N, BLOCKS>;
+    using S = shape<EXPAND, N, BLOCKS>;
     typedef wide_pieces<N, BLOCKS, ENDING == ENDING_SILU> pieces;
     __shared__ uint64_t bars[2 * STAGES_MAX], piece_bars[2][2][pieces::RING];
     const wide_ring r = {(shared_addr(shared_raw) + 1023) & ~1023u,
@@ -241,7 +242,7 @@ __global__ void __launch_bounds__(THREADS, 1)
      * in uniform registers. */
     const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
     const int group = warp < WARPS ? warp / 4 : warp - WARPS - 1; /* a warpgroup's, its carrier's */
-    const uint32_t behind = r.stages + a.stages * a.stage_bytes;
+    const uint32_t behind = r.stages + a.stages * a.stage_bytes, table = behind + S::END_BYTES;
     wide_ring out = {behind + group * pieces::RING * PIECE_BYTES,
                      shared_addr(piece_bars[group][0]),
                      shared_addr(piece_bars[group][1]),
@@ -262,6 +263,8 @@ __global__ void __launch_bounds__(THREADS, 1)
         }
         fence_mbarrier_init();
     }
+    if (EXPAND == EXPAND_CODEBOOK)
+        table_make(table, a.codes.book, threadIdx.x, THREADS);
     __syncthreads();
     depend_launch();
     if (warp >= WARPS) {
@@ -275,7 +278,7 @@ __global__ void __launch_bounds__(THREADS, 1)
     } else {
         registers_take<240>();
         depend_wait();
-        wide_sums<T, EXPAND, N, BLOCKS, CHAINS> s(a.codes, r, a.n_k, warp, lane);
+        wide_sums<T, EXPAND, N, BLOCKS, CHAINS> s(a.codes, r, a.n_k, table, warp, lane);
         for (int i = blockIdx.x; i < a.row_tiles * a.col_tiles; i += gridDim.x) {
             s.run();
             const place t = place_at<N, BLOCKS>(a, i);
@@ -297,7 +300,7 @@ int divide_up(int a, int b)
 template <class T, int EXPAND, int N, int BLOCKS, int CHAINS, wide_ending ENDING>
 void launch_kernel(struct device *d, wide_args *a)
 {
-    using S = shape<N, BLOCKS>;
+    using S = shape<EXPAND, N, BLOCKS>;
     auto *kernel = matmul_scheme_kernel<T, EXPAND, N, BLOCKS, CHAINS, ENDING>;
     const int box_units = a->p.w_up ? S::UNITS / 2 : S::UNITS;
     wide_maps maps;

@@ -59,6 +59,7 @@ template <class T, int EXPAND, int N, int BLOCKS, int CHAINS> struct wide_sums {
     int n_k; /* tiles of a unit */
     int lane;
     uint32_t my_tile; /* of block 0, in a stage */
+    uint32_t table;   /* a codebook's, in shared memory */
     float sum[BLOCKS][N / 2];
     float chain[TWO ? 2 : 1][N / 2];
     uint32_t fragment[DEPTH][4];
@@ -68,8 +69,8 @@ template <class T, int EXPAND, int N, int BLOCKS, int CHAINS> struct wide_sums {
     int held;       /* the stage before, of which wgmma may still run; -1 = none */
 
     __device__ __forceinline__ wide_sums(const wide_codes &c, const wide_ring &r, int tiles,
-                                         int warp, int in_warp)
-        : codes(c), ring(r), n_k(tiles), lane(in_warp)
+                                         uint32_t table_at, int warp, int in_warp)
+        : codes(c), ring(r), n_k(tiles), lane(in_warp), table(table_at)
     {
         my_tile = 2 * X_BYTES + warp * c.tile_bytes;
     }
@@ -96,8 +97,11 @@ template <class T, int EXPAND, int N, int BLOCKS, int CHAINS> struct wide_sums {
     {
         const uint4 from = words[s / STEPS_OF_WORDS % WORDS];
         const uint32_t w[4] = {from.x, from.y, from.z, from.w};
-        expand_step<T, EXPAND>(fragment[s % DEPTH], w + s % STEPS_OF_WORDS * expand_words(EXPAND),
-                               zero, codes.book);
+        if constexpr (EXPAND == EXPAND_CODEBOOK)
+            table_step(fragment[s % DEPTH], w[s % STEPS_OF_WORDS], table, lane * 4);
+        else
+            expand_step<T, EXPAND>(fragment[s % DEPTH],
+                                   w + s % STEPS_OF_WORDS * expand_words(EXPAND), zero, codes.book);
     }
 
     __device__ __forceinline__ void multiply(float (&to)[N / 2], uint32_t stage, int s)
