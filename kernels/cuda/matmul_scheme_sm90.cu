@@ -16,11 +16,11 @@
  * occupy all SMs.
  *
  * Measured: the end of a tile by ordinary loads and stores, which overlapped with nothing, took as
- * long as a tenth to a quarter of its products; so the copy engine carries y (scheme_wide_end.cuh).  A
- * warp's number that the compiler does not know to be one for the warp costs 30 registers.  128
- * columns of 256 by 128 take 2450 cycles, 2400 where one warpgroup is a chain and a half ahead of the
- * other: additions that meet are not what is left.  Many copies a stage, each by its own lane, cost
- * 110 cycles each and bounded all tiles. */
+ * long as a tenth to a quarter of its products; so the copy engine carries y (scheme_wide_end.cuh).
+ * A warp's number that the compiler does not know to be one for the warp costs 30 registers.  128
+ * columns of 256 by 128 take 2450 cycles, 2400 where one warpgroup is a chain and a half ahead of
+ * the other: additions that meet are not what is left.  Many copies a stage, each by its own lane,
+ * cost 110 cycles each and bounded all tiles. */
 #include "kernels/cuda/matmul_scheme_sm90.h"
 
 #include "kernels/cuda/launch.cuh"
@@ -40,7 +40,7 @@ enum {
     BOX = 64, /* columns of x in one copy: 128 bytes */
     STAGES_MAX = 8,
     LARGE_ROWS = 128, /* the largest tile alone is the slower way for so many */
-    GROUP_ROWS = 8, /* tiles of rows that run side by side, so that x and w stay in cache */
+    GROUP_ROWS = 8,   /* tiles of rows that run side by side, so that x and w stay in cache */
     SHARED_MAX = 227 * 1024 - 1024,
 };
 
@@ -214,13 +214,13 @@ __device__ __forceinline__ void end_tile(float (&sum)[BLOCKS][N / 2], const wide
         wide_store<T, N, BLOCKS>(a.p, pieces.stages + warp * STORE_BYTES, t.row, col, warp, lane)
             .run(sum);
     else
-        wide_end<T, N, BLOCKS, ENDING == ENDING_SILU>{
-            a.p, pieces, t.row, col + warp * 16, warp % 4, lane}
+        wide_end<T, N, BLOCKS, ENDING == ENDING_SILU>{a.p,      pieces, t.row, col + warp * 16,
+                                                      warp % 4, lane}
             .run(sum);
 }
 
-/* grid: [blocks]   block: [THREADS]: two warpgroups multiply; of the third a thread fetches, two carry,
- * a warp brings near */
+/* grid: [blocks]   block: [THREADS]: two warpgroups multiply; of the third a thread fetches, two
+ * carry, a warp brings near */
 template <class T, int EXPAND, int N, int BLOCKS, int CHAINS, wide_ending ENDING>
 __global__ void __launch_bounds__(THREADS, 1)
     matmul_scheme_kernel(const __grid_constant__ wide_maps maps,
@@ -438,7 +438,8 @@ bool matmul_scheme_sm90_fits(const struct device *d, const struct product *p)
 {
     struct scheme_layout l;
     scheme_layout(&l, p->scheme, p->in);
-    return d->cc == 90 && (is_common(expand_of(&l), l.chains) || p->rows > LARGE_ROWS) && is_aligned(p->x) && p->in % 8 == 0 &&
+    return d->cc == 90 && (is_common(expand_of(&l), l.chains) || p->rows > LARGE_ROWS) &&
+           is_aligned(p->x) && p->in % 8 == 0 &&
            (p->y_f32
                 ? !p->add && !p->gate_in_y && !p->w_up
                 : is_aligned(p->y) && is_aligned(p->add) && p->n % 8 == 0 && p->y_stride % 8 == 0);

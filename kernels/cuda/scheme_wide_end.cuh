@@ -1,11 +1,11 @@
-/* scheme_wide_end.cuh - the common ends of a tile whose sums are of wgmma with weights as rows: bias
- * and residual, or SiLU of one half times the other.
+/* scheme_wide_end.cuh - the common ends of a tile whose sums are of wgmma with weights as rows:
+ * bias and residual, or SiLU of one half times the other.
  *
- * y leaves, and what is added to it comes, by the copy engine, in pieces of 32 rows by the 64 columns
- * of a warpgroup, while the warpgroup is at other pieces or at its next tile.  A thread beside those
- * that multiply, the carrier, gives a piece of shared memory to a warpgroup, with the residual in it
- * where there is one; its warps finish their 16 columns of it, where they lie, and the carrier takes
- * it away:
+ * y leaves, and what is added to it comes, by the copy engine, in pieces of 32 rows by the 64
+ * columns of a warpgroup, while the warpgroup is at other pieces or at its next tile.  A thread
+ * beside those that multiply, the carrier, gives a piece of shared memory to a warpgroup, with the
+ * residual in it where there is one; its warps finish their 16 columns of it, where they lie, and
+ * the carrier takes it away:
  *
  *     given   the carrier, or the copy engine -> four warps     mbarrier of one arrival (and bytes)
  *     ready   four warps -> the carrier                         mbarrier of four
@@ -68,11 +68,13 @@ template <class T, int N, int BLOCKS, bool GATED> struct wide_end {
             const uint32_t g = pair_of<T>(sum[i], sum[i + 1]), u = pair_of<T>(up[i], up[i + 1]);
 #pragma unroll
             for (int j = 0; j < 2; j++)
-                sum[i + j] = __fmul_rn(activate(ACT_SILU, pair_value<T>(g, j)), pair_value<T>(u, j));
+                sum[i + j] =
+                    __fmul_rn(activate(ACT_SILU, pair_value<T>(g, j)), pair_value<T>(u, j));
         }
     }
 
-    /* Where row lane % 8 of matrix lane / 8 lies, of four that are 16 rows by this warp's columns. */
+    /* Where row lane % 8 of matrix lane / 8 lies, of four that are 16 rows by this warp's columns.
+     */
     __device__ __forceinline__ uint32_t place(int half) const
     {
         const int r = half * 16 + lane / 16 * 8 + lane % 8, chunk = warp * 2 + lane / 8 % 2;
@@ -137,8 +139,8 @@ template <class T, int N, int BLOCKS, bool GATED> struct wide_end {
     }
 };
 
-/* The carrier of one warpgroup.  TILES: `bool next()` goes to the block's next tile, `row` and `col`
- * are its first; before the first, row is all rows. */
+/* The carrier of one warpgroup.  TILES: `bool next()` goes to the block's next tile, `row` and
+ * `col` are its first; before the first, row is all rows. */
 template <class PIECES, class TILES> struct wide_carrier {
     const struct product &p;
     const CUtensorMap &y, &add;

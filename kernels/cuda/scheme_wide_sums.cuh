@@ -1,8 +1,8 @@
 /* scheme_wide_sums.cuh - what a warpgroup multiplies: codes from shared memory to fragments in
  * registers, wgmma with x in shared memory, chains to sums.
  *
- * A warpgroup has BLOCKS times 64 rows of the weights, by N rows of x.  Fragments of four or eight steps
- * are in registers: half are made ahead of the wgmma that runs, and as many may still run.
+ * A warpgroup has BLOCKS times 64 rows of the weights, by N rows of x.  Fragments of four or eight
+ * steps are in registers: half are made ahead of the wgmma that runs, and as many may still run.
  * Where registers allow (N <= 64) a chain is added while the next one runs; else the other
  * warpgroup's wgmma fill the gap. */
 #ifndef KERNELS_CUDA_SCHEME_WIDE_SUMS_CUH
@@ -50,7 +50,8 @@ template <class T, int EXPAND, int N, int BLOCKS, int CHAINS> struct wide_sums {
     static const int PER_CHAIN = TILE_STEPS / CHAINS; /* steps */
     /* Two chains in registers, where there is room: lookups take more of them. */
     static const bool TWO = N / 2 * (BLOCKS + 2) <= (EXPAND == EXPAND_CODEBOOK ? 128 : 192);
-    static const int UNROLL = TWO && BLOCKS * CHAINS % 2 ? 2 : 1; /* stages that end with chain[1] */
+    static const int UNROLL =
+        TWO && BLOCKS * CHAINS % 2 ? 2 : 1; /* stages that end with chain[1] */
     static_assert(!TWO || PER_CHAIN >= RUNNING, "a chain is added in the next");
     static const uint32_t X_BYTES = N * 128; /* of half a stage */
 
@@ -144,8 +145,8 @@ template <class T, int EXPAND, int N, int BLOCKS, int CHAINS> struct wide_sums {
             mbarrier_arrive(ring.empty + 8 * stage);
     }
 
-    /* Fetches what the BATCH steps AHEAD of step s of block b are made of, of the next stage if there is
-     * one. */
+    /* Fetches what the BATCH steps AHEAD of step s of block b are made of, of the next stage if
+     * there is one. */
     __device__ __forceinline__ void fetch(int b, int s, bool is_last)
     {
         const int then = (s + AHEAD) % TILE_STEPS, block = b + (s + AHEAD) / TILE_STEPS;
@@ -173,8 +174,8 @@ template <class T, int EXPAND, int N, int BLOCKS, int CHAINS> struct wide_sums {
     }
 
     /* n stages, the first of which is in hand with its first AHEAD fragments.  With TWO, chains
-     * alternate between two accumulators: one is added when the first steps of the next are on their
-     * way, if need be in the next call. */
+     * alternate between two accumulators: one is added when the first steps of the next are on
+     * their way, if need be in the next call. */
     template <int n> __device__ __forceinline__ void stages(bool is_last)
     {
 #pragma unroll
