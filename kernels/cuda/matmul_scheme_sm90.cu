@@ -69,7 +69,7 @@ template <int EXPAND, int N, int BLOCKS> struct shape {
     static const int UNITS = 8 * BLOCKS;    /* of a tile */
     static const int X_BYTES = N * BOX * 2; /* of half a stage's */
     static const int END_BYTES = wide_pieces<N, BLOCKS, false>::BYTES;
-    static const int BOOK_BYTES = EXPAND == EXPAND_CODEBOOK ? TABLE_BYTES : 0;
+    static const int BOOK_BYTES = wide_has_table(EXPAND, N) ? TABLE_BYTES : 0;
     static const int FIXED_BYTES = 1024 + END_BYTES + BOOK_BYTES; /* 1024: room to align */
 };
 
@@ -263,7 +263,7 @@ __global__ void __launch_bounds__(THREADS, 1)
         }
         fence_mbarrier_init();
     }
-    if (EXPAND == EXPAND_CODEBOOK)
+    if (wide_has_table(EXPAND, N))
         table_make(table, a.codes.book, threadIdx.x, THREADS);
     __syncthreads();
     depend_launch();

@@ -38,6 +38,12 @@ struct wide_codes { /* how a tile of a unit lies */
     struct expand_book book;
 };
 
+/* Are codes looked up in shared memory?  Few rows wait longer for it than permutations take. */
+__host__ __device__ constexpr bool wide_has_table(int expand, int n)
+{
+    return expand == EXPAND_CODEBOOK && n > 64;
+}
+
 template <class T, int EXPAND, int N, int BLOCKS, int CHAINS> struct wide_sums {
     static const int DEPTH = N <= 64 ? 8 : 4; /* fragments in registers: few rows wait longer */
     static const int AHEAD = DEPTH / 2;       /* of them, made before their turn */
@@ -48,10 +54,10 @@ template <class T, int EXPAND, int N, int BLOCKS, int CHAINS> struct wide_sums {
     static const int STEPS_OF_WORDS = 4 / expand_words(EXPAND);
     static const int WORDS = BATCH > STEPS_OF_WORDS ? BATCH / STEPS_OF_WORDS : 1;
     static const int PER_CHAIN = TILE_STEPS / CHAINS; /* steps */
-    /* Two chains in registers, where there is room: lookups take more of them. */
-    static const bool TWO = N / 2 * (BLOCKS + 2) <= (EXPAND == EXPAND_CODEBOOK ? 128 : 192);
-    static const int UNROLL =
-        TWO && BLOCKS * CHAINS % 2 ? 2 : 1; /* stages that end with chain[1] */
+    /* Two accumulators, where there is room; beside 64 sums of chains of half a tile ptxas finds
+     * none, and has wgmma wait for each other. */
+    static const bool TWO = N / 2 * (BLOCKS + 2) <= (CHAINS == 1 ? 192 : 128);
+    static const int UNROLL = TWO ? 2 : 1; /* stages */
     static_assert(!TWO || PER_CHAIN >= RUNNING, "a chain is added in the next");
     static const uint32_t X_BYTES = N * 128; /* of half a stage */
 
@@ -98,7 +104,7 @@ template <class T, int EXPAND, int N, int BLOCKS, int CHAINS> struct wide_sums {
     {
         const uint4 from = words[s / STEPS_OF_WORDS % WORDS];
         const uint32_t w[4] = {from.x, from.y, from.z, from.w};
-        if constexpr (EXPAND == EXPAND_CODEBOOK)
+        if constexpr (wide_has_table(EXPAND, N))
             table_step(fragment[s % DEPTH], w[s % STEPS_OF_WORDS], table, lane * 4);
         else
             expand_step<T, EXPAND>(fragment[s % DEPTH],
@@ -251,7 +257,7 @@ template <class T, int EXPAND, int N, int BLOCKS, int CHAINS> struct wide_sums {
             stages<UNROLL>(k + UNROLL == n_k);
         if (UNROLL == 2 && k < n_k) {
             stages<1>(true);
-            settle(chain[0]);
+            settle(chain[TWO && BLOCKS * CHAINS % 2 == 0]);
         } else if (TWO) {
             settle(chain[TWO]);
         }
