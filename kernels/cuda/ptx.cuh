@@ -32,6 +32,14 @@ __device__ __forceinline__ float in_register(float v)
     return v;
 }
 
+/* rcp.approx.ftz: 1 / v, off by one unit in the last place at most. */
+__device__ __forceinline__ float reciprocal_near(float v)
+{
+    float r;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(v));
+    return r;
+}
+
 /* ---- programmatic dependent launch (sm_90) ---- */
 
 /* griddepcontrol.wait: until the grids before this one are complete and their writes seen.  A no-op

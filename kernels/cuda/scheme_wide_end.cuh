@@ -41,6 +41,36 @@ template <int N, int BLOCKS, bool GATED> struct wide_pieces {
     }
 };
 
+/* x / y rounded to nearest, where neither is very small or large: what the compiler makes of a
+ * division, without the question and the branch that keep others from running beside it. */
+__device__ __forceinline__ float quotient(float x, float y)
+{
+    float r = reciprocal_near(y);
+    r = __fmaf_rn(r, __fmaf_rn(-y, r, 1), r);
+    const float q = __fmul_rn(x, r);
+    return __fmaf_rn(r, __fmaf_rn(-y, q, x), q);
+}
+
+/* activate(ACT_SILU, v), of eight, to the bit. */
+__device__ __forceinline__ void silu_eight(float (&v)[8])
+{
+    float y[8];
+    bool plain = true;
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        y[i] = 1 + __expf(-v[i]);
+        plain = plain && fabsf(v[i]) > 0x1p-60f && y[i] < 0x1p60f;
+    }
+    if (__all_sync(~0u, plain))
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+            v[i] = quotient(v[i], y[i]);
+    else
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+            v[i] = activate(ACT_SILU, v[i]);
+}
+
 template <class T, int N, int BLOCKS, bool GATED> struct wide_end {
     static const int ROWS = N < 64 ? N : 64; /* whose code lies unrolled */
     static const int SUMS = ROWS / 2;        /* of a lane and block, of so many rows */
@@ -60,16 +90,22 @@ template <class T, int N, int BLOCKS, bool GATED> struct wide_end {
             sum[i] = __fadd_rn(sum[i], i % 4 < 2 ? low : high);
     }
 
-    /* Gate's to y's values, a pair at a time: rounding one by one is slower. */
+    /* Gate's to y's values, of the rows at hand. */
     __device__ __forceinline__ void gate(float (&sum)[N / 2], const float (&up)[N / 2]) const
     {
 #pragma unroll
-        for (int i = 0; i < SUMS; i += 2) {
-            const uint32_t g = pair_of<T>(sum[i], sum[i + 1]), u = pair_of<T>(up[i], up[i + 1]);
+        for (int first = 0; first < SUMS; first += 8) {
+            float v[8];
 #pragma unroll
-            for (int j = 0; j < 2; j++)
-                sum[i + j] =
-                    __fmul_rn(activate(ACT_SILU, pair_value<T>(g, j)), pair_value<T>(u, j));
+            for (int i = 0; i < 8; i++)
+                v[i] = pair_value<T>(pair_of<T>(sum[first + i / 2 * 2], sum[first + i / 2 * 2 + 1]),
+                                     i % 2);
+            silu_eight(v);
+#pragma unroll
+            for (int i = 0; i < 8; i++)
+                sum[first + i] = __fmul_rn(
+                    v[i], pair_value<T>(
+                              pair_of<T>(up[first + i / 2 * 2], up[first + i / 2 * 2 + 1]), i % 2));
         }
     }
 

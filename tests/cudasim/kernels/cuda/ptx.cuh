@@ -28,6 +28,11 @@ inline char *shared_place(uint32_t at, size_t n_bytes)
 
 /* ---- programmatic dependent launch: grids run one behind the other ---- */
 
+inline float reciprocal_near(float v)
+{
+    return 1 / v;
+}
+
 inline void depend_wait()
 {
 }
