@@ -21,6 +21,7 @@ static void the_choice_is_the_measured_best(void **state)
         {128, 6144, 4096, SCHEME_TILE_128_64},   {256, 6144, 4096, SCHEME_TILE_128_128},
         {1024, 6144, 4096, SCHEME_TILE_128_128}, {128, 4096, 14336, SCHEME_TILE_128_32},
         {512, 4096, 14336, SCHEME_TILE_128_128}, {1024, 4096, 14336, SCHEME_TILE_256_128},
+        {1024, 4096, 4096, SCHEME_TILE_256_128}, {2048, 6144, 4096, SCHEME_TILE_256_128},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
         assert_int_equal(scheme_wide_choose(cases[i].rows, cases[i].n, cases[i].in, false, SMS),
