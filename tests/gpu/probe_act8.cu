@@ -4,8 +4,7 @@
  * wide one with the skinny one, some rows at a time: bits that any batch must have.  `bench` prints
  * microseconds beside our own 16-bit product, of the layers of an 8B model, without what makes
  * codes of the activations and (+q) with it; beside which 16 bits have their norm.  Outliers are in
- * 0.1 % and 1 % of the columns; a bare product of many rows finds none, as the one before it has
- * cleared the mask.
+ * 0.1 % and 1 % of the columns, and a bare product meets them: its mask is kept.
  *
  *     tests/gpu/pack.sh builds it
  *     probe_act8 check | bench [rows ...] */
@@ -344,6 +343,12 @@ two_us bench_16_bits(rig *r, const weights_of_bench *b, const layer *l, struct p
     return us;
 }
 
+/* Whether products leave the mask as it is: no block of theirs is then the last to have read it. */
+void keep_mask(rig *r, bool keep)
+{
+    OK(cudaMemsetAsync(r->mask_readers, keep ? 0x40 : 0, sizeof *r->mask_readers, r->d.stream));
+}
+
 two_us bench_8_bits(rig *r, const weights_of_bench *b, const layer *l, struct product p,
                     const struct norm *norm, const kind *k, int launches)
 {
@@ -353,8 +358,9 @@ two_us bench_8_bits(rig *r, const weights_of_bench *b, const layer *l, struct pr
     make_x(r, p.rows, l->in, k);
     p.w = b->w8;
     p.w_up = l->gated ? b->w8 + bytes8 : nullptr;
+    keep_mask(r, true);
     run_wide(r, &p, k, norm);
-    for (int with = 0; with < 2; with++)
+    for (int with = 0; with < 2; with++) {
         (with ? us.all : us.bare) = graph_us(r->d.stream, launches, [&](int i) {
             p.w = b->w8 + (i % ROTATE8) * parts * bytes8;
             p.w_up = l->gated ? (const uint8_t *)p.w + bytes8 : nullptr;
@@ -366,6 +372,9 @@ two_us bench_8_bits(rig *r, const weights_of_bench *b, const layer *l, struct pr
             else
                 matmul_act8_sm90(&r->d, &p, &r->rows, k->rule);
         });
+        keep_mask(r, false);
+        run_wide(r, &p, k, norm); /* clears it */
+    }
     return us;
 }
 
