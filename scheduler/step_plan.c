@@ -94,30 +94,35 @@ static int32_t share_of(int32_t n, int32_t n_stages)
     return (n + n_stages - 1) / n_stages;
 }
 
-/* Rows of a step that may go on from a sample: with several stages, a micro-batch. */
-static int32_t count_decodes(const struct scheduler *s, int32_t n_stages)
+static int32_t count_answers(const struct scheduler *s)
 {
-    int32_t n = 0, n_steps = 0;
-    for (int32_t i = 0; i < s->n_flights; i++)
-        n_steps += s->flight[i].n_decodes > 0;
+    int32_t n = 0;
     for (int32_t i = 0; i < s->n_run; i++)
         n += s->seq[s->run[i]].decoding;
-    if (n_stages == 1)
-        return n;
-    return n_steps < n_stages ? share_of(n, n_stages) : 0;
+    return n;
+}
+
+/* Rows of a step that may go on from a sample, of n_answers: with several stages, a micro-batch. */
+static int32_t count_decodes(const struct scheduler *s, int32_t n_stages, int32_t n_answers)
+{
+    int32_t n_steps = 0;
+    for (int32_t i = 0; i < s->n_flights; i++)
+        n_steps += s->flight[i].n_decodes > 0;
+    return n_stages == 1 || n_steps < n_stages ? share_of(n_answers, n_stages) : 0;
 }
 
 /* Tokens of a step: with several stages half of one's share, so that a long prompt is in more steps
- * than there are stages, which fill and empty quickly.  Where answers go on, few enough that they
- * do not wait long, and as many for prompts as for them, so that sequences begin as fast as others
- * end: prompts, which compute, and answers, which read memory, then share steps (Sarathi-Serve,
- * arXiv:2403.02310). */
-static int32_t count_budget(const struct scheduler *s, int32_t n_stages, int32_t decodes)
+ * than there are stages, which fill and empty quickly.  While answers go on, in this step or in
+ * those ahead of it, few enough that they do not wait long, and as many for prompts as for them, so
+ * that sequences begin as fast as others end: prompts, which compute, and answers, which read
+ * memory, then share steps (Sarathi-Serve, arXiv:2403.02310). */
+static int32_t count_budget(const struct scheduler *s, int32_t n_stages, int32_t n_answers)
 {
+    const int32_t share = share_of(n_answers, n_stages);
     int32_t n = s->limits.step_tokens_max;
     if (n_stages > 1)
-        n = max_i32(share_of(n, 2 * n_stages), decodes);
-    return decodes == 0 ? n : min_i32(n, max_i32(s->options.mixed_tokens_max, 2 * decodes));
+        n = max_i32(share_of(n, 2 * n_stages), share);
+    return n_answers == 0 ? n : min_i32(n, max_i32(s->options.mixed_tokens_max, 2 * share));
 }
 
 /* Whether the token that q goes on from is there, or the device's to know. */
@@ -293,14 +298,14 @@ void step_plan_make(const struct scheduler *s, struct step_plan *plan)
 {
     plan->n_rows = plan->n_tokens = plan->n_blocks = plan->n_preempt = 0;
     const int32_t n_stages = max_i32(1, s->limits.n_stages);
-    const int32_t decodes = count_decodes(s, n_stages);
+    const int32_t n_answers = count_answers(s);
     struct maker m = {
         .s = s,
         .plan = plan,
         .n_keep = s->n_run,
         .n_stages = n_stages,
-        .decodes = decodes,
-        .budget = count_budget(s, n_stages, decodes),
+        .decodes = count_decodes(s, n_stages, n_answers),
+        .budget = count_budget(s, n_stages, n_answers),
         .avail = s->kv.n_free,
         .coming = -1,
         .history_left = s->limits.history_max,

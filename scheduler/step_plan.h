@@ -11,6 +11,9 @@
  *      block more for each running sequence.  Requests of one group wait, and let others
  *      pass, while one of them computes the prompt that they will share.
  *
+ * While answers go on a step has mixed_tokens_max tokens, or twice its decode rows if that is more:
+ * prompts get at least as many as answers.
+ *
  * Rank is: pinned (preempted more than SEQ_PREEMPTIONS_MAX times) before not, then older
  * before younger.  A decode row that finds no block takes those of the lowest in rank, never
  * of one that ranks before it; so does the first in rank while it prefills.  So the

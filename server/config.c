@@ -110,7 +110,7 @@ static const struct option options[] = {
     {"Scheduling", "prefill-chunk", NUMBER, AT(prefill_chunk), "0", 0, 65536, 0,
      "prompt tokens of one sequence in one step; 0 = half of max-step-tokens"},
     {"Scheduling", "mixed-step-tokens", NUMBER, AT(mixed_step_tokens), "0", 0, 65536, 0,
-     "tokens of a step in which answers go on; 0 = 1024; twice the answers, if more"},
+     "tokens of a step while answers go on; 0 = 1024 (bench: any); twice the answers, if more"},
     {"Scheduling", "max-context", NUMBER, AT(max_context), "0", 0, 1 << 26, 0,
      "tokens of one sequence; 0 = what the model was trained for"},
     {"Scheduling", "queue-max", NUMBER, AT(queue_max), "0", 0, 1 << 20, 0,

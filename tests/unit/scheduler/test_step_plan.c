@@ -127,6 +127,27 @@ static void a_step_with_answers_has_fewer_tokens(void **state)
     check_row(w, 1, b, 7, 0);
 }
 
+/* Two micro-batches are in flight: the step of prompts alone behind them holds both up. */
+static void over_stages_no_step_beside_answers_is_larger(void **state)
+{
+    struct world *w = *state;
+    w->fake.limits.n_stages = 2;
+    w->fake.limits.step_tokens_max = 64;
+    w->options.mixed_tokens_max = 4;
+    w->options.prefill_chunk_max = 64;
+    world_open(w);
+    enqueue(w, 0, 3, 10);
+    enqueue(w, 1, 3, 10);
+    submit(w);
+    land(w);
+    enqueue(w, 2, 60, 4);
+    for (int i = 0; i < 3; i++) {
+        plan(w);
+        assert_in_range(w->plan.n_tokens, 1, 4);
+        submit(w);
+    }
+}
+
 static void as_many_prompt_tokens_as_answers_go_on(void **state)
 {
     struct world *w = *state;
@@ -426,6 +447,7 @@ int main(void)
         T(a_prompt_is_cut_at_the_chunk_and_sampled_at_its_end),
         T(a_step_never_has_more_tokens_than_its_limit),
         T(a_step_with_answers_has_fewer_tokens),
+        T(over_stages_no_step_beside_answers_is_larger),
         T(as_many_prompt_tokens_as_answers_go_on),
         T(the_queue_is_served_in_order_of_arrival),
         T(a_large_head_is_not_overtaken_by_a_small_one),
