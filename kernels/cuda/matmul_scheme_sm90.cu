@@ -241,7 +241,8 @@ __global__ void __launch_bounds__(THREADS, 1)
     /* From a shuffle, so that the compiler sees that a warp has one, and keeps what follows from it
      * in uniform registers. */
     const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
-    const int group = warp < WARPS ? warp / 4 : warp - WARPS - 1; /* a warpgroup's, its carrier's */
+    /* A warpgroup's, its carrier's; the two others of the last warpgroup have no use for it. */
+    const int group = warp < WARPS ? warp / 4 : min(max(warp - WARPS - 1, 0), 1);
     const uint32_t behind = r.stages + a.stages * a.stage_bytes, table = behind + S::END_BYTES;
     wide_ring out = {behind + group * pieces::RING * PIECE_BYTES,
                      shared_addr(piece_bars[group][0]),

@@ -3,7 +3,7 @@
  *
  * A code becomes the low mantissa bits of a 16-bit float whose last place is worth 1, and one
  * subtraction leaves the integer; E4M3 is shifted to where the wider exponent lies, and multiplied
- * by the difference of the biases; codebooks are looked up by byte permutations.
+ * by the difference of the biases; codebooks are looked up by byte permutations, or in shared memory.
  *
  * T is the activation type, __nv_bfloat16 or __half. */
 #ifndef KERNELS_CUDA_SCHEME_EXPAND_CUH
