@@ -141,17 +141,21 @@ sanitizer_jobs() {
             esac
         done
     done
+    for tool in racecheck initcheck memcheck synccheck; do
+        for t in "matmul waves" "scheme waves int4" "scheme waves fp8"; do echo "$tool gpu_test_$t"; done
+    done
 }
 
 # Two at a time on each GPU: most of the time is the host's.
 sanitizer() {
-    local cs tool t small i=0
+    local cs i=0
+    local -a job
     cs=$(find_sanitizer)
     if [ -z "$cs" ]; then row skipped sanitizer - "no compute-sanitizer here"; return; fi
-    while read -r tool t small; do
+    while read -r -a job; do
         while [ "$(jobs -rp | wc -l)" -ge $((2 * n_gpus)) ]; do wait -n; done
-        CUDA_VISIBLE_DEVICES=${gpus[i++ % n_gpus]} part "$tool $t" 'grep -E "ERROR SUMMARY|RACECHECK SUMMARY"' \
-            "$cs" --tool "$tool" --error-exitcode 9 --print-limit 20 "$bin/$t" ${small:+"$small"} &
+        CUDA_VISIBLE_DEVICES=${gpus[i++ % n_gpus]} part "${job[*]}" 'grep -E "ERROR SUMMARY|RACECHECK SUMMARY"' \
+            "$cs" --tool "${job[0]}" --error-exitcode 9 --print-limit 20 "$bin/${job[1]}" "${job[@]:2}" &
     done < <(sanitizer_jobs)
     wait
 }

@@ -41,7 +41,13 @@ static const int shapes[][2] = {/* in, n of the first out */
                                 {4096, 6144}, {4096, 14336}, {14336, 4096}};
 enum { N_SHAPES = sizeof shapes / sizeof shapes[0], N_SMALL_SHAPES = 6 };
 
-/* The small part is for compute-sanitizer, under which a launch takes a hundred times as long. */
+/* Short ones for which 132 SMs choose tiles of 96, 128, 160, 192 and 256 columns, and of 224 gated, some of
+ * them several a block. */
+static const int waves[][2] = {{128, 3072}, {128, 4096}, {128, 5120}, {128, 6144}, {128, 8192}, {128, 14336}};
+enum { N_WAVES = sizeof waves / sizeof waves[0], N_WAVES_ROWS = 2 };
+
+/* The small parts are for compute-sanitizer, under which a launch takes a hundred times as long. */
+static const int (*some_shapes)[2] = shapes;
 static int n_shapes = N_SHAPES, n_some_rows = N_SOME_ROWS;
 
 /* Random matrices of one shape, which all kinds take their rows from: making them is what takes
@@ -333,7 +339,7 @@ static void check_type(enum dtype act)
     device_open(&t, act, &limits);
     struct pool pool = {.at = take_device(&t, (size_t)512 << 20)};
     for (int i = 0; i < n_shapes; i++) {
-        struct shape s = {.in = shapes[i][0], .n = shapes[i][1]};
+        struct shape s = {.in = some_shapes[i][0], .n = some_shapes[i][1]};
         for (int o = 0; o < OUTS; o++)
             s.w[o] = random_acts(&t, (size_t)s.n * (size_t)s.in, 1 / sqrtf((float)s.in));
         for (size_t k = 0; k < sizeof kinds / sizeof kinds[0]; k++) {
@@ -349,11 +355,14 @@ static void check_type(enum dtype act)
     t.ops->close(t.d);
 }
 
-/* With an argument: the small part alone. */
+/*     gpu_test_matmul [small | waves] */
 int main(int argc, char **argv)
 {
-    (void)argv;
-    if (argc > 1) {
+    if (argc > 1 && strcmp(argv[1], "waves") == 0) {
+        some_shapes = waves;
+        n_shapes = N_WAVES;
+        n_some_rows = N_WAVES_ROWS;
+    } else if (argc > 1) {
         n_shapes = N_SMALL_SHAPES;
         n_some_rows = N_SMALL_ROWS;
     }

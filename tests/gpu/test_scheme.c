@@ -57,6 +57,11 @@ static const struct kind kinds[] = {
 
 static const int shapes[][2] = {/* in, n of the first out */
                                 {384, 56}, {1000, 40}, {768, 4240}, {576, 208}, {4096, 272}, {2304, 1040}};
+/* Short ones for which 132 SMs choose the larger tiles of wide products, some of them several a block. */
+static const int waves[][2] = {{256, 4240}, {256, 6144}, {256, 14336}};
+
+static const int (*some_shapes)[2] = shapes;
+static int n_shapes = sizeof shapes / sizeof shapes[0];
 
 struct operands {
     const struct form *form;
@@ -293,7 +298,7 @@ static void check_case(const struct tested *t, struct pool *pool, const struct f
 }
 
 /* A shape meets two kinds, so that a form meets every kind in two shapes. */
-static void check_form(const struct tested *t, struct pool *pool, const struct form *form, int n_shapes)
+static void check_form(const struct tested *t, struct pool *pool, const struct form *form)
 {
     enum { KINDS_N = sizeof kinds / sizeof kinds[0] };
     const int before = failures;
@@ -301,10 +306,10 @@ static void check_form(const struct tested *t, struct pool *pool, const struct f
         struct status st = {0};
         size_t n_bytes;
         const bool fits = is_block_format(&form->scheme)
-                              ? tensor_file_bytes(form->scheme.codes, 1, shapes[i][0], &n_bytes)
-                              : scheme_check(&form->scheme, shapes[i][0], &st);
+                              ? tensor_file_bytes(form->scheme.codes, 1, some_shapes[i][0], &n_bytes)
+                              : scheme_check(&form->scheme, some_shapes[i][0], &st);
         for (int k = 0; fits && k < 2; k++)
-            check_case(t, pool, form, &kinds[(form - forms + 2 * i + k) % KINDS_N], shapes[i]);
+            check_case(t, pool, form, &kinds[(form - forms + 2 * i + k) % KINDS_N], some_shapes[i]);
     }
     printf("%s %s %s\n", failures == before ? "ok  " : "FAIL", t->act == DT_F16 ? "f16 " : "bf16",
            form->name);
@@ -312,7 +317,7 @@ static void check_form(const struct tested *t, struct pool *pool, const struct f
 }
 
 /* `only`: the forms whose names begin so. */
-static void check_type(enum dtype act, int n_shapes, const char *only)
+static void check_type(enum dtype act, const char *only)
 {
     const struct device_limits limits = {.step_tokens_max = ROWS_MAX,
                                          .seqs_max = 4,
@@ -336,19 +341,25 @@ static void check_type(enum dtype act, int n_shapes, const char *only)
     struct pool pool = {.at = take_device(&t, (size_t)128 << 20)};
     for (size_t i = 0; i < sizeof forms / sizeof forms[0]; i++)
         if (strncmp(forms[i].name, only, strlen(only)) == 0)
-            check_form(&t, &pool, &forms[i], n_shapes);
+            check_form(&t, &pool, &forms[i]);
     t.ops->close(t.d);
 }
 
-/*     gpu_test_scheme [small] [NAME]
+/*     gpu_test_scheme [small | waves] [NAME]
  *
- * small: the small shapes alone, for compute-sanitizer; NAME: the forms that begin so alone. */
+ * small, waves: some shapes alone, for compute-sanitizer; NAME: the forms that begin so alone. */
 int main(int argc, char **argv)
 {
-    const bool small = argc > 1 && strcmp(argv[1], "small") == 0;
-    const int n_shapes = small ? 2 : (int)(sizeof shapes / sizeof shapes[0]);
-    const char *only = argc > 1 + small ? argv[1 + small] : "";
-    check_type(DT_BF16, n_shapes, only);
-    check_type(DT_F16, n_shapes, only);
+    const bool small = argc > 1 && strcmp(argv[1], "small") == 0,
+               is_waves = argc > 1 && strcmp(argv[1], "waves") == 0;
+    if (small)
+        n_shapes = 2;
+    if (is_waves) {
+        some_shapes = waves;
+        n_shapes = sizeof waves / sizeof waves[0];
+    }
+    const char *only = argc > 1 + (small || is_waves) ? argv[1 + (small || is_waves)] : "";
+    check_type(DT_BF16, only);
+    check_type(DT_F16, only);
     return failures != 0;
 }
