@@ -245,20 +245,24 @@ __device__ __forceinline__ void multiply_all_high(int (&acc)[R], int n_k, pipe<S
 }
 
 /* Low bytes, and a group of high ones as soon as its last column has come by, so that the next one
- * can be gathered; the last group at the end. */
+ * can be gathered; the last group at the end.  Nobody waits for the list to be made: the first
+ * stages, `ahead`, are there before it, and no more than the ring has, as who gathers may hold all
+ * of them until a group is multiplied. */
 template <class S, int CLUSTER, int R>
-__device__ __forceinline__ void multiply_outliers(int (&acc)[R], const args8 &a, int n_listed,
+__device__ __forceinline__ void multiply_outliers(int (&acc)[R], const args8 &a, int ahead,
                                                   pipe<S> *p, high_side<S> *h, int warpgroup)
 {
+    int first = min(ahead, a.a.n_k);
+    multiply<S, CLUSTER>(acc, 0, first, p, warpgroup);
+    const int n_listed = h->wait_list();
     const bool listed = n_listed <= a.high.listed_max;
     const int groups = listed ? (n_listed + HIGH_GROUP - 1) / HIGH_GROUP : 0;
-    int first = 0;
 #pragma unroll 1
     for (int g = 0; g == 0 || g < groups; g++) {
         int end = a.a.n_k;
         if (g + 1 < groups)
             end = h->list()->column[(g + 1) * HIGH_GROUP - 1] / TILE_K + 1;
-        end = __shfl_sync(0xffffffffu, end, 0); /* one for a warp, which wgmma wants */
+        end = __shfl_sync(0xffffffffu, max(first, end), 0); /* one for a warp, which wgmma wants */
         multiply<S, CLUSTER>(acc, first, end, p, warpgroup);
         if (groups > 0)
             multiply_group<S>(acc, h, warpgroup);
@@ -305,16 +309,17 @@ __device__ __forceinline__ void multiply_tiles(const operands &o, const args8 &a
     const int in_tile = warpgroup * 64 + threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
     const int n_all = a.a.row_clusters * a.a.n_tiles;
     typedef typename of_kind<K>::sum SUM;
-    const int n_listed = K == KIND_OUTLIERS ? high.wait_list() : 0;
+    int ahead = S::STAGES / 2;
     for (int i = blockIdx.x / CLUSTER; i < n_all; i += gridDim.x / CLUSTER) {
         const tile t = tile_at<TILE_M, S::OUT_COLUMNS, CLUSTER>(a.a, i, rank);
         SUM sum[TILE_N / 2];
         column_scales<TILE_N, is_gated(E)> columns;
         columns.load(a, t);
         if constexpr (K == KIND_OUTLIERS)
-            multiply_outliers<S, CLUSTER>(sum, a, n_listed, &p, &high, warpgroup);
+            multiply_outliers<S, CLUSTER>(sum, a, ahead, &p, &high, warpgroup);
         else
             multiply<S, CLUSTER>(sum, 0, a.a.n_k, &p, warpgroup);
+        ahead = 0;
         columns.put(scales); /* read behind a barrier of store's */
         const scaled_sums<SUM, TILE_N> sums = {
             sum,
@@ -343,7 +348,6 @@ __device__ __forceinline__ void gather_tiles(const args8 &a, high_side<S> high, 
     if (warp == 3) {
         list_make(high.list(), a.high);
         mbarrier_arrive(high.listed);
-        mask_clear(a.high);
     }
     const int found = high.wait_list(), n = found <= a.high.listed_max ? found : 0;
     for (int i = blockIdx.x / CLUSTER; i < n_all; i += gridDim.x / CLUSTER) {
@@ -353,6 +357,8 @@ __device__ __forceinline__ void gather_tiles(const args8 &a, high_side<S> high, 
             gather_x<S>(&high, a.high, n,
                         tile_at<S::TILE_M, S::OUT_COLUMNS, CLUSTER>(a.a, i, rank).row, warp - 1);
     }
+    if (warp == 3)
+        mask_clear(a.high);
 }
 
 /* grid: [blocks, a multiple of CLUSTER]   block: [THREADS]: one or two warpgroups multiply, one
