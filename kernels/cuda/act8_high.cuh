@@ -123,7 +123,7 @@ template <class S> struct high_side {
     __device__ __forceinline__ void init() const
     {
         mbarrier_init(listed, 32); /* the lanes that make it */
-        mbarrier_init(full, 3); /* the warps that gather */
+        mbarrier_init(full, 3);    /* the warps that gather */
         mbarrier_init(empty, S::MATHS / 128);
     }
 
@@ -201,7 +201,8 @@ __device__ __forceinline__ void gather_w(high_side<S> *h, pipe<S> *p, int n, int
 }
 
 /* Warp `part` of two: the high bytes of one tile's x in the n listed columns, which are a lane's
- * each. */
+ * each.  Loads have no condition, or each would be a branch of its own behind the one before it:
+ * rows behind the last are that one's, and of nobody; columns that are not there are zeros. */
 template <class S>
 __device__ __forceinline__ void gather_x(high_side<S> *h, const high_args &a, int n, int row,
                                          int part)
@@ -216,15 +217,13 @@ __device__ __forceinline__ void gather_x(high_side<S> *h, const high_args &a, in
         const uint8_t *from = a.codes + (has_column ? h->list()->column[first + lane] : 0);
 #pragma unroll 1
         for (int r = part * ROWS; r < (part + 1) * ROWS; r += ASKED) {
-            uint8_t code[ASKED];
+            uint32_t code[ASKED];
 #pragma unroll
             for (int i = 0; i < ASKED; i++)
-                code[i] = has_column && row + r + i < a.rows
-                              ? __ldcg(from + (size_t)(row + r + i) * a.stride)
-                              : 0;
+                code[i] = __ldcg(from + (size_t)min(row + r + i, a.rows - 1) * a.stride);
 #pragma unroll
             for (int i = 0; i < ASKED; i++)
-                to[group_at(r + i, lane)] = code[i];
+                to[group_at(r + i, lane)] = has_column ? (uint8_t)code[i] : 0;
         }
         h->make_end();
     }

@@ -36,7 +36,7 @@ template <int TILE_M_, int TILE_N_, bool GATED, bool HIGH> struct shape {
     static const int RELEASES = MATHS / 128 + HIGH; /* of a stage, by a block */
     /* Of a thread beside those that multiply, and of one of them, where these are two warpgroups.
      */
-    static const int REGISTERS_FEW = HIGH ? 56 : 40, REGISTERS_MANY = HIGH ? 224 : 232;
+    static const int REGISTERS_FEW = HIGH ? 72 : 40, REGISTERS_MANY = HIGH ? 216 : 232;
     static const int OUT_COLUMNS = GATED ? TILE_N / 2 : TILE_N;
     /* Columns that leave at once; fewer make room for the listed ones. */
     static const int PART = HIGH || OUT_COLUMNS < 128 ? 64 : 128;
