@@ -212,7 +212,6 @@ __device__ __forceinline__ void gather_x(high_side<S> *h, const high_args &a, in
     uint8_t *to = h->shared + S::X_HIGH_AT;
 #pragma unroll 1
     for (int first = 0; first < n; first += HIGH_GROUP) {
-        h->make_begin();
         const bool has_column = first + lane < n;
         const uint8_t *from = a.codes + (has_column ? h->list()->column[first + lane] : 0);
 #pragma unroll 1
@@ -221,6 +220,8 @@ __device__ __forceinline__ void gather_x(high_side<S> *h, const high_args &a, in
 #pragma unroll
             for (int i = 0; i < ASKED; i++)
                 code[i] = __ldcg(from + (size_t)min(row + r + i, a.rows - 1) * a.stride);
+            if (r == part * ROWS)
+                h->make_begin(); /* while the first are on their way */
 #pragma unroll
             for (int i = 0; i < ASKED; i++)
                 to[group_at(r + i, lane)] = has_column ? (uint8_t)code[i] : 0;
