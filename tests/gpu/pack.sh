@@ -72,7 +72,7 @@ make_probes
 rm -rf "${out:?}/bin" "${out:?}/lib" "${out:?}/tests"
 mkdir -p "$out/bin" "$out/lib" "$out/tests/gpu"
 cp "$build/inferd" "$build/libinferd_cuda.so" "$out/bin"
-cp "$build"/libinferd_cuda_{fault,fill,idle}.so "$out/bin"
+cp "$build"/libinferd_cuda_{fault,fill,idle,ops}.so "$out/bin"
 find "$build" -maxdepth 1 -name 'gpu_test_*' -type f -perm -u+x -exec cp {} "$out/bin" \;
 for f in "${probes[@]}"; do [ ! -x "$f" ] || cp "$f" "$out/bin"; done
 for f in "$out"/bin/*; do
@@ -83,7 +83,7 @@ for f in "$out"/lib/*; do strip --strip-unneeded "$f" 2>/dev/null || true; done
 mkdir -p "$out/tests/bench" "$out/tests/golden"
 cp -r tests/golden/logprobs "$out/tests/golden"
 cp -r tests/bench/shapes tests/bench/peer_*.py "$out/tests/bench"
-cp -r tests/gpu/shapes tests/gpu/*.py tests/gpu/{idle,saturate}.sh "$out/tests/gpu"
+cp -r tests/gpu/shapes tests/gpu/*.py tests/gpu/{idle,op_times,saturate}.sh "$out/tests/gpu"
 cp tests/gpu/run.sh "$out/run.sh"
 git rev-parse HEAD >"$out/commit"
 

@@ -1,6 +1,9 @@
 /* wrap_module.cuh - a module that stands in for libinferd_cuda.so and passes everything on to
  * libinferd_cuda_real.so in the same folder, but for what it changes in the table.
  *
+ * That one may stand in for another, libinferd_cuda_real_real.so: a module adds _real to its own
+ * name.
+ *
  * Included once by a module, which defines change(). */
 #ifndef TESTS_GPU_WRAP_MODULE_CUH
 #define TESTS_GPU_WRAP_MODULE_CUH
@@ -32,7 +35,8 @@ __attribute__((constructor)) void wrap()
     dladdr(reinterpret_cast<void *>(wrap), &here);
     snprintf(folder, sizeof folder, "%.*s", (int)(strrchr(here.dli_fname, '/') - here.dli_fname),
              here.dli_fname);
-    snprintf(path, sizeof path, "%s/libinferd_cuda_real.so", folder);
+    snprintf(path, sizeof path, "%.*s_real.so",
+             (int)(strrchr(here.dli_fname, '.') - here.dli_fname), here.dli_fname);
     void *module = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     real = module ? static_cast<backend *>(dlsym(module, "inferd_backend")) : NULL;
     if (!real) {
