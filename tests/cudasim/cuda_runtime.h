@@ -7,6 +7,9 @@
 #include <vector_functions.h>
 #include <vector_types.h>
 
+#include <tuple>
+#include <utility>
+
 #include "tests/cudasim/runtime.h"
 
 template <class T> cudaError_t cudaMalloc(T **at, size_t n_bytes)
@@ -14,12 +17,34 @@ template <class T> cudaError_t cudaMalloc(T **at, size_t n_bytes)
     return cudaMalloc(reinterpret_cast<void **>(at), n_bytes);
 }
 
+namespace sim
+{
+
+template <class... PARAMS, size_t... I>
+bound_kernel bind_kernel(void (*kernel)(PARAMS...), void **at, std::index_sequence<I...>)
+{
+    std::tuple<PARAMS...> args(*static_cast<PARAMS *>(at[I])...);
+    return [kernel, args = std::move(args)] { std::apply(kernel, args); };
+}
+
+} // namespace sim
+
 template <class... PARAMS, class... ARGS>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *config, void (*kernel)(PARAMS...),
                                ARGS &&...args)
 {
-    return sim::runtime_launch(config, reinterpret_cast<const void *>(kernel),
-                               [=] { kernel(static_cast<PARAMS>(args)...); });
+    std::tuple<PARAMS...> values(static_cast<PARAMS>(args)...);
+    return std::apply(
+        [&](PARAMS &...value) {
+            void *at[] = {&value..., NULL};
+            return sim::runtime_launch(
+                config, reinterpret_cast<const void *>(kernel),
+                [kernel](void **from) {
+                    return sim::bind_kernel(kernel, from, std::index_sequence_for<PARAMS...>());
+                },
+                at);
+        },
+        values);
 }
 
 template <class... PARAMS>

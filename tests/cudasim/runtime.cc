@@ -68,14 +68,26 @@ bool may_have(const void *kernel, size_t shared_bytes)
 namespace sim
 {
 
-cudaError_t runtime_launch(const cudaLaunchConfig_t *c, const void *code,
-                           std::function<void()> kernel)
+cudaError_t runtime_launch(const cudaLaunchConfig_t *c, const void *code, const kernel_binder &bind,
+                           void **args)
 {
-    const dim3 g = c->gridDim, b = c->blockDim;
-    if (!may_have(code, c->dynamicSmemBytes) || g.x * g.y * g.z == 0 || b.x * b.y * b.z > 1024)
-        return cudaErrorInvalidValue;
-    launch l = {g, b, cluster_size(c), c->dynamicSmemBytes, code, std::move(kernel), 0};
-    return stream_do(c->stream, [l = std::move(l)] { runner()->run(l); });
+    const unsigned cluster = cluster_size(c);
+    const auto make = [=](const cudaKernelNodeParams &p) -> std::function<void()> {
+        const dim3 g = p.gridDim, b = p.blockDim;
+        if (p.func != code || !may_have(code, p.sharedMemBytes) || g.x * g.y * g.z == 0 ||
+            b.x * b.y * b.z > 1024)
+            return nullptr;
+        launch l = {g, b, cluster, p.sharedMemBytes, code, bind(p.kernelParams), 0};
+        return [l = std::move(l)] { runner()->run(l); };
+    };
+    cudaKernelNodeParams params = {};
+    params.func = const_cast<void *>(code);
+    params.gridDim = c->gridDim;
+    params.blockDim = c->blockDim;
+    params.sharedMemBytes = (unsigned)c->dynamicSmemBytes;
+    params.kernelParams = args;
+    std::function<void()> run = make(params);
+    return run ? stream_do(c->stream, std::move(run), make) : cudaErrorInvalidValue;
 }
 
 cudaError_t runtime_allow_shared(const void *kernel, cudaFuncAttribute attribute, int n_bytes)

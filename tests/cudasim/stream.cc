@@ -3,35 +3,42 @@
 
 #include <time.h>
 
+#include <deque>
 #include <vector>
 
-using work = std::vector<std::function<void()>>;
+struct CUgraphNode_st {
+    size_t at; /* in its graph */
+    std::function<void()> run;
+    sim::node_changer change;
+};
+
+struct CUgraph_st {
+    std::deque<CUgraphNode_st> nodes; /* each follows the one before; they stay where they are */
+};
+
+struct CUgraphExec_st {
+    std::vector<CUgraphNode_st> nodes;
+};
 
 struct CUstream_st {
-    work *recording; /* NULL: it does what it is given */
+    cudaGraph_t recording; /* NULL: it does what it is given */
 };
 
 struct CUevent_st {
     timespec at;
 };
 
-struct CUgraph_st {
-    work ops;
-};
-
-struct CUgraphExec_st {
-    work ops;
-};
-
 namespace sim
 {
 
-cudaError_t stream_do(cudaStream_t stream, std::function<void()> op)
+cudaError_t stream_do(cudaStream_t stream, std::function<void()> op, node_changer change)
 {
-    if (stream && stream->recording)
-        stream->recording->push_back(std::move(op));
-    else
+    if (stream && stream->recording) {
+        std::deque<CUgraphNode_st> &nodes = stream->recording->nodes;
+        nodes.push_back({nodes.size(), std::move(op), std::move(change)});
+    } else {
         op();
+    }
     return cudaSuccess;
 }
 
@@ -66,34 +73,62 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned)
     return cudaSuccess;
 }
 
-cudaError_t cudaStreamBeginCapture(cudaStream_t s, cudaStreamCaptureMode)
+cudaError_t cudaStreamBeginCaptureToGraph(cudaStream_t s, cudaGraph_t graph,
+                                          const cudaGraphNode_t *, const cudaGraphEdgeData *,
+                                          size_t n_before, cudaStreamCaptureMode)
 {
-    if (s->recording)
+    if (s->recording || n_before > 0)
         return cudaErrorIllegalState;
-    s->recording = new work;
+    s->recording = graph;
     return cudaSuccess;
+}
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t s, cudaStreamCaptureMode mode)
+{
+    return cudaStreamBeginCaptureToGraph(s, new CUgraph_st(), NULL, NULL, 0, mode);
 }
 
 cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *graph)
 {
-    if (!s->recording)
-        return cudaErrorIllegalState;
-    *graph = new CUgraph_st{std::move(*s->recording)};
-    delete s->recording;
+    *graph = s->recording;
     s->recording = NULL;
+    return *graph ? cudaSuccess : cudaErrorIllegalState;
+}
+
+cudaError_t cudaGraphCreate(cudaGraph_t *graph, unsigned)
+{
+    *graph = new CUgraph_st();
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphGetRootNodes(cudaGraph_t graph, cudaGraphNode_t *roots, size_t *n)
+{
+    *n = *n > 0 && !graph->nodes.empty();
+    if (*n > 0)
+        roots[0] = &graph->nodes[0];
     return cudaSuccess;
 }
 
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long)
 {
-    *exec = new CUgraphExec_st{graph->ops};
+    *exec = new CUgraphExec_st{{graph->nodes.begin(), graph->nodes.end()}};
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphExecKernelNodeSetParams(cudaGraphExec_t exec, cudaGraphNode_t node,
+                                             const cudaKernelNodeParams *params)
+{
+    std::function<void()> run = node->change ? node->change(*params) : nullptr;
+    if (!run)
+        return cudaErrorInvalidValue;
+    exec->nodes[node->at].run = std::move(run);
     return cudaSuccess;
 }
 
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream)
 {
-    for (const auto &op : exec->ops)
-        sim::stream_do(stream, op);
+    for (const CUgraphNode_st &node : exec->nodes)
+        sim::stream_do(stream, node.run);
     return cudaSuccess;
 }
 

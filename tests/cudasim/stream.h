@@ -13,8 +13,11 @@
 namespace sim
 {
 
+/* What a kernel's node does with other parameters; none where it cannot. */
+using node_changer = std::function<std::function<void()>(const cudaKernelNodeParams &)>;
+
 /* Does it now, or when the graph that the stream records is launched. */
-cudaError_t stream_do(cudaStream_t, std::function<void()>);
+cudaError_t stream_do(cudaStream_t, std::function<void()>, node_changer = nullptr);
 
 } // namespace sim
 

@@ -261,6 +261,53 @@ bool meets_neighbours()
     return true;
 }
 
+/* ---- graphs ---- */
+
+__global__ void count_kernel(int *out, int by)
+{
+    if (threadIdx.x == 0)
+        atomicAdd(out, by);
+}
+
+/* Two kernels are recorded, and the first is changed, or not, before it runs once more. */
+template <bool CHANGE> bool replays()
+{
+    int first = 0, second = 0, more = 5;
+    int *out = &first;
+    void *args[] = {&out, &more};
+    cudaStream_t stream;
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    cudaGraphNode_t node;
+    size_t n = 1;
+    cudaKernelNodeParams params = {};
+    params.func = reinterpret_cast<void *>(count_kernel);
+    params.gridDim = dim3(2);
+    params.blockDim = dim3(THREADS);
+    params.kernelParams = args;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3(3);
+    config.blockDim = dim3(THREADS);
+    cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
+    config.stream = stream;
+    cudaGraphCreate(&graph, 0);
+    cudaStreamBeginCaptureToGraph(stream, graph, NULL, NULL, 0, cudaStreamCaptureModeThreadLocal);
+    cudaLaunchKernelEx(&config, count_kernel, &first, 1);
+    cudaGraphGetRootNodes(graph, &node, &n);
+    cudaLaunchKernelEx(&config, count_kernel, &second, 1);
+    cudaStreamEndCapture(stream, &graph);
+    cudaGraphInstantiate(&exec, graph, 0);
+    const bool waited = first == 0 && second == 0;
+    cudaGraphLaunch(exec, stream);
+    if (CHANGE && cudaGraphExecKernelNodeSetParams(exec, node, &params) != cudaSuccess)
+        return false;
+    cudaGraphLaunch(exec, stream);
+    cudaGraphExecDestroy(exec);
+    cudaGraphDestroy(graph);
+    cudaStreamDestroy(stream);
+    return waited && n == 1 && first == 3 + 2 * 5 && second == 6;
+}
+
 /* ---- places ---- */
 
 __global__ void beyond_kernel()
@@ -300,5 +347,7 @@ int main()
     check("bytes are multiplied", multiplies_bytes());
     check("8 x 8 halves are turned", transposes());
     check("blocks of a cluster meet", meets_neighbours());
+    check("a graph's kernel is changed before it runs again", replays<true>());
+    check("a kernel that is not changed shows", !replays<false>());
     return failures != 0;
 }
