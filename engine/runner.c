@@ -497,15 +497,9 @@ bool runner_submit(struct runner *r, const struct step *step, struct status *st)
     const bool may_record = only_decodes(step, &batch, r->plan.device.heads_max);
     if (!model_is_last_stage(&r->model.cfg))
         batch.n_heads = 0;
-    r->ops->step_begin(r->dev, &batch);
-    if (may_record) {
-        if (!r->ops->graph_begin(r->dev, (uint64_t)batch.n_tokens)) {
-            run_ops(r, &batch);
-            r->ops->graph_end(r->dev);
-        }
-    } else {
+    const uint64_t shape = may_record ? (uint64_t)batch.n_tokens : 0;
+    if (!r->ops->step_begin(r->dev, &batch, shape))
         run_ops(r, &batch);
-    }
     r->ops->step_end(r->dev);
     r->n_submitted++;
     return true;

@@ -332,18 +332,15 @@ struct calls {
     void (*fn)(void *ctx, int i);
     void *ctx;
     int n;
-    uint64_t graph;
+    uint64_t shape;
 };
 
 static bool run_step(struct bench_device *b, const struct calls *c, double *s, struct status *st)
 {
     const double start = now_s();
-    b->ops->step_begin(b->dev, &b->batch);
-    if (!b->ops->graph_begin(b->dev, c->graph)) {
+    if (!b->ops->step_begin(b->dev, &b->batch, c->shape))
         for (int i = 0; i < c->n; i++)
             c->fn(c->ctx, i);
-        b->ops->graph_end(b->dev);
-    }
     b->ops->step_end(b->dev);
     if (!b->ops->step_wait(b->dev, b->out, st))
         return false;
@@ -368,7 +365,7 @@ static bool least_step(struct bench_device *b, const struct calls *c, double *le
 bool bench_time(struct bench_device *b, void (*fn)(void *ctx, int i), void *ctx, double *s,
                 struct status *st)
 {
-    struct calls c = {fn, ctx, CALLS_FEW, ++b->n_graphs};
+    struct calls c = {fn, ctx, CALLS_FEW, ++b->n_shapes};
     double few, many;
     if (!least_step(b, &c, &few, st))
         return false;
@@ -377,7 +374,7 @@ bool bench_time(struct bench_device *b, void (*fn)(void *ctx, int i), void *ctx,
                      : want > CALLS_MORE_MAX ? CALLS_MORE_MAX
                                              : (int)want;
     c.n += more;
-    c.graph = ++b->n_graphs;
+    c.shape = ++b->n_shapes;
     if (!least_step(b, &c, &many, st))
         return false;
     *s = (many - few) / more;

@@ -37,7 +37,7 @@ struct bench_device {
     struct tensor w[COPIES_MAX][PARTS_MAX];
     void *source;            /* host: random values, source_bytes */
     size_t source_bytes;
-    uint64_t n_graphs;
+    uint64_t n_shapes; /* of steps: each is timed alone */
     struct sample_out *out;  /* host, [heads_max] */
 
     struct batch batch;      /* of the next step; its arrays: */

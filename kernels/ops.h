@@ -351,11 +351,9 @@ struct ops {
     /* `work` is work_bytes of device memory, zeroed. */
     bool (*work_set)(struct device *, const struct device_limits *, void *work, struct status *st);
 
-    void (*step_begin)(struct device *, const struct batch *);
-    /* The ops between begin and end, recorded once for each `shape` (> 0; equal shapes ask for the
-     * same ops with the same arguments): true <=> recorded before, and now asked to run. */
-    bool (*graph_begin)(struct device *, uint64_t shape);
-    void (*graph_end)(struct device *);
+    /* Steps of equal `shape` > 0 ask for the same ops with the same arguments.  True <=> those were
+     * recorded before and are now asked to run: the caller asks for none.  Always false for 0. */
+    bool (*step_begin)(struct device *, const struct batch *, uint64_t shape);
     void (*embed)(struct device *, const struct embed_args *);
     void (*norm)(struct device *, const struct norm_args *);
     void (*matmul)(struct device *, const struct matmul_args *);
@@ -414,7 +412,7 @@ struct backend {
     bool (*rates)(struct device *, double *copy_bytes_s, double *matmul_flops, struct status *st);
 };
 
-enum { OPS_ABI = 7 };
+enum { OPS_ABI = 8 };
 
 extern const struct backend cpu_backend; /* kernels/cpu */
 

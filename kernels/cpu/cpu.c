@@ -140,13 +140,6 @@ static bool weights_done(struct device *d, struct status *st)
     return !d->put_failed || status_fail(st, STATUS_IO, "pack weights: no memory");
 }
 
-static bool graph_begin(struct device *d, uint64_t shape)
-{
-    (void)d;
-    (void)shape;
-    return false;
-}
-
 static void end_nothing(struct device *d)
 {
     (void)d;
@@ -226,8 +219,6 @@ static const struct ops ops = {
     .work_bytes = cpu_work_bytes,
     .work_set = cpu_work_set,
     .step_begin = cpu_step_begin,
-    .graph_begin = graph_begin,
-    .graph_end = end_nothing,
     .embed = cpu_embed,
     .norm = cpu_norm,
     .matmul = cpu_linear,

@@ -66,7 +66,7 @@ void thread_pool_run(struct thread_pool *p, void (*fn)(void *ctx, int part, int 
 /* step.c: the device's work memory, its slots, and the batch in hand. */
 size_t cpu_work_bytes(const struct device *d, const struct device_limits *l);
 bool cpu_work_set(struct device *d, const struct device_limits *l, void *work, struct status *st);
-void cpu_step_begin(struct device *d, const struct batch *b);
+bool cpu_step_begin(struct device *d, const struct batch *b, uint64_t shape); /* records nothing */
 struct sample_out *cpu_step_out(struct device *d); /* of the batch in hand */
 bool cpu_step_wait(struct device *d, struct sample_out *out, struct status *st);
 

@@ -160,9 +160,10 @@ static void note_tokens(const struct device *d, const struct batch *b, int seq)
     }
 }
 
-void cpu_step_begin(struct device *d, const struct batch *b)
+bool cpu_step_begin(struct device *d, const struct batch *b, uint64_t shape)
 {
     struct batch *to = &d->batch;
+    (void)shape;
     assert(d->n_begun - d->n_waited < DEVICE_DEPTH);
     for (int i = 0; i < b->n_slots; i++)
         set_slot(d, &b->set[i]);
@@ -175,6 +176,7 @@ void cpu_step_begin(struct device *d, const struct batch *b)
         keep_table(d, b, seq);
         note_tokens(d, b, seq);
     }
+    return false;
 }
 
 struct sample_out *cpu_step_out(struct device *d)

@@ -86,7 +86,7 @@ template <int HEAD_DIM, bool HALF, bool NARROW> constexpr int resident()
 
 /* grid: `resident` blocks a multiprocessor; block: 4 warps.  See above.  Old keys are copied before
  * the wait for the kernel before: they were written in earlier steps, as the lists and the block
- * table were by step_begin. */
+ * table were before any kernel of this step could begin (slots.cu). */
 template <class T, int HEAD_DIM, bool HALF, bool NARROW>
 __global__ void __launch_bounds__(THREADS, resident<HEAD_DIM, HALF, NARROW>())
     attention_decode_kernel(const __grid_constant__ struct decode_params p)

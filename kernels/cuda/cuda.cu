@@ -40,13 +40,19 @@ bool report(const device *d, status *st)
 
 /* Opening and closing. */
 
+void drop_graph(cuda_graph *g)
+{
+    if (g->exec)
+        cudaGraphExecDestroy(g->exec);
+    if (g->recorded)
+        cudaGraphDestroy(g->recorded);
+    *g = {};
+}
+
 void drop_graphs(cuda_host *h)
 {
-    for (int i = 0; i < GRAPHS_MAX; i++) {
-        if (h->graph[i])
-            cudaGraphExecDestroy(h->graph[i]);
-        h->graph[i] = NULL;
-    }
+    for (int i = 0; i < GRAPHS_MAX; i++)
+        drop_graph(&h->graph[i]);
 }
 
 /* The step in hand ends soon, and no other will run. */
@@ -363,21 +369,75 @@ bool work_set(device *d, const device_limits *l, void *work, status *st)
     return open_flights(d, at, st);
 }
 
+/* Graphs: a step from the kernel that spreads it to its last op. */
+
+bool may_record(const device *d, uint64_t shape)
+{
+    return shape > 0 && shape < GRAPHS_MAX && d->batch.n_waves <= 1 && d->fault == cudaSuccess;
+}
+
+void replay(device *d, const cuda_graph *g, const cuda_step *step)
+{
+    cuda_slots_step_again(d, step, g->exec, g->first);
+    cuda_check(d, cudaGraphLaunch(g->exec, d->stream), "run a graph");
+}
+
+/* The node is asked for while it is the only one: NCCL may add others that follow none. */
+void begin_recording(device *d, uint64_t shape, const cuda_step *step)
+{
+    cuda_graph *g = &d->host->graph[shape];
+    size_t n_nodes = 1;
+    d->host->recording = shape;
+    cuda_check(d, cudaGraphCreate(&g->recorded, 0), "record a graph");
+    cuda_check(d,
+               cudaStreamBeginCaptureToGraph(d->stream, g->recorded, NULL, NULL, 0,
+                                             cudaStreamCaptureModeThreadLocal),
+               "record a graph");
+    cuda_slots_step(d, step);
+    cuda_check(d, cudaGraphGetRootNodes(g->recorded, &g->first, &n_nodes), "find a graph's step");
+}
+
+/* What was recorded runs as it is: it is this step's. */
+void end_recording(device *d)
+{
+    cuda_host *h = d->host;
+    cuda_graph *g = &h->graph[h->recording];
+    h->recording = 0;
+    cuda_check(d, cudaStreamEndCapture(d->stream, &g->recorded), "record a graph");
+    if (d->fault == cudaSuccess)
+        cuda_check(d, cudaGraphInstantiate(&g->exec, g->recorded, 0), "make a graph");
+    if (d->fault == cudaSuccess)
+        cuda_check(d, cudaGraphLaunch(g->exec, d->stream), "run a graph");
+}
+
 /* Steps. */
 
 /* A thread that did not open the device may run its steps. */
-void step_begin(device *d, const batch *b)
+bool step_begin(device *d, const batch *b, uint64_t shape)
 {
     cuda_host *h = d->host;
+    cuda_step step;
     cuda_check(d, cudaSetDevice(d->index), "choose the device");
     const uint64_t i = h->n_begun++ % STAGES;
     h->flight[i].n_heads = b->n_heads;
-    if (d->fault == cudaSuccess)
-        stage_send(d, &h->stage[i], h->copies, b, h->flight[i].out);
+    if (d->fault != cudaSuccess)
+        return false;
+    stage_send(d, &h->stage[i], h->copies, b, h->flight[i].out, &step);
+    const bool records = may_record(d, shape);
+    const bool recorded = records && h->graph[shape].exec;
+    if (recorded)
+        replay(d, &h->graph[shape], &step);
+    else if (records)
+        begin_recording(d, shape, &step);
+    else
+        cuda_slots_step(d, &step);
+    return recorded;
 }
 
 void step_end(device *d)
 {
+    if (d->host->recording > 0)
+        end_recording(d);
     cuda_check(d, cudaEventRecord(d->host->flight[(d->host->n_begun - 1) % STAGES].done, d->stream),
                "mark the step's end");
 }
@@ -432,39 +492,6 @@ bool step_wait(device *d, sample_out *out, status *st)
     return true;
 }
 
-/* Graphs. */
-
-bool graph_begin(device *d, uint64_t shape)
-{
-    cuda_host *h = d->host;
-    if (shape == 0 || shape >= GRAPHS_MAX || d->batch.n_waves > 1 || d->fault != cudaSuccess)
-        return false;
-    if (h->graph[shape]) {
-        cuda_check(d, cudaGraphLaunch(h->graph[shape], d->stream), "run a graph");
-        return true;
-    }
-    h->recording = shape;
-    cuda_check(d, cudaStreamBeginCapture(d->stream, cudaStreamCaptureModeThreadLocal),
-               "record a graph");
-    return false;
-}
-
-void graph_end(device *d)
-{
-    cuda_host *h = d->host;
-    if (h->recording == 0)
-        return;
-    cudaGraph_t graph = NULL;
-    cuda_check(d, cudaStreamEndCapture(d->stream, &graph), "record a graph");
-    if (d->fault == cudaSuccess)
-        cuda_check(d, cudaGraphInstantiate(&h->graph[h->recording], graph, 0), "make a graph");
-    if (d->fault == cudaSuccess)
-        cuda_check(d, cudaGraphLaunch(h->graph[h->recording], d->stream), "run a graph");
-    if (graph)
-        cudaGraphDestroy(graph);
-    h->recording = 0;
-}
-
 bool probe(status *why)
 {
     int n = 0;
@@ -489,8 +516,6 @@ const ops table = {
     .work_bytes = work_bytes,
     .work_set = work_set,
     .step_begin = step_begin,
-    .graph_begin = graph_begin,
-    .graph_end = graph_end,
     .embed = cuda_embed,
     .norm = cuda_norm,
     .matmul = cuda_matmul,

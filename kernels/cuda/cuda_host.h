@@ -16,14 +16,20 @@ struct cuda_flight { /* a step between step_begin and step_wait */
     cudaEvent_t done;
 };
 
+struct cuda_graph { /* a step of a shape, recorded */
+    cudaGraph_t recorded;
+    cudaGraphExec_t exec;  /* NULL <=> there is none */
+    cudaGraphNode_t first; /* of `recorded`: spreads the step, and changes with it */
+};
+
 struct cuda_host {
     cudaStream_t copies; /* steps come over on it while the step before runs */
     struct stage stage[STAGES];
     struct cuda_flight flight[STAGES];
     uint64_t n_begun, n_waited; /* steps; the one in hand is n_begun - 1 */
-    cudaGraphExec_t graph[GRAPHS_MAX]; /* by shape */
-    uint64_t recording;                /* the shape, or 0 */
-    void **mem;                        /* [n_mem] what mem_take gave */
+    struct cuda_graph graph[GRAPHS_MAX]; /* by shape */
+    uint64_t recording;                  /* the shape, or 0 */
+    void **mem;                          /* [n_mem] what mem_take gave */
     int n_mem, mem_max;
     double memory_share;
     char variant[96];

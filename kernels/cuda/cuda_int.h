@@ -106,7 +106,7 @@ struct cuda_slot_set { /* one batch_slot, flat */
 };
 void cuda_slots_set(struct device *, const struct cuda_slot_set *set, int n, const int32_t *history,
                     const struct sample_bias *bias);
-enum { CUDA_SEGMENTS_MAX = 8 };
+enum { CUDA_SEGMENTS_MAX = 5 };
 struct cuda_segment { /* words of the stage on their way to where recorded graphs read them */
     const void *from;
     void *to;
@@ -119,7 +119,9 @@ struct cuda_step { /* in device memory, in the stage */
     const struct batch_block *block;                   /* [n_blocks] */
 };
 /* Then, in one kernel: the segments; `ids` resolved, and the batch's tokens noted in `seen` of slots with
- * a penalty; blocks in the table. */
+ * a penalty; blocks in the table.  Its writes are in memory before the next kernel may begin. */
 void cuda_slots_step(struct device *, const struct cuda_step *);
+/* Where a graph has that kernel as a node: this step's, when the graph is launched next. */
+void cuda_slots_step_again(struct device *, const struct cuda_step *, cudaGraphExec_t, cudaGraphNode_t);
 
 #endif

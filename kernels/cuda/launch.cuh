@@ -8,7 +8,8 @@
  * Below compute capability 9.0 all of this is an ordinary launch.
  *
  * A kernel may let the next be scheduled before it waits itself, if what that one reads before its own
- * wait is older than all of this: a product then fetches weights while two kernels in front still run. */
+ * wait is older than all of this: a product then fetches weights while two kernels in front still run.
+ * The batch in hand is older: the kernel that a step begins with lets none begin before (slots.cu). */
 #ifndef KERNELS_CUDA_LAUNCH_CUH
 #define KERNELS_CUDA_LAUNCH_CUH
 

@@ -5,8 +5,8 @@
  * have it, before it is turned.  A unit's 8 columns are of one head and hold both of each pair: 8
  * neighbours where pairs are (2i, 2i + 1), else 4 and the 4 that lie half a head on.
  *
- * Angles and places depend on the batch alone, which is older than the kernel before: a warp finds
- * them while it waits. */
+ * Angles and places depend on the batch alone, which is older than the kernel before (launch.cuh): a
+ * warp finds them while it waits. */
 #ifndef KERNELS_CUDA_MATMUL_HEADS_CUH
 #define KERNELS_CUDA_MATMUL_HEADS_CUH
 

@@ -60,35 +60,64 @@ __device__ inline void take_token(const struct cuda_slots &slots, int32_t *ids,
         note_token(slots.seen + (size_t)index * vocab + id, step.positions[t] < slot->n_prompt);
 }
 
+struct step_args {
+    struct cuda_step step;
+    struct cuda_slots slots;
+    int32_t *ids;   /* [n_tokens] */
+    int32_t *table; /* [seqs_max, table_stride] */
+    int table_stride, vocab;
+};
+
+__device__ inline void move_segment(const struct cuda_segment &s, int first, int apart)
+{
+    for (int i = first; i < s.n; i += apart)
+        ((int32_t *)s.to)[i] = ((const int32_t *)s.from)[i];
+}
+
+__device__ inline void take_rows(const struct step_args &a, int first, int apart)
+{
+    const struct batch_block *block = a.step.block;
+    for (int t = first; t < a.step.n_tokens; t += apart)
+        take_token(a.slots, a.ids, a.step, a.vocab, t);
+    for (int i = first; i < a.step.n_blocks; i += apart)
+        a.table[(size_t)block[i].slot * a.table_stride + block[i].at] = block[i].block;
+}
+
 /* grid: [blocks, segments + 1]   block: [STEP_THREADS]
  * Every thread moves words STEP_THREADS * blocks apart; behind the segments are tokens and blocks.
- */
+ *
+ * The next kernel, and through it any of the step, may begin when all blocks have let it, and what
+ * reads the batch before it waits (attention_decode.cu, matmul_heads.cuh) counts on all of it.  So
+ * a block lets it when its writes are in memory; what its first thread says is said for all. */
 __global__ void __launch_bounds__(STEP_THREADS)
-    step_kernel(const __grid_constant__ struct cuda_step step, struct cuda_slots slots,
-                int32_t *ids, int32_t *table, int table_stride, int vocab)
+    step_kernel(const __grid_constant__ struct step_args a)
 {
     const int first = (int)(blockIdx.x * STEP_THREADS + threadIdx.x);
     const int apart = (int)gridDim.x * STEP_THREADS;
-    if ((int)blockIdx.y < step.n_segments) {
-        const struct cuda_segment &s = step.segment[blockIdx.y];
-        for (int i = first; i < s.n; i += apart)
-            ((int32_t *)s.to)[i] = ((const int32_t *)s.from)[i];
-        return;
-    }
-    for (int t = first; t < step.n_tokens; t += apart)
-        take_token(slots, ids, step, vocab, t);
-    for (int i = first; i < step.n_blocks; i += apart)
-        table[(size_t)step.block[i].slot * table_stride + step.block[i].at] = step.block[i].block;
+    if ((int)blockIdx.y < a.step.n_segments)
+        move_segment(a.step.segment[blockIdx.y], first, apart);
+    else
+        take_rows(a, first, apart);
+    __threadfence();
+    __syncthreads();
+    depend_launch();
 }
 
 /* Four words a thread of the longest part. */
-unsigned step_blocks(const struct device *d, const struct cuda_step *step)
+dim3 step_grid(const struct device *d, const struct cuda_step *step)
 {
     int most = step->n_tokens > step->n_blocks ? step->n_tokens : step->n_blocks;
     for (int i = 0; i < step->n_segments; i++)
         most = step->segment[i].n > most ? step->segment[i].n : most;
-    const int blocks = (most + STEP_THREADS * 4 - 1) / (STEP_THREADS * 4);
-    return (unsigned)(blocks < 1 ? 1 : blocks > d->sm_count ? d->sm_count : blocks);
+    int blocks = (most + STEP_THREADS * 4 - 1) / (STEP_THREADS * 4);
+    blocks = blocks < 1 ? 1 : blocks > d->sm_count ? d->sm_count : blocks;
+    return dim3((unsigned)blocks, (unsigned)step->n_segments + 1);
+}
+
+struct step_args step_args_of(const struct device *d, const struct cuda_step *step)
+{
+    return {*step,          d->slots, d->batch.ids, d->batch.block_table, d->limits.table_stride,
+            d->limits.vocab};
 }
 
 } /* namespace */
@@ -103,9 +132,19 @@ void cuda_slots_set(struct device *d, const struct cuda_slot_set *set, int n,
 
 void cuda_slots_step(struct device *d, const struct cuda_step *step)
 {
-    launch_alone(
-        d, "spread the step",
-        {dim3(step_blocks(d, step), (unsigned)step->n_segments + 1), dim3(STEP_THREADS), 0, 0},
-        step_kernel, *step, d->slots, d->batch.ids, d->batch.block_table, d->limits.table_stride,
-        d->limits.vocab);
+    launch_alone(d, "spread the step", {step_grid(d, step), dim3(STEP_THREADS), 0, 0}, step_kernel,
+                 step_args_of(d, step));
+}
+
+void cuda_slots_step_again(struct device *d, const struct cuda_step *step, cudaGraphExec_t exec,
+                           cudaGraphNode_t node)
+{
+    struct step_args a = step_args_of(d, step);
+    void *args[] = {&a};
+    cudaKernelNodeParams params = {};
+    params.func = reinterpret_cast<void *>(step_kernel);
+    params.gridDim = step_grid(d, step);
+    params.blockDim = dim3(STEP_THREADS);
+    params.kernelParams = args;
+    cuda_check(d, cudaGraphExecKernelNodeSetParams(exec, node, &params), "change a graph's step");
 }

@@ -1,8 +1,8 @@
 /* stage.h - the inputs of one step on their way to the device.
  *
  * The host packs a step's arrays one behind the other into pinned memory; one copy on a stream
- * of its own brings them over while the step before still runs; one kernel then spreads them
- * to the fixed addresses that recorded graphs read.  There are STAGES of them, so that a stage is
+ * of its own brings them over while the step before still runs; the step's first kernel spreads
+ * them to the fixed addresses that recorded graphs read.  There are STAGES of them, so that a stage is
  * free again before it is needed: DEVICE_DEPTH steps run ahead, one is being packed.
  *
  * Thread: the device's. */
@@ -27,9 +27,10 @@ bool stage_open(struct stage *s, const struct device_limits *l, void *device,
                 struct status *st) MUST_CHECK;
 void stage_close(struct stage *s);
 
-/* Pack `b` and send it; then, in the order of d->stream, everything of the batch is in place:
- * slots set, blocks in the tables, ids resolved, work lists made, samples told to go to `out`. */
+/* Pack `b` and send it; then, in the order of d->stream, slots are set and the rest is there for
+ * cuda_slots_step: after `step` blocks are in the tables, ids resolved, work lists made, samples
+ * told to go to `out`. */
 void stage_send(struct device *d, struct stage *s, cudaStream_t copies, const struct batch *b,
-                struct sample_out *out);
+                struct sample_out *out, struct cuda_step *step);
 
 #endif

@@ -128,15 +128,17 @@ static void set_batch(struct bench *b, int n_seqs, int kv_len, int n_new)
             b->positions[s * n_new + i] = kv_len - n_new + i;
         }
     }
-    cpu_backend.ops->step_begin(b->d, &(struct batch){.n_tokens = n_seqs * n_new,
-                                                      .n_seqs = n_seqs,
-                                                      .token_ids = b->ids,
-                                                      .positions = b->positions,
-                                                      .token_seq = b->token_seq,
-                                                      .seq_start = b->seq_start,
-                                                      .kv_len = b->kv_len,
-                                                      .slot = b->slot,
-                                                      .block_table = &b->table[0][0]});
+    cpu_backend.ops->step_begin(b->d,
+                                &(struct batch){.n_tokens = n_seqs * n_new,
+                                                .n_seqs = n_seqs,
+                                                .token_ids = b->ids,
+                                                .positions = b->positions,
+                                                .token_seq = b->token_seq,
+                                                .seq_start = b->seq_start,
+                                                .kv_len = b->kv_len,
+                                                .slot = b->slot,
+                                                .block_table = &b->table[0][0]},
+                                0);
     cpu_backend.ops->step_end(b->d);
     cpu_backend.ops->step_wait(b->d, NULL, &(struct status){0});
 }

@@ -15,11 +15,11 @@ namespace
 thread_local bool is_prompt;
 thread_local int n_matmuls;
 
-void step_begin(device *d, const batch *b)
+bool step_begin(device *d, const batch *b, uint64_t shape)
 {
     is_prompt = b->n_tokens > b->n_seqs;
     n_matmuls = 0;
-    real->ops->step_begin(d, b);
+    return real->ops->step_begin(d, b, shape);
 }
 
 void matmul(device *d, const matmul_args *a)

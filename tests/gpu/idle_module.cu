@@ -1,15 +1,14 @@
 /* idle_module.cu - the CUDA module with a watch, for tests/gpu/idle.sh: how long the device waits
  * for the host between decode steps.
  *
- * Events in the stream mark where a step begins (a), where its arrays are on the device and spread
- * (b), and its end.  The device is idle from one step's end to the next one's a, which is only in
- * the stream when the host has come that far; and, between a and b, for what that takes longer than
- * in the quickest step of the same width, when it waits for the arrays.  After 32, 64,
+ * Events mark where a step begins and ends in the stream, and when its arrays are on the device.
+ * That is idle from one step's end to the next one's begin, which is only in the stream when the host
+ * has come that far; and from there until the arrays have come, if they are later.  After 32, 64,
  * 128, ... steps of a width a line says: steps, microseconds a step, idle microseconds a step, idle
  * share.  Not at the end: an engine is killed as often as it closes. */
 #include <stdlib.h>
 
-#include "kernels/cuda/cuda_int.h"
+#include "kernels/cuda/cuda_host.h"
 #include "tests/gpu/wrap_module.cuh"
 
 namespace
@@ -19,13 +18,13 @@ enum { WIDTHS = 1025, MARKS = 2 * DEVICE_DEPTH, PRINT_MIN = 32 };
 const float PAUSE_MS = 50; /* longer ones lie between measurements */
 
 struct mark {
-    cudaEvent_t a, b, end;
+    cudaEvent_t begin, copied, end;
     int width; /* of a step that decodes; else 0 */
 };
 
 struct width {
     long n;
-    double step_ms, gap_ms, spread_ms, spread_least_ms;
+    double step_ms, idle_ms;
 };
 
 mark marks[MARKS];
@@ -40,18 +39,19 @@ void must(cudaError_t e)
     abort();
 }
 
-void step_begin(device *d, const batch *b)
+bool step_begin(device *d, const batch *b, uint64_t shape)
 {
     mark *m = &marks[n_begun++ % MARKS];
-    if (!m->a) {
-        must(cudaEventCreate(&m->a));
-        must(cudaEventCreate(&m->b));
+    if (!m->begin) {
+        must(cudaEventCreate(&m->begin));
+        must(cudaEventCreate(&m->copied));
         must(cudaEventCreate(&m->end));
     }
     m->width = b->n_tokens == b->n_seqs && b->n_tokens < WIDTHS ? b->n_tokens : 0;
-    must(cudaEventRecord(m->a, d->stream));
-    real->ops->step_begin(d, b);
-    must(cudaEventRecord(m->b, d->stream));
+    must(cudaEventRecord(m->begin, d->stream));
+    const bool runs = real->ops->step_begin(d, b, shape);
+    must(cudaEventRecord(m->copied, d->host->copies)); /* d->stream may be recording */
+    return runs;
 }
 
 void step_end(device *d)
@@ -70,9 +70,9 @@ float between(cudaEvent_t from, cudaEvent_t to)
 void print_width(int i)
 {
     const width *w = &widths[i];
-    const double idle = w->gap_ms + w->spread_ms - (double)w->n * w->spread_least_ms;
     fprintf(stderr, "idle: width %4d  %6ld steps  %9.1f us a step  %7.2f us idle  %.2f %%\n", i, w->n,
-            1e3 * w->step_ms / (double)w->n, 1e3 * idle / (double)w->n, 100 * idle / w->step_ms);
+            1e3 * w->step_ms / (double)w->n, 1e3 * w->idle_ms / (double)w->n,
+            100 * w->idle_ms / w->step_ms);
 }
 
 bool is_power_of_2(long n)
@@ -86,15 +86,12 @@ void note(const mark *before, const mark *m)
     if (m->width == 0 || before->width != m->width)
         return;
     width *w = &widths[m->width];
-    const float gap = between(before->end, m->a), spread = between(m->a, m->b);
+    const float gap = between(before->end, m->begin), late = between(m->begin, m->copied);
     if (gap > PAUSE_MS)
         return;
-    if (w->n == 0 || spread < w->spread_least_ms)
-        w->spread_least_ms = spread;
     w->n++;
     w->step_ms += between(before->end, m->end);
-    w->gap_ms += gap;
-    w->spread_ms += spread;
+    w->idle_ms += gap + (late > 0 ? late : 0);
     if (w->n >= PRINT_MIN && is_power_of_2(w->n))
         print_width(m->width);
 }
@@ -103,8 +100,10 @@ bool step_wait(device *d, sample_out *out, status *st)
 {
     const mark *m = &marks[n_waited % MARKS], *before = &marks[(n_waited + MARKS - 1) % MARKS];
     const bool ok = real->ops->step_wait(d, out, st);
-    if (ok)
+    if (ok) {
         must(cudaEventSynchronize(m->end));
+        must(cudaEventSynchronize(m->copied));
+    }
     if (ok && n_waited > 0)
         note(before, m);
     n_waited++;

@@ -263,7 +263,7 @@ bool work_set(device *d, const device_limits *l, void *work, status *st)
     return true;
 }
 
-void step_begin(device *d, const batch *b)
+bool step_begin(device *d, const batch *b, uint64_t)
 {
     watch *w = watch_of(d);
     must(cudaSetDevice(d->index)); /* the thread may not have opened it */
@@ -274,17 +274,9 @@ void step_begin(device *d, const batch *b)
     f->n = 0;
     hold(d, w);
     mark(d, f);
-    real->ops->step_begin(d, b);
+    real->ops->step_begin(d, b, 0);
     end_op(d, {"begin"});
-}
-
-bool graph_begin(device *, uint64_t)
-{
     return false;
-}
-
-void graph_end(device *)
-{
 }
 
 void step_end(device *d)
@@ -381,8 +373,6 @@ void change(ops *table, const char *)
 {
     table->work_set = work_set;
     table->step_begin = step_begin;
-    table->graph_begin = graph_begin;
-    table->graph_end = graph_end;
     table->embed = embed;
     table->norm = norm;
     table->matmul = matmul;

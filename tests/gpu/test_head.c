@@ -89,7 +89,7 @@ static float *run(const struct tested *t, const struct operands *o, const int32_
     struct status st = {0};
     memset(logits, 0xff, n_bytes);
     t->ops->copy_in(t->d, o->logits_dev, logits, n_bytes);
-    t->ops->step_begin(t->d, &b);
+    t->ops->step_begin(t->d, &b, 0);
     t->ops->head(t->d, &(struct head_args){.logits = o->logits_dev,
                                            .x = o->x_dev,
                                            .first = first,

@@ -204,7 +204,7 @@ static void run_rope(const struct tested_device *t, const struct world *w, const
     const struct shape *s = w->s;
     const size_t value = t->act == DT_F32 ? 4 : 2, k_at = (size_t)(s->n_heads * s->head_dim);
     const size_t v_at = k_at + (size_t)(s->n_kv_heads * s->head_dim);
-    t->ops->step_begin(t->d, &w->batch);
+    t->ops->step_begin(t->d, &w->batch, 0);
     t->ops->rope_kv(t->d, &(struct rope_kv_args){.q = p->qkv,
                                                  .k = p->qkv + k_at * value,
                                                  .v = p->qkv + v_at * value,
@@ -227,7 +227,7 @@ static void run_attention(const struct tested_device *t, const struct batch *b,
                           float *out)
 {
     const struct shape *s = w->s;
-    t->ops->step_begin(t->d, b);
+    t->ops->step_begin(t->d, b, 0);
     t->ops->attention(t->d, &(struct attention_args){.out = p->out,
                                                      .q = p->qkv + first_token * (size_t)w->stride *
                                                                        (t->act == DT_F32 ? 4 : 2),

@@ -181,7 +181,7 @@ static void run(const struct tested *t, const struct places *p, const struct sha
             f->part[i][k] = (uint8_t)(k * 37 + (size_t)i);
         t->ops->copy_in(t->d, part[i], f->part[i], n);
     }
-    t->ops->step_begin(t->d, &step->batch);
+    t->ops->step_begin(t->d, &step->batch, 0);
     if (as_one) {
         t->ops->matmul_rope_kv(t->d, &m, &r);
     } else {

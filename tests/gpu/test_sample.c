@@ -119,7 +119,7 @@ static void run_samples(const struct tested_device *t, int n, struct sample_out 
 {
     float *at = take_values(t, logits, (size_t)ROWS * (size_t)vocab, DT_F32);
     memset(out, 0, ROWS * sizeof *out);
-    t->ops->step_begin(t->d, &steps.batch);
+    t->ops->step_begin(t->d, &steps.batch, 0);
     for (int first = 0; first < ROWS; first += n)
         t->ops->sample(t->d, &(struct sample_args){.logits = at + (size_t)first * (size_t)vocab,
                                                    .first = first,

@@ -107,14 +107,14 @@ static void compare_norm(struct pair *p, int rows, int width, enum norm_kind kin
                               .norm = {kind, dw, kind == NORM_LAYER ? dw : NULL, 1e-5f},
                               .add = adds ? dy : NULL};
         make_sequence(&sequence, 1, 1);
-        t->ops->step_begin(t->d, &sequence.batch);
+        t->ops->step_begin(t->d, &sequence.batch, 0);
         t->ops->norm(t->d, &a);
         end_step(t, NULL);
         get_values(t, y[i], dy, n, t->act);
         a.x = dx + at;
         a.add = adds ? da + at : NULL;
         a.rows = 1;
-        t->ops->step_begin(t->d, &sequence.batch);
+        t->ops->step_begin(t->d, &sequence.batch, 0);
         t->ops->norm(t->d, &a);
         end_step(t, NULL);
         get_values(t, alone, dy, (size_t)width, t->act);
@@ -151,7 +151,7 @@ static void embed_agrees_with_the_cpu(void **state)
                            .rows = VOCAB,
                            .cols = HIDDEN};
         void *out = pair_take(t, (size_t)N * HIDDEN * 4);
-        t->ops->step_begin(t->d, &sequence.batch);
+        t->ops->step_begin(t->d, &sequence.batch, 0);
         t->ops->embed(t->d, &(struct embed_args){.out = out, .table = &w, .scale = 2.5f});
         end_step(t, NULL);
         y[i] = malloc((size_t)N * HIDDEN * 4);
@@ -209,7 +209,7 @@ static float *embed_table(const struct tested_device *t, const struct quant_tabl
     t->ops->weight_put(t->d, &w, &src);
     if (!t->ops->weights_done(t->d, &st))
         pair_die("weights_done", &st);
-    t->ops->step_begin(t->d, &sequence.batch);
+    t->ops->step_begin(t->d, &sequence.batch, 0);
     t->ops->embed(t->d, &(struct embed_args){.out = out, .table = &w, .scale = 2.5f});
     end_step(t, NULL);
     get_values(t, y, out, n, t->act);
@@ -284,7 +284,7 @@ static void run_rope(const struct tested_device *t, const struct rope_case *c, c
                              .inv_freq = take_values(t, inv_freq, (size_t)c->dims / 2, DT_F32),
                              .rope_scale = 1.1f};
     a.q_norm = a.k_norm = c->norm ? dnorm : NULL;
-    t->ops->step_begin(t->d, &sequence.batch);
+    t->ops->step_begin(t->d, &sequence.batch, 0);
     t->ops->rope_kv(t->d, &a);
     end_step(t, NULL);
     float *all = malloc(n * sizeof *all);

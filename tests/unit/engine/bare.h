@@ -91,20 +91,22 @@ static inline void bare_forward(struct bare *b, const int32_t *ids, int32_t from
     for (int32_t i = 0; i < n_table; i++)
         table[i] = i;
     b->decoder.ops->step_begin(
-        b->dev, &(struct batch){.n_tokens = n,
-                                .n_seqs = 1,
-                                .n_slots = from == 0,
-                                .n_heads = n,
-                                .token_ids = ids + from,
-                                .positions = positions,
-                                .token_seq = zero,
-                                .seq_start = (int32_t[]){0, n},
-                                .kv_len = &end,
-                                .slot = zero,
-                                .n_prompt = &end,
-                                .block_table = table,
-                                .set = &(struct batch_slot){.n_prompt = end, .params = &greedy},
-                                .head = head});
+        b->dev,
+        &(struct batch){.n_tokens = n,
+                        .n_seqs = 1,
+                        .n_slots = from == 0,
+                        .n_heads = n,
+                        .token_ids = ids + from,
+                        .positions = positions,
+                        .token_seq = zero,
+                        .seq_start = (int32_t[]){0, n},
+                        .kv_len = &end,
+                        .slot = zero,
+                        .n_prompt = &end,
+                        .block_table = table,
+                        .set = &(struct batch_slot){.n_prompt = end, .params = &greedy},
+                        .head = head},
+        0);
     decoder_forward(&b->decoder, n);
     free(positions);
     free(zero);

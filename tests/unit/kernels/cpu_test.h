@@ -74,7 +74,7 @@ static inline void give_work(struct device *d, const struct device_limits *l)
 static inline void take_batch(struct device *d, const struct batch *b)
 {
     struct status st = {0};
-    cpu_backend.ops->step_begin(d, b);
+    cpu_backend.ops->step_begin(d, b, 0);
     cpu_backend.ops->step_end(d);
     if (!cpu_backend.ops->step_wait(d, NULL, &st))
         fail_msg("%s", st.msg);

@@ -178,17 +178,19 @@ static void head_takes_the_rows_of_its_heads(void **state)
             head[i] = (struct batch_head){.row = rows[i], .forced = 0};
         for (int i = 0; i < ROWS; i++)
             positions[i] = i;
-        cpu_backend.ops->step_begin(w.d, &(struct batch){.n_tokens = ROWS,
-                                                         .n_seqs = 1,
-                                                         .n_heads = HEADS,
-                                                         .token_ids = zeros,
-                                                         .positions = positions,
-                                                         .token_seq = zeros,
-                                                         .seq_start = (int32_t[]){0, ROWS},
-                                                         .kv_len = (int32_t[]){ROWS},
-                                                         .slot = zeros,
-                                                         .block_table = zeros,
-                                                         .head = head});
+        cpu_backend.ops->step_begin(w.d,
+                                    &(struct batch){.n_tokens = ROWS,
+                                                    .n_seqs = 1,
+                                                    .n_heads = HEADS,
+                                                    .token_ids = zeros,
+                                                    .positions = positions,
+                                                    .token_seq = zeros,
+                                                    .seq_start = (int32_t[]){0, ROWS},
+                                                    .kv_len = (int32_t[]){ROWS},
+                                                    .slot = zeros,
+                                                    .block_table = zeros,
+                                                    .head = head},
+                                    0);
         float *logits = new_floats(N * OUT + 1), *want = multiply_alone(&w, 0, true);
         cpu_backend.ops->head(
             w.d,

@@ -81,20 +81,22 @@ static void begin(struct device *d)
     for (int i = 0; i < HEADS; i++)
         head[i] = (struct batch_head){.row = (i * 3 + 1) % TOKENS, .n_history = 1, .forced = -1};
     cpu_backend.ops->step_begin(
-        d, &(struct batch){.n_tokens = TOKENS,
-                           .n_seqs = 1,
-                           .n_heads = HEADS,
-                           .n_slots = 1,
-                           .token_ids = ids,
-                           .positions = zeros,
-                           .token_seq = zeros,
-                           .seq_start = start,
-                           .kv_len = &n,
-                           .slot = zeros,
-                           .n_prompt = &n,
-                           .block_table = zeros,
-                           .set = &(struct batch_slot){.n_prompt = TOKENS, .params = &greedy},
-                           .head = head});
+        d,
+        &(struct batch){.n_tokens = TOKENS,
+                        .n_seqs = 1,
+                        .n_heads = HEADS,
+                        .n_slots = 1,
+                        .token_ids = ids,
+                        .positions = zeros,
+                        .token_seq = zeros,
+                        .seq_start = start,
+                        .kv_len = &n,
+                        .slot = zeros,
+                        .n_prompt = &n,
+                        .block_table = zeros,
+                        .set = &(struct batch_slot){.n_prompt = TOKENS, .params = &greedy},
+                        .head = head},
+        0);
 }
 
 static void run_head(struct device *d, const float *x, const struct tensor *w, const int32_t *split,

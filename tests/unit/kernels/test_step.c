@@ -155,7 +155,7 @@ static void slots_sample_as_one_array_of_tokens_does(void **state)
             check_oldest(d, s);
         build_step(s, models, &r);
         fill_normal(&r, logits, sizeof logits / sizeof *logits, 2);
-        cpu_backend.ops->step_begin(d, &s->batch);
+        cpu_backend.ops->step_begin(d, &s->batch, 0);
         predict(other, s, models, logits);
         const int half = s->batch.n_heads / 2;
         for (int first = 0; first < s->batch.n_heads; first += half + 1) {
