@@ -116,6 +116,12 @@ __device__ inline void x_sums(float sum[], const float *mean, uint8_t *x, const 
         sum[row] = row < a.p.rows ? norm_warps_sum(warp_sum[row]) : 0.0f;
 }
 
+/* How often these threads meet in x_norm. */
+__device__ inline int x_norm_barriers(const rows_args &a)
+{
+    return a.norm_kind == NORM_LAYER ? 2 : 1;
+}
+
 /* `norm_w`: the norm's weights, or NULL. */
 template <class PAIR>
 __device__ inline void x_norm(uint8_t *x, const rows_args &a, const float *norm_w,

@@ -23,6 +23,7 @@ enum {
     PAIR_BYTES = 128, /* of a chain: 16 x 2 values */
     SLICE_BYTES = 128,
     BARRIER_UNITS = 2, /* and the ids behind it: one a unit and part of the rows */
+    BARRIER_OTHERS = 14,
     BARRIER_X = 15,    /* x and the table are there */
     PERMUTED_EVERY = 4 /* of a codebook's steps: by permutations, the others by the table, which
                           takes shared memory's time and not the instructions' */
@@ -31,7 +32,7 @@ enum {
 static_assert(SCHEME_SUMS_AT + 2 * ROWS_NORM_MAX * NORM_WARPS * 4 <= 1024, "barriers and sums fit");
 static_assert((int)SCHEME_WARPS_MANY * 32 >= (int)ROWS_THREADS, "workers bring the rows");
 static_assert((int)SCHEME_NORM_ROWS_MAX <= (int)ROWS_NORM_MAX, "as many rows are normalised");
-static_assert(BARRIER_UNITS + (int)SCHEME_WARPS_FEW / 2 <= (int)BARRIER_X,
+static_assert(BARRIER_UNITS + (int)SCHEME_WARPS_FEW / 2 <= (int)BARRIER_OTHERS,
               "ids of units that meet");
 static_assert((int)TABLE_BYTES == (int)SCHEME_BOOK_BYTES, "the table has its place");
 
@@ -365,6 +366,16 @@ __device__ inline void scheme_x(uint8_t *base, const scheme_args &a, bool has_no
             (float(*)[NORM_WARPS])(base + SCHEME_SUMS_AT));
 }
 
+/* Workers that bring no rows meet as often as those that do.  Nothing needs it but racecheck of
+ * compute-sanitizer, which knows a warp by the number of barriers it has passed: at BARRIER_X it
+ * would take the rows' writers and these for unordered. */
+__device__ inline void meet_as_often(const scheme_args &a)
+{
+    const int others = a.c.warps * 32 - ROWS_THREADS;
+    for (int i = 0; a.p.norm && i < x_norm_barriers(a); i++)
+        barrier_sync(BARRIER_OTHERS, others);
+}
+
 /* grid: blocks of equal shares of units; block: a.c.warps that may work, and one that feeds. */
 template <class T, int EXPAND, int CHAINS, int ROWG, int TILES, int WAYS>
 __global__ void
@@ -404,6 +415,8 @@ __launch_bounds__(ROWG *TILES <= 2 ? SCHEME_THREADS_MAX : (SCHEME_WARPS_MANY + 1
     depend_wait();
     if (brings)
         scheme_x<T>(base, a, has_norm_w);
+    else if (a.c.resident)
+        meet_as_often(a);
     if (EXPAND == EXPAND_CODEBOOK || a.c.resident)
         barrier_sync(BARRIER_X, a.c.warps * 32);
     if (warp < workers)
