@@ -3,6 +3,7 @@
  * The first failure of any call is kept and comes out of step_wait; most of them are sticky in the
  * driver too, so the process that owns the device ends with that reason and another takes over.
  * Memory is taken at start and goes back when the device closes. */
+#include <assert.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -379,7 +380,8 @@ bool may_record(const device *d, uint64_t shape)
 void replay(device *d, const cuda_graph *g, const cuda_step *step)
 {
     cuda_slots_step_again(d, step, g->exec, g->first);
-    cuda_check(d, cudaGraphLaunch(g->exec, d->stream), "run a graph");
+    if (d->fault == cudaSuccess) /* else it would be the step before, again */
+        cuda_check(d, cudaGraphLaunch(g->exec, d->stream), "run a graph");
 }
 
 /* The node is asked for while it is the only one: NCCL may add others that follow none. */
@@ -395,6 +397,7 @@ void begin_recording(device *d, uint64_t shape, const cuda_step *step)
                "record a graph");
     cuda_slots_step(d, step);
     cuda_check(d, cudaGraphGetRootNodes(g->recorded, &g->first, &n_nodes), "find a graph's step");
+    assert(n_nodes == 1 || d->fault != cudaSuccess);
 }
 
 /* What was recorded runs as it is: it is this step's. */

@@ -1,9 +1,10 @@
 /* idle_module.cu - the CUDA module with a watch, for tests/gpu/idle.sh: how long the device waits
  * for the host between decode steps.
  *
- * Events mark where a step begins and ends in the stream, and when its arrays are on the device.
- * That is idle from one step's end to the next one's begin, which is only in the stream when the host
- * has come that far; and from there until the arrays have come, if they are later.  After 32, 64,
+ * Events mark where a step begins and ends in the stream, and, behind the copy of its arrays, when
+ * the host has sent all of it.  The device is idle from one step's end to the next one's begin, which is
+ * only in the stream when the host has come that far; and from there until all was sent, if that is
+ * later.  What a graph takes to start is not seen.  After 32, 64,
  * 128, ... steps of a width a line says: steps, microseconds a step, idle microseconds a step, idle
  * share.  Not at the end: an engine is killed as often as it closes. */
 #include <stdlib.h>
