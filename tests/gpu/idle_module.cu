@@ -2,11 +2,11 @@
  * for the host between decode steps.
  *
  * Events mark where a step begins and ends in the stream, and, behind the copy of its arrays, when
- * the host has sent all of it.  The device is idle from one step's end to the next one's begin, which is
- * only in the stream when the host has come that far; and from there until all was sent, if that is
- * later.  What a graph takes to start is not seen.  After 32, 64,
- * 128, ... steps of a width a line says: steps, microseconds a step, idle microseconds a step, idle
- * share.  Not at the end: an engine is killed as often as it closes. */
+ * the host has sent all of it.  The device is idle from one step's end to the next one's begin,
+ * which is only in the stream when the host has come that far; and from there until all was sent,
+ * if that is later.  What a graph takes to start is not seen.  After 32, 64, 128, ... steps of a
+ * width a line says: steps, microseconds a step, idle microseconds a step, idle share.  Not at the
+ * end: an engine is killed as often as it closes. */
 #include <stdlib.h>
 
 #include "kernels/cuda/cuda_host.h"
@@ -71,8 +71,8 @@ float between(cudaEvent_t from, cudaEvent_t to)
 void print_width(int i)
 {
     const width *w = &widths[i];
-    fprintf(stderr, "idle: width %4d  %6ld steps  %9.1f us a step  %7.2f us idle  %.2f %%\n", i, w->n,
-            1e3 * w->step_ms / (double)w->n, 1e3 * w->idle_ms / (double)w->n,
+    fprintf(stderr, "idle: width %4d  %6ld steps  %9.1f us a step  %7.2f us idle  %.2f %%\n", i,
+            w->n, 1e3 * w->step_ms / (double)w->n, 1e3 * w->idle_ms / (double)w->n,
             100 * w->idle_ms / w->step_ms);
 }
 
