@@ -388,7 +388,8 @@ void replay(device *d, const cuda_graph *g, const cuda_step *step)
 void begin_recording(device *d, uint64_t shape, const cuda_step *step)
 {
     cuda_graph *g = &d->host->graph[shape];
-    size_t n_nodes = 1;
+    cudaGraphNode_t node[2] = {};
+    size_t n_nodes = 2; /* room for one too many */
     d->host->recording = shape;
     cuda_check(d, cudaGraphCreate(&g->recorded, 0), "record a graph");
     cuda_check(d,
@@ -396,8 +397,9 @@ void begin_recording(device *d, uint64_t shape, const cuda_step *step)
                                              cudaStreamCaptureModeThreadLocal),
                "record a graph");
     cuda_slots_step(d, step);
-    cuda_check(d, cudaGraphGetRootNodes(g->recorded, &g->first, &n_nodes), "find a graph's step");
+    cuda_check(d, cudaGraphGetRootNodes(g->recorded, node, &n_nodes), "find a graph's step");
     assert(n_nodes == 1 || d->fault != cudaSuccess);
+    g->first = node[0];
 }
 
 /* What was recorded runs as it is: it is this step's. */

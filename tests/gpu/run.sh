@@ -130,7 +130,7 @@ find_sanitizer() {
 }
 
 # Under a sanitizer a launch takes up to a thousand times as long: an argument asks for a small part.
-# racecheck (2025.3) of whole engines ends without a word after a minute; their kernels are the others'.
+# racecheck (2025.3) of whole engines ends without a word within a minute; their kernels are the others'.
 sanitizer_jobs() {
     local tool t
     for t in matmul qkv scheme gguf act8 engine kv8 sample small_ops head; do
