@@ -29,12 +29,17 @@ struct queue {
     int word, part;
 };
 
+/* All lanes load, as a branch would keep loads behind it. */
+__device__ __forceinline__ int32_t word_of_item(const struct decode_params &p, int at)
+{
+    const int lane = threadIdx.x % 32, split = min(at / p.n_parts, p.last_split);
+    return ((const int32_t *)&p.split[split])[min(lane, SPLIT_WORDS - 1)];
+}
+
 __device__ __forceinline__ void fetch_item(struct queue *q, const struct decode_params &p)
 {
-    const int lane = threadIdx.x % 32, split = q->at / p.n_parts;
     q->part = q->at < q->n_items ? q->at % p.n_parts : -1;
-    if (lane < SPLIT_WORDS)
-        q->word = ((const int32_t *)&p.split[min(split, p.last_split)])[lane];
+    q->word = word_of_item(p, q->at);
 }
 
 __device__ __forceinline__ void put_item(const struct queue *q, struct item *to)
@@ -58,6 +63,23 @@ __device__ __forceinline__ int draw_ticket(const struct queue *q, const struct d
 __device__ __forceinline__ int item_of_ticket(int ticket)
 {
     return 2 * (int)gridDim.x + __shfl_sync(~0u, ticket, 0);
+}
+
+/* The first two items, which are asked for before it is known how many there are: that is one
+ * latency of memory at the begin rather than two or three. */
+__device__ __forceinline__ void open_queue(struct queue *q, const struct decode_params &p,
+                                           struct item ring[2])
+{
+    struct queue first = {};
+    first.at = (int)blockIdx.x;
+    q->at = (int)(blockIdx.x + gridDim.x);
+    first.word = word_of_item(p, first.at);
+    q->word = word_of_item(p, q->at);
+    q->n_items = (p.wave->end_split - p.wave->first_split) * p.n_parts;
+    first.part = first.at < q->n_items ? first.at % p.n_parts : -1;
+    q->part = q->at < q->n_items ? q->at % p.n_parts : -1;
+    put_item(&first, &ring[0]);
+    put_item(q, &ring[1]);
 }
 
 /* The last block to end leaves the counters as it found them. */
@@ -102,16 +124,8 @@ __global__ void __launch_bounds__(THREADS, resident<HEAD_DIM, HALF, NARROW>())
     struct loader l = {};
     typename rows_of<T, HEAD_DIM, HALF, NARROW>::type r;
 
-    if (warp == 0) {
-        struct queue second = {};
-        queue.n_items = second.n_items = (p.wave->end_split - p.wave->first_split) * p.n_parts;
-        queue.at = (int)blockIdx.x;
-        second.at = (int)(blockIdx.x + gridDim.x);
-        fetch_item(&queue, p);
-        fetch_item(&second, p);
-        put_item(&queue, &st.ring[0]);
-        put_item(&second, &st.ring[1]);
-    }
+    if (warp == 0)
+        open_queue(&queue, p, st.ring);
     __syncthreads();
     l.ahead = -1;
     l.next_block = ask_blocks(p, st.ring[0]);
