@@ -237,7 +237,7 @@ __device__ __forceinline__ void weigh_codes(struct code_rows<T, HEAD_DIM, HALF> 
         r->top[n][j] = top;
         s[j] = exp2_approx(s[j] - top);
         s[j + 2] = exp2_approx(s[j + 2] - top);
-        r->sum[n][j] = r->sum[n][j] * decay[j] + (s[j] + s[j + 2]);
+        r->sum[n][j] = fmaf(r->sum[n][j], decay[j], s[j] + s[j + 2]);
     }
     if (__all_sync(~0u, decay[0] == 1.0f && decay[1] == 1.0f))
         return;

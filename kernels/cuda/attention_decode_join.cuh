@@ -69,15 +69,16 @@ struct joined { /* 4 columns of a row, relative to the maximum `top` */
     float top, sum;
 };
 
+/* What is fused is said here: wherever this is done, the bits are the same. */
 __device__ __forceinline__ void join_add(struct joined *j, float4 v, float2 top_sum)
 {
     const float top = fmaxf(j->top, top_sum.x);
     const float a = exp2_approx(j->top - top), b = exp2_approx(top_sum.x - top);
-    j->v.x = j->v.x * a + v.x * b;
-    j->v.y = j->v.y * a + v.y * b;
-    j->v.z = j->v.z * a + v.z * b;
-    j->v.w = j->v.w * a + v.w * b;
-    j->sum = j->sum * a + top_sum.y * b;
+    j->v.x = fmaf(j->v.x, a, v.x * b);
+    j->v.y = fmaf(j->v.y, a, v.y * b);
+    j->v.z = fmaf(j->v.z, a, v.z * b);
+    j->v.w = fmaf(j->v.w, a, v.w * b);
+    j->sum = fmaf(j->sum, a, top_sum.y * b);
     j->top = top;
 }
 
@@ -86,8 +87,10 @@ __device__ __forceinline__ void put_out(const struct decode_params &p, size_t at
                                         const struct joined &j)
 {
     const float scale = 1.0f / j.sum;
-    const uint2 v =
-        make_uint2(pack<T>(j.v.x * scale, j.v.y * scale), pack<T>(j.v.z * scale, j.v.w * scale));
+    /* With a sum: whether a zero has a sign would depend on the cut. */
+    const float x = fmaf(j.v.x, scale, 0.0f), y = fmaf(j.v.y, scale, 0.0f);
+    const float z = fmaf(j.v.z, scale, 0.0f), w = fmaf(j.v.w, scale, 0.0f);
+    const uint2 v = make_uint2(pack<T>(x, y), pack<T>(z, w));
     *(uint2 *)((T *)p.out + at) = v;
 }
 

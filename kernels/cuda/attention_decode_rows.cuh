@@ -119,7 +119,7 @@ __device__ __forceinline__ float finish_score(float x, const struct decode_param
     if (p.cap > 0.0f)
         x = cap_score(x, p.cap);
     if (p.alibi)
-        x += slope * (float)(key - position);
+        x = fmaf(slope, (float)(key - position), x);
     return key < k.end && key >= k.seen ? x : -INFINITY;
 }
 
@@ -153,7 +153,7 @@ __device__ __forceinline__ void weigh(struct rows<T, HEAD_DIM, HALF> *r, float s
         s[i][A] = exp2_approx(s[i][A] - top);
         s[i][B] = exp2_approx(s[i][B] - top);
     }
-    r->sum[HALF_INDEX] = r->sum[HALF_INDEX] * decay + ((s[0][A] + s[0][B]) + (s[1][A] + s[1][B]));
+    r->sum[HALF_INDEX] = fmaf(r->sum[HALF_INDEX], decay, (s[0][A] + s[0][B]) + (s[1][A] + s[1][B]));
 #pragma unroll
     for (int i = 0; i < HEAD_DIM / 8; i++) {
         r->out[i][A] *= decay;
