@@ -1,16 +1,18 @@
 /* attention_decode.cu - attention of generated tokens: one query against its pages.
  *
  * What is read: K and V once, which is all of the time; so the design keeps memory busy.  The plan
- * cut each token's keys into splits; an item is a split and the query heads that share a kv head,
- * at most 16 of them, which share a tensor core tile.  Blocks stay, take items from the
- * list in its order (longest first), and begin to copy the next item while the last is computed.
+ * cut each token's keys into splits and groups of them; an item is one of either and the query
+ * heads that share a kv head, at most 16 of them, which share a tensor core tile.  Blocks stay,
+ * take items from the list in its order (longest first), and begin to copy the next item while the
+ * last is computed.
  *
  * A cache of 8 bits comes as codes, and stays in codes as far as it can:
  * attention_decode_codes.cuh.
  *
  *     stage  64 keys: each of 4 warps copies and computes 16 of its own, without barriers between
- *     item   warps join at its end, in order; partial -> workspace, or the output if it is alone
- *     token  the last of its items to end joins all partials in order of position
+ *     split  warps join at its end, in order, and then splits of the item
+ *     item   partial -> workspace, or the output if it is alone
+ *     token  the last of its items to end joins all partials in order of position, by groups
  *
  * Nothing but the order of items depends on the batch: borders of splits, stages and warps lie at
  * fixed positions, and keys outside of the window weigh exactly 0.  The grid is fixed and the list
@@ -23,9 +25,11 @@ namespace
 
 /* ---- The list. ---- */
 
-/* Warp 0 alone: lane i holds word i of an item on its way. */
+/* Warp 0 alone: lane i holds word i of an item on its way.  The first two items are the block's by
+ * its number, further ones are for whoever is free: lane 0 draws a number, which nothing waits for
+ * until that item is fetched. */
 struct queue {
-    int n_items, at; /* item that is fetched next */
+    int n_items, at; /* item that was fetched, or that is fetched next */
     int word, part;
 };
 
@@ -51,8 +55,6 @@ __device__ __forceinline__ void put_item(const struct queue *q, struct item *to)
         to->part = q->part;
 }
 
-/* The first two items are the block's by its number, further ones are for whoever is free: lane 0
- * draws a number, which nothing waits for yet. */
 __device__ __forceinline__ int draw_ticket(const struct queue *q, const struct decode_params &p)
 {
     if (q->n_items > 2 * (int)gridDim.x && threadIdx.x == 0)
@@ -63,6 +65,34 @@ __device__ __forceinline__ int draw_ticket(const struct queue *q, const struct d
 __device__ __forceinline__ int item_of_ticket(int ticket)
 {
     return 2 * (int)gridDim.x + __shfl_sync(~0u, ticket, 0);
+}
+
+/* Short items: when one begins, the one behind the next is fetched, whose number was drawn an item
+ * ago, and a number is drawn for the one behind that. */
+__device__ __forceinline__ int fetch_early(struct queue *q, const struct decode_params &p)
+{
+    fetch_item(q, p);
+    return q->part < 0 ? 0 : draw_ticket(q, p);
+}
+
+__device__ __forceinline__ void put_early(struct queue *q, int ticket, struct item *to)
+{
+    put_item(q, to);
+    q->at = q->part < 0 ? q->n_items : item_of_ticket(ticket);
+}
+
+/* Long ones: late in an item the one behind the next is drawn, and then fetched, so that who is
+ * late does not hold what others could do.  In between lane 0's word is the number. */
+__device__ __forceinline__ void fetch_late(struct queue *q, const struct decode_params &p,
+                                           int n_stages, int n_left)
+{
+    if (n_left == min(n_stages, (int)DRAW_STAGES) && q->at < q->n_items && threadIdx.x == 0)
+        q->word = draw_ticket(q, p);
+    if (n_left == min(n_stages, (int)FETCH_STAGES)) {
+        if (q->at < q->n_items)
+            q->at = item_of_ticket(q->word);
+        fetch_item(q, p);
+    }
 }
 
 /* The first two items, which are asked for before it is known how many there are: that is one
@@ -99,6 +129,15 @@ template <class T, int HEAD_DIM, bool HALF> struct rows_of<T, HEAD_DIM, HALF, tr
     using type = struct code_rows<T, HEAD_DIM, HALF>;
 };
 
+template <class T_, int HEAD_DIM_, bool HALF_, bool NARROW_> struct kernel_of {
+    using T = T_;
+    using rows = typename rows_of<T_, HEAD_DIM_, HALF_, NARROW_>::type;
+    static constexpr int HEAD_DIM = HEAD_DIM_;
+    static constexpr bool HALF = HALF_, NARROW = NARROW_;
+    /* As the plan has it: else an item is a split. */
+    static constexpr bool HAS_RUNS = HALF_ || HEAD_DIM_ <= ATTENTION_RUNS_HEAD_DIM;
+};
+
 /* Blocks of a multiprocessor: with more than 8 heads registers are short. */
 template <int HEAD_DIM, bool HALF, bool NARROW> constexpr int resident()
 {
@@ -106,13 +145,35 @@ template <int HEAD_DIM, bool HALF, bool NARROW> constexpr int resident()
     return HALF || BLOCKS < 2 ? BLOCKS : 2;
 }
 
-/* grid: `resident` blocks a multiprocessor; block: 4 warps.  See above.  Old keys are copied before
- * the wait for the kernel before: they were written in earlier steps, as the lists and the block
- * table were before any kernel of this step could begin (slots.cu). */
-template <class T, int HEAD_DIM, bool HALF, bool NARROW>
-__global__ void __launch_bounds__(THREADS, resident<HEAD_DIM, HALF, NARROW>())
+/* The first stages of a block, as far as their keys are old. */
+template <int HEAD_DIM, bool NARROW>
+__device__ __forceinline__ void copy_old(struct loader *l, const struct decode_params &p,
+                                         const struct item &first, uint32_t tiles, uint64_t policy)
+{
+    l->ahead = -1;
+    l->next_block = ask_blocks(p, first);
+    if (first.part < 0)
+        return;
+    enter_item(l, p, first);
+    const int n_old = max(0, first.split.old_keys - l->keys.first) / STAGE_KEYS;
+    while (l->stage < min(n_old, min(l->keys.n_stages, (int)layout<HEAD_DIM, NARROW>::STAGES)))
+        copy_stage<HEAD_DIM, NARROW>(l, p, tiles, policy);
+}
+
+/* grid: `resident` blocks a multiprocessor; block: 4 warps.  See above.
+ *
+ * RUNS: there may be items of several splits.  In small batches there are none, and a kernel of its
+ * own is quicker: nothing is kept from split to split, and all that it runs is soon in the caches.
+ *
+ * Old keys are copied before the wait for the kernel before: they were written in earlier steps, as
+ * the lists and the block table were before any kernel of this step could begin (slots.cu). */
+template <class V, bool RUNS>
+__global__ void __launch_bounds__(THREADS, resident<V::HEAD_DIM, V::HALF, V::NARROW>())
     attention_decode_kernel(const __grid_constant__ struct decode_params p)
 {
+    using T = typename V::T;
+    constexpr int HEAD_DIM = V::HEAD_DIM;
+    constexpr bool HALF = V::HALF, NARROW = V::NARROW;
     using L = layout<HEAD_DIM, NARROW>;
     DYNAMIC_SHARED(__align__(1024) char, stages);
     __shared__ struct shared_state st;
@@ -122,19 +183,13 @@ __global__ void __launch_bounds__(THREADS, resident<HEAD_DIM, HALF, NARROW>())
     const uint64_t policy = policy_evict_first();
     struct queue queue = {};
     struct loader l = {};
-    typename rows_of<T, HEAD_DIM, HALF, NARROW>::type r;
+    typename V::rows r;
+    struct item_sums<HEAD_DIM, HALF> sums; /* with RUNS */
 
     if (warp == 0)
         open_queue(&queue, p, st.ring);
     __syncthreads();
-    l.ahead = -1;
-    l.next_block = ask_blocks(p, st.ring[0]);
-    if (st.ring[0].part >= 0) {
-        enter_item(&l, p, st.ring[0]);
-        const int n_old = max(0, st.ring[0].split.old_keys - l.keys.first) / STAGE_KEYS;
-        while (l.stage < min(n_old, min(l.keys.n_stages, (int)L::STAGES)))
-            copy_stage<HEAD_DIM, NARROW>(&l, p, tiles, policy);
-    }
+    copy_old<HEAD_DIM, NARROW>(&l, p, st.ring[0], tiles, policy);
     depend_wait();
     depend_launch();
     if (st.ring[0].part >= 0) {
@@ -142,7 +197,7 @@ __global__ void __launch_bounds__(THREADS, resident<HEAD_DIM, HALF, NARROW>())
         if constexpr (L::WIDE && !NARROW)
             share_q<T, HEAD_DIM>((char *)join, p, st.ring[0]);
     }
-    if (warp == 0)
+    if (!RUNS && warp == 0)
         queue.at = item_of_ticket(draw_ticket(&queue, p));
 
     int slot = 0;
@@ -156,13 +211,22 @@ __global__ void __launch_bounds__(THREADS, resident<HEAD_DIM, HALF, NARROW>())
         if (l.ahead < 0)
             enter_item(&l, p, st.ring[n % RING]);
         l.next_block = ask_blocks(p, next);
-        if (warp == 0) {
-            fetch_item(&queue, p);
-            ticket = queue.part < 0 ? 0 : draw_ticket(&queue, p);
-        }
+        if (!RUNS && warp == 0)
+            ticket = fetch_early(&queue, p);
         clear_rows(&r);
+        if constexpr (RUNS)
+            clear_sums(&sums);
         for (int stage = 0; stage < k.n_stages; stage++) {
             copy_ahead<HEAD_DIM, NARROW>(&l, p, next, tiles, policy);
+            if (RUNS && warp == 0)
+                fetch_late(&queue, p, k.n_stages, k.n_stages - stage);
+            if (RUNS && split_begins(s, k, stage)) {
+                end_split<HEAD_DIM, HALF>(&r, &sums, h.n, join, &st);
+                __syncthreads();
+                clear_rows(&r);
+                if constexpr (L::WIDE && !NARROW)
+                    share_q<T, HEAD_DIM>((char *)join, p, st.ring[n % RING]);
+            }
             wait_oldest<L::STAGES>(l.n_slots_used);
             __syncwarp();
             if constexpr (NARROW)
@@ -175,16 +239,25 @@ __global__ void __launch_bounds__(THREADS, resident<HEAD_DIM, HALF, NARROW>())
             slot = slot + 1 == L::STAGES ? 0 : slot + 1;
             l.n_slots_used--;
         }
-        if (warp == 0) {
+        if (RUNS && warp == 0) {
+            if (k.n_stages == 0)
+                fetch_late(&queue, p, 0, 0);
             put_item(&queue, &st.ring[(n + 2) % RING]);
-            queue.at = queue.part < 0 ? queue.n_items : item_of_ticket(ticket);
         }
+        if (!RUNS && warp == 0)
+            put_early(&queue, ticket, &st.ring[(n + 2) % RING]);
         if (next.part >= 0)
             load_q(&r, p, next);
-        if (k.n_stages > 0)
-            end_item<T, HEAD_DIM, HALF>(&r, p, s, k.seen, h, join, &st);
-        else
+        if (k.n_stages > 0) {
+            if constexpr (RUNS) {
+                end_split<HEAD_DIM, HALF>(&r, &sums, h.n, join, &st);
+                end_run<T, HEAD_DIM, HALF>(p, s, k.seen, &sums, h, &st);
+            } else {
+                end_item<T, HEAD_DIM, HALF>(&r, p, s, k.seen, h, join, &st);
+            }
+        } else {
             __syncthreads();
+        }
         if constexpr (L::WIDE && !NARROW) {
             if (next.part >= 0)
                 share_q<T, HEAD_DIM>((char *)join, p, next);
@@ -195,16 +268,15 @@ __global__ void __launch_bounds__(THREADS, resident<HEAD_DIM, HALF, NARROW>())
         close_queue(&queue, p);
 }
 
-template <class T, int HEAD_DIM, bool HALF, bool NARROW>
-void launch_decode(struct device *d, const struct decode_params *p)
+template <class V, bool RUNS> void launch_kernel(struct device *d, const struct decode_params *p)
 {
-    using L = layout<HEAD_DIM, NARROW>;
-    void (*kernel)(struct decode_params) = attention_decode_kernel<T, HEAD_DIM, HALF, NARROW>;
+    using L = layout<V::HEAD_DIM, V::NARROW>;
+    void (*kernel)(struct decode_params) = attention_decode_kernel<V, RUNS>;
     cudaLaunchAttribute attribute = {};
     attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attribute.val.programmaticStreamSerializationAllowed = 1;
     cudaLaunchConfig_t config = {};
-    config.gridDim = dim3((unsigned)(d->sm_count * resident<HEAD_DIM, HALF, NARROW>()));
+    config.gridDim = dim3((unsigned)(d->sm_count * resident<V::HEAD_DIM, V::HALF, V::NARROW>()));
     config.blockDim = dim3(THREADS);
     config.dynamicSmemBytes = L::BYTES;
     config.stream = d->stream;
@@ -214,6 +286,19 @@ void launch_decode(struct device *d, const struct decode_params *p)
                cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, L::BYTES),
                "attention_decode");
     cuda_check(d, cudaLaunchKernelEx(&config, kernel, *p), "attention_decode");
+}
+
+/* Which kernel is the plan's choice, and the same for all steps of a recorded width. */
+template <class T, int HEAD_DIM, bool HALF, bool NARROW>
+void launch_decode(struct device *d, const struct decode_params *p)
+{
+    using V = kernel_of<T, HEAD_DIM, HALF, NARROW>;
+    if (!d->batch.attention_host->counts->has_runs)
+        launch_kernel<V, false>(d, p);
+    else if constexpr (V::HAS_RUNS)
+        launch_kernel<V, true>(d, p);
+    else
+        cuda_check(d, cudaErrorInvalidValue, "attention_decode: a plan for other heads");
 }
 
 template <class T, bool HALF, bool NARROW>

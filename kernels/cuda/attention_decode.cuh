@@ -17,15 +17,18 @@ enum {
     THREADS = WARPS * 32,
     WARP_KEYS = 16, /* the depth of a tensor core product */
     STAGE_KEYS = WARPS * WARP_KEYS,
-    ROWS = 16,      /* of a tensor core tile */
-    MERGE_ROWS = 8, /* rows that the warps of a block join at a time */
-    RING = 3,       /* items known: in hand, next, on its way */
+    ROWS = 16,        /* of a tensor core tile */
+    MERGE_ROWS = 8,   /* rows that the warps of a block join at a time */
+    RING = 3,         /* items known: in hand, next, on its way */
+    DRAW_STAGES = 6,  /* so long before an item's end the one behind the next is drawn */
+    FETCH_STAGES = 2, /* and fetched */
     STAGES_MAX = 6,
     SM_BYTES = 228 * 1024, /* shared memory of a multiprocessor, 1 KB a block is the system's */
 };
 
+static_assert((int)ATTENTION_RUNS_HEADS == (int)MERGE_ROWS, "what HALF means");
 static_assert(ATTENTION_SPLIT_MIN % STAGE_KEYS == 0, "splits begin where a stage does");
-static_assert(ATTENTION_SPLIT_MAX / STAGE_KEYS <= 32, "a lane holds the page of each stage");
+static_assert(ATTENTION_GROUP / STAGE_KEYS <= 32, "a lane holds the page of each stage");
 
 constexpr float LOG2_E = 1.44269504f;
 
@@ -104,6 +107,7 @@ struct item { /* as it lies in shared memory, written by one warp */
 
 enum { SPLIT_WORDS = sizeof(struct attention_split) / 4 };
 static_assert(SPLIT_WORDS < 32, "a lane copies a word of a split");
+static_assert(sizeof(struct item) % 16 == 0, "read in fours: one more word would be four loads");
 
 struct shared_state {
     struct item ring[RING];
@@ -140,6 +144,19 @@ __device__ __forceinline__ struct heads heads_of(const struct decode_params &p, 
     h.first = h.kv * p.group + tile * p.tile_heads;
     h.n = min(p.tile_heads, p.group - tile * p.tile_heads);
     return h;
+}
+
+/* True <=> the stage is the first of a split, but the item's first. */
+__device__ __forceinline__ bool split_begins(const struct attention_split &s, const struct keys &k,
+                                             int stage)
+{
+    return stage > 0 && ((k.first + stage * STAGE_KEYS) & (s.size - 1)) == 0;
+}
+
+/* Keys of the token's items, but for the last. */
+__device__ __forceinline__ int keys_of_item(const struct attention_split &s)
+{
+    return s.n_items * s.size < s.kv_len ? (int)ATTENTION_GROUP : s.size;
 }
 
 /* First key of this warp in a stage. */

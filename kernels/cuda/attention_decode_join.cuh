@@ -1,5 +1,6 @@
-/* attention_decode_join.cuh - the end of an item: its warps' rows in order, and, in the last item
- * of a token, all partials in order of position. */
+/* attention_decode_join.cuh - the end of a split: its warps' rows in order; of an item of several,
+ * what they gave, in order; and, in the last item of a token, all partials in order of position, by
+ * groups. */
 #ifndef KERNELS_CUDA_ATTENTION_DECODE_JOIN_CUH
 #define KERNELS_CUDA_ATTENTION_DECODE_JOIN_CUH
 
@@ -69,6 +70,11 @@ struct joined { /* 4 columns of a row, relative to the maximum `top` */
     float top, sum;
 };
 
+__device__ __forceinline__ struct joined join_nothing()
+{
+    return {make_float4(0.0f, 0.0f, 0.0f, 0.0f), -INFINITY, 0.0f};
+}
+
 /* What is fused is said here: wherever this is done, the bits are the same. */
 __device__ __forceinline__ void join_add(struct joined *j, float4 v, float2 top_sum)
 {
@@ -94,102 +100,300 @@ __device__ __forceinline__ void put_out(const struct decode_params &p, size_t at
     *(uint2 *)((T *)p.out + at) = v;
 }
 
-/* The warps' rows, in order, to the output or to the split's partial. */
-template <class T, int HEAD_DIM>
-__device__ __forceinline__ void
-join_warps(const struct decode_params &p, const struct attention_split &s, bool alone,
-           int first_head, int n_rows, const float *join, const struct shared_state *st)
+/* One quad of the warps' rows, in order. */
+template <int HEAD_DIM>
+__device__ __forceinline__ struct joined join_warps(int row, int column, const float *join,
+                                                    const struct shared_state *st)
 {
-    constexpr int QUADS = HEAD_DIM / 4, STRIDE = layout<HEAD_DIM>::JOIN_STRIDE;
-    for (int i = threadIdx.x; i < n_rows * QUADS; i += THREADS) {
-        const int row = i / QUADS, column = i % QUADS * 4, head = first_head + row;
-        float top = st->sums[0][row].x;
+    constexpr int STRIDE = layout<HEAD_DIM>::JOIN_STRIDE;
+    float top = st->sums[0][row].x;
 #pragma unroll
-        for (int w = 1; w < WARPS; w++)
-            top = fmaxf(top, st->sums[w][row].x);
-        struct joined j = {make_float4(0.0f, 0.0f, 0.0f, 0.0f), top, 0.0f};
+    for (int w = 1; w < WARPS; w++)
+        top = fmaxf(top, st->sums[w][row].x);
+    struct joined j = {make_float4(0.0f, 0.0f, 0.0f, 0.0f), top, 0.0f};
 #pragma unroll
-        for (int w = 0; w < WARPS; w++)
-            join_add(
-                &j,
-                *(const float4 *)&join[(w * MERGE_ROWS + row) * STRIDE + join_column(row, column)],
-                st->sums[w][row]);
-        if (alone) {
-            put_out<T>(p, ((size_t)s.token * p.n_heads + head) * HEAD_DIM + column, j);
-        } else {
-            const size_t at = (size_t)s.partial * p.n_heads + head;
-            *(float4 *)&p.values[at * HEAD_DIM + column] = j.v;
-            if (column == 0)
-                p.sums[at] = make_float2(j.top, j.sum);
-        }
+    for (int w = 0; w < WARPS; w++)
+        join_add(&j,
+                 *(const float4 *)&join[(w * MERGE_ROWS + row) * STRIDE + join_column(row, column)],
+                 st->sums[w][row]);
+    return j;
+}
+
+/* One quad of an item to the output, or to the item's partial. */
+template <class T, int HEAD_DIM>
+__device__ __forceinline__ void put_quad(const struct decode_params &p,
+                                         const struct attention_split &s, bool alone, int head,
+                                         int column, const struct joined &j)
+{
+    if (alone) {
+        put_out<T>(p, ((size_t)s.token * p.n_heads + head) * HEAD_DIM + column, j);
+    } else {
+        const size_t at = (size_t)s.partial * p.n_heads + head;
+        *(float4 *)&p.values[at * HEAD_DIM + column] = j.v;
+        if (column == 0)
+            p.sums[at] = make_float2(j.top, j.sum);
     }
 }
 
-/* All partials of a token, in order of position, to the output.  They are read past L1, which may
- * hold lines of neighbours from before. */
+/* ---- Items of one split. ---- */
+
+template <class T, int HEAD_DIM>
+__device__ __forceinline__ void
+join_rows(const struct decode_params &p, const struct attention_split &s, bool alone,
+          int first_head, int n_rows, const float *join, const struct shared_state *st)
+{
+    constexpr int QUADS = HEAD_DIM / 4;
+    for (int i = threadIdx.x; i < n_rows * QUADS; i += THREADS) {
+        const int row = i / QUADS, column = i % QUADS * 4;
+        const struct joined j = join_warps<HEAD_DIM>(row, column, join, st);
+        put_quad<T, HEAD_DIM>(p, s, alone, first_head + row, column, j);
+    }
+}
+
+/* One quad of the partials [first, end) of a token, in order of position.  They are read past L1,
+ * which may hold lines of neighbours from before. */
+template <int HEAD_DIM>
+__device__ __forceinline__ struct joined join_group(const struct decode_params &p,
+                                                    const struct attention_split &s, int first,
+                                                    int end, int head, int column)
+{
+    struct joined j = join_nothing();
+    size_t at = (size_t)(s.first_partial + first) * p.n_heads + head;
+#pragma unroll 8
+    for (int split = first; split < end; split++) {
+        join_add(&j, __ldcg((const float4 *)&p.values[at * HEAD_DIM + column]),
+                 __ldcg(&p.sums[at]));
+        at += p.n_heads;
+    }
+    return j;
+}
+
+/* All partials of a token, to the output. */
 template <class T, int HEAD_DIM>
 __device__ __forceinline__ void join_splits(const struct decode_params &p,
                                             const struct attention_split &s, int n_skipped,
                                             const struct heads &h)
 {
     constexpr int QUADS = HEAD_DIM / 4;
+    const int last_of_group = (ATTENTION_GROUP >> (31 - __clz(s.size))) - 1; /* both powers of 2 */
     for (int i = threadIdx.x; i < h.n * QUADS; i += THREADS) {
         const int head = h.first + i / QUADS, column = i % QUADS * 4;
-        struct joined j = {make_float4(0.0f, 0.0f, 0.0f, 0.0f), -INFINITY, 0.0f};
-        size_t at = (size_t)(s.first_partial + n_skipped) * p.n_heads + head;
-#pragma unroll 8
-        for (int split = n_skipped; split < s.n_splits; split++) {
-            join_add(&j, __ldcg((const float4 *)&p.values[at * HEAD_DIM + column]),
-                     __ldcg(&p.sums[at]));
-            at += p.n_heads;
+        struct joined j = join_nothing();
+        for (int first = n_skipped; first < s.n_items; first = (first | last_of_group) + 1) {
+            const int end = min(s.n_items, (first | last_of_group) + 1);
+            const struct joined group = join_group<HEAD_DIM>(p, s, first, end, head, column);
+            if (first == n_skipped)
+                j = group;
+            else
+                join_add(&j, group.v, make_float2(group.top, group.sum));
         }
         put_out<T>(p, ((size_t)s.token * p.n_heads + head) * HEAD_DIM + column, j);
     }
 }
 
-/* True for all threads <=> this item is the last of its token and heads. */
+/* ---- Items of several splits. ---- */
+
+/* What a thread has of its item: of quad threadIdx.x + i THREADS of each 8 rows. */
+template <int HEAD_DIM, bool HALF> struct item_sums {
+    static constexpr int HALVES = HALF ? 1 : 2, QUADS = HEAD_DIM / 4;
+    static constexpr int N = (MERGE_ROWS * QUADS + THREADS - 1) / THREADS;
+    struct joined of[HALVES][N];
+};
+
+template <int HEAD_DIM, bool HALF>
+__device__ __forceinline__ void clear_sums(struct item_sums<HEAD_DIM, HALF> *sums)
+{
+#pragma unroll
+    for (int half = 0; half < sums->HALVES; half++) {
+#pragma unroll
+        for (int i = 0; i < sums->N; i++)
+            sums->of[half][i] = join_nothing();
+    }
+}
+
+/* Rows [8 HALF_INDEX, + n_rows) of a split, to the item's. */
+template <int HALF_INDEX, int HEAD_DIM, bool HALF>
+__device__ __forceinline__ void add_rows(struct item_sums<HEAD_DIM, HALF> *sums, int n_rows,
+                                         const float *join, const struct shared_state *st)
+{
+    constexpr int QUADS = HEAD_DIM / 4;
+#pragma unroll
+    for (int i = 0; i < sums->N; i++) {
+        const int at = i * THREADS + threadIdx.x;
+        if (at < n_rows * QUADS) {
+            const struct joined j = join_warps<HEAD_DIM>(at / QUADS, at % QUADS * 4, join, st);
+            join_add(&sums->of[HALF_INDEX][i], j.v, make_float2(j.top, j.sum));
+        }
+    }
+}
+
+/* The end of a split: the warps' rows go to the item's.  A barrier must follow. */
+template <int HEAD_DIM, bool HALF, class R>
+__device__ __forceinline__ void end_split(R *r, struct item_sums<HEAD_DIM, HALF> *sums, int n_rows,
+                                          float *join, struct shared_state *st)
+{
+    if constexpr (layout<HEAD_DIM>::WIDE)
+        __syncthreads(); /* all have read the queries, which lie where rows go */
+    put_rows<0>(r, min(n_rows, MERGE_ROWS), join, st);
+    __syncthreads();
+    add_rows<0>(sums, min(n_rows, MERGE_ROWS), join, st);
+    if constexpr (!HALF) {
+        if (n_rows > MERGE_ROWS) {
+            __syncthreads();
+            put_rows<1>(r, n_rows - MERGE_ROWS, join, st);
+            __syncthreads();
+            add_rows<1>(sums, n_rows - MERGE_ROWS, join, st);
+        }
+    }
+}
+
+/* The item's rows to the output, or to its partial. */
+template <class T, int HEAD_DIM, bool HALF>
+__device__ __forceinline__ void
+put_sums(const struct decode_params &p, const struct attention_split &s, bool alone,
+         const struct item_sums<HEAD_DIM, HALF> *sums, const struct heads &h)
+{
+    constexpr int QUADS = HEAD_DIM / 4;
+#pragma unroll
+    for (int half = 0; half < sums->HALVES; half++) {
+#pragma unroll
+        for (int i = 0; i < sums->N; i++) {
+            const int quad = i * THREADS + threadIdx.x, row = half * MERGE_ROWS + quad / QUADS;
+            const int column = quad % QUADS * 4, head = h.first + row;
+            const struct joined &j = sums->of[half][i];
+            if (quad >= MERGE_ROWS * QUADS || row >= h.n)
+                continue;
+            put_quad<T, HEAD_DIM>(p, s, alone, head, column, j);
+        }
+    }
+}
+
+/* One quad of all partials of a token, in order of position, PER_GROUP of them at a time.  They are
+ * read past L1, which may hold lines of neighbours from before. */
+template <int HEAD_DIM, int PER_GROUP>
+__device__ __forceinline__ struct joined join_partials(const struct decode_params &p,
+                                                       const struct attention_split &s,
+                                                       int n_skipped, int head, int column)
+{
+    constexpr int AT_ONCE = ATTENTION_GROUP / ATTENTION_SPLIT_MIN;
+    struct joined all = join_nothing();
+    for (int first = n_skipped / AT_ONCE * AT_ONCE; first < s.n_items; first += AT_ONCE) {
+        struct joined group = join_nothing();
+        float4 v[AT_ONCE];
+        float2 top_sum[AT_ONCE];
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++) {
+            const int item = min(max(first + i, n_skipped), s.n_items - 1);
+            const size_t at = (size_t)(s.first_partial + item) * p.n_heads + head;
+            v[i] = __ldcg((const float4 *)&p.values[at * HEAD_DIM + column]);
+            top_sum[i] = __ldcg(&p.sums[at]);
+        }
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++) {
+            struct joined more = group;
+            join_add(&more, v[i], top_sum[i]);
+            if (first + i >= n_skipped && first + i < s.n_items)
+                group = more;
+            if ((i + 1) % PER_GROUP == 0) {
+                more = all;
+                join_add(&more, group.v, make_float2(group.top, group.sum));
+                if (first + i >= n_skipped && first + i + 1 - PER_GROUP < s.n_items)
+                    all = more;
+                group = join_nothing();
+            }
+        }
+    }
+    return all;
+}
+
+/* All partials of a token, to the output. */
+template <class T, int HEAD_DIM>
+__device__ __forceinline__ void join_items(const struct decode_params &p,
+                                           const struct attention_split &s, int n_skipped,
+                                           const struct heads &h)
+{
+    constexpr int QUADS = HEAD_DIM / 4, G = ATTENTION_GROUP;
+    const int run = keys_of_item(s);
+    for (int i = threadIdx.x; i < h.n * QUADS; i += THREADS) {
+        const int head = h.first + i / QUADS, column = i % QUADS * 4;
+        struct joined j;
+        if (run == G)
+            j = join_partials<HEAD_DIM, 1>(p, s, n_skipped, head, column);
+        else if (run == G / 2)
+            j = join_partials<HEAD_DIM, 2>(p, s, n_skipped, head, column);
+        else if (run == G / 4)
+            j = join_partials<HEAD_DIM, 4>(p, s, n_skipped, head, column);
+        else
+            j = join_partials<HEAD_DIM, 8>(p, s, n_skipped, head, column);
+        put_out<T>(p, ((size_t)s.token * p.n_heads + head) * HEAD_DIM + column, j);
+    }
+}
+
+/* ---- The end of an item. ---- */
+
+/* True for all threads <=> this item is the last of its token and heads.  With RUNS one thread
+ * fences for all: a fence of each would wait for the copies that are on their way. */
+template <bool RUNS>
 __device__ __forceinline__ bool arrive_last(const struct decode_params &p,
                                             const struct attention_split &s, int n_active,
                                             int first_head, struct shared_state *st)
 {
-    __threadfence();
+    if (!RUNS)
+        __threadfence();
     __syncthreads();
     if (threadIdx.x == 0) {
         int32_t *counter = &p.counters[ATTENTION_QUEUE + s.merge * p.n_heads + first_head];
-        st->is_last = atomicAdd(counter, 1) == n_active - 1;
+        st->is_last =
+            (RUNS ? atomic_add_acq_rel(counter, 1) : atomicAdd(counter, 1)) == n_active - 1;
         if (st->is_last)
             *counter = 0;
     }
     __syncthreads();
-    __threadfence();
+    if (!RUNS)
+        __threadfence();
     return st->is_last != 0;
 }
 
-/* R: rows, or code_rows. */
+/* Of one split.  R: rows, or code_rows. */
 template <class T, int HEAD_DIM, bool HALF, class R>
 __device__ __forceinline__ void
 end_item(R *r, const struct decode_params &p, const struct attention_split &s, int seen,
          const struct heads &h, float *join, struct shared_state *st)
 {
-    const int n_skipped = seen / s.size, n_active = s.n_splits - n_skipped;
+    const int n_skipped = seen / s.size, n_active = s.n_items - n_skipped;
     if constexpr (layout<HEAD_DIM>::WIDE)
         __syncthreads(); /* all have read the queries, which lie where rows go */
     put_rows<0>(r, min(h.n, MERGE_ROWS), join, st);
     __syncthreads();
-    join_warps<T, HEAD_DIM>(p, s, n_active == 1, h.first, min(h.n, MERGE_ROWS), join, st);
+    join_rows<T, HEAD_DIM>(p, s, n_active == 1, h.first, min(h.n, MERGE_ROWS), join, st);
     if constexpr (!HALF) {
         if (h.n > MERGE_ROWS) {
             __syncthreads();
             put_rows<1>(r, h.n - MERGE_ROWS, join, st);
             __syncthreads();
-            join_warps<T, HEAD_DIM>(p, s, n_active == 1, h.first + MERGE_ROWS, h.n - MERGE_ROWS,
-                                    join, st);
+            join_rows<T, HEAD_DIM>(p, s, n_active == 1, h.first + MERGE_ROWS, h.n - MERGE_ROWS,
+                                   join, st);
         }
     }
     if (n_active == 1)
         __syncthreads();
-    else if (arrive_last(p, s, n_active, h.first, st))
+    else if (arrive_last<false>(p, s, n_active, h.first, st))
         join_splits<T, HEAD_DIM>(p, s, n_skipped, h);
+}
+
+/* Of several, whose last has ended. */
+template <class T, int HEAD_DIM, bool HALF>
+__device__ __forceinline__ void end_run(const struct decode_params &p,
+                                        const struct attention_split &s, int seen,
+                                        const struct item_sums<HEAD_DIM, HALF> *sums,
+                                        const struct heads &h, struct shared_state *st)
+{
+    const int n_skipped = seen / keys_of_item(s), n_active = s.n_items - n_skipped;
+    put_sums<T>(p, s, n_active == 1, sums, h);
+    if (n_active == 1)
+        __syncthreads();
+    else if (arrive_last<true>(p, s, n_active, h.first, st))
+        join_items<T, HEAD_DIM>(p, s, n_skipped, h);
 }
 
 } // namespace

@@ -9,9 +9,12 @@
 
 enum {
     SORT_KEYS = 64, /* lengths of splits are sorted by this many keys */
-    SORT_CLASSES = ATTENTION_SPLIT_MAX / SORT_KEYS,
+    SORT_CLASSES = ATTENTION_GROUP / SORT_KEYS,
     ALIGNMENT = 16,
+    ATTENTION_TURN = ATTENTION_ITEMS * 5 / 8, /* items of a turn that is left as it is */
 };
+
+#define ALL_KEYS INT64_MAX /* in items of one split, and the kernel has no others */
 
 static_assert(ATTENTION_SPLIT_MIN % SORT_KEYS == 0, "a full split is whole classes");
 
@@ -145,37 +148,56 @@ static void sort_tiles(struct attention_tile *tile, int32_t n)
     }
 }
 
-/* A token's keys as splits. */
+/* A token's keys as items. */
 struct cut {
-    int32_t token, kv_len, size, n_splits;
+    int32_t token, kv_len, size, run, n_items;
 };
 
-/* False <=> the token is of the prompt. */
-static bool cut_token(struct cut *c, const struct device_limits *l, const struct batch *b,
-                      int token)
+/* For items of several splits. */
+static bool has_registers(const struct device_limits *l)
+{
+    return l->head_dim <= ATTENTION_RUNS_HEAD_DIM ||
+           l->n_heads <= ATTENTION_RUNS_HEADS * l->n_kv_heads;
+}
+
+/* Whether there may be such items.  A recorded step has the kernel of its width, so neither lengths
+ * nor what is a prompt may matter.  Fewer tokens than would be left a turn are single splits
+ * anyway, but for long contexts, and for those their own kernel is quicker. */
+static bool may_have_runs(const struct device_limits *l, int32_t n_tokens)
+{
+    return has_registers(l) && (int64_t)n_tokens * l->n_kv_heads >= ATTENTION_TURN;
+}
+
+/* False <=> the token is of the prompt.  `n_short` keys are still to go to short items. */
+static bool cut_token(struct cut *c, int64_t *n_short, const struct device_limits *l,
+                      const struct batch *b, int token)
 {
     const int seq = b->token_seq[token];
     c->token = token;
     c->kv_len = b->kv_len[seq] - (b->seq_start[seq + 1] - token) + 1;
+    if (c->kv_len <= b->n_prompt[seq])
+        return false;
     c->size = attention_split_size(c->kv_len, l->n_kv_heads);
-    c->n_splits = divide_up(c->kv_len, c->size);
-    return c->kv_len > b->n_prompt[seq];
+    c->run = *n_short > 0 ? c->size : ATTENTION_GROUP;
+    c->n_items = divide_up(c->kv_len, c->run);
+    *n_short -= c->kv_len;
+    return true;
 }
 
-static int32_t end_of_split(const struct cut *c, int32_t i)
+static int32_t end_of_item(const struct cut *c, int32_t i)
 {
-    return smaller(c->kv_len, (int64_t)(i + 1) * c->size);
+    return smaller(c->kv_len, (int64_t)(i + 1) * c->run);
 }
 
 /* The longest are class 0. */
-static int32_t class_of_split(const struct cut *c, int32_t i)
+static int32_t class_of_item(const struct cut *c, int32_t i)
 {
-    return SORT_CLASSES - divide_up(end_of_split(c, i) - i * c->size, SORT_KEYS);
+    return SORT_CLASSES - divide_up(end_of_item(c, i) - i * c->run, SORT_KEYS);
 }
 
 /* The first token after `first` that does not fit into its wave; counts the splits by class. */
 static int32_t count_wave(int32_t count[SORT_CLASSES], const struct device_limits *l,
-                          const struct batch *b, int32_t first)
+                          const struct batch *b, int32_t first, int64_t n_short)
 {
     const int32_t partials_max = attention_partials_max(l);
     int32_t n_partials = 0, token = first;
@@ -183,53 +205,53 @@ static int32_t count_wave(int32_t count[SORT_CLASSES], const struct device_limit
     memset(count, 0, SORT_CLASSES * sizeof count[0]);
     for (; token < b->n_tokens; token++) {
         struct cut c;
-        if (!cut_token(&c, l, b, token))
+        if (!cut_token(&c, &n_short, l, b, token))
             continue;
-        if (c.n_splits > 1 && n_partials + c.n_splits > partials_max)
+        if (c.n_items > 1 && n_partials + c.n_items > partials_max)
             break;
-        n_partials += c.n_splits > 1 ? c.n_splits : 0;
-        for (int32_t i = 0; i < c.n_splits; i++)
-            count[class_of_split(&c, i)]++;
+        n_partials += c.n_items > 1 ? c.n_items : 0;
+        for (int32_t i = 0; i < c.n_items; i++)
+            count[class_of_item(&c, i)]++;
     }
     return token;
 }
 
 static void place_wave(struct attention_plan *p, int32_t at[SORT_CLASSES],
                        const struct device_limits *l, const struct batch *b, int32_t first,
-                       int32_t end)
+                       int32_t end, int64_t n_short)
 {
     int32_t n_partials = 0, n_merges = 0;
     for (int32_t token = first; token < end; token++) {
         struct cut c;
-        if (!cut_token(&c, l, b, token))
+        if (!cut_token(&c, &n_short, l, b, token))
             continue;
         const int seq = b->token_seq[token];
-        const bool merges = c.n_splits > 1;
-        for (int32_t i = 0; i < c.n_splits; i++) {
-            struct attention_split *s = &p->split[at[class_of_split(&c, i)]++];
+        const bool merges = c.n_items > 1;
+        for (int32_t i = 0; i < c.n_items; i++) {
+            struct attention_split *s = &p->split[at[class_of_item(&c, i)]++];
             s->slot = b->slot[seq];
             s->token = token;
-            s->first_key = i * c.size;
-            s->end_key = end_of_split(&c, i);
+            s->first_key = i * c.run;
+            s->end_key = end_of_item(&c, i);
             s->kv_len = c.kv_len;
             s->old_keys = b->kv_len[seq] - (b->seq_start[seq + 1] - b->seq_start[seq]);
             s->size = c.size;
             s->partial = merges ? n_partials + i : -1;
             s->first_partial = n_partials;
-            s->n_splits = c.n_splits;
+            s->n_items = c.n_items;
             s->merge = n_merges;
         }
-        n_partials += merges ? c.n_splits : 0;
+        n_partials += merges ? c.n_items : 0;
         n_merges += merges;
     }
 }
 
 /* Returns the first token of the next wave. */
 static int32_t add_wave(struct attention_plan *p, const struct device_limits *l,
-                        const struct batch *b, int32_t first)
+                        const struct batch *b, int32_t first, int64_t n_short)
 {
     int32_t count[SORT_CLASSES], at[SORT_CLASSES];
-    const int32_t end = count_wave(count, l, b, first);
+    const int32_t end = count_wave(count, l, b, first, n_short);
     struct attention_counts *n = p->counts;
     const int32_t first_split = n->n_splits;
 
@@ -239,22 +261,49 @@ static int32_t add_wave(struct attention_plan *p, const struct device_limits *l,
     }
     if (n->n_splits == first_split)
         return end;
-    place_wave(p, at, l, b, first, end);
+    place_wave(p, at, l, b, first, end, n_short);
     assert(n->n_waves < ATTENTION_WAVES_MAX);
     n->wave[n->n_waves].first_split = first_split;
     n->wave[n->n_waves++].end_split = n->n_splits;
     return end;
 }
 
-size_t attention_plan_make(struct attention_plan *p, const struct device_limits *l,
-                           const struct batch *b)
+/* How many keys go to items of one split, which run last, where items may be of several.  Items of
+ * groups take turns on the places that a GPU has; what would be a last turn of a few goes to all
+ * places instead.  A turn that is fuller is left: partials cost more than places that wait, and the
+ * few that work have the memory for themselves.  ATTENTION_ITEMS stands for the places, of which a
+ * GPU may have more or fewer: it moves work, no bits. */
+static int64_t short_keys(const struct device_limits *l, const struct batch *b)
+{
+    int64_t n_short = 0, n_keys = 0, n_items = 0;
+    for (int token = 0; token < b->n_tokens; token++) {
+        struct cut c;
+        if (!cut_token(&c, &n_short, l, b, token))
+            continue;
+        n_keys += c.kv_len;
+        n_items += c.n_items * l->n_kv_heads;
+    }
+    const int64_t rest = n_items % ATTENTION_ITEMS;
+    return rest < ATTENTION_TURN ? divide_up(n_keys * rest, larger(1, n_items)) : 0;
+}
+
+/* With at least `n_short` keys of each wave in items of one split. */
+static size_t make_plan(struct attention_plan *p, const struct device_limits *l,
+                        const struct batch *b, int64_t n_short)
 {
     struct attention_counts *n = p->counts;
     n->n_tiles = n->n_splits = n->n_waves = 0;
+    n->has_runs = n_short < ALL_KEYS;
     for (int seq = 0; seq < b->n_seqs; seq++)
         add_tiles(p, b, seq);
     sort_tiles(p->tile, n->n_tiles);
     for (int32_t token = 0; token < b->n_tokens;)
-        token = add_wave(p, l, b, token);
+        token = add_wave(p, l, b, token, n_short);
     return splits_at(l) + (size_t)n->n_splits * sizeof(struct attention_split);
+}
+
+size_t attention_plan_make(struct attention_plan *p, const struct device_limits *l,
+                           const struct batch *b)
+{
+    return make_plan(p, l, b, may_have_runs(l, b->n_tokens) ? short_keys(l, b) : ALL_KEYS);
 }

@@ -1,11 +1,12 @@
 /* attention_plan.h - the work lists of attention, made once a step and used by every layer.
  *
- * Prompt tokens are cut into tiles of consecutive queries of one sequence; each generated token
- * is cut into splits of its keys at multiples of a size.  Which list a token is in, and the size
- * of its splits, depend on its position and the model alone, so a token's bits never depend on
- * the batch.
+ * Prompt tokens are cut into tiles of consecutive queries of one sequence; keys of each generated
+ * token are summed by splits, at multiples of a size, these in order by groups of 2048 keys, and
+ * groups in order.  Which list a token is in, and the size of its splits, depend on its position
+ * and the model alone.  Whether its items are splits or whole groups depends on the batch, but not
+ * what is summed in which order; so a token's bits never depend on the batch.
  *
- * A token with one split writes its output; one with more writes a partial (running maximum, sum,
+ * A token with one item writes its output; one with more writes a partial (running maximum, sum,
  * weighted values) for each, which are merged in order of position.  Partials live in a workspace
  * of a fixed number; a step that needs more runs in waves.
  *
@@ -25,9 +26,12 @@ extern "C" {
 #endif
 
 enum {
-    ATTENTION_TILE = 128,  /* queries of a tile */
-    ATTENTION_SPLIT_MIN = 256,  /* keys of a split: enough to hide what its end costs */
-    ATTENTION_SPLIT_MAX = 1024, /* and few enough that the last one to run is short */
+    ATTENTION_TILE = 128,          /* queries of a tile */
+    ATTENTION_SPLIT_MIN = 256,     /* keys of a split: enough to hide what its end costs */
+    ATTENTION_SPLIT_MAX = 1024,    /* and few enough that the last one to run is short */
+    ATTENTION_GROUP = 2048,        /* keys whose splits are summed in order, then groups */
+    ATTENTION_RUNS_HEAD_DIM = 128, /* wider heads leave registers for items of several splits ... */
+    ATTENTION_RUNS_HEADS = 8,      /* if a group has no more than these */
     ATTENTION_ITEMS = 256, /* a token's splits times kv heads stay below, while splits can grow:
                               one for each place that a GPU runs, and few to merge */
     ATTENTION_PARTIALS_MAX = 16384,
@@ -41,16 +45,17 @@ struct attention_tile { /* prompt tokens [first_token, first_token + n_tokens) o
     int32_t kv_len;   /* of the sequence: what a bidirectional token sees */
 };
 
-struct attention_split { /* keys [first_key, end_key) for one token */
+struct attention_split { /* an item: keys [first_key, end_key) for one token, a split or a group */
     int32_t slot;
     int32_t token; /* of the batch */
     int32_t first_key, end_key;
     int32_t kv_len;   /* = position + 1: keys the token sees in all */
     int32_t old_keys; /* of the sequence, in the cache before this step */
     int32_t size;     /* keys of the token's splits, but for the last */
-    int32_t partial;  /* where this split's partial goes; -1 <=> the token has one split */
-    int32_t first_partial, n_splits; /* of the token */
-    int32_t merge;    /* counters of the token, zero between launches: the last split merges */
+    int32_t partial;  /* where this item's partial goes; -1 <=> the token has one item */
+    int32_t first_partial;
+    int32_t n_items; /* of the token: splits, or groups, which are fewer than kv_len / size */
+    int32_t merge;   /* counters of the token, zero between launches: the last item merges */
 };
 
 struct attention_wave { /* splits [first_split, end_split): one launch */
@@ -59,6 +64,8 @@ struct attention_wave { /* splits [first_split, end_split): one launch */
 
 struct attention_counts { /* first in the buffer that goes to the device */
     int32_t n_tiles, n_splits, n_waves;
+    int32_t has_runs; /* items may be of several splits: the host's choice of a kernel, by the model
+                         and the batch's number of tokens alone */
     struct attention_wave wave[ATTENTION_WAVES_MAX];
 };
 
@@ -85,7 +92,8 @@ int32_t attention_merges_max(const struct device_limits *l);
 /* Lay the views over a buffer. */
 void attention_plan_view(struct attention_plan *p, const struct device_limits *l, void *at);
 /* Fill it for a batch.  Returns the bytes in use, which is what must be copied. */
-size_t attention_plan_make(struct attention_plan *p, const struct device_limits *l, const struct batch *b);
+size_t attention_plan_make(struct attention_plan *p, const struct device_limits *l,
+                           const struct batch *b);
 
 #ifdef __cplusplus
 }

@@ -59,6 +59,18 @@ __device__ __forceinline__ void depend_launch()
 #endif
 }
 
+/* atom.acq_rel.gpu.add: what this thread, or one that met it at a barrier before, wrote is seen by
+ * whoever adds later, and the other way round.  Returns what was there. */
+__device__ __forceinline__ int32_t atomic_add_acq_rel(int32_t *at, int32_t v)
+{
+    int32_t before;
+    asm volatile("atom.acq_rel.gpu.global.add.s32 %0, [%1], %2;"
+                 : "=r"(before)
+                 : "l"(at), "r"(v)
+                 : "memory");
+    return before;
+}
+
 /* ---- barriers ---- */
 
 /* bar.sync: a barrier of `n_threads` of the block, which call with the same id in [1, 16). */

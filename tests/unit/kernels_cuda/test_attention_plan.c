@@ -93,8 +93,15 @@ static void check_tiles(const struct bench *t)
         assert_int_equal(seen[token], !is_generated(t, token));
 }
 
+/* Keys of the token's items, but for the last. */
+static int32_t run_of(const struct attention_split *s)
+{
+    return s->n_items < (s->kv_len + s->size - 1) / s->size ? ATTENTION_GROUP : s->size;
+}
+
 static void check_split(const struct bench *t, const struct attention_split *s)
 {
+    const int32_t run = run_of(s);
     const int seq = t->token_seq[s->token];
     const int32_t size = attention_split_size(s->kv_len, t->limits.n_kv_heads);
     assert_true(is_generated(t, s->token));
@@ -102,15 +109,16 @@ static void check_split(const struct bench *t, const struct attention_split *s)
     assert_int_equal(s->kv_len, position_of(t, s->token) + 1);
     assert_int_equal(s->old_keys, t->kv_len[seq] - (t->seq_start[seq + 1] - t->seq_start[seq]));
     assert_int_equal(s->size, size);
-    assert_int_equal(s->first_key % size, 0);
-    assert_int_equal(s->end_key, s->first_key + size < s->kv_len ? s->first_key + size : s->kv_len);
+    assert_true(run == size || t->plan.counts->has_runs);
+    assert_int_equal(s->first_key % run, 0);
+    assert_int_equal(s->end_key, s->first_key + run < s->kv_len ? s->first_key + run : s->kv_len);
     assert_true(s->end_key > s->first_key);
-    assert_int_equal(s->n_splits, (s->kv_len + size - 1) / size);
-    if (s->n_splits == 1) {
+    assert_int_equal(s->n_items, (s->kv_len + run - 1) / run);
+    if (s->n_items == 1) {
         assert_int_equal(s->partial, -1);
         return;
     }
-    assert_int_equal(s->partial, s->first_partial + s->first_key / size);
+    assert_int_equal(s->partial, s->first_partial + s->first_key / run);
 }
 
 /* Each partial and each counter is used by one token in a wave. */
@@ -173,6 +181,96 @@ static void make_and_check(struct bench *t)
     assert_ptr_equal((char *)t->at + n_bytes, &t->plan.split[t->plan.counts->n_splits]);
     check_tiles(t);
     check_splits(t);
+}
+
+static int32_t keys_in_runs_of(const struct bench *t, int32_t run)
+{
+    int32_t n = 0;
+    for (int i = 0; i < t->plan.counts->n_splits; i++) {
+        const struct attention_split *s = &t->plan.split[i];
+        n += run_of(s) == run ? s->end_key - s->first_key : 0;
+    }
+    return n;
+}
+
+static void a_few_tokens_are_cut_into_single_splits(void **state)
+{
+    (void)state;
+    struct bench t;
+    open_bench(&t, 4096, TOKENS_MAX, SEQS_MAX, 2);
+    for (int i = 0; i < SEQS_MAX; i++)
+        add_seq(&t, 1, 1530, 5);
+    make_and_check(&t);
+    assert_int_equal(keys_in_runs_of(&t, ATTENTION_SPLIT_MIN), SEQS_MAX * 1530);
+    assert_false(t.plan.counts->has_runs);
+    free(t.at);
+}
+
+/* 29 * 64 items are 7 turns of 256, and 64 items: a quarter of 256. */
+static void many_tokens_are_whole_groups_and_some_single_splits(void **state)
+{
+    (void)state;
+    struct bench t;
+    open_bench(&t, 4096, TOKENS_MAX, SEQS_MAX, 4);
+    for (int i = 0; i < SEQS_MAX; i++)
+        add_seq(&t, 29, 1530, 5);
+    make_and_check(&t);
+    assert_in_range(keys_in_runs_of(&t, ATTENTION_SPLIT_MIN), 15 * 1530, 17 * 1530);
+    assert_true(t.plan.counts->has_runs);
+    assert_int_equal(t.plan.split[0].first_key, 0);
+    assert_int_equal(t.plan.split[0].end_key, t.plan.split[0].kv_len);
+    assert_int_equal(t.plan.split[0].partial, -1);
+    free(t.at);
+}
+
+/* A recorded step has the kernel of its width. */
+static void lengths_do_not_choose_the_kernel(void **state)
+{
+    (void)state;
+    for (int n_tokens = 1; n_tokens <= 64; n_tokens++) {
+        int32_t has_runs[2];
+        for (int is_long = 0; is_long < 2; is_long++) {
+            struct bench t;
+            open_bench(&t, CONTEXT_MAX, TOKENS_MAX, SEQS_MAX, 8);
+            for (int left = n_tokens, seq = 0; left > 0; seq++) {
+                const int n = (left + SEQS_MAX - seq - 1) / (SEQS_MAX - seq);
+                add_seq(&t, n, is_long ? CONTEXT_MAX - 77 * seq : n + seq, is_long ? 5 : 0);
+                left -= n;
+            }
+            make_and_check(&t);
+            has_runs[is_long] = t.plan.counts->has_runs;
+            free(t.at);
+        }
+        assert_int_equal(has_runs[0], has_runs[1]);
+        assert_int_equal(has_runs[0], n_tokens >= 20); /* 160 items of 8 kv heads */
+    }
+}
+
+/* Where registers are short: heads of 256, 16 to a kv head. */
+static void wide_heads_of_large_groups_have_single_splits(void **state)
+{
+    (void)state;
+    struct bench t;
+    open_bench(&t, 4096, TOKENS_MAX, SEQS_MAX, 2);
+    t.limits.head_dim = 256;
+    for (int i = 0; i < SEQS_MAX; i++)
+        add_seq(&t, 32, 1530, 5);
+    make_and_check(&t);
+    assert_false(t.plan.counts->has_runs);
+    free(t.at);
+}
+
+/* 27 * 64 items are 6 turns of 256, and 192 items. */
+static void a_turn_that_is_nearly_full_is_left(void **state)
+{
+    (void)state;
+    struct bench t;
+    open_bench(&t, 4096, TOKENS_MAX, SEQS_MAX, 4);
+    for (int i = 0; i < SEQS_MAX; i++)
+        add_seq(&t, 27, 1530, 5);
+    make_and_check(&t);
+    assert_int_equal(keys_in_runs_of(&t, ATTENTION_SPLIT_MIN), 0);
+    free(t.at);
 }
 
 static void an_empty_batch_has_no_work(void **state)
@@ -265,6 +363,11 @@ int main(void)
         cmocka_unit_test(a_step_of_generated_tokens_alone_fits_the_waves),
         cmocka_unit_test(a_prompt_that_ends_inside_the_step_is_in_both_lists),
         cmocka_unit_test(splits_grow_with_the_context_and_stay_in_range),
+        cmocka_unit_test(a_few_tokens_are_cut_into_single_splits),
+        cmocka_unit_test(many_tokens_are_whole_groups_and_some_single_splits),
+        cmocka_unit_test(lengths_do_not_choose_the_kernel),
+        cmocka_unit_test(wide_heads_of_large_groups_have_single_splits),
+        cmocka_unit_test(a_turn_that_is_nearly_full_is_left),
         cmocka_unit_test(lists_of_random_batches_are_whole),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

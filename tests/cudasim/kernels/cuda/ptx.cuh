@@ -33,6 +33,11 @@ inline float reciprocal_near(float v)
     return 1 / v;
 }
 
+inline int32_t atomic_add_acq_rel(int32_t *at, int32_t v)
+{
+    return atomicAdd(at, v);
+}
+
 inline void depend_wait()
 {
 }
