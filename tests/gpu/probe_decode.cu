@@ -242,8 +242,10 @@ static void set_pages(struct bench *b, const struct shape *s, const std::vector<
     b->args.scale = 1 / sqrtf((float)s->head_dim);
 }
 
-/* Plans a batch; returns the queries of the decode list. */
-static std::vector<struct query> set_batch(struct bench *b, const std::vector<struct seq> &seqs)
+/* Plans a batch, with `n_short` keys in items of one split, or as the plan chooses; returns the
+ * queries of the decode list. */
+static std::vector<struct query> set_batch(struct bench *b, const std::vector<struct seq> &seqs,
+                                           int64_t n_short = -1)
 {
     std::vector<int32_t> token_seq, start = {0}, kv_len, slot, n_prompt;
     std::vector<struct query> queries;
@@ -271,7 +273,8 @@ static std::vector<struct query> set_batch(struct bench *b, const std::vector<st
     b->plan_host.resize(attention_plan_bytes(l));
     attention_plan_view(&b->host, l, b->plan_host.data());
     attention_plan_view(&b->d.batch.attention, l, b->plan);
-    const size_t n_bytes = attention_plan_make(&b->host, l, &batch);
+    const size_t n_bytes = n_short < 0 ? attention_plan_make(&b->host, l, &batch)
+                                       : make_plan(&b->host, l, &batch, n_short);
     need(attention_plan_bytes(l), b->plan_room, "plan");
     need((size_t)attention_partials_max(l) * l->n_heads * (l->head_dim + 2) * 4, b->partials_room,
          "partials");
@@ -484,6 +487,15 @@ static double check_case(struct bench *b, struct check_memory *m, const struct s
     const double worst = compare(name, b, out, queries, ref, size, bf16);
     if (run_decode(b, m, b->d.batch.n_tokens) != out)
         fail("bits differ in a second run", name);
+    /* Groups, single splits in the same kernel, and in their own. */
+    for (int64_t n_short : {(int64_t)0, ALL_KEYS - 1, ALL_KEYS}) {
+        if (n_short < ALL_KEYS && !has_registers(&b->d.limits))
+            continue;
+        set_batch(b, seqs, n_short);
+        if (run_decode(b, m, b->d.batch.n_tokens) != out)
+            fail("bits differ with other items", name);
+        check_counters(name, b);
+    }
     if (alone)
         check_alone(name, b, m, seqs, out);
     check_counters(name, b);
@@ -710,7 +722,7 @@ static double time_decode(struct bench *b, struct pool *p, int n_launches, int n
 }
 
 static void bench_case(struct bench *b, struct pool *p, const struct shape *s, const char *name,
-                       const std::vector<int> &kv_len)
+                       const std::vector<int> &kv_len, enum dtype cache = DT_BF16)
 {
     std::vector<struct seq> seqs;
     double keys = 0;
@@ -720,7 +732,9 @@ static void bench_case(struct bench *b, struct pool *p, const struct shape *s, c
     }
     b->d.act = DT_BF16;
     set_pages(b, s, seqs, (int)seqs.size(), *std::max_element(kv_len.begin(), kv_len.end()), 0);
-    const size_t layer = (size_t)b->kv.n_blocks * s->block_tokens * s->n_kv_heads * s->head_dim * 2;
+    const size_t rows = (size_t)b->kv.n_blocks * s->block_tokens * s->n_kv_heads;
+    const size_t row_bytes = kv_has_scales(cache) ? s->head_dim + 4 : s->head_dim * 2;
+    const size_t layer = rows * row_bytes;
     if (2 * layer > p->n_bytes)
         return;
     const int n_launches = layer < (32 << 20) ? 64 : 16;
@@ -728,15 +742,21 @@ static void bench_case(struct bench *b, struct pool *p, const struct shape *s, c
     b->kv.n_layers = n_layers;
     b->kv.k = p->at;
     b->kv.v = p->at + p->n_bytes / 2;
+    b->kv.dtype = cache;
+    if (kv_has_scales(cache)) { /* behind the codes of all layers */
+        b->kv.k_scale = (float *)(p->at + rows * s->head_dim * n_layers);
+        b->kv.v_scale = (float *)(p->at + p->n_bytes / 2 + rows * s->head_dim * n_layers);
+    }
     b->args.q = p->q;
     b->args.out = p->out;
     set_batch(b, seqs);
     const double us = time_decode(b, p, n_launches, n_layers);
-    const double bytes = keys * s->n_kv_heads * s->head_dim * 4 +
-                         (double)kv_len.size() * s->n_heads * s->head_dim * 4;
+    const double bytes =
+        2 * keys * s->n_kv_heads * row_bytes + (double)kv_len.size() * s->n_heads * s->head_dim * 4;
     printf("%-22s %6d splits %9.1f us %6.0f GB/s %5.1f %%\n", name, b->host.counts->n_splits, us,
            bytes / us / 1e3, bytes / us / 1e3 / p->copy_gbs * 100);
     fflush(stdout);
+    b->kv.k_scale = b->kv.v_scale = NULL;
 }
 
 static std::vector<int> mix(std::initializer_list<std::pair<int, int>> parts)
@@ -747,11 +767,27 @@ static std::vector<int> mix(std::initializer_list<std::pair<int, int>> parts)
     return v;
 }
 
+/* Steps of a server with as many sequences as fit. */
+static void bench_full(struct bench *b, struct pool *p)
+{
+    std::vector<int> mixed;
+    for (int i = 0; i < 232; i++)
+        mixed.push_back(500 + i * 677 % 1501);
+    printf("head size 128, page 16: full steps\n");
+    const struct shape of_8b = {128, 32, 8, 16}, of_70b = {128, 32, 4, 16};
+    bench_case(b, p, &of_8b, "32/8 232 x 1530", mix({{232, 1530}}));
+    bench_case(b, p, &of_8b, "32/8 232 x 500-2000", mixed);
+    bench_case(b, p, &of_8b, "32/8 256 x 1530 int8", mix({{256, 1530}}), DT_INT8);
+    bench_case(b, p, &of_70b, "32/4 208 x 1530", mix({{208, 1530}}));
+    bench_case(b, p, &of_70b, "32/4 240 x 1530", mix({{240, 1530}}));
+}
+
 static void bench_all(struct bench *b)
 {
     struct pool p = {};
     open_pool(&p, b);
     char name[64];
+    bench_full(b, &p);
     const struct shape shapes[] = {{128, 32, 8, 16}, {64, 32, 8, 16}};
     for (const struct shape &s : shapes) {
         printf("heads 32/8, head size %d, page 16: batch x context\n", s.head_dim);
