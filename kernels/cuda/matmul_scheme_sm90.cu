@@ -3,40 +3,36 @@
  *
  * y^T = w x^T: the weights are the 64 rows of wgmma, rows of x its columns.  A unit's codes lie as
  * the fragments of 16 rows do (scheme_layout.h), so a warp expands them in registers and
- * multiplies; x lies in shared memory, as the copy engine brings it.  A tile is 128 or 256 rows of
- * the weights by 32, 64 or 128 rows of x: two warpgroups multiply, a thread of the third fetches
- * 128 columns of k a stage, in three or four copies.  Blocks stay and take tile after tile.
+ * multiplies; x lies in shared memory, as the copy engine brings it.  A tile is 128 to 256 rows of
+ * the weights by 32 to 256 rows of x: two or three warpgroups multiply, a thread of the last
+ * fetches 128 columns of k a stage, in three or four copies.  Blocks stay and take tile after tile.
  *
- * Why so.  Chains of 128 columns are scaled and added in f32, so a sum is two accumulators: with
- * 128 rows of x a tile of 256 rows of weights is all that registers hold, and 256 rows of x do not
- * fit.  Per 128 columns that tile costs the tensor cores 2048 cycles, the other pipes of each
- * quarter of an SM 350 (expansion) and 256 (adding chains), and the second-level cache 24 bytes a
- * cycle with 4-bit codes (bf16 times bf16 in tiles of 128 by 256: 48).  Small tiles are bound by
- * the latency of one chain after another, about 1000 cycles each; they are there so that few rows
- * occupy all SMs.
+ * Why so.  Chains of 128 columns are scaled and added in f32, so a sum is two accumulators, and
+ * what registers hold is 128 by 256 sums with the chains of half of them.  A wgmma of 64 by N
+ * takes the tensor cores N / 2 clocks; beside it, measured, a quarter of an SM has no more than N /
+ * 4 clocks for other instructions, as the accumulators pass through its registers.  Making the
+ * fragment and adding the chain are some 25 and N / 8: fragments made for 128 rows of x bound the
+ * products (80 clocks of 64), so the largest tile makes them once for 256 (scheme_wide_passes.cuh,
+ * 70 of 64).  The second-level cache gives 24 to 35 bytes a clock with 4-bit codes (bf16 times bf16
+ * in tiles of 128 by 256: 48).  Other tiles are there so that all SMs have as much to do.
  *
  * Measured: the end of a tile by ordinary loads and stores, which overlapped with nothing, took as
  * long as a tenth to a quarter of its products; so the copy engine carries y (scheme_wide_end.cuh).
- * A warp's number that the compiler does not know to be one for the warp costs 30 registers.  128
- * columns of 256 by 128 take 2450 cycles, 2400 where one warpgroup is a chain and a half ahead of
- * the other: additions that meet are not what is left.  Many copies a stage, each by its own lane,
- * cost 110 cycles each and bounded all tiles. */
+ * A warp's number that the compiler does not know to be one for the warp costs 30 registers.  Many
+ * copies a stage, each by its own lane, cost 110 cycles each and bounded all tiles. */
 #include "kernels/cuda/matmul_scheme_sm90.h"
 
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/ptx_cluster.cuh"
 #include "kernels/cuda/scheme_book.cuh"
 #include "kernels/cuda/scheme_wide_end.cuh"
-#include "kernels/cuda/scheme_wide_sums.cuh"
+#include "kernels/cuda/scheme_wide_passes.cuh"
 #include "kernels/cuda/tensor_map.h"
 
 namespace
 {
 
 enum {
-    MATHS = 256, /* threads that multiply: two warpgroups */
-    WARPS = MATHS / 32,
-    THREADS = MATHS + 128,
     BOX = 64, /* columns of x in one copy: 128 bytes */
     STAGES_MAX = 8,
     LARGE_ROWS = 128, /* the largest tile alone is the slower way for so many */
@@ -65,22 +61,21 @@ struct place {
     int row, unit; /* first row of x; first unit of each weight */
 };
 
-template <int EXPAND, int N, int BLOCKS> struct shape {
-    static const int UNITS = 8 * BLOCKS;    /* of a tile */
-    static const int X_BYTES = N * BOX * 2; /* of half a stage's */
-    static const int END_BYTES = wide_pieces<N, BLOCKS, false>::BYTES;
-    static const int BOOK_BYTES = wide_has_table(EXPAND, N) ? TABLE_BYTES : 0;
+template <int EXPAND, class TILE, bool GATED> struct shape { /* bytes of shared memory */
+    static const int X_BYTES = TILE::PASS_ROWS * BOX * 2;    /* of half a stage's */
+    static const int END_BYTES = wide_pieces<TILE, GATED>::BYTES;
+    static const int BOOK_BYTES = wide_has_table(EXPAND, TILE::PASS_ROWS) ? TABLE_BYTES : 0;
     static const int FIXED_BYTES = 1024 + END_BYTES + BOOK_BYTES; /* 1024: room to align */
 };
 
 /* GROUP_ROWS tiles of rows, all their columns, then the next. */
-template <int N, int BLOCKS> __device__ place place_at(const wide_args &a, int i)
+template <class TILE> __device__ place place_at(const wide_args &a, int i)
 {
-    const int units = a.p.w_up ? 4 * BLOCKS : 8 * BLOCKS; /* of one weight */
+    const int units = a.p.w_up ? TILE::UNITS / 2 : TILE::UNITS; /* of one weight */
     const int in_groups = GROUP_ROWS * a.col_tiles;
     const int first = i / in_groups * GROUP_ROWS, rest = i % in_groups;
     const int height = min(a.row_tiles - first, GROUP_ROWS);
-    return {(first + rest % height) * N, rest / height * units};
+    return {(first + rest % height) * TILE::N, rest / height * units};
 }
 
 /* ---- the thread that fetches ---- */
@@ -90,26 +85,34 @@ struct wide_maps {
 };
 
 /* Few copies, and large: a copy from memory costs its thread about 100 cycles whatever its size. */
-template <class S, int N, int BLOCKS> struct feeder {
+template <class S, class TILE> struct feeder {
     const wide_maps &maps;
     const wide_args &a;
     wide_ring r;
 
-    __device__ __forceinline__ void codes(const wide_ring &at, const place &t, int k)
+    /* Of stage j of a tile: a pass of 128 columns, the first of them with the codes. */
+    __device__ __forceinline__ void codes(const wide_ring &at, const place &t, int j)
     {
         const uint32_t bar = at.full + 8 * at.stage, to = at.at() + 2 * S::X_BYTES;
-        mbarrier_arrive_expect(bar, S::UNITS * a.codes.tile_bytes + 2 * S::X_BYTES);
+        const int k = j / TILE::PASSES;
+        if (j % TILE::PASSES) {
+            mbarrier_arrive_expect(bar, 2 * S::X_BYTES);
+            return;
+        }
+        mbarrier_arrive_expect(bar, TILE::UNITS * a.codes.tile_bytes + 2 * S::X_BYTES);
         tensor_copy_4d(to, &maps.w, bar, 0, 0, k, t.unit);
         if (a.p.w_up)
-            tensor_copy_4d(to + 8 * a.codes.tile_bytes, &maps.w_up, bar, 0, 0, k, t.unit);
+            tensor_copy_4d(to + TILE::UNITS / 2 * a.codes.tile_bytes + a.codes.up_pad, &maps.w_up,
+                           bar, 0, 0, k, t.unit);
     }
 
-    __device__ __forceinline__ void rows(const place &t, int k)
+    __device__ __forceinline__ void rows(const place &t, int j)
     {
+        const int k = j / TILE::PASSES, row = t.row + j % TILE::PASSES * TILE::PASS_ROWS;
 #pragma unroll
         for (int half = 0; half < 2; half++)
             tensor_copy_2d(r.at() + half * S::X_BYTES, &maps.x, r.full + 8 * r.stage,
-                           (2 * k + half) * BOX, t.row);
+                           (2 * k + half) * BOX, row);
     }
 
     /* Weights do not wait for the kernel before this one: the first stages' are on their way when x
@@ -117,24 +120,25 @@ template <class S, int N, int BLOCKS> struct feeder {
     __device__ void run()
     {
         for (int i = blockIdx.x; i < a.row_tiles * a.col_tiles; i += gridDim.x) {
-            const place t = place_at<N, BLOCKS>(a, i);
-            int k = 0;
+            const place t = place_at<TILE>(a, i);
+            const int all = a.n_k * TILE::PASSES;
+            int j = 0;
             if (i == (int)blockIdx.x) {
                 wide_ring ahead = r;
-                const int n = min(a.stages, a.n_k);
+                const int n = min(a.stages, all);
 #pragma unroll 1
-                for (int j = 0; j < n; j++, ahead.next())
-                    codes(ahead, t, j);
+                for (int first = 0; first < n; first++, ahead.next())
+                    codes(ahead, t, first);
                 depend_wait();
 #pragma unroll 1
-                for (; k < n; k++, r.next())
-                    rows(t, k);
+                for (; j < n; j++, r.next())
+                    rows(t, j);
             }
 #pragma unroll 1
-            for (; k < a.n_k; k++, r.next()) {
+            for (; j < all; j++, r.next()) {
                 mbarrier_wait(r.empty + 8 * r.stage, r.parity ^ 1);
-                codes(r, t, k);
-                rows(t, k);
+                codes(r, t, j);
+                rows(t, j);
             }
         }
     }
@@ -142,7 +146,7 @@ template <class S, int N, int BLOCKS> struct feeder {
 
 /* ---- beside it: those that carry y, and one that brings near ---- */
 
-template <int N, int BLOCKS> struct block_tiles { /* of this block, from before its first */
+template <class TILE> struct block_tiles { /* of this block, from before its first */
     const wide_args &a;
     int i, row, col; /* first of y */
 
@@ -151,39 +155,39 @@ template <int N, int BLOCKS> struct block_tiles { /* of this block, from before 
         i += gridDim.x;
         if (i >= a.row_tiles * a.col_tiles)
             return false;
-        const place t = place_at<N, BLOCKS>(a, i);
+        const place t = place_at<TILE>(a, i);
         row = t.row;
         col = t.unit * UNIT_ROWS;
         return true;
     }
 };
 
-template <int N, int BLOCKS> __device__ block_tiles<N, BLOCKS> tiles_of(const wide_args &a)
+template <class TILE> __device__ block_tiles<TILE> tiles_of(const wide_args &a)
 {
     return {a, (int)blockIdx.x - (int)gridDim.x, a.p.rows, 0};
 }
 
 /* y of one warpgroup's 64 columns of each block, by one thread. */
-template <class PIECES, int N, int BLOCKS>
+template <class PIECES, class TILE>
 __device__ void carry(const wide_maps &maps, const wide_args &a, int group, const wide_ring &out)
 {
-    typedef block_tiles<N, BLOCKS> tiles;
+    typedef block_tiles<TILE> tiles;
     depend_wait();
-    wide_carrier<PIECES, tiles>{a.p, maps.y, maps.add, group * PIECE_COLS}.run(
-        tiles_of<N, BLOCKS>(a), out);
+    wide_carrier<PIECES, tiles>{a.p, maps.y, maps.add, group * PIECE_COLS}.run(tiles_of<TILE>(a),
+                                                                               out);
 }
 
 /* Into the second-level cache: what a block's tiles will have added to them. */
-template <class T, int N, int BLOCKS> __device__ void bring_near(const wide_args &a, int lane)
+template <class T, class TILE> __device__ void bring_near(const wide_args &a, int lane)
 {
     enum { LINE = 64 }; /* values of 128 bytes */
     const T *from = (const T *)(a.p.gate_in_y ? a.p.y : a.p.add);
     if (!from)
         return;
     depend_wait();
-    for (block_tiles<N, BLOCKS> t = tiles_of<N, BLOCKS>(a); t.next();)
-        for (int at = lane; at < N * 2 * BLOCKS; at += 32) {
-            const int r = t.row + at / (2 * BLOCKS), c = t.col + at % (2 * BLOCKS) * LINE;
+    for (block_tiles<TILE> t = tiles_of<TILE>(a); t.next();)
+        for (int at = lane; at < TILE::N * TILE::UNITS / 4; at += 32) {
+            const int r = t.row + at / (TILE::UNITS / 4), c = t.col + at % (TILE::UNITS / 4) * LINE;
             if (r < a.p.rows && c < a.p.n)
                 prefetch_l2(from + (size_t)r * a.p.y_stride + c);
         }
@@ -191,46 +195,63 @@ template <class T, int N, int BLOCKS> __device__ void bring_near(const wide_args
 
 /* ---- the warps that multiply ---- */
 
-template <class SUMS, int BLOCKS>
+template <class TILE, class SUMS>
 __device__ __forceinline__ void scale_rows(SUMS &s, const wide_args &a, const place &t, int warp,
                                            int lane)
 {
 #pragma unroll
-    for (int b = 0; b < BLOCKS; b++) {
-        const bool of_up = b == 1 && a.p.w_up;
-        const int unit = min(t.unit + (of_up ? 0 : 8 * b) + warp, a.n_units - 1);
+    for (int b = 0; b < TILE::BLOCKS; b++) {
+        const int in_tile = 4 * TILE::GROUPS * b + warp;
+        const bool of_up = a.p.w_up && in_tile >= TILE::UNITS / 2;
+        const int unit = min(t.unit + in_tile - (of_up ? TILE::UNITS / 2 : 0), a.n_units - 1);
         const uint8_t *w = (const uint8_t *)(of_up ? a.p.w_up : a.p.w) + unit * a.unit_bytes;
         s.scale_rows(b, ((const float2 *)(w + a.row_scales_at))[lane / 4]);
     }
 }
 
 /* A tile's sums to y. */
-template <class T, int N, int BLOCKS, wide_ending ENDING>
-__device__ __forceinline__ void end_tile(float (&sum)[BLOCKS][N / 2], const wide_args &a,
-                                         const place &t, wide_ring &pieces, int warp, int lane)
+template <class T, class TILE, wide_ending ENDING>
+__device__ __forceinline__ void end_tile(float (&sum)[TILE::BLOCKS][TILE::N / 2],
+                                         const wide_args &a, const place &t, wide_ring &pieces,
+                                         int warp, int lane)
 {
     const int col = t.unit * UNIT_ROWS;
     if constexpr (ENDING == ENDING_ANY)
-        wide_store<T, N, BLOCKS>(a.p, pieces.stages + warp * STORE_BYTES, t.row, col, warp, lane)
+        wide_store<T, TILE::N, TILE::BLOCKS>(a.p, pieces.stages + warp * STORE_BYTES, t.row, col,
+                                             warp, lane)
             .run(sum);
     else
-        wide_end<T, N, BLOCKS, ENDING == ENDING_SILU>{a.p,      pieces, t.row, col + warp * 16,
-                                                      warp % 4, lane}
-            .run(sum);
+        wide_end<T, TILE, ENDING == ENDING_SILU>{a.p, pieces, t.row, col, warp, lane}.run(sum);
 }
 
-/* grid: [blocks]   block: [THREADS]: two warpgroups multiply; of the third a thread fetches, two
- * carry, a warp brings near */
-template <class T, int EXPAND, int N, int BLOCKS, int CHAINS, wide_ending ENDING>
-__global__ void __launch_bounds__(THREADS, 1)
+template <class T, int EXPAND, class TILE, int CHAINS, wide_ending ENDING>
+__device__ void multiply(const wide_args &a, const wide_ring &stages, wide_ring &pieces,
+                         uint32_t table, int warp, int lane)
+{
+    typename wide_sums_choice<T, EXPAND, TILE, CHAINS, TILE::PASSES>::type s(a.codes, stages, a.n_k,
+                                                                             table, warp, lane);
+    for (int i = blockIdx.x; i < a.row_tiles * a.col_tiles; i += gridDim.x) {
+        s.run();
+        const place t = place_at<TILE>(a, i);
+        if (a.codes.row_scale)
+            scale_rows<TILE>(s, a, t, warp, lane);
+        end_tile<T, TILE, ENDING>(s.sum, a, t, pieces, warp, lane);
+    }
+}
+
+/* grid: [blocks]   block: [TILE::THREADS]: warpgroups that multiply; of the last a thread fetches,
+ * others carry, a warp brings near */
+template <class T, int EXPAND, class TILE, int CHAINS, wide_ending ENDING>
+__global__ void __launch_bounds__(TILE::THREADS, 1)
     matmul_scheme_kernel(const __grid_constant__ wide_maps maps,
                          const __grid_constant__ wide_args a)
 {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
     DYNAMIC_SHARED(uint8_t, shared_raw);
-    using S = shape<EXPAND, N, BLOCKS>;
-    typedef wide_pieces<N, BLOCKS, ENDING == ENDING_SILU> pieces;
-    __shared__ uint64_t bars[2 * STAGES_MAX], piece_bars[2][2][pieces::RING];
+    const bool gated = ENDING == ENDING_SILU;
+    using S = shape<EXPAND, TILE, gated>;
+    typedef wide_pieces<TILE, gated> pieces;
+    __shared__ uint64_t bars[2 * STAGES_MAX], piece_bars[TILE::GROUPS][2][pieces::RING];
     const wide_ring r = {(shared_addr(shared_raw) + 1023) & ~1023u,
                          shared_addr(bars),
                          shared_addr(bars + STAGES_MAX),
@@ -241,53 +262,53 @@ __global__ void __launch_bounds__(THREADS, 1)
     /* From a shuffle, so that the compiler sees that a warp has one, and keeps what follows from it
      * in uniform registers. */
     const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
-    /* A warpgroup's, its carrier's; the two others of the last warpgroup have no use for it. */
-    const int group = warp < WARPS ? warp / 4 : min(max(warp - WARPS - 1, 0), 1);
+    const int last = warp - TILE::MATHS / 32; /* of the last warpgroup, from 0 */
+    /* A warpgroup's, its carrier's; others have no use for it. */
+    const int group = last < 0 ? warp / 4 : min(max(last - 1, 0), TILE::GROUPS - 1);
     const uint32_t behind = r.stages + a.stages * a.stage_bytes, table = behind + S::END_BYTES;
-    wide_ring out = {behind + group * pieces::RING * PIECE_BYTES,
+    wide_ring out = {behind + (pieces::PAIR ? 0 : group) * pieces::RING * PIECE_BYTES,
                      shared_addr(piece_bars[group][0]),
                      shared_addr(piece_bars[group][1]),
                      PIECE_BYTES,
                      pieces::RING,
                      0,
                      0};
-    if (threadIdx.x == MATHS) {
+    if (pieces::PAIR && last < 0) { /* carrier -> up's warps -> gate's -> carrier */
+        out.full = shared_addr(piece_bars[1 - group][0]);
+        out.empty = shared_addr(group ? piece_bars[group][0] : piece_bars[0][1]);
+    }
+    if (threadIdx.x == TILE::MATHS) {
         tensor_map_prefetch(&maps.w);
         tensor_map_prefetch(&maps.x);
         for (int s = 0; s < a.stages; s++) {
             mbarrier_init(r.full + 8 * s, 1);
-            mbarrier_init(r.empty + 8 * s, WARPS);
+            mbarrier_init(r.empty + 8 * s, TILE::WARPS);
         }
-        for (int i = 0; i < 2 * pieces::RING; i++) {
-            mbarrier_init(shared_addr(&piece_bars[i % 2][0][i / 2]), 1);
-            mbarrier_init(shared_addr(&piece_bars[i % 2][1][i / 2]), 4);
+        for (int i = 0; i < TILE::GROUPS * pieces::RING; i++) {
+            const int g = i % TILE::GROUPS;
+            mbarrier_init(shared_addr(&piece_bars[g][0][i / TILE::GROUPS]),
+                          pieces::PAIR && g == 1 ? 4 : 1);
+            mbarrier_init(shared_addr(&piece_bars[g][1][i / TILE::GROUPS]), 4);
         }
         fence_mbarrier_init();
     }
-    if (wide_has_table(EXPAND, N))
-        table_make(table, a.codes.book, threadIdx.x, THREADS);
+    if (wide_has_table(EXPAND, TILE::PASS_ROWS))
+        table_make(table, a.codes.book, threadIdx.x, TILE::THREADS);
     __syncthreads();
     depend_launch();
-    if (warp >= WARPS) {
-        registers_give<24>();
-        if (threadIdx.x == MATHS)
-            feeder<S, N, BLOCKS>{maps, a, r}.run();
-        else if (warp == WARPS + 3)
-            bring_near<T, N, BLOCKS>(a, lane);
-        else if (warp > WARPS && lane == 0 && ENDING != ENDING_ANY)
-            carry<pieces, N, BLOCKS>(maps, a, group, out);
-    } else {
-        registers_take<240>();
-        depend_wait();
-        wide_sums<T, EXPAND, N, BLOCKS, CHAINS> s(a.codes, r, a.n_k, table, warp, lane);
-        for (int i = blockIdx.x; i < a.row_tiles * a.col_tiles; i += gridDim.x) {
-            s.run();
-            const place t = place_at<N, BLOCKS>(a, i);
-            if (a.codes.row_scale)
-                scale_rows<decltype(s), BLOCKS>(s, a, t, warp, lane);
-            end_tile<T, N, BLOCKS, ENDING>(s.sum, a, t, out, warp, lane);
-        }
+    if (last >= 0) {
+        registers_give<TILE::REGISTERS_LEFT>();
+        if (last == 0 && lane == 0)
+            feeder<S, TILE>{maps, a, r}.run();
+        else if (TILE::GROUPS == 2 && last == 3)
+            bring_near<T, TILE>(a, lane);
+        else if (last > 0 && last <= pieces::CARRIERS && lane == 0 && ENDING != ENDING_ANY)
+            carry<pieces, TILE>(maps, a, group, out);
+        return;
     }
+    registers_take<TILE::REGISTERS>();
+    depend_wait();
+    multiply<T, EXPAND, TILE, CHAINS, ENDING>(a, r, out, table, warp, lane);
 #endif
 }
 
@@ -298,14 +319,14 @@ int divide_up(int a, int b)
     return (a + b - 1) / b;
 }
 
-template <class T, int EXPAND, int N, int BLOCKS, int CHAINS, wide_ending ENDING>
+template <class T, int EXPAND, class TILE, int CHAINS, wide_ending ENDING>
 void launch_kernel(struct device *d, wide_args *a)
 {
-    using S = shape<EXPAND, N, BLOCKS>;
-    auto *kernel = matmul_scheme_kernel<T, EXPAND, N, BLOCKS, CHAINS, ENDING>;
-    const int box_units = a->p.w_up ? S::UNITS / 2 : S::UNITS;
+    using S = shape<EXPAND, TILE, ENDING == ENDING_SILU>;
+    auto *kernel = matmul_scheme_kernel<T, EXPAND, TILE, CHAINS, ENDING>;
+    const int box_units = a->p.w_up ? TILE::UNITS / 2 : TILE::UNITS;
     wide_maps maps;
-    tensor_map_2d(d, &maps.x, a->p.x, a->p.in, a->p.rows, a->p.in, BOX, N);
+    tensor_map_2d(d, &maps.x, a->p.x, a->p.in, a->p.rows, a->p.in, BOX, TILE::PASS_ROWS);
     tensor_map_units(d, &maps.w, a->p.w, a->codes.tile_bytes, a->n_k, a->unit_bytes, a->n_units, 1,
                      box_units);
     tensor_map_units(d, &maps.w_up, a->p.w_up ? a->p.w_up : a->p.w, a->codes.tile_bytes, a->n_k,
@@ -315,9 +336,14 @@ void launch_kernel(struct device *d, wide_args *a)
         tensor_map_2d(d, &maps.y, a->p.y, a->p.n, a->p.rows, a->p.y_stride, PIECE_COLS, PIECE_ROWS);
         tensor_map_2d(d, &maps.add, add, a->p.n, a->p.rows, a->p.y_stride, PIECE_COLS, PIECE_ROWS);
     }
-    a->row_tiles = divide_up(a->p.rows, N);
+    a->row_tiles = divide_up(a->p.rows, TILE::N);
     a->col_tiles = divide_up(a->n_units, box_units);
-    a->stage_bytes = divide_up(2 * S::X_BYTES + S::UNITS * (int)a->codes.tile_bytes, 1024) * 1024;
+    a->codes.up_pad = a->p.w_up ? TILE::UNITS / 2 * a->codes.tile_bytes % 128 : 0;
+    a->codes.up_pad = (128 - a->codes.up_pad) % 128;
+    a->stage_bytes =
+        divide_up(2 * S::X_BYTES + TILE::UNITS * (int)a->codes.tile_bytes + (int)a->codes.up_pad,
+                  1024) *
+        1024;
     a->stages = (SHARED_MAX - S::FIXED_BYTES) / a->stage_bytes;
     a->stages = a->stages < STAGES_MAX ? a->stages : STAGES_MAX;
     static thread_local int ready_on; /* 1 + the device whose function has it; a thread for each */
@@ -330,7 +356,7 @@ void launch_kernel(struct device *d, wide_args *a)
     }
     const int tiles = a->row_tiles * a->col_tiles;
     launch(d, "run matmul",
-           {dim3((unsigned)(tiles < d->sm_count ? tiles : d->sm_count)), dim3(THREADS),
+           {dim3((unsigned)(tiles < d->sm_count ? tiles : d->sm_count)), dim3(TILE::THREADS),
             (size_t)(S::FIXED_BYTES + a->stages * a->stage_bytes), 0},
            kernel, maps, *a);
 }
@@ -352,19 +378,28 @@ wide_ending ending_of(const struct product *p)
 }
 
 template <class T, int EXPAND, int CHAINS>
-void launch_common(struct device *d, wide_args *a, wide_ending ending, enum scheme_wide_tile tile)
+void launch_gated(struct device *d, wide_args *a, enum scheme_wide_tile tile)
 {
-    const bool gated = ending == ENDING_SILU;
+    if (tile == SCHEME_TILE_128_128)
+        launch_kernel<T, EXPAND, wide_tile<128, 2, 1>, CHAINS, ENDING_SILU>(d, a);
+    else
+        launch_kernel<T, EXPAND, wide_tile<128, 2, 2>, CHAINS, ENDING_SILU>(d, a);
+}
+
+template <class T, int EXPAND, int CHAINS>
+void launch_plain(struct device *d, wide_args *a, enum scheme_wide_tile tile)
+{
     switch (tile) {
     case SCHEME_TILE_128_32:
-        return launch_kernel<T, EXPAND, 32, 1, CHAINS, ENDING_ADD>(d, a);
+        return launch_kernel<T, EXPAND, wide_tile<32, 2, 1>, CHAINS, ENDING_ADD>(d, a);
     case SCHEME_TILE_128_64:
-        return launch_kernel<T, EXPAND, 64, 1, CHAINS, ENDING_ADD>(d, a);
+        return launch_kernel<T, EXPAND, wide_tile<64, 2, 1>, CHAINS, ENDING_ADD>(d, a);
     case SCHEME_TILE_128_128:
-        return launch_kernel<T, EXPAND, 128, 1, CHAINS, ENDING_ADD>(d, a);
+        return launch_kernel<T, EXPAND, wide_tile<128, 2, 1>, CHAINS, ENDING_ADD>(d, a);
+    case SCHEME_TILE_192_128:
+        return launch_kernel<T, EXPAND, wide_tile<128, 3, 1>, CHAINS, ENDING_ADD>(d, a);
     default:
-        return gated ? launch_kernel<T, EXPAND, 128, 2, CHAINS, ENDING_SILU>(d, a)
-                     : launch_kernel<T, EXPAND, 128, 2, CHAINS, ENDING_ADD>(d, a);
+        return launch_kernel<T, EXPAND, wide_tile<256, 2, 1>, CHAINS, ENDING_ADD>(d, a);
     }
 }
 
@@ -374,8 +409,9 @@ void launch_tile(struct device *d, wide_args *a, enum scheme_wide_tile tile)
     const wide_ending ending = ending_of(&a->p);
     if constexpr (is_common(EXPAND, CHAINS))
         if (ending != ENDING_ANY)
-            return launch_common<T, EXPAND, CHAINS>(d, a, ending, tile);
-    launch_kernel<T, EXPAND, 128, 2, CHAINS, ENDING_ANY>(d, a);
+            return ending == ENDING_SILU ? launch_gated<T, EXPAND, CHAINS>(d, a, tile)
+                                         : launch_plain<T, EXPAND, CHAINS>(d, a, tile);
+    launch_kernel<T, EXPAND, wide_tile<128, 2, 2>, CHAINS, ENDING_ANY>(d, a);
 }
 
 template <class T, int EXPAND>

@@ -17,15 +17,20 @@
 
 #include "kernels/cuda/ptx_cluster.cuh"
 #include "kernels/cuda/scheme_wide_store.cuh"
-#include "kernels/cuda/scheme_wide_sums.cuh"
+#include "kernels/cuda/scheme_wide_tile.cuh"
 
 enum { PIECE_ROWS = 32, PIECE_COLS = 64, PIECE_BYTES = PIECE_ROWS * PIECE_COLS * 2 };
 
 /* Pieces of a tile and warpgroup in their order: blocks side by side, then the next rows. */
-template <int N, int BLOCKS, bool GATED> struct wide_pieces {
-    static const int OUT = GATED ? 1 : BLOCKS; /* blocks of y */
-    static const int RING = BLOCKS + 1;        /* in shared memory, a warpgroup */
-    static const int BYTES = 2 * RING * PIECE_BYTES;
+template <class TILE, bool GATED> struct wide_pieces {
+    static const int N = TILE::N;
+    /* Gate's rows are one warpgroup's, up's the other's, which hands them over as pieces. */
+    static const bool PAIR = GATED && TILE::BLOCKS == 1;
+    static const int OUT = GATED ? 1 : TILE::BLOCKS; /* blocks of y */
+    static const int CARRIERS = PAIR ? 1 : TILE::GROUPS;
+    /* Of a carrier.  Residuals are a thousand cycles away: four pieces of 256 rows' eight. */
+    static const int RING = PAIR ? N / PIECE_ROWS + 1 : N > 128 ? 4 : TILE::BLOCKS + 1;
+    static const int BYTES = CARRIERS * RING * PIECE_BYTES;
 
     __device__ static int count(int rows_left)
     {
@@ -37,7 +42,7 @@ template <int N, int BLOCKS, bool GATED> struct wide_pieces {
     }
     __device__ static int col(int piece)
     {
-        return piece % OUT * 128;
+        return piece % OUT * PIECE_COLS * TILE::GROUPS;
     }
 };
 
@@ -71,19 +76,28 @@ __device__ __forceinline__ void silu_eight(float (&v)[8])
             v[i] = activate(ACT_SILU, v[i]);
 }
 
-template <class T, int N, int BLOCKS, bool GATED> struct wide_end {
-    static const int ROWS = N < 64 ? N : 64; /* whose code lies unrolled */
-    static const int SUMS = ROWS / 2;        /* of a lane and block, of so many rows */
-    static const int OUT = wide_pieces<N, BLOCKS, GATED>::OUT;
+/* What of a piece goes into y's values. */
+enum wide_rest { REST_NONE, REST_ADDED, REST_UP };
+
+template <class T, class TILE, bool GATED> struct wide_end {
+    typedef wide_pieces<TILE, GATED> pieces;
+    static const int N = TILE::N, BLOCKS = TILE::BLOCKS, OUT = pieces::OUT;
+    static const int ROWS = N % 64 ? 32 : 64; /* whose code lies unrolled */
+    static const int SUMS = ROWS / 2;         /* of a lane and block, of so many rows */
 
     const struct product &p;
     wide_ring &ring; /* of pieces: full = given, empty = ready */
-    int row, col;    /* of y, the warp's first */
-    int warp, lane;  /* warp: of the warpgroup */
+    int row, col;    /* of y, the tile's first */
+    int warp, lane;  /* warp: of the tile's */
+
+    __device__ __forceinline__ int my_col() const
+    {
+        return col + (pieces::PAIR ? warp % 4 : warp) * 16;
+    }
 
     __device__ __forceinline__ void add_bias(float (&sum)[N / 2], const float *bias, int b) const
     {
-        const int first = col + b * 128 + lane / 4;
+        const int first = my_col() + b * PIECE_COLS * TILE::GROUPS + lane / 4;
         const float low = bias[min(first, p.n - 1)], high = bias[min(first + 8, p.n - 1)];
 #pragma unroll
         for (int i = 0; i < N / 2; i++)
@@ -113,25 +127,36 @@ template <class T, int N, int BLOCKS, bool GATED> struct wide_end {
      */
     __device__ __forceinline__ uint32_t place(int half) const
     {
-        const int r = half * 16 + lane / 16 * 8 + lane % 8, chunk = warp * 2 + lane / 8 % 2;
+        const int r = half * 16 + lane / 16 * 8 + lane % 8, chunk = warp % 4 * 2 + lane / 8 % 2;
         return ring.at() + r * 128 + (chunk ^ lane % 8) * 16;
     }
 
     /* 16 rows of a piece, from 8 sums. */
-    __device__ __forceinline__ void put(int half, const float *sum, bool adds) const
+    template <wide_rest REST> __device__ __forceinline__ void put(int half, const float *sum) const
     {
         float v[8];
         uint32_t r[4];
-        if (adds)
+        if (REST != REST_NONE)
             ldmatrix_x4_trans(r, place(half));
 #pragma unroll
         for (int i = 0; i < 8; i++)
-            v[i] = adds ? __fadd_rn(sum[i], pair_value<T>(r[i / 2], i % 2)) : sum[i];
+            v[i] = REST == REST_UP
+                       ? pair_value<T>(pair_of<T>(sum[i / 2 * 2], sum[i / 2 * 2 + 1]), i % 2)
+                       : sum[i];
+        if (REST == REST_UP)
+            silu_eight(v);
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+            if (REST == REST_UP)
+                v[i] = __fmul_rn(v[i], pair_value<T>(r[i / 2], i % 2));
+            else if (REST == REST_ADDED)
+                v[i] = __fadd_rn(v[i], pair_value<T>(r[i / 2], i % 2));
         stmatrix_4_trans(place(half), pair_of<T>(v[0], v[1]), pair_of<T>(v[2], v[3]),
                          pair_of<T>(v[4], v[5]), pair_of<T>(v[6], v[7]));
     }
 
-    template <bool ADDS> __device__ __forceinline__ void put_rows(float (&sum)[BLOCKS][N / 2]) const
+    template <wide_rest REST>
+    __device__ __forceinline__ void put_rows(float (&sum)[BLOCKS][N / 2]) const
     {
 #pragma unroll
         for (int q = 0; q < ROWS / PIECE_ROWS; q++)
@@ -140,8 +165,8 @@ template <class T, int N, int BLOCKS, bool GATED> struct wide_end {
                 if (row + q * PIECE_ROWS >= p.rows)
                     return;
                 mbarrier_wait(ring.full + 8 * ring.stage, ring.parity);
-                put(0, sum[b] + 16 * q, ADDS);
-                put(1, sum[b] + 16 * q + 8, ADDS);
+                put<REST>(0, sum[b] + 16 * q);
+                put<REST>(1, sum[b] + 16 * q + 8);
                 fence_proxy_async();
                 __syncwarp();
                 if (lane == 0)
@@ -152,20 +177,24 @@ template <class T, int N, int BLOCKS, bool GATED> struct wide_end {
 
     __device__ __forceinline__ void run(float (&sum)[BLOCKS][N / 2])
     {
-        if (p.bias)
+        const bool is_up = pieces::PAIR && warp >= 4;
+        const float *bias = is_up ? p.bias_up : p.bias;
+        if (bias)
 #pragma unroll
             for (int b = 0; b < OUT; b++)
-                add_bias(sum[b], p.bias, b);
-        if (GATED && p.bias_up)
+                add_bias(sum[b], bias, b);
+        if (GATED && !pieces::PAIR && p.bias_up)
             add_bias(sum[BLOCKS - 1], p.bias_up, 0);
 #pragma unroll 1
         for (int i = 0; i < N / ROWS; i++, row += ROWS) {
-            if (GATED)
+            if (GATED && !pieces::PAIR)
                 gate(sum[0], sum[BLOCKS - 1]);
-            if (!GATED && p.add)
-                put_rows<true>(sum);
+            if (pieces::PAIR && !is_up)
+                put_rows<REST_UP>(sum);
+            else if (!GATED && p.add)
+                put_rows<REST_ADDED>(sum);
             else
-                put_rows<false>(sum);
+                put_rows<REST_NONE>(sum);
 #pragma unroll
             for (int b = 0; b < BLOCKS; b++)
 #pragma unroll

@@ -3,61 +3,27 @@
  *
  * A warpgroup has BLOCKS times 64 rows of the weights, by N rows of x.  Fragments of four or eight
  * steps are in registers: half are made ahead of the wgmma that runs, and as many may still run.
- * Where registers allow (N <= 64) a chain is added while the next one runs; else the other
- * warpgroup's wgmma fill the gap. */
+ * Where registers allow (N <= 64) a chain is added while the next one runs; else other warpgroups'
+ * wgmma fill the gap. */
 #ifndef KERNELS_CUDA_SCHEME_WIDE_SUMS_CUH
 #define KERNELS_CUDA_SCHEME_WIDE_SUMS_CUH
 
-#include "kernels/cuda/ptx_wgmma.cuh"
-#include "kernels/cuda/scheme_expand.cuh"
+#include "kernels/cuda/scheme_wide_tile.cuh"
 
-struct wide_ring { /* stages: x's 128 columns in two boxes, then a tile of each unit */
-    uint32_t stages, full, empty;
-    uint32_t stage_bytes;
-    int n, stage, parity;
-
-    __device__ __forceinline__ void next()
-    {
-        if (++stage == n) {
-            stage = 0;
-            parity ^= 1;
-        }
-    }
-    __device__ __forceinline__ uint32_t at() const
-    {
-        return stages + stage * stage_bytes;
-    }
-};
-
-struct wide_codes { /* how a tile of a unit lies */
-    uint32_t tile_bytes, scales_at, zeros_at;
-    bool row_scale;       /* one a row: a chain's is 1 */
-    uint32_t scale_shift; /* scale_from_bits */
-    float scale_factor;
-    int zero_bytes;
-    struct expand_book book;
-};
-
-/* Are codes looked up in shared memory?  Few rows wait longer for it than permutations take. */
-__host__ __device__ constexpr bool wide_has_table(int expand, int n)
-{
-    return expand == EXPAND_CODEBOOK && n > 64;
-}
-
-template <class T, int EXPAND, int N, int BLOCKS, int CHAINS> struct wide_sums {
-    static const int DEPTH = N <= 64 ? 8 : 4; /* fragments in registers: few rows wait longer */
+template <class T, int EXPAND, class TILE, int CHAINS> struct wide_sums {
+    static const int N = TILE::N, BLOCKS = TILE::BLOCKS;
+    /* One block of two groups has registers for eight fragments: four steps are made together, and
+     * multiplied together. */
+    static const bool DEEP = BLOCKS == 1 && TILE::GROUPS == 2;
+    static const int DEPTH = DEEP ? 8 : 4;    /* fragments in registers */
     static const int AHEAD = DEPTH / 2;       /* of them, made before their turn */
     static const int RUNNING = DEPTH - AHEAD; /* wgmma that may still run */
-    /* Steps whose fragments are made together, and multiplied together: few rows wait for nothing
-     * but the latency of what is made. */
-    static const int BATCH = N <= 64 ? AHEAD : 1;
+    static const int BATCH = DEEP ? AHEAD : 1;
     static const int STEPS_OF_WORDS = 4 / expand_words(EXPAND);
     static const int WORDS = BATCH > STEPS_OF_WORDS ? BATCH / STEPS_OF_WORDS : 1;
     static const int PER_CHAIN = TILE_STEPS / CHAINS; /* steps */
-    /* Two accumulators, where there is room; beside 64 sums of chains of half a tile ptxas finds
-     * none, and has wgmma wait for each other. */
-    static const bool TWO = N / 2 * (BLOCKS + 2) <= (CHAINS == 1 ? 192 : 128);
-    static const int UNROLL = TWO ? 2 : 1; /* stages */
+    static const bool TWO = DEEP && N <= 64; /* accumulators: few rows wait for a chain's end */
+    static const int UNROLL = TWO ? 2 : 1;   /* stages */
     static_assert(!TWO || PER_CHAIN >= RUNNING, "a chain is added in the next");
     static const uint32_t X_BYTES = N * 128; /* of half a stage */
 
@@ -79,13 +45,13 @@ template <class T, int EXPAND, int N, int BLOCKS, int CHAINS> struct wide_sums {
                                          uint32_t table_at, int warp, int in_warp)
         : codes(c), ring(r), n_k(tiles), lane(in_warp), table(table_at)
     {
-        my_tile = 2 * X_BYTES + warp * c.tile_bytes;
+        my_tile = 2 * X_BYTES + warp * c.tile_bytes + (warp < TILE::UNITS / 2 ? 0 : c.up_pad);
     }
 
     /* What step s of block b of the stage in hand needs that earlier ones did not. */
     __device__ __forceinline__ void load(int b, int s)
     {
-        const uint32_t tile = ring.at() + my_tile + b * 8 * codes.tile_bytes;
+        const uint32_t tile = ring.at() + my_tile + b * TILE::WARPS * codes.tile_bytes;
         if (s % STEPS_OF_WORDS == 0)
             words[s / STEPS_OF_WORDS % WORDS] =
                 load_shared_16(tile + s / STEPS_OF_WORDS * 512 + lane * 16);
@@ -136,7 +102,7 @@ template <class T, int EXPAND, int N, int BLOCKS, int CHAINS> struct wide_sums {
 
     __device__ __forceinline__ void load_scales(uint32_t stage, int b, int s)
     {
-        const uint32_t v = load_shared_4(stage + my_tile + b * 8 * codes.tile_bytes +
+        const uint32_t v = load_shared_4(stage + my_tile + b * TILE::WARPS * codes.tile_bytes +
                                          codes.scales_at + s / PER_CHAIN * 32 + lane / 4 * 4);
         const float low = scale_from_bits(v << 16, codes.scale_shift, codes.scale_factor);
         const float high = scale_from_bits(v, codes.scale_shift, codes.scale_factor);

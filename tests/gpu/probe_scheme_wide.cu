@@ -248,10 +248,11 @@ int check(struct device *d, const struct scheme *s, int n, int in, bool gated)
     }
     const double error = error_of_want(&c);
     int bad = error > 1e-6;
-    for (int tile = gated ? SCHEME_TILE_256_128 : 0; tile < SCHEME_TILES; tile++)
+    for (int tile = 0; tile < SCHEME_TILES; tile++)
         for (int rows : {1, 65, 129, 300})
             for (int mode = 0; mode < (gated ? F32 : MODES); mode++)
-                bad += check_run(d, &c, tile, rows, (enum mode)mode);
+                if (scheme_wide_has((enum scheme_wide_tile)tile, gated))
+                    bad += check_run(d, &c, tile, rows, (enum mode)mode);
     char text[96];
     printf("%s %s n %d in %d%s: sums within %.2g of f64\n", bad ? "FAIL" : "ok  ",
            scheme_describe(s, text, sizeof text), n, in, gated ? " gated" : "", error);
@@ -312,7 +313,9 @@ void bench_scheme(struct bench *b, const copies *c, const struct layer *l, int r
 {
     const int chosen = scheme_wide_choose(rows, l->n, l->in, l->gated, b->d.sm_count);
     printf(" | %s", dtype_traits[c->s->codes].name);
-    for (int tile = l->gated ? SCHEME_TILE_256_128 : 0; tile < SCHEME_TILES; tile++) {
+    for (int tile = 0; tile < SCHEME_TILES; tile++) {
+        if (!scheme_wide_has((enum scheme_wide_tile)tile, l->gated))
+            continue;
         const double us = tile_us(b, c, l, rows, tile, launches);
         printf(" %7.2f", us);
         if (tile == chosen)

@@ -1,5 +1,5 @@
-/* What scheme_wide_choose promises: the tile that was measured best where they differ, and for
- * gated products the one that has both halves. */
+/* What scheme_wide_choose promises: the tile that was measured best where they differ, and one that
+ * the product has. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -17,22 +17,31 @@ static void the_choice_is_the_measured_best(void **state)
         enum scheme_wide_tile want;
     } cases[] = {
         {128, 4096, 4096, SCHEME_TILE_128_32},   {256, 4096, 4096, SCHEME_TILE_128_64},
-        {512, 4096, 4096, SCHEME_TILE_128_128},  {4096, 4096, 4096, SCHEME_TILE_256_128},
+        {512, 4096, 4096, SCHEME_TILE_128_128},  {4096, 4096, 4096, SCHEME_TILE_128_256},
         {128, 6144, 4096, SCHEME_TILE_128_64},   {256, 6144, 4096, SCHEME_TILE_128_128},
-        {1024, 6144, 4096, SCHEME_TILE_128_128}, {128, 4096, 14336, SCHEME_TILE_128_32},
-        {512, 4096, 14336, SCHEME_TILE_128_128}, {1024, 4096, 14336, SCHEME_TILE_256_128},
-        {1024, 4096, 4096, SCHEME_TILE_256_128}, {2048, 6144, 4096, SCHEME_TILE_256_128},
+        {512, 6144, 4096, SCHEME_TILE_192_128},  {1024, 6144, 4096, SCHEME_TILE_192_128},
+        {128, 4096, 14336, SCHEME_TILE_128_32},  {512, 4096, 14336, SCHEME_TILE_128_128},
+        {1024, 4096, 4096, SCHEME_TILE_128_256}, {2048, 6144, 4096, SCHEME_TILE_128_256},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
         assert_int_equal(scheme_wide_choose(cases[i].rows, cases[i].n, cases[i].in, false, SMS),
                          cases[i].want);
 }
 
-static void gated_products_have_one_tile(void **state)
+static void a_gated_product_fills_its_waves(void **state)
 {
     (void)state;
-    for (int rows = 1; rows <= 8192; rows += rows < 300 ? 1 : 511)
-        assert_int_equal(scheme_wide_choose(rows, 14336, 4096, true, SMS), SCHEME_TILE_256_128);
+    assert_int_equal(scheme_wide_choose(256, 14336, 4096, true, SMS), SCHEME_TILE_256_128);
+    assert_int_equal(scheme_wide_choose(512, 14336, 4096, true, SMS), SCHEME_TILE_128_128);
+    assert_int_equal(scheme_wide_choose(4096, 14336, 4096, true, SMS), SCHEME_TILE_256_128);
+}
+
+static void a_product_has_the_tile_it_is_given(void **state)
+{
+    (void)state;
+    for (int gated = 0; gated <= 1; gated++)
+        for (int rows = 1; rows <= 8192; rows += rows < 300 ? 1 : 511)
+            assert_true(scheme_wide_has(scheme_wide_choose(rows, 14336, 4096, gated, SMS), gated));
 }
 
 static void few_rows_take_small_tiles(void **state)
@@ -46,7 +55,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_choice_is_the_measured_best),
-        cmocka_unit_test(gated_products_have_one_tile),
+        cmocka_unit_test(a_gated_product_fills_its_waves),
+        cmocka_unit_test(a_product_has_the_tile_it_is_given),
         cmocka_unit_test(few_rows_take_small_tiles),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

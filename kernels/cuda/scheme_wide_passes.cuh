@@ -1,0 +1,182 @@
+/* scheme_wide_passes.cuh - what a warpgroup multiplies where a tile has 256 rows of x: fragments
+ * are made once and multiplied twice.
+ *
+ * A warpgroup has 64 rows of the weights. The fragments of 128 columns lie in registers, and are
+ * multiplied with one half of the rows and then with the other, whose x are stages of their own;
+ * chains of both halves take turns in one accumulator. While the second pass runs its last steps,
+ * the first half of the next 128 columns is made; while the next first pass begins, the rest. The
+ * other warpgroup's wgmma fill the gaps in which chains are added. */
+#ifndef KERNELS_CUDA_SCHEME_WIDE_PASSES_CUH
+#define KERNELS_CUDA_SCHEME_WIDE_PASSES_CUH
+
+#include "kernels/cuda/scheme_wide_sums.cuh"
+
+template <class T, int EXPAND, class TILE, int CHAINS> struct wide_passes {
+    static const int N = TILE::PASS_ROWS, HALF = TILE_STEPS / 2; /* steps made at once */
+    static const int STEPS_OF_WORDS = 4 / expand_words(EXPAND);
+    static const uint32_t X_BYTES = N * 128; /* of half a stage */
+    static_assert(CHAINS <= 2 && TILE::BLOCKS == 1, "what registers hold");
+
+    const wide_codes &codes;
+    wide_ring ring;
+    int n_k, lane;
+    uint32_t my_tile, table;
+    float sum[1][2 * (N / 2)];
+    float chain[N / 2];
+    uint32_t fragment[TILE_STEPS][4];
+    float scale[CHAINS][2];
+
+    __device__ __forceinline__ wide_passes(const wide_codes &c, const wide_ring &r, int tiles,
+                                           uint32_t table_at, int warp, int in_warp)
+        : codes(c), ring(r), n_k(tiles), lane(in_warp), table(table_at)
+    {
+        my_tile = 2 * X_BYTES + warp * c.tile_bytes + (warp < TILE::UNITS / 2 ? 0 : c.up_pad);
+    }
+
+    /* Half of the fragments, of the stage in hand. */
+    __device__ __forceinline__ void make(int half)
+    {
+        const uint32_t tile = ring.at() + my_tile;
+        uint32_t zero[2] = {};
+        if (EXPAND == EXPAND_INT4) {
+            uint32_t stored = 0;
+            if (codes.zero_bytes)
+                stored =
+                    load_shared_2(tile + codes.zeros_at + (half * (CHAINS - 1) * 8 + lane / 4) * 2);
+            expand_zeros<T, EXPAND>(zero, codes.zero_bytes != 0, stored);
+        }
+        uint4 words = {};
+#pragma unroll
+        for (int s = half * HALF; s < half * HALF + HALF; s++) {
+            if (s % STEPS_OF_WORDS == 0)
+                words = load_shared_16(tile + s / STEPS_OF_WORDS * 512 + lane * 16);
+            const uint32_t w[4] = {words.x, words.y, words.z, words.w};
+            if constexpr (wide_has_table(EXPAND, N))
+                table_step(fragment[s], w[s % STEPS_OF_WORDS], table, lane * 4);
+            else
+                expand_step<T, EXPAND>(fragment[s], w + s % STEPS_OF_WORDS * expand_words(EXPAND),
+                                       zero, codes.book);
+            registers_pin(fragment[s]);
+        }
+    }
+
+    __device__ __forceinline__ void load_scales()
+    {
+#pragma unroll
+        for (int c = 0; c < CHAINS; c++) {
+            const uint32_t v =
+                load_shared_4(ring.at() + my_tile + codes.scales_at + c * 32 + lane / 4 * 4);
+            const float low = scale_from_bits(v << 16, codes.scale_shift, codes.scale_factor);
+            const float high = scale_from_bits(v, codes.scale_shift, codes.scale_factor);
+            scale[c][0] = codes.row_scale ? 1.0f : low;
+            scale[c][1] = codes.row_scale ? 1.0f : high;
+            registers_pin(scale[c]); /* now, and not behind the wait for the chain */
+        }
+    }
+
+    __device__ __forceinline__ void multiply(uint32_t stage, int half)
+    {
+#pragma unroll
+        for (int s = half * HALF; s < half * HALF + HALF; s++)
+            registers_pin(fragment[s]);
+        registers_pin(chain);
+        wgmma_fence();
+#pragma unroll
+        for (int s = half * HALF; s < half * HALF + HALF; s++) {
+            const uint64_t x = matrix_descriptor(stage + half * X_BYTES, 16, 1024) + s % HALF * 2;
+            wgmma_rows(T(), chain, fragment[s], x, s % (TILE_STEPS / CHAINS) != 0);
+        }
+        wgmma_commit();
+    }
+
+    /* Of pass 0 or 1. */
+    __device__ __forceinline__ void add(int pass, int c)
+    {
+        registers_pin(chain);
+#pragma unroll
+        for (int i = 0; i < N / 2; i++)
+            sum[0][pass * (N / 2) + i] =
+                __fmaf_rn(scale[c][i % 4 / 2], chain[i], sum[0][pass * (N / 2) + i]);
+    }
+
+    __device__ __forceinline__ void release(int stage)
+    {
+        __syncwarp(); /* all lanes have read */
+        if (lane == 0)
+            mbarrier_arrive(ring.empty + 8 * stage);
+    }
+
+    /* 128 columns, the first half of whose fragments is made. */
+    __device__ __forceinline__ void step(bool is_last)
+    {
+        multiply(ring.at(), 0);
+        load_scales();
+        make(1);
+        if (CHAINS == 2) {
+            wgmma_wait<0>();
+            add(0, 0);
+        }
+        multiply(ring.at(), 1);
+        wgmma_wait<0>();
+        release(ring.stage);
+        add(0, CHAINS - 1);
+        ring.next();
+        mbarrier_wait(ring.full + 8 * ring.stage, ring.parity);
+        const uint32_t at = ring.at();
+        const int mine = ring.stage;
+        multiply(at, 0);
+        if (CHAINS == 2) {
+            wgmma_wait<0>();
+            add(1, 0);
+        }
+        multiply(at, 1);
+        ring.next();
+        if (!is_last)
+            mbarrier_wait(ring.full + 8 * ring.stage, ring.parity);
+        if (CHAINS == 1)
+            wgmma_wait<1>();
+        if (!is_last)
+            make(0);
+        wgmma_wait<0>();
+        release(mine);
+        add(1, CHAINS - 1);
+    }
+
+    __device__ __forceinline__ void run()
+    {
+#pragma unroll
+        for (int i = 0; i < N; i++)
+            sum[0][i] = 0;
+#pragma unroll
+        for (int i = 0; i < N / 2; i++)
+            chain[i] = 0;
+#pragma unroll
+        for (int i = HALF; i < TILE_STEPS; i++)
+#pragma unroll
+            for (int j = 0; j < 4; j++)
+                fragment[i][j] = 0;
+        mbarrier_wait(ring.full + 8 * ring.stage, ring.parity);
+        make(0);
+#pragma unroll 1
+        for (int k = 0; k < n_k; k++)
+            step(k + 1 == n_k);
+    }
+
+    __device__ __forceinline__ void scale_rows(int, float2 by)
+    {
+#pragma unroll
+        for (int i = 0; i < N; i++)
+            sum[0][i] = __fmul_rn(i % 4 < 2 ? by.x : by.y, sum[0][i]);
+    }
+};
+
+/* What multiplies a tile. */
+template <class T, int EXPAND, class TILE, int CHAINS, int PASSES> struct wide_sums_choice {
+    typedef wide_sums<T, EXPAND, TILE, CHAINS> type;
+};
+template <class T, int EXPAND, class TILE, int CHAINS>
+struct wide_sums_choice<T, EXPAND, TILE, CHAINS, 2> {
+    typedef wide_passes<T, EXPAND, TILE, CHAINS> type;
+};
+
+#endif

@@ -1,0 +1,57 @@
+/* scheme_wide_tile.cuh - what a tile of a wide product of quantized weights is made of, and the
+ * rings of shared memory between those who fetch, multiply, add and carry. */
+#ifndef KERNELS_CUDA_SCHEME_WIDE_TILE_CUH
+#define KERNELS_CUDA_SCHEME_WIDE_TILE_CUH
+
+#include "kernels/cuda/ptx_wgmma.cuh"
+#include "kernels/cuda/scheme_expand.cuh"
+
+struct wide_ring { /* stages: x's 128 columns in two boxes, then a tile of each unit */
+    uint32_t stages, full, empty;
+    uint32_t stage_bytes;
+    int n, stage, parity;
+
+    __device__ __forceinline__ void next()
+    {
+        if (++stage == n) {
+            stage = 0;
+            parity ^= 1;
+        }
+    }
+    __device__ __forceinline__ uint32_t at() const
+    {
+        return stages + stage * stage_bytes;
+    }
+};
+
+/* A tile of y: GROUPS warpgroups, each with BLOCKS times 64 rows of the weights by N rows of x. */
+template <int ROWS, int OF_GROUPS, int OF_BLOCKS> struct wide_tile {
+    static const int N = ROWS, GROUPS = OF_GROUPS, BLOCKS = OF_BLOCKS;
+    static const int WARPS = GROUPS * 4, UNITS = WARPS * BLOCKS;
+    static const int MATHS = WARPS * 32; /* threads that multiply */
+    static const int THREADS = MATHS + 128;
+    /* Of a thread that multiplies, and of the last warpgroup's: together no more than a block
+     * begins with, or the former wait for ever. */
+    static const int REGISTERS = GROUPS == 2 ? 240 : 160;
+    static const int REGISTERS_LEFT = GROUPS == 2 ? 24 : 32;
+    static const int PASSES = N > 128 ? 2 : 1; /* over 128 columns, of half the rows each */
+    static const int PASS_ROWS = N / PASSES;
+};
+
+struct wide_codes { /* how a tile of a unit lies */
+    uint32_t tile_bytes, scales_at, zeros_at;
+    uint32_t up_pad;      /* before the first unit of `up`, whose copy wants 128 bytes' alignment */
+    bool row_scale;       /* one a row: a chain's is 1 */
+    uint32_t scale_shift; /* scale_from_bits */
+    float scale_factor;
+    int zero_bytes;
+    struct expand_book book;
+};
+
+/* Are codes looked up in shared memory?  Few rows wait longer for it than permutations take. */
+__host__ __device__ constexpr bool wide_has_table(int expand, int n)
+{
+    return expand == EXPAND_CODEBOOK && n > 64;
+}
+
+#endif
