@@ -1,4 +1,5 @@
-/* ptx_wgmma8.cuh - wgmma of 8-bit operands, both in shared memory and K-major; copies of bytes.
+/* ptx_wgmma8.cuh - wgmma of 8-bit operands, K-major, in shared memory, or a in registers; copies of
+ * bytes.
  *
  * PTX ISA 8.0 and later, target sm_90a: docs.nvidia.com/cuda/parallel-thread-execution.  Sums of
  * int8 are exact; those of E4M3 keep about 14 bits below the largest term, which is why nobody
@@ -56,6 +57,22 @@ WGMMA8_BOTH(32, 16, 16, 17, 18)
 WGMMA8_BOTH(64, 32, 32, 33, 34)
 WGMMA8_BOTH(128, 64, 64, 65, 66)
 WGMMA8_BOTH(256, 128, 128, 129, 130)
+
+/* d[64, N] = (add ? d : 0) + a[64, 32] b[N, 32]^T, a in registers: with g and t as for mma.sync, those
+ * of mma_16832_s8 of a warp's 16 rows. */
+#define WGMMA8_REGISTERS(N, R, A0, A1, A2, A3, B, S)                                               \
+    __device__ __forceinline__ void wgmma8_registers(int(&d)[R], const uint32_t(&a)[4],            \
+                                                     uint64_t b, int add)                          \
+    {                                                                                              \
+        asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #S ", 0;\n"                              \
+                     "wgmma.mma_async.sync.aligned.m64n" #N "k32.s32.s8.s8"                        \
+                     " {" WGMMA_NAMES_##R "}, {%" #A0 ", %" #A1 ", %" #A2 ", %" #A3 "}, %" #B      \
+                     ", p;\n}"                                                                     \
+                     : WGMMA8_VALUES_##R("+r", d)                                                  \
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));              \
+    }
+WGMMA8_REGISTERS(64, 32, 32, 33, 34, 35, 36, 37)
+WGMMA8_REGISTERS(128, 64, 64, 65, 66, 67, 68, 69)
 
 /* A box of four dimensions to the same place in each block of `mask`; each block's own barrier
  * counts the bytes. */

@@ -135,13 +135,17 @@ void take_registers(float_tile *t, const product &p, int warp)
         take_rows(t, p.a[warp * WARP + lane], lane, p.args.type);
 }
 
-/* Bytes come from shared memory, with k contiguous. */
+/* Bytes of b come with k contiguous. */
 void take_turned(byte_tile *, const block *, const descriptor &, int, enum operand)
 {
 }
 
-void take_registers(byte_tile *, const product &, int)
+void take_registers(byte_tile *t, const product &p, int warp)
 {
+    for (int lane = 0; lane < WARP; lane++)
+        for (int i = 0; i < 16; i++)
+            t->a[lane / 4 + i / 4 % 2 * 8][i / 8 * 16 + lane % 4 * 4 + i % 4] =
+                (int8_t)(p.a[warp * WARP + lane][i / 4] >> i % 4 * 8);
 }
 
 /* f(what a lane has, the same in the tile), of each sum of a warp */

@@ -20,6 +20,11 @@ template <int R> void wgmma8(float (&d)[R], uint64_t a, uint64_t b, int add)
     sim::wgmma({sim::OPERAND_E4M3, 2 * R, d, NULL, a, b, add != 0, false});
 }
 
+template <int R> void wgmma8_registers(int (&d)[R], const uint32_t (&a)[4], uint64_t b, int add)
+{
+    sim::wgmma({sim::OPERAND_S8, 2 * R, d, a, 0, b, add != 0, false});
+}
+
 inline void tensor_copy_4d_to_all(uint32_t to, const CUtensorMap *map, uint32_t bar, uint16_t mask,
                                   int x0, int x1, int x2, int x3)
 {
