@@ -220,9 +220,11 @@ __device__ inline void norm_row(held_row<CHUNKS> &row, const quantize_args &a, i
         const int c = threadIdx.x + i * NORM_THREADS;
         const float4 lo = w.chunk[i][0], hi = w.chunk[i][1];
         const float by[CHUNK] = {lo.x, lo.y, lo.z, lo.w, hi.x, hi.y, hi.z, hi.w};
-        if (c < n_chunks)
-            row.chunk[i] = norm_chunk<PAIR>(row.chunk[i], mean, scale, a.w ? by : nullptr,
-                                            a.b ? a.b + CHUNK * c : nullptr);
+        const float *b = a.b ? a.b + CHUNK * c : nullptr;
+        if (c < n_chunks && a.w) /* by itself, or `by` would lie in memory */
+            row.chunk[i] = norm_chunk<PAIR>(row.chunk[i], mean, scale, by, b);
+        else if (c < n_chunks)
+            row.chunk[i] = norm_chunk<PAIR>(row.chunk[i], mean, scale, nullptr, b);
     }
 }
 
