@@ -301,12 +301,16 @@ static void plan_records(struct plan *p)
     p->record_bytes = (uint64_t)engine_depth(l) * (step_bytes_max(l) + step_result_bytes_max(l));
 }
 
-static int widest_input(const struct model_file *f)
+static int widest_input(const struct model_file *f, bool of_outliers)
 {
     int64_t widest = 0;
-    for (size_t i = 0; i < f->n_bound; i++)
-        if (f->bound[i].src->cols > widest)
-            widest = f->bound[i].src->cols;
+    for (size_t i = 0; i < f->n_bound; i++) {
+        const struct weight *w = f->bound[i].src;
+        if (of_outliers && !(w->scheme && w->scheme->act == ACTS_OUTLIERS))
+            continue;
+        if (w->cols > widest)
+            widest = w->cols;
+    }
     return (int)widest;
 }
 
@@ -332,7 +336,8 @@ static void plan_device_limits(struct plan *p, const struct model_file *f)
         .n_heads = cfg->n_heads,
         .n_kv_heads = cfg->n_kv_heads,
         .head_dim = cfg->head_dim,
-        .in_max = widest_input(f),
+        .in_max = widest_input(f, false),
+        .in_outliers = widest_input(f, true),
     };
 }
 

@@ -44,15 +44,30 @@ ACT8_INLINE int act8_mask_words(int in)
     return act8_chunks(in) * (ACT8_CHUNK / 32);
 }
 
+/* Rows from one column of high bytes to the next: whole tiles, and pairs of them where there are
+ * several. */
+ACT8_INLINE int act8_high_stride(int rows)
+{
+    return rows <= 128 ? 128 : (rows + 255) / 256 * 256;
+}
+
+/* Words that count readers: of the mask, and of each tile of rows. */
+ACT8_INLINE int act8_readers_words(int rows)
+{
+    return 1 + act8_high_stride(rows) / 64;
+}
+
 /* Activations in 8 bits; device memory. */
 struct act8_rows {
     uint8_t
-        *codes;   /* [planes, rows, act8_stride(in)]: the codes or their low bytes, the high ones */
+        *codes;   /* [planes, rows, act8_stride(in)]: the codes or their low bytes; the high ones */
     float *scale; /* [rows] */
     int planes, rows, in;
-    uint32_t *mask;         /* [act8_mask_words(in)] of columns with high bytes, zeros before and
-                               behind a product; NULL <=> nobody asks: one plane, or few rows */
-    uint32_t *mask_readers; /* one: blocks that have read it, as the mask */
+    /* Outliers of many rows: one plane, and these, all of which are zeros before and behind a
+     * product.  Else NULL. */
+    uint8_t *high;     /* [in, act8_high_stride(rows)]: high bytes by column */
+    uint32_t *mask;    /* [act8_mask_words(in)] of columns with high bytes */
+    uint32_t *readers; /* [act8_readers_words(rows)] */
 };
 
 /* What of x becomes codes: act8_quantize.cu. */

@@ -1,27 +1,35 @@
 /* act8_high.cuh - high bytes of outliers (act8.h) in a wide product: the few columns that have any,
- * gathered while the tile is multiplied.
+ * brought while the tile is multiplied.
  *
- * The quantizing kernel notes these columns in a mask, of which every block makes the list.  Stages
- * of w lie in shared memory anyway: as each comes by, one warp copies the listed columns of it to a
- * tile of their own, and two warps bring the high bytes of x in these columns.  HIGH_GROUP of them
- * are one wgmma more for those who multiply.  So no weight is fetched twice.  Which columns are a
- * group is up to the list alone: everyone goes through the groups in step, without a word but two
- * barriers.
+ * The quantizing kernel notes these columns in a mask, of which every block makes the list, and
+ * writes high bytes by column: those of a tile's rows are short copies, a lane's each.  Stages of w
+ * lie in shared memory anyway: as each comes by, a warp copies the listed columns of it to a tile
+ * of their own, two warps by turns.  HIGH_GROUP of them are one wgmma more for those who multiply,
+ * with x from registers (act8_fragment.cuh).  So no weight is fetched twice, and those who multiply
+ * do nothing for a stage. Which columns are a group is up to the list alone: everyone goes through
+ * the groups in step, without a word but two barriers.
  *
- * With more columns than are listed, each meets its high bytes: the ring brings all of w again. */
+ * With more columns than are listed, each meets its high bytes: the ring brings all of w again.
+ *
+ * The last block to have read a tile of rows clears its high bytes, and the last to have read the
+ * mask clears that. */
 #ifndef KERNELS_CUDA_ACT8_HIGH_CUH
 #define KERNELS_CUDA_ACT8_HIGH_CUH
 
+#include <limits.h>
+
 #include "kernels/cuda/act8_ring.cuh"
+#include "kernels/cuda/ptx_wgmma8.cuh"
 
 namespace
 {
 
 struct high_args {
-    const uint8_t *codes; /* [rows, stride] */
-    uint32_t *mask;       /* [chunks * 4] */
-    uint32_t *readers;    /* blocks that have read the mask */
-    int rows, stride, chunks, listed_max;
+    uint8_t *columns;       /* [in, stride], of rows */
+    uint32_t *tile_readers; /* blocks that have read a tile of rows */
+    uint32_t *mask;         /* [chunks * 4] */
+    uint32_t *readers;      /* blocks that have read the mask */
+    int in, stride, chunks, listed_max, n_readers;
 };
 
 /* ---- the list ---- */
@@ -99,32 +107,47 @@ __device__ inline void mask_clear(const high_args &a)
 
 /* ---- the groups ---- */
 
-/* Where byte k of a row of a group lies, as wgmma reads it: rows of 32 bytes with 32-byte swizzle.
- */
+/* Where byte k of a row of a group of w lies, as wgmma reads it: rows of 32 bytes with 32-byte
+ * swizzle. */
 __device__ __forceinline__ int group_at(int row, int k)
 {
     return row * HIGH_GROUP + (((k >> 4) ^ (row >> 2 & 1)) << 4) + (k & 15);
 }
 
-/* The listed columns as a thread of the block sees them. */
+/* The groups as a thread of the block sees them. */
 template <class S> struct high_side {
     uint8_t *shared;
-    uint32_t address;             /* of `shared` */
-    uint32_t listed, full, empty; /* barriers: the list is there; a group is; it may be made */
-    uint32_t parity;              /* of the group in hand */
+    uint32_t address; /* of `shared` */
+    int group;        /* in hand: its place, */
+    uint32_t parity;  /* and that of its use */
 
     __device__ __forceinline__ explicit high_side(uint8_t *base)
-        : shared(base), address(shared_addr(base)), listed(address + S::HIGH_BARS_AT),
-          full(listed + 8), empty(listed + 16), parity(0)
+        : shared(base), address(shared_addr(base)), group(0), parity(0)
     {
+    }
+
+    /* Barriers: the list is there; a group is; it may be made. */
+    __device__ __forceinline__ uint32_t listed() const
+    {
+        return address + S::HIGH_BARS_AT;
+    }
+    __device__ __forceinline__ uint32_t full() const
+    {
+        return listed() + 8 + 16 * group;
+    }
+    __device__ __forceinline__ uint32_t empty() const
+    {
+        return full() + 8;
     }
 
     /* By one thread. */
     __device__ __forceinline__ void init() const
     {
-        mbarrier_init(listed, 32); /* the lanes that make it */
-        mbarrier_init(full, 3);    /* the warps that gather */
-        mbarrier_init(empty, S::MATHS / 128);
+        mbarrier_init(listed(), 32); /* the lanes that make it */
+        for (int i = 0; i < S::GROUPS; i++) {
+            mbarrier_init(full() + 16 * i, 1 + S::GATHERERS);
+            mbarrier_init(empty() + 16 * i, S::MATHS / 32);
+        }
     }
 
     __device__ __forceinline__ high_list *list() const
@@ -132,10 +155,21 @@ template <class S> struct high_side {
         return reinterpret_cast<high_list *>(shared + S::LIST_AT);
     }
 
+    /* The high bytes of the group in hand. */
+    __device__ __forceinline__ int x_at() const
+    {
+        return S::X_HIGH_AT + group * S::X_HIGH_BYTES;
+    }
+    /* And where w's columns are. */
+    __device__ __forceinline__ int w_at() const
+    {
+        return S::W_HIGH_AT + group * S::W_HIGH_BYTES;
+    }
+
     /* Columns with high bytes. */
     __device__ __forceinline__ int wait_count() const
     {
-        mbarrier_wait(listed, 0);
+        mbarrier_wait(listed(), 0);
         return list()->n;
     }
     /* The same by a whole warp, for whom it is one value, as wgmma wants. */
@@ -144,18 +178,29 @@ template <class S> struct high_side {
         return __shfl_sync(0xffffffffu, wait_count(), 0);
     }
 
-    /* Before a warp makes its part of the next group, and behind it. */
-    __device__ __forceinline__ void make_begin() const
+    __device__ __forceinline__ void wait_full() const
     {
-        mbarrier_wait(empty, parity ^ 1);
+        mbarrier_wait(full(), parity);
     }
-    __device__ __forceinline__ void make_end()
+    /* Before a warp makes its part of the group. */
+    __device__ __forceinline__ void wait_empty() const
     {
-        fence_proxy_async();
+        mbarrier_wait(empty(), parity ^ 1);
+    }
+    __device__ __forceinline__ void next()
+    {
+        if (++group == S::GROUPS) {
+            group = 0;
+            parity ^= 1;
+        }
+    }
+    /* By a warp that multiplies: it has read the group. */
+    __device__ __forceinline__ void give_back()
+    {
         __syncwarp();
         if (threadIdx.x % 32 == 0)
-            mbarrier_arrive(full);
-        parity ^= 1;
+            mbarrier_arrive(empty());
+        next();
     }
 };
 
@@ -175,59 +220,125 @@ __device__ __forceinline__ void gather_column(const uint8_t *w, int column, uint
         to[i * 32 * HIGH_GROUP] = code[i];
 }
 
-/* A warp: the listed columns of one tile's w, out of the stages as they come, each of which it
- * gives back; of `walks` times all stages, of which the first has the columns. */
-template <class S, int CLUSTER>
-__device__ __forceinline__ void gather_w(high_side<S> *h, pipe<S> *p, int n, int chunks, int walks)
-{
-    const high_list *list = h->list();
-    int next = 0, column = n > 0 ? list->column[0] : INT32_MAX;
-#pragma unroll 1
-    for (int k = 0; k < walks * chunks; k++) {
-        const uint8_t *stage = h->shared + (p->wait() - p->stages);
-        while (column / TILE_K == k) {
-            const int j = next % HIGH_GROUP;
-            if (j == 0)
-                h->make_begin();
-            gather_column<S>(stage + S::A_BYTES, column, h->shared + S::W_HIGH_AT, j);
-            if (++next == n || j == HIGH_GROUP - 1)
-                h->make_end();
-            column = next < n ? list->column[next] : INT32_MAX;
+/* A tile's listed columns, in order, as a warp sees them that gathers some of them. */
+template <class S> struct column_walk {
+    high_side<S> *h;
+    int n, at, end; /* the at-th of n; the end of its group */
+    int column;     /* INT_MAX behind the last */
+    bool has_place; /* its group may be made */
+
+    __device__ __forceinline__ column_walk(high_side<S> *side, int count)
+        : h(side), n(count), at(0), end(min(count, (int)HIGH_GROUP)), has_place(false)
+    {
+        find();
+    }
+    __device__ __forceinline__ void find()
+    {
+        column = at < n ? h->list()->column[at] : INT_MAX;
+    }
+    __device__ __forceinline__ void want_place()
+    {
+        if (!has_place)
+            h->wait_empty();
+        has_place = true;
+    }
+
+    __device__ __forceinline__ void gather(const uint8_t *w)
+    {
+        want_place();
+        gather_column<S>(w, column, h->shared + h->w_at(), at % HIGH_GROUP);
+        next();
+    }
+
+    /* Behind the last of a group all warps say so, whoever gathered it. */
+    __device__ __forceinline__ void next()
+    {
+        if (++at == end) {
+            want_place();
+            fence_proxy_async();
+            __syncwarp();
+            if (threadIdx.x % 32 == 0)
+                mbarrier_arrive(h->full());
+            h->next();
+            end = min(n, end + HIGH_GROUP);
+            has_place = false;
         }
+        find();
+    }
+};
+
+/* Warp `turn` of GATHERERS: the listed columns of one tile's w, out of its places of the ring as
+ * stages come there, each of which it gives back; of `walks` times all stages, of which the first
+ * has the columns.  Places are always the same warp's, which so sees each of their phases. */
+template <class S, int CLUSTER>
+__device__ __forceinline__ void gather_w(high_side<S> *h, pipe<S> *p, int n, int chunks, int walks,
+                                         int turn)
+{
+    column_walk<S> walk(h, n);
+#pragma unroll 1
+    for (int k = 0; k < walks * chunks; k++, p->at.template next<S>()) {
+        if (p->at.stage % S::GATHERERS != turn)
+            continue;
+        while (walk.column < k * TILE_K)
+            walk.next();
+        const uint8_t *w = h->shared + (p->wait() - p->stages) + S::A_BYTES;
+        while (walk.column < (k + 1) * TILE_K)
+            walk.gather(w);
         __syncwarp();
         release<CLUSTER>(p->empty, p->at.stage, threadIdx.x % 32);
-        p->at.template next<S>();
+    }
+    while (walk.column != INT_MAX)
+        walk.next();
+}
+
+/* A warp: the high bytes of one tile's x in the n listed columns, which are a lane's each; until
+ * all are there. */
+template <class S>
+__device__ __forceinline__ void bring_x(high_side<S> *h, const high_args &a, int n, int row)
+{
+    const int lane = threadIdx.x % 32;
+    const uint64_t policy = policy_evict_last();
+#pragma unroll 1
+    for (int first = 0; first < n; first += HIGH_GROUP) {
+        const int count = min(n - first, (int)HIGH_GROUP);
+        h->wait_empty();
+        if (lane == 0)
+            mbarrier_arrive_expect(h->full(), count * S::TILE_M);
+        __syncwarp();
+        if (lane < count)
+            bulk_load(h->address + h->x_at() + lane * S::X_PITCH,
+                      a.columns + (size_t)h->list()->column[first + lane] * a.stride + row,
+                      S::TILE_M, h->full(), policy);
+        h->wait_full();
+        h->next();
     }
 }
 
-/* Warp `part` of two: the high bytes of one tile's x in the n listed columns, which are a lane's
- * each.  Loads have no condition, or each would be a branch of its own behind the one before it:
- * rows behind the last are that one's, and of nobody; columns that are not there are zeros. */
+/* ---- behind the product ---- */
+
+/* By a warp whose block has read a tile of rows' high bytes, in n columns: those of the list, or
+ * the first. */
 template <class S>
-__device__ __forceinline__ void gather_x(high_side<S> *h, const high_args &a, int n, int row,
-                                         int part)
+__device__ __forceinline__ void clear_tile(const high_args &a, const high_list *list, int n,
+                                           int row)
 {
-    enum { ASKED = 16, ROWS = S::TILE_M / 2 };
+    enum { PARTS = S::TILE_M / 16 };
     const int lane = threadIdx.x % 32;
-    uint8_t *to = h->shared + S::X_HIGH_AT;
-#pragma unroll 1
-    for (int first = 0; first < n; first += HIGH_GROUP) {
-        const bool has_column = first + lane < n;
-        const uint8_t *from = a.codes + (has_column ? h->list()->column[first + lane] : 0);
-#pragma unroll 1
-        for (int r = part * ROWS; r < (part + 1) * ROWS; r += ASKED) {
-            uint32_t code[ASKED];
-#pragma unroll
-            for (int i = 0; i < ASKED; i++)
-                code[i] = __ldcg(from + (size_t)min(row + r + i, a.rows - 1) * a.stride);
-            if (r == part * ROWS)
-                h->make_begin(); /* while the first are on their way */
-#pragma unroll
-            for (int i = 0; i < ASKED; i++)
-                to[group_at(r + i, lane)] = has_column ? (uint8_t)code[i] : 0;
-        }
-        h->make_end();
+    uint32_t *readers = a.tile_readers + row / S::TILE_M, before = 0;
+    if (lane == 0) {
+        __threadfence();
+        before = atomicAdd(readers, 1u);
     }
+    if (__shfl_sync(0xffffffffu, before, 0) != a.n_readers - 1)
+        return;
+    __threadfence();
+    for (int i = lane; i < n * PARTS; i += 32) {
+        const int column = list ? list->column[i / PARTS] : i / PARTS;
+        *reinterpret_cast<uint4 *>(a.columns + (size_t)column * a.stride + row + i % PARTS * 16) =
+            uint4();
+    }
+    if (lane == 0)
+        *readers = 0;
 }
 
 } // namespace

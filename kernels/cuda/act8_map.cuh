@@ -29,4 +29,10 @@ inline void act8_map_rows(struct device *d, CUtensorMap *map, const struct act8_
                      rows);
 }
 
+/* High bytes by column: a box is `rows` rows of 128 k. */
+inline void act8_map_high(struct device *d, CUtensorMap *map, const struct act8_rows *x, int rows)
+{
+    tensor_map_columns(d, map, x->high, x->in, act8_high_stride(x->rows), rows);
+}
+
 #endif

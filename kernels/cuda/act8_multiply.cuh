@@ -9,9 +9,8 @@
 #ifndef KERNELS_CUDA_ACT8_MULTIPLY_CUH
 #define KERNELS_CUDA_ACT8_MULTIPLY_CUH
 
-#include "kernels/cuda/act8_high.cuh"
+#include "kernels/cuda/act8_fragment.cuh"
 #include "kernels/cuda/act8_sums.cuh"
-#include "kernels/cuda/ptx_wgmma8.cuh"
 
 namespace
 {
@@ -59,11 +58,7 @@ __device__ __forceinline__ void multiply(int (&acc)[R], int first, int end, pipe
 
 enum { HIGH_PIECE = 32 }; /* registers of sums that are made apart: 64 columns' */
 
-/* acc += 256 high; in 32 bits, which hold the sum of all parts.
- *
- * Whoever makes `high` waits for its operands again for each piece, though they are there: without
- * a branch in between, ptxas moves additions behind the next wgmma, and then serializes all of
- * them. */
+/* acc += 256 high; in 32 bits, which hold the sum of all parts. */
 __device__ __forceinline__ void add_high(int *acc, const int (&high)[HIGH_PIECE])
 {
 #pragma unroll
@@ -71,65 +66,49 @@ __device__ __forceinline__ void add_high(int *acc, const int (&high)[HIGH_PIECE]
         acc[i] = (int)((uint32_t)acc[i] + ((uint32_t)high[i] << 8));
 }
 
-/* A group of listed columns. */
+/* ---- groups of high bytes between stages ---- */
+
+/* A group of listed columns: the next of n.
+ *
+ * Each piece waits for the group again, though it is there: without a branch in between, ptxas
+ * moves additions behind the next wgmma, and then serializes all of them. */
 template <class S, int R>
-__device__ __forceinline__ void multiply_group(int (&acc)[R], high_side<S> *h, int warpgroup)
+__device__ __forceinline__ void multiply_group(int (&acc)[R], int n, high_side<S> *h)
 {
-    const uint64_t x =
-        matrix_descriptor_32(h->address + S::X_HIGH_AT + warpgroup * 64 * HIGH_GROUP);
+    uint32_t x[4];
+    h->wait_full();
+    fragment_take<S::X_PITCH>(x, h->shared + h->x_at(), n);
 #pragma unroll
     for (int i = 0; i < R; i += HIGH_PIECE) {
         int high[HIGH_PIECE];
-        mbarrier_wait(h->full, h->parity);
+        h->wait_full();
         registers_pin(acc);
         registers_pin(high);
+        registers_pin(x);
         wgmma_fence();
-        wgmma8(high, x, matrix_descriptor_32(h->address + S::W_HIGH_AT + 2 * i * HIGH_GROUP), 0);
+        wgmma8_registers(high, x, matrix_descriptor_32(h->address + h->w_at() + 2 * i * HIGH_GROUP),
+                         0);
         wgmma_commit();
         wgmma_wait<0>();
         registers_pin(high);
+        registers_pin(x);
         add_high(acc + i, high);
     }
-    if (threadIdx.x % 128 == 0)
-        mbarrier_arrive(h->empty);
-    h->parity ^= 1;
-}
-
-/* All columns, whose stages come once more. */
-template <class S, int CLUSTER, int R>
-__device__ __forceinline__ void multiply_all_high(int (&acc)[R], int n_k, pipe<S> *p, int warpgroup)
-{
-#pragma unroll 1
-    for (int k = 0; k < n_k; k++) {
-#pragma unroll
-        for (int i = 0; i < R; i += HIGH_PIECE) {
-            int high[HIGH_PIECE];
-            const uint32_t at = p->wait();
-            registers_pin(acc);
-            multiply_stage(high, at + warpgroup * 64 * TILE_K, at + S::A_BYTES + 2 * i * TILE_K,
-                           false);
-            wgmma_wait<0>();
-            registers_pin(high);
-            add_high(acc + i, high);
-        }
-        release<CLUSTER>(p->empty, p->at.stage);
-        p->at.template next<S>();
-    }
+    h->give_back();
 }
 
 /* Low bytes, and a group of high ones as soon as its last column has come by, so that the next one
  * can be gathered; the last group at the end.  Nobody waits for the list to be made: the first
  * stages, `ahead`, are there before it, and no more than the ring has, as who gathers may hold all
- * of them until a group is multiplied. */
+ * of them until a group is multiplied.  How many columns there are. */
 template <class S, int CLUSTER, int R>
-__device__ __forceinline__ void multiply_outliers(int (&acc)[R], const args8 &a, int ahead,
-                                                  pipe<S> *p, high_side<S> *h, int warpgroup)
+__device__ __forceinline__ int multiply_groups(int (&acc)[R], const args8 &a, int ahead, pipe<S> *p,
+                                               high_side<S> *h, int warpgroup)
 {
     int first = min(ahead, a.a.n_k);
     multiply<S, CLUSTER>(acc, 0, first, p, warpgroup);
-    const int n_listed = h->wait_list();
-    const bool listed = n_listed <= a.high.listed_max;
-    const int groups = listed ? (n_listed + HIGH_GROUP - 1) / HIGH_GROUP : 0;
+    const int found = h->wait_list(), n = found <= a.high.listed_max ? found : 0;
+    const int groups = (n + HIGH_GROUP - 1) / HIGH_GROUP;
 #pragma unroll 1
     for (int g = 0; g == 0 || g < groups; g++) {
         int end = a.a.n_k;
@@ -138,11 +117,74 @@ __device__ __forceinline__ void multiply_outliers(int (&acc)[R], const args8 &a,
         end = __shfl_sync(0xffffffffu, max(first, end), 0); /* one for a warp, which wgmma wants */
         multiply<S, CLUSTER>(acc, first, end, p, warpgroup);
         if (groups > 0)
-            multiply_group<S>(acc, h, warpgroup);
+            multiply_group<S>(acc, n - g * HIGH_GROUP, h);
         first = end;
     }
-    if (!listed)
-        multiply_all_high<S, CLUSTER>(acc, a.a.n_k, p, warpgroup);
+    return found;
+}
+
+/* ---- high bytes of all columns ---- */
+
+/* A stage's x is a box of all high bytes, by column. */
+template <class S>
+__device__ __forceinline__ void take_box(uint32_t (&f)[STEPS][4], const high_side<S> &h,
+                                         const pipe<S> &p)
+{
+    const uint8_t *box = h.shared + (p.wait() - p.stages);
+#pragma unroll
+    for (int s = 0; s < STEPS; s++)
+        fragment_take<S::TILE_M>(f[s], box + s * 32 * S::TILE_M, 32);
+}
+
+template <int R>
+__device__ __forceinline__ void multiply_box(int (&high)[R], uint32_t (&f)[STEPS][4], uint32_t w_at,
+                                             bool adds)
+{
+    const uint64_t w = matrix_descriptor(w_at, 16, 1024);
+    registers_pin(high);
+    fragments_pin(f);
+    wgmma_fence();
+#pragma unroll
+    for (int s = 0; s < STEPS; s++)
+        wgmma8_registers(high, f[s], w + 2 * s, adds || s > 0);
+    wgmma_commit();
+    wgmma_wait<0>();
+    registers_pin(high);
+    fragments_pin(f);
+}
+
+/* All of them, whose stages come once more. */
+template <class S, int CLUSTER, int R>
+__device__ __forceinline__ void multiply_all_high(int (&acc)[R], int n_k, pipe<S> *p,
+                                                  const high_side<S> &h)
+{
+#pragma unroll 1
+    for (int k = 0; k < n_k; k++) {
+        uint32_t f[STEPS][4];
+        take_box<S>(f, h, *p);
+#pragma unroll
+        for (int i = 0; i < R; i += HIGH_PIECE) {
+            int high[HIGH_PIECE];
+            const uint32_t w = p->wait() + S::A_BYTES + 2 * i * TILE_K;
+            registers_pin(acc);
+            multiply_box(high, f, w, false);
+            add_high(acc + i, high);
+        }
+        release<CLUSTER>(p->empty, p->at.stage);
+        p->at.template next<S>();
+    }
+}
+
+template <class S, int CLUSTER, int R>
+__device__ __forceinline__ void multiply_outliers(int (&acc)[R], const args8 &a, int ahead, int row,
+                                                  pipe<S> *p, high_side<S> *h, int warpgroup)
+{
+    const int found = multiply_groups<S, CLUSTER>(acc, a, ahead, p, h, warpgroup);
+    if (found > a.high.listed_max) {
+        multiply_all_high<S, CLUSTER>(acc, a.a.n_k, p, *h);
+        if (threadIdx.x < 32)
+            clear_tile<S>(a.high, nullptr, a.high.in, row);
+    }
 }
 
 /* E4M3: 128 k from zero, then in f32. */

@@ -30,7 +30,7 @@ struct quantize_args {
     const float *w, *b; /* [in] or NULL */
     float eps;
     struct act8_rows to;
-    int stride;
+    int stride, high_stride;
     uint32_t limit; /* magnitudes of these 16 bits or more are outliers */
     bool crowded;   /* many rows note the same columns in the mask */
 };
@@ -267,12 +267,18 @@ __device__ inline row_scale row_scale_of(held_row<CHUNKS> &row, const quantize_a
     return scale_of(act_of_bits(t.top, PAIR()), WAY == WAY_INT8 ? 127 : 448);
 }
 
-/* Chunk c's columns of the mask.  Of many rows one was mostly here before, and to look is cheaper.
- */
-__device__ inline void note_columns(const quantize_args &a, int c, uint32_t used)
+/* Of a row, chunk c's high bytes: those that are not zero, and their columns.  Of many rows one was
+ * mostly there before, and to look is cheaper. */
+__device__ inline void write_high(const quantize_args &a, int row, int c, uint2 high)
 {
-    if (!a.crowded || (__ldcg(a.to.mask + c / 4) & used) != used)
-        atomicOr(a.to.mask + c / 4, used);
+    const uint32_t used = bytes_used(high), noted = used << c % 4 * 8;
+    uint8_t *to = a.to.high + (int64_t)c * CHUNK * a.high_stride + row;
+    for (uint32_t left = used; left; left &= left - 1) {
+        const int i = __ffs((int)left) - 1;
+        to[(int64_t)i * a.high_stride] = (uint8_t)__byte_perm(high.x, high.y, (uint32_t)i);
+    }
+    if (!a.crowded || (__ldcg(a.to.mask + c / 4) & noted) != noted)
+        atomicOr(a.to.mask + c / 4, noted);
 }
 
 template <class PAIR, way WAY>
@@ -289,9 +295,10 @@ __device__ inline void write_chunk(const quantize_args &a, const row_scale &s, i
     *to = int8_of(v, s.by, &high);
     if (WAY != WAY_OUTLIERS)
         return;
-    to[(int64_t)a.to.rows * a.stride / sizeof *to] = high;
-    if (a.to.mask && (high.x | high.y))
-        note_columns(a, c, bytes_used(high) << c % 4 * 8);
+    if (!a.to.mask)
+        to[(int64_t)a.to.rows * a.stride / sizeof *to] = high;
+    else if (high.x | high.y)
+        write_high(a, row, c, high);
 }
 
 /* grid: [rows]   block: [NORM_THREADS] */
@@ -359,6 +366,7 @@ void act8_quantize(struct device *d, const struct act8_source *s, const struct a
     a.gather = s->gather;
     a.to = *to;
     a.stride = act8_stride(to->in);
+    a.high_stride = act8_high_stride(to->rows);
     if ((a.has_norm = s->norm != nullptr)) {
         a.kind = s->norm->kind;
         a.w = s->norm->w;

@@ -276,7 +276,7 @@ struct part { /* one array of the work memory */
     size_t n_bytes;
 };
 
-enum { N_PARTS = 16 };
+enum { N_PARTS = 17 };
 
 void list_parts(device *d, const device_limits *l, part list[N_PARTS])
 {
@@ -294,8 +294,9 @@ void list_parts(device *d, const device_limits *l, part list[N_PARTS])
         {(void **)&d->slots.bias, seqs * l->bias_slot_max * sizeof(sample_bias)},
         {(void **)&d->slots.seen, seqs * l->vocab * sizeof(uint16_t)},
         {&d->scratch_norm, scratch_norm_bytes(l)},
-        {(void **)&d->act8_mask, act8_mask_words(l->in_max) * word},
-        {(void **)&d->act8_readers, word},
+        {(void **)&d->act8_high, (size_t)l->in_outliers * act8_high_stride(l->step_tokens_max)},
+        {(void **)&d->act8_mask, act8_mask_words(l->in_outliers) * word},
+        {(void **)&d->act8_readers, act8_readers_words(l->step_tokens_max) * word},
         {(void **)&d->partials, attention_partials_max(l) * partial},
         {(void **)&d->merges, attention_merges_max(l) * word},
         {(void **)&d->sample_out, sizeof(sample_out *)},

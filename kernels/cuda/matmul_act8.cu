@@ -49,16 +49,18 @@ struct scratch {
 struct act8_rows take_rows(struct device *d, const struct product *p)
 {
     scratch s = {(uint8_t *)d->scratch_norm};
+    const bool few = p->rows <= ACT8_SKINNY_ROWS_MAX;
     struct act8_rows r = {};
     r.rows = p->rows;
     r.in = p->in;
-    r.planes = has_outliers(p) ? 2 : 1;
+    r.planes = has_outliers(p) && few ? 2 : 1;
     r.codes = s.take((size_t)r.planes * p->rows * act8_stride(p->in));
     r.scale = (float *)s.take(p->rows * sizeof(float));
-    if (r.planes == 1 || p->rows <= ACT8_SKINNY_ROWS_MAX)
+    if (!has_outliers(p) || few)
         return r;
+    r.high = d->act8_high;
     r.mask = d->act8_mask;
-    r.mask_readers = d->act8_readers;
+    r.readers = d->act8_readers;
     return r;
 }
 

@@ -99,7 +99,7 @@ template <class S, kind K, int TILE_M, int TILE_N, bool GATED, int CLUSTER> stru
             mbarrier_wait(empty + at->stage * 8, at->parity);
             weights(*at, t, k, S::STAGE_BYTES);
             tensor_copy_2d(stages + at->stage * S::STAGE_BYTES, &x_high, full + at->stage * 8,
-                           k * TILE_K, t.row);
+                           t.row, k * TILE_K);
             at->next<S>();
         }
     }
@@ -154,7 +154,7 @@ __device__ __forceinline__ void multiply_tiles(const operands &o, const args8 &a
         column_scales<TILE_N, is_gated(E)> columns;
         columns.load(a, t);
         if constexpr (K == KIND_OUTLIERS)
-            multiply_outliers<S, CLUSTER>(sum, a, ahead, &p, &high, warpgroup);
+            multiply_outliers<S, CLUSTER>(sum, a, ahead, t.row, &p, &high, warpgroup);
         else
             multiply<S, CLUSTER>(sum, 0, a.a.n_k, &p, warpgroup);
         ahead = 0;
@@ -177,7 +177,8 @@ __device__ __forceinline__ void multiply_tiles(const operands &o, const args8 &a
         store_wait();
 }
 
-/* The warps beside the fetcher: two gather x's high bytes, the last one w's. */
+/* The warps beside the fetcher: one brings x's high bytes, two gather w's columns, the last of
+ * which makes the list. */
 template <class S, int CLUSTER>
 __device__ __forceinline__ void gather_tiles(const args8 &a, high_side<S> high, pipe<S> p, int rank)
 {
@@ -185,15 +186,17 @@ __device__ __forceinline__ void gather_tiles(const args8 &a, high_side<S> high, 
     depend_wait();
     if (warp == 3) {
         list_make(high.list(), a.high);
-        mbarrier_arrive(high.listed);
+        mbarrier_arrive(high.listed());
     }
     const int found = high.wait_list(), n = found <= a.high.listed_max ? found : 0;
     for (int i = blockIdx.x / CLUSTER; i < n_all; i += gridDim.x / CLUSTER) {
-        if (warp == 3)
-            gather_w<S, CLUSTER>(&high, &p, n, a.a.n_k, n == found ? 1 : 2);
-        else
-            gather_x<S>(&high, a.high, n,
-                        tile_at<S::TILE_M, S::OUT_COLUMNS, CLUSTER>(a.a, i, rank).row, warp - 1);
+        const int row = tile_at<S::TILE_M, S::OUT_COLUMNS, CLUSTER>(a.a, i, rank).row;
+        if (warp > 1) {
+            gather_w<S, CLUSTER>(&high, &p, n, a.a.n_k, n == found ? 1 : 2, warp - 2);
+        } else if (n > 0) {
+            bring_x<S>(&high, a.high, n, row);
+            clear_tile<S>(a.high, high.list(), n, row);
+        }
     }
     if (warp == 3)
         mask_clear(a.high);
@@ -290,11 +293,12 @@ void launch_tile(device *d, const product *p, const act8_rows *x, operands *o, a
     act8_map_weights(d, &o->w[1], p->w_up ? p->w_up : p->w, p->in, p->n, TILE_N / 2);
     CUtensorMap x_high = {};
     if (K == KIND_OUTLIERS)
-        act8_map_rows(d, &x_high, x, 1, TILE_M);
+        act8_map_high(d, &x_high, x, TILE_M);
     a->a.last_row = (p->rows - 1) / TILE_M * TILE_M;
     a->a.last_bytes = last_rows * TILE_K;
     a->a.row_clusters = (p->rows + TILE_M * cluster - 1) / (TILE_M * cluster);
     a->a.n_tiles = (p->n + S::OUT_COLUMNS - 1) / S::OUT_COLUMNS;
+    a->high.n_readers = a->a.n_tiles;
     if (cluster == 2)
         launch_cluster<T, K, TILE_M, TILE_N, E, 2>(d, o, &x_high, a);
     else
@@ -339,11 +343,12 @@ void launch_epilogue(device *d, epilogue e, const matmul_tile *t, const product 
 high_args high_of(const act8_rows *x)
 {
     high_args h = {};
-    h.stride = act8_stride(x->in);
-    h.codes = x->codes + (size_t)x->rows * h.stride;
+    h.columns = x->high;
+    h.tile_readers = x->readers + 1;
     h.mask = x->mask;
-    h.readers = x->mask_readers;
-    h.rows = x->rows;
+    h.readers = x->readers;
+    h.in = x->in;
+    h.stride = act8_high_stride(x->rows);
     h.chunks = act8_chunks(x->in);
     h.listed_max = act8_listed_max(x->in);
     return h;

@@ -99,6 +99,16 @@ void tensor_map_bytes(device *d, CUtensorMap *map, const void *at, int columns, 
     describe(d, map, at, CU_TENSOR_MAP_DATA_TYPE_UINT8, CU_TENSOR_MAP_SWIZZLE_128B, &b);
 }
 
+void tensor_map_columns(device *d, CUtensorMap *map, const void *at, int columns, int stride,
+                        int box_rows)
+{
+    const boxes b = {2,
+                     {(cuuint64_t)stride, (cuuint64_t)columns},
+                     {(cuuint64_t)stride},
+                     {(cuuint32_t)box_rows, 128}};
+    describe(d, map, at, CU_TENSOR_MAP_DATA_TYPE_UINT8, CU_TENSOR_MAP_SWIZZLE_NONE, &b);
+}
+
 void tensor_map_groups(device *d, CUtensorMap *map, const byte_groups *g)
 {
     const cuuint32_t words = g->unit_bytes / 8; /* no side of a box has more than 256 */

@@ -37,6 +37,11 @@ void tensor_map_units(struct device *d, CUtensorMap *map, const void *at, uint32
 void tensor_map_bytes(struct device *d, CUtensorMap *map, const void *at, int columns, int rows,
                       int stride, int box_rows);
 
+/* A matrix of bytes by column, `stride` rows of them (a multiple of 16); copied in boxes of box_rows of
+ * 128 columns, as they lie; columns that are not there are zeros. */
+void tensor_map_columns(struct device *d, CUtensorMap *map, const void *at, int columns, int stride,
+                        int box_rows);
+
 /* Groups of tiles of units (act8_layout.h), copied as they lie: box_units of a tile, of box_groups
  * groups; what is not there is zero. */
 struct byte_groups {

@@ -4,7 +4,7 @@
  * wide one with the skinny one, some rows at a time: bits that any batch must have.  `bench` prints
  * microseconds beside our own 16-bit product, of the layers of an 8B model, without what makes
  * codes of the activations and (+q) with it; beside which 16 bits have their norm.  Outliers are in
- * 0.1 % and 1 % of the columns, and a bare product meets them: its mask is kept.
+ * 0.1 % and 1 % of the columns, and a bare product meets them: they are kept.
  *
  *     tests/gpu/pack.sh builds it
  *     probe_act8 check | bench [rows ...] */
@@ -16,6 +16,15 @@ namespace
 {
 
 typedef __nv_bfloat16 bf;
+
+enum { ROWS_MAX = 8192, CHECK_ROWS_MAX = 640 };
+
+template <class T> T *take_zeros(size_t n)
+{
+    T *at = take<T>(n);
+    OK(cudaMemset(at, 0, n * sizeof(T)));
+    return at;
+}
 
 __device__ float e4m3_value(uint8_t c)
 {
@@ -90,7 +99,8 @@ struct kind {
 struct rig {
     struct device d;
     act8_rows rows;
-    uint32_t *mask, *mask_readers;
+    uint8_t *high;
+    uint32_t *mask, *readers;
     bf *x, *y[2], *add;
     float *bias, *norm_w;
     double *ref;
@@ -108,9 +118,11 @@ void quantize(rig *r, const bf *x, int rows, int in, const kind *k, const struct
     s.threshold = k->threshold;
     r->rows.rows = rows;
     r->rows.in = in;
-    r->rows.planes = k->rule == ACTS_OUTLIERS ? 2 : 1;
-    r->rows.mask = has_mask && r->rows.planes > 1 ? r->mask : nullptr;
-    r->rows.mask_readers = r->mask_readers;
+    const bool outliers = k->rule == ACTS_OUTLIERS;
+    r->rows.planes = outliers && !has_mask ? 2 : 1;
+    r->rows.high = outliers && has_mask ? r->high : nullptr;
+    r->rows.mask = outliers && has_mask ? r->mask : nullptr;
+    r->rows.readers = r->readers;
     act8_quantize(&r->d, &s, &r->rows);
 }
 
@@ -247,6 +259,30 @@ int check_ways(rig *r, int rows, int in, int n, const kind *k, const epilogue_ca
     return differ != 0;
 }
 
+/* A product leaves zeros behind it. */
+template <class T> int check_zeros(rig *r, const char *what, const T *at, size_t n, const kind *k)
+{
+    T *host = (T *)malloc(n * sizeof(T));
+    size_t wrong = 0, first = 0;
+    OK(cudaStreamSynchronize(r->d.stream));
+    OK(cudaMemcpy(host, at, n * sizeof(T), cudaMemcpyDeviceToHost));
+    for (size_t i = 0; i < n; i++)
+        if (host[i] != 0)
+            first = wrong++ ? first : i;
+    if (wrong)
+        printf("FAIL %s: %zu of %s are not zero, first at %zu\n", k->name, wrong, what, first);
+    free(host);
+    return wrong != 0;
+}
+
+int check_left(rig *r, int in, const kind *k)
+{
+    const size_t high = (size_t)in * act8_high_stride(CHECK_ROWS_MAX);
+    return check_zeros(r, "the high bytes", r->high, high, k) +
+           check_zeros(r, "the mask", r->mask, (size_t)act8_mask_words(in), k) +
+           check_zeros(r, "the readers", r->readers, (size_t)act8_readers_words(ROWS_MAX), k);
+}
+
 /* Outliers nowhere, in columns that are listed (most groups of many chunks, several of one), in
  * more than are listed. */
 const kind kinds[] = {{"int8", ACTS_INT8, 0, 0},
@@ -284,6 +320,8 @@ int check(rig *r)
                     bad += check_ways(r, m, s[0], s[1], &k, &e);
                     n++;
                 }
+            bad += check_left(r, s[0], &k);
+            n++;
         }
     printf("%s: %d of %d cases wrong\n", bad ? "FAIL" : "check ok", bad, n);
     return bad;
@@ -343,10 +381,12 @@ two_us bench_16_bits(rig *r, const weights_of_bench *b, const layer *l, struct p
     return us;
 }
 
-/* Whether products leave the mask as it is: no block of theirs is then the last to have read it. */
-void keep_mask(rig *r, bool keep)
+/* Whether products leave high bytes and mask as they are: no block is then the last to have read
+ * them.
+ */
+void keep_high(rig *r, bool keep)
 {
-    OK(cudaMemsetAsync(r->mask_readers, keep ? 0x40 : 0, sizeof *r->mask_readers, r->d.stream));
+    OK(cudaMemsetAsync(r->readers, keep ? 0x40 : 0, 4 * act8_readers_words(ROWS_MAX), r->d.stream));
 }
 
 two_us bench_8_bits(rig *r, const weights_of_bench *b, const layer *l, struct product p,
@@ -358,7 +398,7 @@ two_us bench_8_bits(rig *r, const weights_of_bench *b, const layer *l, struct pr
     make_x(r, p.rows, l->in, k);
     p.w = b->w8;
     p.w_up = l->gated ? b->w8 + bytes8 : nullptr;
-    keep_mask(r, true);
+    keep_high(r, true);
     run_wide(r, &p, k, norm);
     for (int with = 0; with < 2; with++) {
         (with ? us.all : us.bare) = graph_us(r->d.stream, launches, [&](int i) {
@@ -372,7 +412,7 @@ two_us bench_8_bits(rig *r, const weights_of_bench *b, const layer *l, struct pr
             else
                 matmul_act8_sm90(&r->d, &p, &r->rows, k->rule);
         });
-        keep_mask(r, false);
+        keep_high(r, false);
         run_wide(r, &p, k, norm); /* clears it */
     }
     return us;
@@ -434,7 +474,7 @@ int main(int argc, char **argv)
     rig r = {};
     r.d = device_bare(DT_BF16);
     const bool is_check = argc < 2 || !strcmp(argv[1], "check");
-    const size_t m_max = is_check ? 640 : 8192;
+    const size_t m_max = is_check ? CHECK_ROWS_MAX : ROWS_MAX;
     r.x = take<bf>(m_max * 14336);
     r.norm_w = take<float>(14336);
     fill_one<<<64, 256>>>(r.norm_w, 14336);
@@ -442,9 +482,9 @@ int main(int argc, char **argv)
     r.rows.codes = take<uint8_t>(2 * m_max * 14336);
     r.rows.scale = take<float>(m_max);
     r.d.scratch_norm = take<bf>(m_max * 14336);
-    r.mask = take<uint32_t>(act8_mask_words(14336) + 1);
-    r.mask_readers = r.mask + act8_mask_words(14336);
-    OK(cudaMemset(r.mask, 0, 4 * (act8_mask_words(14336) + 1)));
+    r.high = take_zeros<uint8_t>((size_t)14336 * act8_high_stride(m_max));
+    r.mask = take_zeros<uint32_t>(act8_mask_words(14336));
+    r.readers = take_zeros<uint32_t>(act8_readers_words(ROWS_MAX));
     for (int i = 0; i < 2; i++)
         r.y[i] = take<bf>(m_max * 14336 * (is_check ? 2 : 1));
     r.add = random_matrix<bf>(m_max * 6144, 1);
