@@ -194,6 +194,18 @@ static void put_tokens(const struct load_result *res, double wall_s, bool json, 
         (double)res->n_tokens * per_s, (double)(res->n_prompt_tokens + res->n_tokens) * per_s);
 }
 
+/* What a full server gives: its filling and its emptying are not in it. */
+static void put_saturated(const struct load_result *res, bool json, struct buf *out)
+{
+    const double s = (double)res->saturated_ns / 1e9;
+    if (s > 0)
+        buf_printf(out,
+                   json ? ",\"saturated_s\":%.3f,\"saturated_events_per_s\":%.1f"
+                        : "saturated    %.3f s between the first answer's end and the last one's "
+                          "first event: %.1f events/s\n",
+                   s, (double)res->n_saturated_events / s);
+}
+
 static void put_report(const struct load_result *res, bool json, struct buf *out)
 {
     const double wall_s = (double)res->wall_ns / 1e9, cpu_s = (double)res->cpu_ns / 1e9;
@@ -211,6 +223,7 @@ static void put_report(const struct load_result *res, bool json, struct buf *out
                (unsigned long long)res->n_events, (unsigned long long)res->n_bytes, wall_s, per_s,
                cpu_s);
     put_tokens(res, wall_s, json, out);
+    put_saturated(res, json, out);
     if (!json)
         buf_printf(out, "%-12s %10s %10s %10s %10s\n", "ms", "p50", "p90", "p99", "max");
     put_times("first_event", &res->first, json, out);

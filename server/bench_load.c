@@ -52,6 +52,7 @@ struct load {
     uint64_t random;
     uint64_t start_ns, now_ns;
     uint64_t next_due_ns; /* open loop */
+    uint64_t first_end_ns, n_events_then; /* 0: no answer has ended */
     char *received;       /* [RECEIVE_BYTES] */
 };
 
@@ -134,6 +135,10 @@ static void count_answer(struct load *l, const struct client *c)
 {
     struct load_result *res = l->res;
     const struct response *a = &c->answer;
+    if (!l->first_end_ns) {
+        l->first_end_ns = l->now_ns;
+        l->n_events_then = res->n_events;
+    }
     const int32_t n = a->n_tokens >= 0 ? a->n_tokens : (int32_t)a->n_events;
     res->n_ok++;
     res->n_uncounted += a->n_tokens < 0;
@@ -206,6 +211,18 @@ static void begin_request(struct load *l, struct client *c, uint64_t due_ns)
 
 /* ---- what comes ---- */
 
+/* An answer's first event: until now there was one that waited. */
+static void count_first(struct load *l, struct client *c)
+{
+    struct load_result *res = l->res;
+    c->first_event_ns = l->now_ns;
+    hist_add(&res->first, l->now_ns - c->due_ns);
+    if (l->first_end_ns) {
+        res->saturated_ns = l->now_ns - l->first_end_ns;
+        res->n_saturated_events = res->n_events - l->n_events_then;
+    }
+}
+
 /* Events that came in one read came at one time: the first closes the gap, the others follow it
  * with none. */
 static void count_events(struct load *l, struct client *c, uint32_t n)
@@ -213,12 +230,10 @@ static void count_events(struct load *l, struct client *c, uint32_t n)
     struct load_result *res = l->res;
     res->n_events += n;
     for (; n > 0; n--) {
-        if (c->last_event_ns == 0) {
-            c->first_event_ns = l->now_ns;
-            hist_add(&res->first, l->now_ns - c->due_ns);
-        } else {
+        if (c->last_event_ns == 0)
+            count_first(l, c);
+        else
             hist_add(&res->gap, l->now_ns - c->last_event_ns);
-        }
         c->last_event_ns = l->now_ns;
     }
 }

@@ -19,7 +19,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import harness  # noqa: E402
 
 SUITES = ("start", "manager", "openai_python", "openai_node", "metrics", "bad_inputs", "batching",
-          "kv8", "aborts", "kills", "ranks", "machines", "launchers", "rank_faults")
+          "kv8", "bench", "aborts", "kills", "ranks", "machines", "launchers", "rank_faults")
 
 
 def use_python_with_openai():

@@ -1,0 +1,58 @@
+"""`inferd bench http` against a daemon whose engine takes a known time a step."""
+import json
+import re
+import subprocess
+import time
+
+from harness import check, equal
+
+SLOTS, STEP_US, TOKENS = 4, 2000, 20
+
+
+class Daemon:
+    """Without a key, on a port of the kernel's choice."""
+
+    def __init__(self, options):
+        self.process = subprocess.Popen(
+            [options.binary, "serve", options.model, "--engine", "fake", "--port", "0",
+             "--fake-step-us", str(STEP_US), "--max-seqs", str(SLOTS), "--queue-max", "100"],
+            stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        self.lines = []
+        for line in self.process.stderr:
+            self.lines.append(line)
+            port = re.search(r"listening.* port=(\d+)", line)
+            if port:
+                self.url = f"http://127.0.0.1:{port[1]}"
+            if "engine ready" in line:
+                return
+        raise AssertionError("".join(self.lines))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.process.terminate()
+        self.process.communicate(timeout=20)
+
+
+def load(c, url, n):
+    out = subprocess.run([c.options.binary, "bench", "http", "--url", url, "--json", "--rate", "inf",
+                          "--requests", str(n), "--prompt-tokens", "4", "--max-tokens", str(TOKENS)],
+                         capture_output=True, text=True, timeout=60, check=True)
+    return json.loads(out.stdout)
+
+
+def test_a_full_server_is_told_from_its_filling(c):
+    n = 40
+    with Daemon(c.options) as d:
+        start = time.monotonic()
+        few, many = load(c, d.url, SLOTS), load(c, d.url, n)
+        took = time.monotonic() - start
+    equal([few["ok"], many["ok"], many["output_tokens"]], [SLOTS, n, n * TOKENS])
+    check("saturated_s" not in few, "nothing waited:", few)
+    check(0 < many["saturated_s"] < many["wall_s"] < took, many)
+    # All slots are busy then: a token each a step, and steps take at least what they are told to.
+    check(many["saturated_events_per_s"] <= SLOTS / STEP_US * 1e6 * 1.1, many)
+    check(many["saturated_events_per_s"] > many["events_per_s"] * 0.8, many)
+    c.say(f"{many['events_per_s']:.0f} events/s, {many['saturated_events_per_s']:.0f} while "
+          f"requests waited")
