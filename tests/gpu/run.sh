@@ -113,15 +113,22 @@ tests='grep -E "PASSED|FAILED" | tr -d "[]" | tr -s " "'
 
 # ---- the parts ----
 
+# Waits until less than N parts run.
+room() { while [ "$(jobs -rp | wc -l)" -ge "$1" ]; do wait -n; done; }
+
+# Next to each other: their time is that of references on the CPU.
 parity() {
-    local t
+    local t i=0 at_once=$(($(nproc) / 2 + 1))
     for t in "$bin"/gpu_test_*; do
         case $t in *_engine|*_ranks|*_greedy) continue ;; esac
-        part "parity $(basename "$t")" "$tests" "$t"
+        room $at_once
+        CUDA_VISIBLE_DEVICES=${gpus[i++ % n_gpus]} part "parity $(basename "$t")" "$tests" "$t" &
     done
     for t in probe_small probe_decode probe_matmul probe_act8 probe_scheme_wide check_prefill bench_all_reduce; do
-        [ ! -x "$bin/$t" ] || part "parity $t" "$last" "$bin/$t" check
+        room $at_once
+        [ ! -x "$bin/$t" ] || part "parity $t" "$last" "$bin/$t" check &
     done
+    wait
 }
 
 find_sanitizer() {
@@ -170,7 +177,7 @@ sanitizer() {
         at=$bin flags=()
         case ${job[0]} in synccheck) flags=(--force-synchronization-limit 1) ;; esac # of many launches it loses some
         case ${job[0]},${job[1]} in synccheck,gpu_test_engine|synccheck,gpu_test_gguf) at=$plain ;; esac
-        while [ "$(jobs -rp | wc -l)" -ge $((2 * n_gpus)) ]; do wait -n; done
+        room $((2 * n_gpus))
         CUDA_VISIBLE_DEVICES=${gpus[i++ % n_gpus]} part "${job[*]}" 'grep -E "ERROR SUMMARY|RACECHECK SUMMARY"' \
             "$cs" --tool "${job[0]}" "${flags[@]}" --error-exitcode 9 --print-limit 20 "$at/${job[1]}" "${job[@]:2}" &
     done < <(sanitizer_jobs)
