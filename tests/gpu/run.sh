@@ -121,11 +121,11 @@ parity() {
     local t i=0 at_once=$(($(nproc) / 2 + 1))
     for t in "$bin"/gpu_test_*; do
         case $t in *_engine|*_ranks|*_greedy) continue ;; esac
-        room $at_once
+        room "$at_once"
         CUDA_VISIBLE_DEVICES=${gpus[i++ % n_gpus]} part "parity $(basename "$t")" "$tests" "$t" &
     done
     for t in probe_small probe_decode probe_matmul probe_act8 probe_scheme_wide check_prefill bench_all_reduce; do
-        room $at_once
+        room "$at_once"
         [ ! -x "$bin/$t" ] || part "parity $t" "$last" "$bin/$t" check &
     done
     wait
