@@ -23,4 +23,4 @@ for _ in $(seq 600); do
     sleep 0.2
 done
 "$bin/inferd" bench http --url "http://127.0.0.1:$port" --rate inf --requests "$requests" \
-    --prompt-tokens 1000 --max-tokens 1000 || { tail -20 "$work/log" >&2; exit 1; }
+    --prompt-tokens 1000 --max-tokens 1000 --time-s 3600 || { tail -20 "$work/log" >&2; exit 1; }
