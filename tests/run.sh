@@ -15,7 +15,7 @@ jobs=$(nproc)
 passed=0 failed=0
 mkdir -p build/logs
 
-say() { printf '\n== %s\n' "$*"; }
+say() { printf '\n== %s (at %d s)\n' "$*" "$SECONDS"; }
 count() { # count NAME STATUS: one more passed or failed
     if [ "$2" -eq 0 ]; then passed=$((passed + 1)); else failed=$((failed + 1)); echo "FAILED: $1"; fi
 }
