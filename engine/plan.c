@@ -301,17 +301,24 @@ static void plan_records(struct plan *p)
     p->record_bytes = (uint64_t)engine_depth(l) * (step_bytes_max(l) + step_result_bytes_max(l));
 }
 
-static int widest_input(const struct model_file *f, bool of_outliers)
+static int32_t widest_input(const struct model_file *f)
+{
+    int64_t widest = 0;
+    for (size_t i = 0; i < f->n_bound; i++)
+        if (f->bound[i].src->cols > widest)
+            widest = f->bound[i].src->cols;
+    return (int32_t)widest;
+}
+
+static int32_t widest_input_of_outliers(const struct model_file *f)
 {
     int64_t widest = 0;
     for (size_t i = 0; i < f->n_bound; i++) {
         const struct weight *w = f->bound[i].src;
-        if (of_outliers && !(w->scheme && w->scheme->act == ACTS_OUTLIERS))
-            continue;
-        if (w->cols > widest)
+        if (w->scheme && w->scheme->act == ACTS_OUTLIERS && w->cols > widest)
             widest = w->cols;
     }
-    return (int)widest;
+    return (int32_t)widest;
 }
 
 static void plan_device_limits(struct plan *p, const struct model_file *f)
@@ -336,8 +343,8 @@ static void plan_device_limits(struct plan *p, const struct model_file *f)
         .n_heads = cfg->n_heads,
         .n_kv_heads = cfg->n_kv_heads,
         .head_dim = cfg->head_dim,
-        .in_max = widest_input(f, false),
-        .in_outliers = widest_input(f, true),
+        .in_max = widest_input(f),
+        .in_outliers_max = widest_input_of_outliers(f),
     };
 }
 

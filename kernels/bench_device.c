@@ -98,7 +98,7 @@ static struct device_limits limits_of(const struct bench_device *b)
         .n_kv_heads = s->n_kv_heads,
         .head_dim = s->head_dim,
         .in_max = s->ffn,
-        .in_outliers = s->ffn,
+        .in_outliers_max = s->ffn,
     };
 }
 

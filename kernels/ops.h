@@ -137,8 +137,8 @@ struct device_limits {
     int32_t history_max, bias_max; /* tokens and bias entries that slots bring in one step */
     int32_t bias_slot_max;         /* bias entries of one slot */
     int32_t vocab, hidden, ffn, n_heads, n_kv_heads, head_dim;
-    int32_t in_max; /* widest input of any matmul, */
-    int32_t in_outliers; /* and of any under ACTS_OUTLIERS; 0 = there is none */
+    int32_t in_max;          /* widest input of any matmul, */
+    int32_t in_outliers_max; /* and of any under ACTS_OUTLIERS; 0 = there is none */
 };
 
 /* The paged KV cache of all layers: K and V each are

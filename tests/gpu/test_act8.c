@@ -451,7 +451,7 @@ static void check_type(enum dtype act, int n_shapes)
                                          .n_kv_heads = 8,
                                          .head_dim = 128,
                                          .in_max = 4096,
-                                         .in_outliers = 4096};
+                                         .in_outliers_max = 4096};
     struct tested t;
     device_open(&t, act, &limits);
     struct pool pool = {.at = take_device(&t, (size_t)64 << 20)};

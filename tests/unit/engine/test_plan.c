@@ -12,6 +12,7 @@
 #include "engine/gguf.h"
 #include "engine/model.h"
 #include "engine/quant_load.h"
+#include "engine/shard.h"
 #include "tests/unit/engine/tiny_model.h"
 
 static const uint64_t GIB = 1ull << 30;
@@ -238,19 +239,25 @@ static size_t stored_bytes(const struct device *d, const struct tensor *w)
     return n;
 }
 
-static bool plan_1b(struct plan *p, const struct engine_options *o, uint64_t available,
-                    struct status *st)
+static bool plan_1b_rank(struct plan *p, const struct engine_options *o, int n_ranks,
+                         uint64_t available, struct status *st)
 {
     struct model_file f;
     struct ops ops = *cpu_backend.ops;
     ops.weight_bytes = stored_bytes;
     assert_true(model_file_open_random(&f, "tests/bench/shapes/llama-3.2-1b", st));
     struct device *dev = cpu_backend.open(&(struct device_options){.n_threads = 1}, st);
-    const bool fits = quant_load_apply(&f, o, st) &&
+    const bool fits = shard_model(&f, 0, n_ranks, st) && quant_load_apply(&f, o, st) &&
                       plan_make(p, &f, o, &ops, dev, (struct plan_memory){.device = available}, st);
     ops.close(dev);
     model_file_close(&f);
     return fits;
+}
+
+static bool plan_1b(struct plan *p, const struct engine_options *o, uint64_t available,
+                    struct status *st)
+{
+    return plan_1b_rank(p, o, 1, available, st);
 }
 
 static void what_would_fit_quantized_is_offered(void **state)
@@ -308,6 +315,40 @@ static void weights_are_listed_by_scheme(void **state)
         if (!strstr(out.at, words[i]))
             fail_msg("no \"%s\" in:\n%s", words[i], out.at);
     buf_close(&out);
+}
+
+static void the_widest_input_with_outliers_is_a_limit(void **state)
+{
+    enum { HIDDEN = 2048, FFN = 8192 };
+    static const struct {
+        const char *name;
+        struct engine_options o;
+        int n_ranks, columns;
+    } rows[] = {
+        {"nothing quantized", {.quantize = NULL}, 1, 0},
+        {"all layers", {.quantize = "int8"}, 1, FFN},
+        {"all but down", {.quantize = "int8", .quantize_skip = "down_proj"}, 1, HIDDEN},
+        {"the head", {.quantize_head = "int8"}, 1, HIDDEN},
+        {"down in other codes", {.quantize = "w8a16", .quantize_head = "int8"}, 1, HIDDEN},
+        {"no value is an outlier", {.quantize = "int8:threshold=0"}, 1, 0},
+        {"wide activations", {.quantize = "w8a16"}, 1, 0},
+        {"half of down", {.quantize = "int8"}, 2, FFN / 2},
+        {"an eighth of down, and all of gate", {.quantize = "int8"}, 8, HIDDEN},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        struct plan p;
+        struct status st = {0};
+        struct engine_options o = rows[i].o;
+        o.kv_blocks = 8;
+        o.seqs_max = 1;
+        o.step_tokens_max = 16;
+        if (!plan_1b_rank(&p, &o, rows[i].n_ranks, 4 * GIB, &st))
+            fail_msg("%s: %s", rows[i].name, st.msg);
+        if (p.device.in_outliers_max != rows[i].columns)
+            fail_msg("%s: want %d columns, found %d", rows[i].name, rows[i].columns,
+                     p.device.in_outliers_max);
+    }
 }
 
 static void the_table_names_every_part(void **state)
@@ -374,6 +415,7 @@ int main(void)
         cmocka_unit_test(what_does_not_fit_is_refused_with_numbers),
         cmocka_unit_test(what_would_fit_quantized_is_offered),
         cmocka_unit_test(weights_are_listed_by_scheme),
+        cmocka_unit_test(the_widest_input_with_outliers_is_a_limit),
         cmocka_unit_test(the_table_names_every_part),
         cmocka_unit_test(a_check_prints_the_file_and_the_plan),
     };
