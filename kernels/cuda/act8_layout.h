@@ -10,6 +10,7 @@
 #ifndef KERNELS_CUDA_ACT8_LAYOUT_H
 #define KERNELS_CUDA_ACT8_LAYOUT_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -27,6 +28,12 @@ enum {
     ACT8_UNIT_BYTES = ACT8_UNIT * ACT8_CHUNK, /* of a tile */
     ACT8_TILE_BYTES = ACT8_GROUP * ACT8_CHUNK,
 };
+
+/* GPUs that have such products, by compute capability; others hold the weights in 16 bits. */
+ACT8_INLINE bool act8_runs_on(int cc)
+{
+    return cc == 90;
+}
 
 ACT8_INLINE int act8_chunks(int cols)
 {

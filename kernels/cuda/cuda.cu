@@ -282,6 +282,7 @@ void list_parts(device *d, const device_limits *l, part list[N_PARTS])
 {
     const size_t word = sizeof(int32_t);
     const size_t tokens = l->step_tokens_max, seqs = l->seqs_max;
+    const int outliers = act8_runs_on(d->cc) ? l->in_outliers_max : 0; /* columns with them */
     const size_t partial = (size_t)l->n_heads * (l->head_dim + 2) * sizeof(float);
     const part all[N_PARTS] = {
         {(void **)&d->batch.ids, tokens * word},
@@ -294,8 +295,8 @@ void list_parts(device *d, const device_limits *l, part list[N_PARTS])
         {(void **)&d->slots.bias, seqs * l->bias_slot_max * sizeof(sample_bias)},
         {(void **)&d->slots.seen, seqs * l->vocab * sizeof(uint16_t)},
         {&d->scratch_norm, scratch_norm_bytes(l)},
-        {(void **)&d->act8_high, (size_t)l->in_outliers_max * act8_high_stride(l->step_tokens_max)},
-        {(void **)&d->act8_mask, act8_mask_words(l->in_outliers_max) * word},
+        {(void **)&d->act8_high, (size_t)outliers * act8_high_stride(l->step_tokens_max)},
+        {(void **)&d->act8_mask, act8_mask_words(outliers) * word},
         {(void **)&d->act8_readers, act8_readers_words(l->step_tokens_max) * word},
         {(void **)&d->partials, attention_partials_max(l) * partial},
         {(void **)&d->merges, attention_merges_max(l) * word},

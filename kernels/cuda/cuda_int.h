@@ -56,10 +56,10 @@ struct device {
     struct cuda_slots slots;
 
     /* Scratch, valid within one op. */
-    void *scratch_norm;   /* [step_tokens_max, in_max] activations, and room for what act8.h makes of so many */
-    /* Zeros between products of act8.h. */
-    uint8_t *act8_high;     /* [in_outliers_max, act8_high_stride(step_tokens_max)] */
-    uint32_t *act8_mask;    /* [act8_mask_words(in_outliers_max)] */
+    void *scratch_norm; /* [step_tokens_max, in_max] activations, or codes and scales of so many */
+    /* Zeros between products (act8.h); in_outliers_max columns where those run, else none. */
+    uint8_t *act8_high;     /* [columns, act8_high_stride(step_tokens_max)] */
+    uint32_t *act8_mask;    /* [act8_mask_words(columns)] */
     uint32_t *act8_readers; /* [act8_readers_words(step_tokens_max)] */
 
     float *partials;      /* attention_partials_max * n_heads * (head_dim + 2) */

@@ -1,7 +1,10 @@
 /* matmul_act8.cu - products of schemes that round activations to 8 bits: rows to codes, then the
  * kernel by their number.
  *
- * All that is made of rows lies where a norm's result would, which nobody wants meanwhile. */
+ * Codes and scales lie where a norm's result would, which nobody wants meanwhile; high bytes by column
+ * in memory of their own. */
+#include <assert.h>
+
 #include "kernels/cuda/act8.h"
 #include "kernels/cuda/choose_act8.h"
 #include "kernels/cuda/matmul_int.h"
@@ -58,6 +61,8 @@ struct act8_rows take_rows(struct device *d, const struct product *p)
     r.scale = (float *)s.take(p->rows * sizeof(float));
     if (!has_outliers(p) || few)
         return r;
+    assert(p->in <= d->limits.in_outliers_max &&
+           act8_high_stride(p->rows) <= act8_high_stride(d->limits.step_tokens_max));
     r.high = d->act8_high;
     r.mask = d->act8_mask;
     r.readers = d->act8_readers;

@@ -7,8 +7,8 @@
 bool weight_has_act8(const struct scheme *s, int cc)
 {
     const enum dtype codes = s->act == ACTS_FP8 ? DT_FP8 : DT_INT8;
-    return cc == 90 && s->act != ACTS_WIDE && s->codes == codes && s->group == 0 && !s->has_zero &&
-           !s->ordered;
+    return act8_runs_on(cc) && s->act != ACTS_WIDE && s->codes == codes && s->group == 0 &&
+           !s->has_zero && !s->ordered;
 }
 
 static size_t act8_weight_bytes(const struct tensor *w)
