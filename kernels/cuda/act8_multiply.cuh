@@ -153,10 +153,11 @@ __device__ __forceinline__ void multiply_box(int (&high)[R], uint32_t (&f)[STEPS
     fragments_pin(f);
 }
 
-/* All of them, whose stages come once more. */
+/* All of them, whose stages come once more.  Other than wgmma's operands, x is read by each warp for
+ * itself: a stage goes back when all have read it. */
 template <class S, int CLUSTER, int R>
 __device__ __forceinline__ void multiply_all_high(int (&acc)[R], int n_k, pipe<S> *p,
-                                                  const high_side<S> &h)
+                                                  const high_side<S> &h, int warpgroup)
 {
 #pragma unroll 1
     for (int k = 0; k < n_k; k++) {
@@ -170,6 +171,7 @@ __device__ __forceinline__ void multiply_all_high(int (&acc)[R], int n_k, pipe<S
             multiply_box(high, f, w, false);
             add_high(acc + i, high);
         }
+        barrier_sync(1 + warpgroup, 128);
         release<CLUSTER>(p->empty, p->at.stage);
         p->at.template next<S>();
     }
@@ -181,7 +183,7 @@ __device__ __forceinline__ void multiply_outliers(int (&acc)[R], const args8 &a,
 {
     const int found = multiply_groups<S, CLUSTER>(acc, a, ahead, p, h, warpgroup);
     if (found > a.high.listed_max) {
-        multiply_all_high<S, CLUSTER>(acc, a.a.n_k, p, *h);
+        multiply_all_high<S, CLUSTER>(acc, a.a.n_k, p, *h, warpgroup);
         if (threadIdx.x < 32)
             clear_tile<S>(a.high, nullptr, a.high.in, row);
     }
