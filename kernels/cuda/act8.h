@@ -51,10 +51,10 @@ ACT8_INLINE int act8_high_stride(int rows)
     return rows <= 128 ? 128 : (rows + 255) / 256 * 256;
 }
 
-/* Words that count readers: of the mask, and of each tile of rows. */
+/* Words that count readers: of the mask, and two of each tile of rows. */
 ACT8_INLINE int act8_readers_words(int rows)
 {
-    return 1 + act8_high_stride(rows) / 64;
+    return 1 + 2 * (act8_high_stride(rows) / 64);
 }
 
 /* Activations in 8 bits; device memory. */

@@ -24,9 +24,11 @@
 namespace
 {
 
+enum { BARRIER_GATHERERS = 3 }; /* 1 and 2 are those of warpgroups that multiply */
+
 struct high_args {
     uint8_t *columns;       /* [in, stride], of rows */
-    uint32_t *tile_readers; /* blocks that have read a tile of rows */
+    uint32_t *tile_readers; /* blocks that have read a tile of rows, by halves of the columns */
     uint32_t *mask;         /* [chunks * 4] */
     uint32_t *readers;      /* blocks that have read the mask */
     int in, stride, chunks, listed_max, n_readers;
@@ -316,15 +318,15 @@ __device__ __forceinline__ void bring_x(high_side<S> *h, const high_args &a, int
 
 /* ---- behind the product ---- */
 
-/* By a warp whose block has read a tile of rows' high bytes, in n columns: those of the list, or
- * the first. */
+/* By a warp whose block has read high bytes of a tile of rows, in columns [first, end) of the list
+ * or of all: half `half` of them. */
 template <class S>
-__device__ __forceinline__ void clear_tile(const high_args &a, const high_list *list, int n,
-                                           int row)
+__device__ __forceinline__ void clear_tile(const high_args &a, const high_list *list, int first,
+                                           int end, int row, int half)
 {
     enum { PARTS = S::TILE_M / 16 };
     const int lane = threadIdx.x % 32;
-    uint32_t *readers = a.tile_readers + row / S::TILE_M, before = 0;
+    uint32_t *readers = a.tile_readers + 2 * (row / S::TILE_M) + half, before = 0;
     if (lane == 0) {
         __threadfence();
         before = atomicAdd(readers, 1u);
@@ -332,13 +334,21 @@ __device__ __forceinline__ void clear_tile(const high_args &a, const high_list *
     if (__shfl_sync(0xffffffffu, before, 0) != a.n_readers - 1)
         return;
     __threadfence();
-    for (int i = lane; i < n * PARTS; i += 32) {
+    for (int i = first * PARTS + lane; i < end * PARTS; i += 32) {
         const int column = list ? list->column[i / PARTS] : i / PARTS;
         *reinterpret_cast<uint4 *>(a.columns + (size_t)column * a.stride + row + i % PARTS * 16) =
             uint4();
     }
     if (lane == 0)
         *readers = 0;
+}
+
+/* Both warps that gather, behind a tile's stages of all high bytes: half the columns each. */
+template <class S> __device__ __forceinline__ void clear_all(const high_args &a, int row, int turn)
+{
+    const int half = a.in / 2;
+    barrier_sync(BARRIER_GATHERERS, 32 * S::GATHERERS); /* every stage has come: each saw some */
+    clear_tile<S>(a, nullptr, turn * half, turn ? a.in : half, row, turn);
 }
 
 } // namespace

@@ -153,8 +153,8 @@ __device__ __forceinline__ void multiply_box(int (&high)[R], uint32_t (&f)[STEPS
     fragments_pin(f);
 }
 
-/* All of them, whose stages come once more.  Other than wgmma's operands, x is read by each warp for
- * itself: a stage goes back when all have read it. */
+/* All of them, whose stages come once more.  Other than wgmma's operands, x is read by each warp
+ * for itself: a stage goes back when all have read it. */
 template <class S, int CLUSTER, int R>
 __device__ __forceinline__ void multiply_all_high(int (&acc)[R], int n_k, pipe<S> *p,
                                                   const high_side<S> &h, int warpgroup)
@@ -178,15 +178,12 @@ __device__ __forceinline__ void multiply_all_high(int (&acc)[R], int n_k, pipe<S
 }
 
 template <class S, int CLUSTER, int R>
-__device__ __forceinline__ void multiply_outliers(int (&acc)[R], const args8 &a, int ahead, int row,
+__device__ __forceinline__ void multiply_outliers(int (&acc)[R], const args8 &a, int ahead,
                                                   pipe<S> *p, high_side<S> *h, int warpgroup)
 {
     const int found = multiply_groups<S, CLUSTER>(acc, a, ahead, p, h, warpgroup);
-    if (found > a.high.listed_max) {
+    if (found > a.high.listed_max)
         multiply_all_high<S, CLUSTER>(acc, a.a.n_k, p, *h, warpgroup);
-        if (threadIdx.x < 32)
-            clear_tile<S>(a.high, nullptr, a.high.in, row);
-    }
 }
 
 /* E4M3: 128 k from zero, then in f32. */

@@ -154,7 +154,7 @@ __device__ __forceinline__ void multiply_tiles(const operands &o, const args8 &a
         column_scales<TILE_N, is_gated(E)> columns;
         columns.load(a, t);
         if constexpr (K == KIND_OUTLIERS)
-            multiply_outliers<S, CLUSTER>(sum, a, ahead, t.row, &p, &high, warpgroup);
+            multiply_outliers<S, CLUSTER>(sum, a, ahead, &p, &high, warpgroup);
         else
             multiply<S, CLUSTER>(sum, 0, a.a.n_k, &p, warpgroup);
         ahead = 0;
@@ -193,9 +193,11 @@ __device__ __forceinline__ void gather_tiles(const args8 &a, high_side<S> high, 
         const int row = tile_at<S::TILE_M, S::OUT_COLUMNS, CLUSTER>(a.a, i, rank).row;
         if (warp > 1) {
             gather_w<S, CLUSTER>(&high, &p, n, a.a.n_k, n == found ? 1 : 2, warp - 2);
+            if (n < found)
+                clear_all<S>(a.high, row, warp - 2);
         } else if (n > 0) {
             bring_x<S>(&high, a.high, n, row);
-            clear_tile<S>(a.high, high.list(), n, row);
+            clear_tile<S>(a.high, high.list(), 0, n, row, 0);
         }
     }
     if (warp == 3)

@@ -52,7 +52,7 @@ static const struct kind kinds[] = {
 static const int shapes[][2] = {/* in, n of the first out: the last but one has no rows that a wide
                                    kernel could write */
                                 {384, 56},
-                                {1000, 40},
+                                {1000, 136},
                                 {72, 8},
                                 {768, 1101},
                                 {4096, 1040}};
