@@ -1,8 +1,8 @@
 /* matmul_act8.cu - products of schemes that round activations to 8 bits: rows to codes, then the
  * kernel by their number.
  *
- * Codes and scales lie where a norm's result would, which nobody wants meanwhile; high bytes by column
- * in memory of their own. */
+ * Codes and scales lie where a norm's result would, which nobody wants meanwhile; high bytes by
+ * column in memory of their own. */
 #include <assert.h>
 
 #include "kernels/cuda/act8.h"

@@ -17,8 +17,8 @@ template <int N> __device__ __forceinline__ void registers_pin(int (&r)[N])
         asm volatile("" : "+r"(r[i])::"memory");
 }
 
-/* Descriptor of a matrix in shared memory whose rows have 32 bytes, with 32-byte swizzle: atoms of 8
- * rows, one behind the other, each at a multiple of 256. */
+/* Descriptor of a matrix in shared memory whose rows have 32 bytes, with 32-byte swizzle: atoms of
+ * 8 rows, one behind the other, each at a multiple of 256. */
 __device__ __forceinline__ uint64_t matrix_descriptor_32(uint32_t address)
 {
     return (uint64_t)((address & 0x3ffff) >> 4) | (uint64_t)1 << 16 | (uint64_t)(256 >> 4) << 32 |
@@ -58,8 +58,8 @@ WGMMA8_BOTH(64, 32, 32, 33, 34)
 WGMMA8_BOTH(128, 64, 64, 65, 66)
 WGMMA8_BOTH(256, 128, 128, 129, 130)
 
-/* d[64, N] = (add ? d : 0) + a[64, 32] b[N, 32]^T, a in registers: with g and t as for mma.sync, those
- * of mma_16832_s8 of a warp's 16 rows. */
+/* d[64, N] = (add ? d : 0) + a[64, 32] b[N, 32]^T, a in registers: with g and t as for mma.sync,
+ * those of mma_16832_s8 of a warp's 16 rows. */
 #define WGMMA8_REGISTERS(N, R, A0, A1, A2, A3, B, S)                                               \
     __device__ __forceinline__ void wgmma8_registers(int(&d)[R], const uint32_t(&a)[4],            \
                                                      uint64_t b, int add)                          \
@@ -87,8 +87,8 @@ __device__ __forceinline__ void tensor_copy_4d_to_all(uint32_t to, const CUtenso
 }
 
 /* cp.async.bulk: n_bytes as they lie, a multiple of 16 at multiples of 16. */
-__device__ __forceinline__ void bulk_load(uint32_t to, const void *from, uint32_t n_bytes, uint32_t bar,
-                                          uint64_t policy)
+__device__ __forceinline__ void bulk_load(uint32_t to, const void *from, uint32_t n_bytes,
+                                          uint32_t bar, uint64_t policy)
 {
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
                  "[%0], [%1], %2, [%3], %4;" ::"r"(to),
