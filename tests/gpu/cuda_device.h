@@ -2,10 +2,14 @@
  *
  * Host copies of activations are 16-bit values of the device's type.  Random values are drawn from
  * a pool of normals at a random place, so that large matrices cost no logarithms.  Without a CUDA
- * device device_open says so, and the test passes as skipped (exit status 77). */
+ * device device_open says so, and the test passes as skipped (exit status 77).
+ *
+ * Tests make and free megabytes at every turn.  Freed memory stays here: pages that come anew are
+ * what took most of the time of products' tests. */
 #ifndef TESTS_GPU_CUDA_DEVICE_H
 #define TESTS_GPU_CUDA_DEVICE_H
 
+#include <malloc.h>
 #include <math.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -48,6 +52,8 @@ static inline void *take_host(size_t n_bytes)
 static inline void device_open(struct tested *t, enum dtype act, const struct device_limits *limits)
 {
     struct status st = {0};
+    mallopt(M_MMAP_MAX, 0);
+    mallopt(M_TRIM_THRESHOLD, -1);
     const struct backend *backend = backend_find("cuda", &st);
     if (!backend || !backend->probe(&st)) {
         printf("skipped: %s\n", st.msg);

@@ -116,7 +116,7 @@ tests='grep -E "PASSED|FAILED" | tr -d "[]" | tr -s " "'
 # Waits until less than N parts run.
 room() { while [ "$(jobs -rp | wc -l)" -ge "$1" ]; do wait -n; done; }
 
-# Next to each other: their time is that of references on the CPU.
+# Next to each other: their time is that of operands and references on the CPU.
 parity() {
     local t i=0 at_once=$(($(nproc) / 2 + 1))
     for t in "$bin"/gpu_test_*; do
