@@ -4,7 +4,8 @@
  * wide one with the skinny one, some rows at a time: bits that any batch must have.  `bench` prints
  * microseconds beside our own 16-bit product, of the layers of an 8B model, without what makes
  * codes of the activations and (+q) with it; beside which 16 bits have their norm.  Outliers are in
- * 0.1 % and 1 % of the columns, and a bare product meets them: they are kept.
+ * 0.1 % and 1 % of the columns, or everywhere.  A bare product finds those of the one before it,
+ * which leaves them; those with (+q) clear them, as in a model.
  *
  *     tests/gpu/pack.sh builds it
  *     probe_act8 check | bench [rows ...] */
@@ -339,10 +340,11 @@ const layer layers[] = {{"8B qkv", 4096, 6144, false, false, true},
                         {"8B gate|up", 4096, 14336, true, false, true},
                         {"8B down", 14336, 4096, false, true, false}};
 
-enum { N_WAYS = 4, ROTATE8 = 10, ROTATE16 = 5 };
+enum { N_WAYS = 5, ROTATE8 = 10, ROTATE16 = 5 };
 const kind ways[N_WAYS] = {{"int8", ACTS_INT8, 0, 0},
                            {"0.1 %", ACTS_OUTLIERS, 6, 1000},
                            {"1 %", ACTS_OUTLIERS, 6, 100},
+                           {"everywhere", ACTS_OUTLIERS, 2, 0},
                            {"fp8", ACTS_FP8, 0, 0}};
 
 struct weights_of_bench {
@@ -382,39 +384,43 @@ two_us bench_16_bits(rig *r, const weights_of_bench *b, const layer *l, struct p
 }
 
 /* Whether products leave high bytes and mask as they are: no block is then the last to have read
- * them.
- */
+ * them. */
 void keep_high(rig *r, bool keep)
 {
     OK(cudaMemsetAsync(r->readers, keep ? 0x40 : 0, 4 * act8_readers_words(ROWS_MAX), r->d.stream));
 }
 
+/* By the kernel of so many rows; of new codes, or of those that are there. */
+void run_8_bits(rig *r, const struct product *p, const kind *k, const struct norm *norm,
+                bool quantizes)
+{
+    const bool skinny = p->rows <= ACT8_SKINNY_ROWS_MAX;
+    if (quantizes)
+        quantize(r, r->x, p->rows, p->in, k, norm, !skinny);
+    if (skinny)
+        matmul_act8_skinny(&r->d, p, &r->rows, k->rule);
+    else
+        matmul_act8_sm90(&r->d, p, &r->rows, k->rule);
+}
+
 two_us bench_8_bits(rig *r, const weights_of_bench *b, const layer *l, struct product p,
                     const struct norm *norm, const kind *k, int launches)
 {
-    const size_t bytes8 = act8_bytes((int64_t)l->n, l->in);
-    const int parts = l->gated ? 2 : 1;
+    const size_t part_bytes = act8_bytes((int64_t)l->n, l->in);
+    const auto run = [&](int i, bool quantizes) {
+        const uint8_t *w = b->w8 + i % ROTATE8 * (l->gated ? 2 : 1) * part_bytes;
+        p.w = w;
+        p.w_up = l->gated ? w + part_bytes : nullptr;
+        run_8_bits(r, &p, k, norm, quantizes);
+    };
     two_us us;
     make_x(r, p.rows, l->in, k);
-    p.w = b->w8;
-    p.w_up = l->gated ? b->w8 + bytes8 : nullptr;
     keep_high(r, true);
-    run_wide(r, &p, k, norm);
-    for (int with = 0; with < 2; with++) {
-        (with ? us.all : us.bare) = graph_us(r->d.stream, launches, [&](int i) {
-            p.w = b->w8 + (i % ROTATE8) * parts * bytes8;
-            p.w_up = l->gated ? (const uint8_t *)p.w + bytes8 : nullptr;
-            const bool skinny = p.rows <= ACT8_SKINNY_ROWS_MAX;
-            if (with)
-                quantize(r, r->x, p.rows, l->in, k, norm, !skinny);
-            if (skinny)
-                matmul_act8_skinny(&r->d, &p, &r->rows, k->rule);
-            else
-                matmul_act8_sm90(&r->d, &p, &r->rows, k->rule);
-        });
-        keep_high(r, false);
-        run_wide(r, &p, k, norm); /* clears it */
-    }
+    run(0, true); /* what the bare ones find */
+    us.bare = graph_us(r->d.stream, launches, [&](int i) { run(i, false); });
+    keep_high(r, false);
+    run(0, true); /* clears it */
+    us.all = graph_us(r->d.stream, launches, [&](int i) { run(i, true); });
     return us;
 }
 
@@ -463,8 +469,12 @@ void bench_rows(rig *r, const weights_of_bench *b, int m)
     for (int k = 1; k <= N_WAYS; k++)
         printf(" %s %.2fx, all %.2fx |", ways[k - 1].name, sum[0].bare / sum[k].bare,
                sum[0].all / sum[k].all);
-    printf(" outliers / int8 %.2f %.2f, all %.2f %.2f\n", sum[1].bare / sum[2].bare,
-           sum[1].bare / sum[3].bare, sum[1].all / sum[2].all, sum[1].all / sum[3].all);
+    printf(" outliers / int8");
+    for (int k = 1; k <= N_WAYS; k++)
+        if (ways[k - 1].rule == ACTS_OUTLIERS)
+            printf(" %s %.2f, %.2f", ways[k - 1].name, sum[1].bare / sum[k].bare,
+                   sum[1].all / sum[k].all);
+    printf("\n");
 }
 
 } // namespace
