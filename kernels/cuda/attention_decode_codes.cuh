@@ -202,8 +202,8 @@ finish_code_scores(float s[][4], const struct code_rows<T, HEAD_DIM, HALF> *r,
     for (int n = 0; n < r->N; n++) {
 #pragma unroll
         for (int j = 0; j < 4; j++)
-            s[n][j] = finish_score(s[n][j] * r->unit[n][j % 2] * scale[j / 2], p,
-                                   r->slope[n][j % 2], key + g + j / 2 * 8, k, position);
+            s[n][j] = finish_score(__fmul_rn(__fmul_rn(s[n][j], r->unit[n][j % 2]), scale[j / 2]),
+                                   p, r->slope[n][j % 2], key + g + j / 2 * 8, k, position);
     }
 }
 

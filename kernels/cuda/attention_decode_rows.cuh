@@ -105,17 +105,21 @@ __device__ __forceinline__ void make_scores(float s[2][4], const struct rows<T, 
     }
 }
 
+/* What is fused with a sum is said in all of attention_decode*.cuh, and what is not: both kernels
+ * have the same bits, whatever a compiler would choose in either. */
+
 /* cap * tanh(x); tanh.approx would be off by more than the rounding of weights. */
 __device__ __forceinline__ float cap_score(float x, float cap)
 {
-    return cap - 2.0f * cap / (1.0f + exp2_approx(x * (2.0f * LOG2_E)));
+    const float e = exp2_approx(__fmul_rn(x, 2.0f * LOG2_E));
+    return __fsub_rn(cap, __fdiv_rn(2.0f * cap, __fadd_rn(1.0f, e)));
 }
 
 /* A score in powers of 2, -infinity of a key that is not seen. */
 __device__ __forceinline__ float finish_score(float x, const struct decode_params &p, float slope,
                                               int key, const struct keys &k, int position)
 {
-    x *= p.scale;
+    x = __fmul_rn(x, p.scale);
     if (p.cap > 0.0f)
         x = cap_score(x, p.cap);
     if (p.alibi)
