@@ -1,6 +1,6 @@
 /* What the engine on CUDA promises: the log-probabilities of the CPU in float32, but for the
- * rounding of 16-bit activations; and the same bits for a sequence alone as among others, and for a
- * prompt in one step as in several.
+ * rounding of 16-bit activations; and the same bits for a sequence alone as among others, for a
+ * prompt in one step as in several, and from a recorded step whatever its lengths.
  *
  *     gpu_test_engine [DEVICE [SHAPES]]      "cuda" and tests/gpu/shapes; "cpu" tries the test
  * itself */
@@ -87,11 +87,134 @@ static void company_and_cuts_change_no_bit(void **state)
     }
 }
 
+/* With 8 kv heads, steps of 20 sequences have the kernel of decode attention that sums runs of 2048
+ * keys in a block, and those of fewer the one that has single splits alone: attention_plan.c. Where
+ * a GPU is simulated the long ones take half a minute a model. */
+enum { WIDE = 20, STEPS = 5, LONG = 2100, LONG_CONTEXT = LONG + 2 * STEPS, CHUNK = 512 };
+
+struct text {
+    int32_t n_prompt, id[LONG_CONTEXT];
+};
+
+struct generated {
+    int32_t id[STEPS];
+    float logprob[STEPS];
+};
+
+static void open_wide_engine(struct drive *d, const char *kv_dtype)
+{
+    const struct model m = {"many-kv-heads", kv_dtype};
+    char path[512];
+    struct engine_options o = answers_options(device, shapes, &m, path);
+    o.seqs_max = WIDE;
+    o.step_tokens_max = CHUNK;
+    o.context_max = LONG_CONTEXT;
+    o.kv_blocks = (LONG_CONTEXT + 16) / 16 * WIDE;
+    drive_open(d, &o);
+}
+
+/* All short, or two of them longer than a run: one from the start, one while it answers. */
+static void make_text(struct text *t, int seq, bool some_are_long)
+{
+    t->n_prompt = 5 + 9 * seq;
+    if (some_are_long && seq == 3)
+        t->n_prompt = LONG;
+    if (some_are_long && seq == 11)
+        t->n_prompt = 2048 - STEPS / 2;
+    uint32_t seed = 7 * (uint32_t)seq + some_are_long;
+    for (int i = 0; i < t->n_prompt + 1; i++) {
+        seed = seed * 1664525u + 1013904223u;
+        t->id[i] = (int32_t)((seed >> 8) % VOCAB_MAX);
+    }
+}
+
+/* To the cache; the text's last token then counts as generated. */
+static void read_prompt(struct drive *d, int slot, const struct text *t)
+{
+    struct drive_seq seq = {0};
+    for (int from = 0; from < t->n_prompt; from += CHUNK) {
+        const int left = t->n_prompt - from;
+        drive_begin(d);
+        if (from == 0)
+            seq = drive_set(d, slot, drive_greedy(0), t->n_prompt);
+        drive_row(d, &seq, 0, &t->id[from], left < CHUNK ? left : CHUNK);
+        drive_run(d);
+    }
+}
+
+/* A sequence whose prompt is in its blocks already; what it generated is written again. */
+static struct drive_seq begin_again(struct drive *d, int slot, const struct text *t)
+{
+    struct step_slot *s = step_add_slot(&d->builder);
+    *s = (struct step_slot){.slot = slot,
+                            .n_prompt = t->n_prompt,
+                            .first_history = step_add_history(&d->builder, t->id, t->n_prompt),
+                            .n_history = t->n_prompt,
+                            .params = drive_greedy(0)};
+    return (struct drive_seq){.slot = slot, .position = t->n_prompt};
+}
+
+/* Steps of width n: sequences [first, first + n). */
+static void generate(struct drive *d, const struct text *t, int first, int n, struct generated *g)
+{
+    struct drive_seq seq[WIDE];
+    for (int step = 0; step < STEPS; step++) {
+        drive_begin(d);
+        for (int i = 0; i < n; i++) {
+            if (step == 0)
+                seq[i] = begin_again(d, first + i, &t[first + i]);
+            drive_row(d, &seq[i], ROW_SAMPLE,
+                      step == 0 ? &t[first + i].id[t[first + i].n_prompt] : NULL, 1);
+        }
+        const struct step_result *r = drive_run(d);
+        for (int i = 0; i < n; i++) {
+            const struct step_result_row *row = &step_result_rows(r)[i];
+            g[i].id[step] = step_result_tokens(r)[row->first_token].id;
+            g[i].logprob[step] = step_result_tokens(r)[row->first_token].logprob;
+        }
+    }
+}
+
+static void check_widths(struct drive *d, const struct text t[WIDE])
+{
+    static struct generated wide[WIDE], narrow[WIDE], alone[WIDE];
+    for (int i = 0; i < WIDE; i++)
+        read_prompt(d, i, &t[i]);
+    generate(d, t, 0, WIDE, wide);
+    generate(d, t, 0, WIDE - 1, narrow);
+    for (int i = 0; i < WIDE; i++)
+        generate(d, t, i, 1, &alone[i]);
+    for (int i = 0; i < WIDE; i++) {
+        assert_memory_equal(&wide[i], &alone[i], sizeof *alone);
+        if (i < WIDE - 1)
+            assert_memory_equal(&narrow[i], &alone[i], sizeof *alone);
+    }
+}
+
+/* A step of a width is recorded once, with short sequences or with long ones among them. */
+static void recorded_steps_serve_other_lengths(void **state)
+{
+    (void)state;
+    static const char *const kv_dtypes[] = {"auto", "int8"};
+    static struct text t[WIDE];
+    for (int some_are_long = 0; some_are_long < 2; some_are_long++) {
+        struct drive d;
+        open_wide_engine(&d, kv_dtypes[some_are_long]);
+        for (int round = 0; round < 2; round++) {
+            for (int i = 0; i < WIDE; i++)
+                make_text(&t[i], i, some_are_long != round);
+            check_widths(&d, t);
+        }
+        drive_close(&d);
+    }
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(scores_are_those_of_the_cpu),
         cmocka_unit_test(company_and_cuts_change_no_bit),
+        cmocka_unit_test(recorded_steps_serve_other_lengths),
     };
     device = argc > 1 ? argv[1] : device;
     shapes = argc > 2 ? argv[2] : shapes;
