@@ -150,47 +150,6 @@ join_rows(const struct decode_params &p, const struct attention_split &s, bool a
     }
 }
 
-/* One quad of the partials [first, end) of a token, in order of position.  They are read past L1,
- * which may hold lines of neighbours from before. */
-template <int HEAD_DIM>
-__device__ __forceinline__ struct joined join_group(const struct decode_params &p,
-                                                    const struct attention_split &s, int first,
-                                                    int end, int head, int column)
-{
-    struct joined j = join_nothing();
-    size_t at = (size_t)(s.first_partial + first) * p.n_heads + head;
-#pragma unroll 8
-    for (int split = first; split < end; split++) {
-        join_add(&j, __ldcg((const float4 *)&p.values[at * HEAD_DIM + column]),
-                 __ldcg(&p.sums[at]));
-        at += p.n_heads;
-    }
-    return j;
-}
-
-/* All partials of a token, to the output. */
-template <class T, int HEAD_DIM>
-__device__ __forceinline__ void join_splits(const struct decode_params &p,
-                                            const struct attention_split &s, int n_skipped,
-                                            const struct heads &h)
-{
-    constexpr int QUADS = HEAD_DIM / 4;
-    const int last_of_group = (ATTENTION_GROUP >> (31 - __clz(s.size))) - 1; /* both powers of 2 */
-    for (int i = threadIdx.x; i < h.n * QUADS; i += THREADS) {
-        const int head = h.first + i / QUADS, column = i % QUADS * 4;
-        struct joined j = join_nothing();
-        for (int first = n_skipped; first < s.n_items; first = (first | last_of_group) + 1) {
-            const int end = min(s.n_items, (first | last_of_group) + 1);
-            const struct joined group = join_group<HEAD_DIM>(p, s, first, end, head, column);
-            if (first == n_skipped)
-                j = group;
-            else
-                join_add(&j, group.v, make_float2(group.top, group.sum));
-        }
-        put_out<T>(p, ((size_t)s.token * p.n_heads + head) * HEAD_DIM + column, j);
-    }
-}
-
 /* ---- Items of several splits. ---- */
 
 /* What a thread has of its item: of quad threadIdx.x + i THREADS of each 8 rows. */
@@ -268,17 +227,16 @@ put_sums(const struct decode_params &p, const struct attention_split &s, bool al
     }
 }
 
-/* One quad of all partials of a token, in order of position, PER_GROUP of them at a time.  They are
- * read past L1, which may hold lines of neighbours from before. */
-template <int HEAD_DIM, int PER_GROUP>
-__device__ __forceinline__ struct joined join_partials(const struct decode_params &p,
-                                                       const struct attention_split &s,
-                                                       int n_skipped, int head, int column)
+/* One quad of all partials of a token, in order of position, by groups of 2048 keys that have
+ * `per_group` of them.  They are read past L1, which may hold lines of neighbours from before. */
+template <int HEAD_DIM>
+__device__ __forceinline__ struct joined
+join_partials(const struct decode_params &p, const struct attention_split &s, int n_skipped,
+              int per_group, int head, int column)
 {
     constexpr int AT_ONCE = ATTENTION_GROUP / ATTENTION_SPLIT_MIN;
-    struct joined all = join_nothing();
+    struct joined all = join_nothing(), group = join_nothing();
     for (int first = n_skipped / AT_ONCE * AT_ONCE; first < s.n_items; first += AT_ONCE) {
-        struct joined group = join_nothing();
         float4 v[AT_ONCE];
         float2 top_sum[AT_ONCE];
 #pragma unroll
@@ -290,15 +248,12 @@ __device__ __forceinline__ struct joined join_partials(const struct decode_param
         }
 #pragma unroll
         for (int i = 0; i < AT_ONCE; i++) {
-            struct joined more = group;
-            join_add(&more, v[i], top_sum[i]);
-            if (first + i >= n_skipped && first + i < s.n_items)
-                group = more;
-            if ((i + 1) % PER_GROUP == 0) {
-                more = all;
-                join_add(&more, group.v, make_float2(group.top, group.sum));
-                if (first + i >= n_skipped && first + i + 1 - PER_GROUP < s.n_items)
-                    all = more;
+            const int item = first + i;
+            if (item < n_skipped || item >= s.n_items)
+                continue;
+            join_add(&group, v[i], top_sum[i]);
+            if (((item + 1) & (per_group - 1)) == 0 || item + 1 == s.n_items) {
+                join_add(&all, group.v, make_float2(group.top, group.sum));
                 group = join_nothing();
             }
         }
@@ -312,19 +267,11 @@ __device__ __forceinline__ void join_items(const struct decode_params &p,
                                            const struct attention_split &s, int n_skipped,
                                            const struct heads &h)
 {
-    constexpr int QUADS = HEAD_DIM / 4, G = ATTENTION_GROUP;
-    const int run = keys_of_item(s);
+    constexpr int QUADS = HEAD_DIM / 4;
+    const int per_group = ATTENTION_GROUP >> (31 - __clz(keys_of_item(s))); /* powers of 2 */
     for (int i = threadIdx.x; i < h.n * QUADS; i += THREADS) {
         const int head = h.first + i / QUADS, column = i % QUADS * 4;
-        struct joined j;
-        if (run == G)
-            j = join_partials<HEAD_DIM, 1>(p, s, n_skipped, head, column);
-        else if (run == G / 2)
-            j = join_partials<HEAD_DIM, 2>(p, s, n_skipped, head, column);
-        else if (run == G / 4)
-            j = join_partials<HEAD_DIM, 4>(p, s, n_skipped, head, column);
-        else
-            j = join_partials<HEAD_DIM, 8>(p, s, n_skipped, head, column);
+        const struct joined j = join_partials<HEAD_DIM>(p, s, n_skipped, per_group, head, column);
         put_out<T>(p, ((size_t)s.token * p.n_heads + head) * HEAD_DIM + column, j);
     }
 }
@@ -378,7 +325,7 @@ end_item(R *r, const struct decode_params &p, const struct attention_split &s, i
     if (n_active == 1)
         __syncthreads();
     else if (arrive_last<false>(p, s, n_active, h.first, st))
-        join_splits<T, HEAD_DIM>(p, s, n_skipped, h);
+        join_items<T, HEAD_DIM>(p, s, n_skipped, h);
 }
 
 /* Of several, whose last has ended. */
