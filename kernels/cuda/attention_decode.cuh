@@ -26,6 +26,7 @@ enum {
     SM_BYTES = 228 * 1024, /* shared memory of a multiprocessor, 1 KB a block is the system's */
 };
 
+static_assert((int)ATTENTION_TILE_HEADS == (int)ROWS, "what the plan counts");
 static_assert((int)ATTENTION_RUNS_HEADS == (int)MERGE_ROWS, "what HALF means");
 static_assert(ATTENTION_SPLIT_MIN % STAGE_KEYS == 0, "splits begin where a stage does");
 static_assert(ATTENTION_GROUP / STAGE_KEYS <= 32, "a lane holds the page of each stage");

@@ -30,6 +30,7 @@ enum {
     ATTENTION_SPLIT_MIN = 256,     /* keys of a split: enough to hide what its end costs */
     ATTENTION_SPLIT_MAX = 1024,    /* and few enough that the last one to run is short */
     ATTENTION_GROUP = 2048,        /* keys whose splits are summed in order, then groups */
+    ATTENTION_TILE_HEADS = 16,     /* query heads of a kv head that a block takes together */
     ATTENTION_RUNS_HEAD_DIM = 128, /* wider heads leave registers for items of several splits ... */
     ATTENTION_RUNS_HEADS = 8,      /* if a group has no more than these */
     ATTENTION_ITEMS = 256, /* a token's splits times kv heads stay below, while splits can grow:

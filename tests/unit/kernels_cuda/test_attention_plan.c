@@ -224,25 +224,45 @@ static void many_tokens_are_whole_groups_and_some_single_splits(void **state)
 }
 
 /* A recorded step has the kernel of its width. */
-static void lengths_do_not_choose_the_kernel(void **state)
+static void neither_lengths_nor_prompts_choose_the_kernel(void **state)
 {
     (void)state;
+    enum { SHORT, LONG, PROMPT, N_KINDS };
     for (int n_tokens = 1; n_tokens <= 64; n_tokens++) {
-        int32_t has_runs[2];
-        for (int is_long = 0; is_long < 2; is_long++) {
+        for (int kind = 0; kind < N_KINDS; kind++) {
             struct bench t;
             open_bench(&t, CONTEXT_MAX, TOKENS_MAX, SEQS_MAX, 8);
             for (int left = n_tokens, seq = 0; left > 0; seq++) {
                 const int n = (left + SEQS_MAX - seq - 1) / (SEQS_MAX - seq);
-                add_seq(&t, n, is_long ? CONTEXT_MAX - 77 * seq : n + seq, is_long ? 5 : 0);
+                const int32_t kv_len = kind == SHORT ? n + seq : CONTEXT_MAX - 77 * seq;
+                add_seq(&t, n, kv_len, kind == PROMPT ? kv_len : kind == LONG ? 5 : 0);
                 left -= n;
             }
             make_and_check(&t);
-            has_runs[is_long] = t.plan.counts->has_runs;
+            assert_int_equal(t.plan.counts->n_splits > 0, kind != PROMPT);
+            assert_int_equal(t.plan.counts->has_runs, n_tokens >= 20); /* 160 items of 8 kv heads */
             free(t.at);
         }
-        assert_int_equal(has_runs[0], has_runs[1]);
-        assert_int_equal(has_runs[0], n_tokens >= 20); /* 160 items of 8 kv heads */
+    }
+}
+
+/* 20 heads share a kv head, and a block takes 16 at most: 2 kv heads are as 4 of fewer,
+ * of which 29 tokens a sequence were above. */
+static void tiles_of_a_large_group_count_apart(void **state)
+{
+    (void)state;
+    static const int n_each[] = {2, 3, 29};
+    for (int k = 0; k < 3; k++) {
+        struct bench t;
+        open_bench(&t, 4096, TOKENS_MAX, SEQS_MAX, 2);
+        t.limits.n_heads = 40;
+        for (int i = 0; i < SEQS_MAX; i++)
+            add_seq(&t, n_each[k], 1530, 5);
+        make_and_check(&t);
+        assert_int_equal(t.plan.counts->has_runs, n_each[k] > 2); /* 128 and 192 items */
+        if (n_each[k] == 29)
+            assert_in_range(keys_in_runs_of(&t, ATTENTION_SPLIT_MIN), 15 * 1530, 17 * 1530);
+        free(t.at);
     }
 }
 
@@ -365,7 +385,8 @@ int main(void)
         cmocka_unit_test(splits_grow_with_the_context_and_stay_in_range),
         cmocka_unit_test(a_few_tokens_are_cut_into_single_splits),
         cmocka_unit_test(many_tokens_are_whole_groups_and_some_single_splits),
-        cmocka_unit_test(lengths_do_not_choose_the_kernel),
+        cmocka_unit_test(neither_lengths_nor_prompts_choose_the_kernel),
+        cmocka_unit_test(tiles_of_a_large_group_count_apart),
         cmocka_unit_test(wide_heads_of_large_groups_have_single_splits),
         cmocka_unit_test(a_turn_that_is_nearly_full_is_left),
         cmocka_unit_test(lists_of_random_batches_are_whole),
