@@ -1,18 +1,18 @@
 /* attention_decode.cu - attention of generated tokens: one query against its pages.
  *
  * What is read: K and V once, which is all of the time; so the design keeps memory busy.  The plan
- * cut each token's keys into splits and groups of them; an item is one of either and the query
+ * cut each token's keys into items: splits, or runs of several.  A task is an item and the query
  * heads that share a kv head, at most 16 of them, which share a tensor core tile.  Blocks stay,
- * take items from the list in its order (longest first), and begin to copy the next item while the
+ * take tasks in the order of the list (longest first), and begin to copy the next one while the
  * last is computed.
  *
  * A cache of 8 bits comes as codes, and stays in codes as far as it can:
  * attention_decode_codes.cuh.
  *
  *     stage  64 keys: each of 4 warps copies and computes 16 of its own, without barriers between
- *     split  warps join at its end, in order, and then splits of the item
+ *     split  warps join at its end, in order, and then splits of the run
  *     item   partial -> workspace, or the output if it is alone
- *     token  the last of its items to end joins all partials in order of position, by groups
+ *     token  the last of its items to end joins all partials in order of position, by runs
  *
  * Nothing but the order of items depends on the batch: borders of splits, stages and warps lie at
  * fixed positions, and keys outside of the window weigh exactly 0.  The grid is fixed and the list
@@ -25,97 +25,97 @@ namespace
 
 /* ---- The list. ---- */
 
-/* Warp 0 alone: lane i holds word i of an item on its way.  The first two items are the block's by
+/* Warp 0 alone: lane i holds word i of an item on its way.  The first two tasks are the block's by
  * its number, further ones are for whoever is free: lane 0 draws a number, which nothing waits for
- * until that item is fetched. */
+ * until that task is fetched. */
 struct queue {
-    int n_items, at; /* item that was fetched, or that is fetched next */
+    int n_tasks, at; /* task that was fetched, or that is fetched next */
     int word, part;
 };
 
 /* All lanes load, as a branch would keep loads behind it. */
-__device__ __forceinline__ int32_t word_of_item(const struct decode_params &p, int at)
+__device__ __forceinline__ int32_t word_of_task(const struct decode_params &p, int at)
 {
-    const int lane = threadIdx.x % 32, split = min(at / p.n_parts, p.last_split);
-    return ((const int32_t *)&p.split[split])[min(lane, SPLIT_WORDS - 1)];
+    const int lane = threadIdx.x % 32, item = min(at / p.n_parts, p.last_item);
+    return ((const int32_t *)&p.item[item])[min(lane, ITEM_WORDS - 1)];
 }
 
-__device__ __forceinline__ void fetch_item(struct queue *q, const struct decode_params &p)
+__device__ __forceinline__ void fetch_task(struct queue *q, const struct decode_params &p)
 {
-    q->part = q->at < q->n_items ? q->at % p.n_parts : -1;
-    q->word = word_of_item(p, q->at);
+    q->part = q->at < q->n_tasks ? q->at % p.n_parts : -1;
+    q->word = word_of_task(p, q->at);
 }
 
-__device__ __forceinline__ void put_item(const struct queue *q, struct item *to)
+__device__ __forceinline__ void put_task(const struct queue *q, struct task *to)
 {
     const int lane = threadIdx.x % 32;
-    if (lane < SPLIT_WORDS)
-        ((int32_t *)&to->split)[lane] = q->word;
+    if (lane < ITEM_WORDS)
+        ((int32_t *)&to->item)[lane] = q->word;
     if (lane == 0)
         to->part = q->part;
 }
 
 __device__ __forceinline__ int draw_ticket(const struct queue *q, const struct decode_params &p)
 {
-    if (q->n_items > 2 * (int)gridDim.x && threadIdx.x == 0)
+    if (q->n_tasks > 2 * (int)gridDim.x && threadIdx.x == 0)
         return atomicAdd(&p.counters[0], 1);
     return 0;
 }
 
-__device__ __forceinline__ int item_of_ticket(int ticket)
+__device__ __forceinline__ int task_of_ticket(int ticket)
 {
     return 2 * (int)gridDim.x + __shfl_sync(~0u, ticket, 0);
 }
 
-/* Short items: when one begins, the one behind the next is fetched, whose number was drawn an item
+/* Short tasks: when one begins, the one behind the next is fetched, whose number was drawn a task
  * ago, and a number is drawn for the one behind that. */
 __device__ __forceinline__ int fetch_early(struct queue *q, const struct decode_params &p)
 {
-    fetch_item(q, p);
+    fetch_task(q, p);
     return q->part < 0 ? 0 : draw_ticket(q, p);
 }
 
-__device__ __forceinline__ void put_early(struct queue *q, int ticket, struct item *to)
+__device__ __forceinline__ void put_early(struct queue *q, int ticket, struct task *to)
 {
-    put_item(q, to);
-    q->at = q->part < 0 ? q->n_items : item_of_ticket(ticket);
+    put_task(q, to);
+    q->at = q->part < 0 ? q->n_tasks : task_of_ticket(ticket);
 }
 
-/* Long ones: late in an item the one behind the next is drawn, and then fetched, so that who is
+/* Long ones: late in a task the one behind the next is drawn, and then fetched, so that who is
  * late does not hold what others could do.  In between lane 0's word is the number. */
 __device__ __forceinline__ void fetch_late(struct queue *q, const struct decode_params &p,
                                            int n_stages, int n_left)
 {
-    if (n_left == min(n_stages, (int)DRAW_STAGES) && q->at < q->n_items && threadIdx.x == 0)
+    if (n_left == min(n_stages, (int)DRAW_STAGES) && q->at < q->n_tasks && threadIdx.x == 0)
         q->word = draw_ticket(q, p);
     if (n_left == min(n_stages, (int)FETCH_STAGES)) {
-        if (q->at < q->n_items)
-            q->at = item_of_ticket(q->word);
-        fetch_item(q, p);
+        if (q->at < q->n_tasks)
+            q->at = task_of_ticket(q->word);
+        fetch_task(q, p);
     }
 }
 
-/* The first two items, which are asked for before it is known how many there are: that is one
+/* The first two tasks, which are asked for before it is known how many there are: that is one
  * latency of memory at the begin rather than two or three. */
 __device__ __forceinline__ void open_queue(struct queue *q, const struct decode_params &p,
-                                           struct item ring[2])
+                                           struct task ring[2])
 {
     struct queue first = {};
     first.at = (int)blockIdx.x;
     q->at = (int)(blockIdx.x + gridDim.x);
-    first.word = word_of_item(p, first.at);
-    q->word = word_of_item(p, q->at);
-    q->n_items = (p.wave->end_split - p.wave->first_split) * p.n_parts;
-    first.part = first.at < q->n_items ? first.at % p.n_parts : -1;
-    q->part = q->at < q->n_items ? q->at % p.n_parts : -1;
-    put_item(&first, &ring[0]);
-    put_item(q, &ring[1]);
+    first.word = word_of_task(p, first.at);
+    q->word = word_of_task(p, q->at);
+    q->n_tasks = (p.wave->end_item - p.wave->first_item) * p.n_parts;
+    first.part = first.at < q->n_tasks ? first.at % p.n_parts : -1;
+    q->part = q->at < q->n_tasks ? q->at % p.n_parts : -1;
+    put_task(&first, &ring[0]);
+    put_task(q, &ring[1]);
 }
 
 /* The last block to end leaves the counters as it found them. */
 __device__ __forceinline__ void close_queue(const struct queue *q, const struct decode_params &p)
 {
-    if (threadIdx.x != 0 || q->n_items <= 2 * (int)gridDim.x)
+    if (threadIdx.x != 0 || q->n_tasks <= 2 * (int)gridDim.x)
         return;
     __threadfence();
     if (atomicInc((unsigned *)&p.counters[1], gridDim.x - 1) == gridDim.x - 1)
@@ -148,23 +148,23 @@ template <int HEAD_DIM, bool HALF, bool NARROW> constexpr int resident()
 /* The first stages of a block, as far as their keys are old. */
 template <int HEAD_DIM, bool NARROW>
 __device__ __forceinline__ void copy_old(struct loader *l, const struct decode_params &p,
-                                         const struct item &first, uint32_t tiles, uint64_t policy)
+                                         const struct task &first, uint32_t tiles, uint64_t policy)
 {
     l->ahead = -1;
     l->next_block = ask_blocks(p, first);
     if (first.part < 0)
         return;
-    enter_item(l, p, first);
-    const int n_old = max(0, first.split.old_keys - l->keys.first) / STAGE_KEYS;
+    enter_task(l, p, first);
+    const int n_old = max(0, first.item.old_keys - l->keys.first) / STAGE_KEYS;
     while (l->stage < min(n_old, min(l->keys.n_stages, (int)layout<HEAD_DIM, NARROW>::STAGES)))
         copy_stage<HEAD_DIM, NARROW>(l, p, tiles, policy);
 }
 
 /* grid: `resident` blocks a multiprocessor; block: 4 warps.  See above.
  *
- * RUNS: there may be items of several splits.  In small batches there are none, and a kernel of its
- * own is quicker (docs/performance.md: by 3.6 us a layer than one kernel for both): nothing is kept
- * from split to split, and all that it runs is soon in the caches.
+ * RUNS: there may be items of several splits, runs.  In small batches there are none, and a kernel
+ * of its own is quicker (docs/performance.md: by 3.6 us a layer than one kernel for both): nothing
+ * is kept from split to split, and all that it runs is soon in the caches.
  *
  * Old keys are copied before the wait for the kernel before: they were written in earlier steps, as
  * the lists and the block table were before any kernel of this step could begin (slots.cu). */
@@ -185,7 +185,7 @@ __global__ void __launch_bounds__(THREADS, resident<V::HEAD_DIM, V::HALF, V::NAR
     struct queue queue = {};
     struct loader l = {};
     typename V::rows r;
-    struct item_sums<HEAD_DIM, HALF> sums; /* with RUNS */
+    struct run_sums<HEAD_DIM, HALF> sums; /* with RUNS */
 
     if (warp == 0)
         open_queue(&queue, p, st.ring);
@@ -199,18 +199,18 @@ __global__ void __launch_bounds__(THREADS, resident<V::HEAD_DIM, V::HALF, V::NAR
             share_q<T, HEAD_DIM>((char *)join, p, st.ring[0]);
     }
     if (!RUNS && warp == 0)
-        queue.at = item_of_ticket(draw_ticket(&queue, p));
+        queue.at = task_of_ticket(draw_ticket(&queue, p));
 
     int slot = 0;
     for (int n = 0; st.ring[n % RING].part >= 0; n++) {
-        const struct attention_split s = st.ring[n % RING].split;
+        const struct attention_item it = st.ring[n % RING].item;
         const struct heads h = heads_of(p, st.ring[n % RING].part);
-        const struct item &next = st.ring[(n + 1) % RING];
-        const struct keys k = keys_of(s, p.window);
+        const struct task &next = st.ring[(n + 1) % RING];
+        const struct keys k = keys_of(it, p.window);
         int ticket = 0;
 
         if (l.ahead < 0)
-            enter_item(&l, p, st.ring[n % RING]);
+            enter_task(&l, p, st.ring[n % RING]);
         l.next_block = ask_blocks(p, next);
         if (!RUNS && warp == 0)
             ticket = fetch_early(&queue, p);
@@ -221,7 +221,7 @@ __global__ void __launch_bounds__(THREADS, resident<V::HEAD_DIM, V::HALF, V::NAR
             copy_ahead<HEAD_DIM, NARROW>(&l, p, next, tiles, policy);
             if (RUNS && warp == 0)
                 fetch_late(&queue, p, k.n_stages, k.n_stages - stage);
-            if (RUNS && split_begins(s, k, stage)) {
+            if (RUNS && split_begins(it, k, stage)) {
                 end_split<HEAD_DIM, HALF>(&r, &sums, h.n, join, &st);
                 __syncthreads();
                 clear_rows(&r);
@@ -231,10 +231,10 @@ __global__ void __launch_bounds__(THREADS, resident<V::HEAD_DIM, V::HALF, V::NAR
             wait_oldest<L::STAGES>(l.n_slots_used);
             __syncwarp();
             if constexpr (NARROW)
-                compute_codes(&r, p, k, stage, s.kv_len - 1,
+                compute_codes(&r, p, k, stage, it.kv_len - 1,
                               stages + slot * L::STAGE_BYTES + warp * L::WARP_BYTES);
             else
-                compute_stage(&r, p, k, stage, s.kv_len - 1, shared_addr(join),
+                compute_stage(&r, p, k, stage, it.kv_len - 1, shared_addr(join),
                               tiles + (uint32_t)slot * L::STAGE_BYTES);
             __syncwarp();
             slot = slot + 1 == L::STAGES ? 0 : slot + 1;
@@ -243,7 +243,7 @@ __global__ void __launch_bounds__(THREADS, resident<V::HEAD_DIM, V::HALF, V::NAR
         if (RUNS && warp == 0) {
             if (k.n_stages == 0)
                 fetch_late(&queue, p, 0, 0);
-            put_item(&queue, &st.ring[(n + 2) % RING]);
+            put_task(&queue, &st.ring[(n + 2) % RING]);
         }
         if (!RUNS && warp == 0)
             put_early(&queue, ticket, &st.ring[(n + 2) % RING]);
@@ -252,9 +252,9 @@ __global__ void __launch_bounds__(THREADS, resident<V::HEAD_DIM, V::HALF, V::NAR
         if (k.n_stages > 0) {
             if constexpr (RUNS) {
                 end_split<HEAD_DIM, HALF>(&r, &sums, h.n, join, &st);
-                end_run<T, HEAD_DIM, HALF>(p, s, k.seen, &sums, h, &st);
+                end_run<T, HEAD_DIM, HALF>(p, it, k.seen, &sums, h, &st);
             } else {
-                end_item<T, HEAD_DIM, HALF>(&r, p, s, k.seen, h, join, &st);
+                end_item<T, HEAD_DIM, HALF>(&r, p, it, k.seen, h, join, &st);
             }
         } else {
             __syncthreads();
@@ -294,7 +294,7 @@ template <class T, int HEAD_DIM, bool HALF, bool NARROW>
 void launch_decode(struct device *d, const struct decode_params *p)
 {
     using V = kernel_of<T, HEAD_DIM, HALF, NARROW>;
-    if (!d->batch.attention_host->counts->has_runs)
+    if (!d->batch.attention_host->has_runs)
         launch_kernel<V, false>(d, p);
     else if constexpr (V::HAS_RUNS)
         launch_kernel<V, true>(d, p);
@@ -392,10 +392,10 @@ void cuda_attention_decode(struct device *d, const struct attention_args *a)
     p.counters = d->merges;
     for (int i = 0; i < b->n_waves; i++) {
         /* A graph has one wave, which begins at 0 whatever it is replayed for. */
-        const int first = i > 0 ? b->attention_host->counts->wave[i].first_split : 0;
+        const int first = i > 0 ? b->attention_host->counts->wave[i].first_item : 0;
         p.wave = &b->attention.counts->wave[i];
-        p.split = b->attention.split + first;
-        p.last_split = attention_splits_max(&d->limits) - first - 1;
+        p.item = b->attention.item + first;
+        p.last_item = attention_items_max(&d->limits) - first - 1;
         if (d->act == DT_BF16)
             launch_type<__nv_bfloat16>(d, a->kv->head_dim, &p);
         else

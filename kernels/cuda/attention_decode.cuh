@@ -1,5 +1,5 @@
 /* attention_decode.cuh - what the parts of attention_decode.cu share: its arguments, the sizes that
- * follow from a head's, an item of the list, and which keys and heads an item has. */
+ * follow from a head's, what a block takes from the list, and which keys and heads that has. */
 #ifndef KERNELS_CUDA_ATTENTION_DECODE_CUH
 #define KERNELS_CUDA_ATTENTION_DECODE_CUH
 
@@ -19,17 +19,17 @@ enum {
     STAGE_KEYS = WARPS * WARP_KEYS,
     ROWS = 16,        /* of a tensor core tile */
     MERGE_ROWS = 8,   /* rows that the warps of a block join at a time */
-    RING = 3,         /* items known: in hand, next, on its way */
-    DRAW_STAGES = 6,  /* so long before an item's end the one behind the next is drawn */
+    RING = 3,         /* tasks known: in hand, next, on its way */
+    DRAW_STAGES = 6,  /* so long before a task's end the one behind the next is drawn */
     FETCH_STAGES = 2, /* and fetched */
     STAGES_MAX = 6,
     SM_BYTES = 228 * 1024, /* shared memory of a multiprocessor, 1 KB a block is the system's */
 };
 
-static_assert((int)ATTENTION_TILE_HEADS == (int)ROWS, "what the plan counts");
+static_assert((int)ATTENTION_TASK_HEADS == (int)ROWS, "what the plan counts");
 static_assert((int)ATTENTION_RUNS_HEADS == (int)MERGE_ROWS, "what HALF means");
 static_assert(ATTENTION_SPLIT_MIN % STAGE_KEYS == 0, "splits begin where a stage does");
-static_assert(ATTENTION_GROUP / STAGE_KEYS <= 32, "a lane holds the page of each stage");
+static_assert(ATTENTION_RUN / STAGE_KEYS <= 32, "a lane holds the page of each stage");
 
 constexpr float LOG2_E = 1.44269504f;
 
@@ -38,11 +38,11 @@ struct decode_params {
     void *out;         /* [n_tokens, n_heads, head_dim] */
     const void *k, *v; /* of the layer: [n_blocks, n_kv_heads, block_tokens, head_dim] */
     const struct attention_wave *wave;
-    const struct attention_split *split; /* [n_splits] from the wave's first on */
-    const int32_t *block_table;          /* [seqs_max, table_stride] */
-    float *values;                       /* [partials, n_heads, head_dim] weighted sums of V */
-    float2 *sums;                        /* [partials, n_heads] running maximum, sum of weights */
-    int32_t *counters;                   /* next item, blocks done; then [merges, n_heads] */
+    const struct attention_item *item; /* [n_items] from the wave's first on */
+    const int32_t *block_table;        /* [seqs_max, table_stride] */
+    float *values;                     /* [partials, n_heads, head_dim] weighted sums of V */
+    float2 *sums;                      /* [partials, n_heads] running maximum, sum of weights */
+    int32_t *counters;                 /* next task, blocks done; then [merges, n_heads] */
     const float *alibi;
     float scale; /* of q.k, in powers of 2 when there is no cap, else to units of the cap */
     float cap;   /* in powers of 2; 0 = none */
@@ -50,9 +50,9 @@ struct decode_params {
     int tile_heads; /* ROWS, or 8 where registers are short: more heads of a group read K and V
                        again */
     int n_tiles;    /* of a group */
-    int n_parts;    /* items of a split: kv heads x tiles of their group */
+    int n_parts;    /* tasks of an item: kv heads x tiles of their group */
     int q_stride, table_stride, block_tokens, window;
-    int last_split; /* of the list's room */
+    int last_item; /* of the list's room */
     const float *k_scale,
         *v_scale; /* of the layer, in 8 bits: [n_blocks, n_kv_heads, block_tokens] */
     bool values_e4m3;
@@ -101,17 +101,17 @@ template <int HEAD_DIM, bool NARROW = false> struct layout {
     }
 };
 
-struct item { /* as it lies in shared memory, written by one warp */
-    struct attention_split split;
+struct task { /* as it lies in shared memory, written by one warp */
+    struct attention_item item;
     int32_t part; /* of n_parts; -1 <=> the list is at its end */
 };
 
-enum { SPLIT_WORDS = sizeof(struct attention_split) / 4 };
-static_assert(SPLIT_WORDS < 32, "a lane copies a word of a split");
-static_assert(sizeof(struct item) % 16 == 0, "read in fours: one more word would be four loads");
+enum { ITEM_WORDS = sizeof(struct attention_item) / 4 };
+static_assert(ITEM_WORDS < 32, "a lane copies a word of an item");
+static_assert(sizeof(struct task) % 16 == 0, "read in fours: one more word would be four loads");
 
 struct shared_state {
-    struct item ring[RING];
+    struct task ring[RING];
     float2 sums[WARPS][MERGE_ROWS];
     int32_t is_last;
 };
@@ -122,17 +122,17 @@ struct keys { /* of an item that are seen; all multiples of the stage but `end` 
     int n_stages;
 };
 
-__device__ __forceinline__ struct keys keys_of(const struct attention_split &s, int window)
+__device__ __forceinline__ struct keys keys_of(const struct attention_item &it, int window)
 {
     struct keys k;
-    k.seen = window > 0 ? max(0, s.kv_len - window) : 0;
-    k.first = max(s.first_key, k.seen / STAGE_KEYS * STAGE_KEYS);
-    k.end = s.end_key;
+    k.seen = window > 0 ? max(0, it.kv_len - window) : 0;
+    k.first = max(it.first_key, k.seen / STAGE_KEYS * STAGE_KEYS);
+    k.end = it.end_key;
     k.n_stages = k.end > k.seen ? (k.end - k.first + STAGE_KEYS - 1) / STAGE_KEYS : 0;
     return k;
 }
 
-/* The heads of an item: rows of the tile. */
+/* The heads of a task: rows of the tile. */
 struct heads {
     int kv, first, n;
 };
@@ -148,16 +148,16 @@ __device__ __forceinline__ struct heads heads_of(const struct decode_params &p, 
 }
 
 /* True <=> the stage is the first of a split, but the item's first. */
-__device__ __forceinline__ bool split_begins(const struct attention_split &s, const struct keys &k,
+__device__ __forceinline__ bool split_begins(const struct attention_item &it, const struct keys &k,
                                              int stage)
 {
-    return stage > 0 && ((k.first + stage * STAGE_KEYS) & (s.size - 1)) == 0;
+    return stage > 0 && ((k.first + stage * STAGE_KEYS) & (it.size - 1)) == 0;
 }
 
 /* Keys of the token's items, but for the last. */
-__device__ __forceinline__ int keys_of_item(const struct attention_split &s)
+__device__ __forceinline__ int keys_of_item(const struct attention_item &it)
 {
-    return s.n_items * s.size < s.kv_len ? (int)ATTENTION_GROUP : s.size;
+    return it.n_items * it.size < it.kv_len ? (int)ATTENTION_RUN : it.size;
 }
 
 /* First key of this warp in a stage. */

@@ -120,11 +120,11 @@ __device__ __forceinline__ void load_head(struct code_rows<T, HEAD_DIM, HALF> *r
 
 template <class T, int HEAD_DIM, bool HALF>
 __device__ __forceinline__ void load_q(struct code_rows<T, HEAD_DIM, HALF> *r,
-                                       const struct decode_params &p, const struct item &it)
+                                       const struct decode_params &p, const struct task &task)
 {
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    const struct heads h = heads_of(p, it.part);
-    const T *q = (const T *)p.q + (size_t)it.split.token * p.q_stride + h.first * HEAD_DIM + t * 4;
+    const struct heads h = heads_of(p, task.part);
+    const T *q = (const T *)p.q + (size_t)task.item.token * p.q_stride + h.first * HEAD_DIM + t * 4;
 #pragma unroll
     for (int n = 0; n < r->N; n++) {
         load_head(r, n, q + (8 * n + g) * HEAD_DIM, 8 * n + g < h.n);

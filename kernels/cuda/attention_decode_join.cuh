@@ -1,6 +1,6 @@
-/* attention_decode_join.cuh - the end of a split: its warps' rows in order; of an item of several,
- * what they gave, in order; and, in the last item of a token, all partials in order of position, by
- * groups. */
+/* attention_decode_join.cuh - the end of a split: its warps' rows in order; of a run, what its
+ * splits gave, in order; and, in the last item of a token, all partials in order of position, by
+ * runs. */
 #ifndef KERNELS_CUDA_ATTENTION_DECODE_JOIN_CUH
 #define KERNELS_CUDA_ATTENTION_DECODE_JOIN_CUH
 
@@ -119,16 +119,16 @@ __device__ __forceinline__ struct joined join_warps(int row, int column, const f
     return j;
 }
 
-/* One quad of an item to the output, or to the item's partial. */
+/* One quad of a task to the output, or to the item's partial. */
 template <class T, int HEAD_DIM>
 __device__ __forceinline__ void put_quad(const struct decode_params &p,
-                                         const struct attention_split &s, bool alone, int head,
+                                         const struct attention_item &it, bool alone, int head,
                                          int column, const struct joined &j)
 {
     if (alone) {
-        put_out<T>(p, ((size_t)s.token * p.n_heads + head) * HEAD_DIM + column, j);
+        put_out<T>(p, ((size_t)it.token * p.n_heads + head) * HEAD_DIM + column, j);
     } else {
-        const size_t at = (size_t)s.partial * p.n_heads + head;
+        const size_t at = (size_t)it.partial * p.n_heads + head;
         *(float4 *)&p.values[at * HEAD_DIM + column] = j.v;
         if (column == 0)
             p.sums[at] = make_float2(j.top, j.sum);
@@ -139,28 +139,28 @@ __device__ __forceinline__ void put_quad(const struct decode_params &p,
 
 template <class T, int HEAD_DIM>
 __device__ __forceinline__ void
-join_rows(const struct decode_params &p, const struct attention_split &s, bool alone,
+join_rows(const struct decode_params &p, const struct attention_item &it, bool alone,
           int first_head, int n_rows, const float *join, const struct shared_state *st)
 {
     constexpr int QUADS = HEAD_DIM / 4;
     for (int i = threadIdx.x; i < n_rows * QUADS; i += THREADS) {
         const int row = i / QUADS, column = i % QUADS * 4;
         const struct joined j = join_warps<HEAD_DIM>(row, column, join, st);
-        put_quad<T, HEAD_DIM>(p, s, alone, first_head + row, column, j);
+        put_quad<T, HEAD_DIM>(p, it, alone, first_head + row, column, j);
     }
 }
 
-/* ---- Items of several splits. ---- */
+/* ---- Runs. ---- */
 
-/* What a thread has of its item: of quad threadIdx.x + i THREADS of each 8 rows. */
-template <int HEAD_DIM, bool HALF> struct item_sums {
+/* What a thread has of its run: of quad threadIdx.x + i THREADS of each 8 rows. */
+template <int HEAD_DIM, bool HALF> struct run_sums {
     static constexpr int HALVES = HALF ? 1 : 2, QUADS = HEAD_DIM / 4;
     static constexpr int N = (MERGE_ROWS * QUADS + THREADS - 1) / THREADS;
     struct joined of[HALVES][N];
 };
 
 template <int HEAD_DIM, bool HALF>
-__device__ __forceinline__ void clear_sums(struct item_sums<HEAD_DIM, HALF> *sums)
+__device__ __forceinline__ void clear_sums(struct run_sums<HEAD_DIM, HALF> *sums)
 {
 #pragma unroll
     for (int half = 0; half < sums->HALVES; half++) {
@@ -170,9 +170,9 @@ __device__ __forceinline__ void clear_sums(struct item_sums<HEAD_DIM, HALF> *sum
     }
 }
 
-/* Rows [8 HALF_INDEX, + n_rows) of a split, to the item's. */
+/* Rows [8 HALF_INDEX, + n_rows) of a split, to the run's. */
 template <int HALF_INDEX, int HEAD_DIM, bool HALF>
-__device__ __forceinline__ void add_rows(struct item_sums<HEAD_DIM, HALF> *sums, int n_rows,
+__device__ __forceinline__ void add_rows(struct run_sums<HEAD_DIM, HALF> *sums, int n_rows,
                                          const float *join, const struct shared_state *st)
 {
     constexpr int QUADS = HEAD_DIM / 4;
@@ -186,9 +186,9 @@ __device__ __forceinline__ void add_rows(struct item_sums<HEAD_DIM, HALF> *sums,
     }
 }
 
-/* The end of a split: the warps' rows go to the item's.  A barrier must follow. */
+/* The end of a split: the warps' rows go to the run's.  A barrier must follow. */
 template <int HEAD_DIM, bool HALF, class R>
-__device__ __forceinline__ void end_split(R *r, struct item_sums<HEAD_DIM, HALF> *sums, int n_rows,
+__device__ __forceinline__ void end_split(R *r, struct run_sums<HEAD_DIM, HALF> *sums, int n_rows,
                                           float *join, struct shared_state *st)
 {
     if constexpr (layout<HEAD_DIM>::WIDE)
@@ -206,11 +206,11 @@ __device__ __forceinline__ void end_split(R *r, struct item_sums<HEAD_DIM, HALF>
     }
 }
 
-/* The item's rows to the output, or to its partial. */
+/* The run's rows to the output, or to its partial. */
 template <class T, int HEAD_DIM, bool HALF>
 __device__ __forceinline__ void
-put_sums(const struct decode_params &p, const struct attention_split &s, bool alone,
-         const struct item_sums<HEAD_DIM, HALF> *sums, const struct heads &h)
+put_sums(const struct decode_params &p, const struct attention_item &it, bool alone,
+         const struct run_sums<HEAD_DIM, HALF> *sums, const struct heads &h)
 {
     constexpr int QUADS = HEAD_DIM / 4;
 #pragma unroll
@@ -222,39 +222,39 @@ put_sums(const struct decode_params &p, const struct attention_split &s, bool al
             const struct joined &j = sums->of[half][i];
             if (quad >= MERGE_ROWS * QUADS || row >= h.n)
                 continue;
-            put_quad<T, HEAD_DIM>(p, s, alone, head, column, j);
+            put_quad<T, HEAD_DIM>(p, it, alone, head, column, j);
         }
     }
 }
 
-/* One quad of all partials of a token, in order of position, by groups of 2048 keys that have
- * `per_group` of them.  They are read past L1, which may hold lines of neighbours from before. */
+/* One quad of all partials of a token, in order of position, by runs of 2048 keys that have
+ * `per_run` of them.  They are read past L1, which may hold lines of neighbours from before. */
 template <int HEAD_DIM>
 __device__ __forceinline__ struct joined
-join_partials(const struct decode_params &p, const struct attention_split &s, int n_skipped,
-              int per_group, int head, int column)
+join_partials(const struct decode_params &p, const struct attention_item &it, int n_skipped,
+              int per_run, int head, int column)
 {
-    constexpr int AT_ONCE = ATTENTION_GROUP / ATTENTION_SPLIT_MIN;
-    struct joined all = join_nothing(), group = join_nothing();
-    for (int first = n_skipped / AT_ONCE * AT_ONCE; first < s.n_items; first += AT_ONCE) {
+    constexpr int AT_ONCE = ATTENTION_RUN / ATTENTION_SPLIT_MIN;
+    struct joined all = join_nothing(), run = join_nothing();
+    for (int first = n_skipped / AT_ONCE * AT_ONCE; first < it.n_items; first += AT_ONCE) {
         float4 v[AT_ONCE];
         float2 top_sum[AT_ONCE];
 #pragma unroll
         for (int i = 0; i < AT_ONCE; i++) {
-            const int item = min(max(first + i, n_skipped), s.n_items - 1);
-            const size_t at = (size_t)(s.first_partial + item) * p.n_heads + head;
+            const int item = min(max(first + i, n_skipped), it.n_items - 1);
+            const size_t at = (size_t)(it.first_partial + item) * p.n_heads + head;
             v[i] = __ldcg((const float4 *)&p.values[at * HEAD_DIM + column]);
             top_sum[i] = __ldcg(&p.sums[at]);
         }
 #pragma unroll
         for (int i = 0; i < AT_ONCE; i++) {
             const int item = first + i;
-            if (item < n_skipped || item >= s.n_items)
+            if (item < n_skipped || item >= it.n_items)
                 continue;
-            join_add(&group, v[i], top_sum[i]);
-            if (((item + 1) & (per_group - 1)) == 0 || item + 1 == s.n_items) {
-                join_add(&all, group.v, make_float2(group.top, group.sum));
-                group = join_nothing();
+            join_add(&run, v[i], top_sum[i]);
+            if (((item + 1) & (per_run - 1)) == 0 || item + 1 == it.n_items) {
+                join_add(&all, run.v, make_float2(run.top, run.sum));
+                run = join_nothing();
             }
         }
     }
@@ -264,32 +264,32 @@ join_partials(const struct decode_params &p, const struct attention_split &s, in
 /* All partials of a token, to the output. */
 template <class T, int HEAD_DIM>
 __device__ __forceinline__ void join_items(const struct decode_params &p,
-                                           const struct attention_split &s, int n_skipped,
+                                           const struct attention_item &it, int n_skipped,
                                            const struct heads &h)
 {
     constexpr int QUADS = HEAD_DIM / 4;
-    const int per_group = ATTENTION_GROUP >> (31 - __clz(keys_of_item(s))); /* powers of 2 */
+    const int per_run = ATTENTION_RUN >> (31 - __clz(keys_of_item(it))); /* powers of 2 */
     for (int i = threadIdx.x; i < h.n * QUADS; i += THREADS) {
         const int head = h.first + i / QUADS, column = i % QUADS * 4;
-        const struct joined j = join_partials<HEAD_DIM>(p, s, n_skipped, per_group, head, column);
-        put_out<T>(p, ((size_t)s.token * p.n_heads + head) * HEAD_DIM + column, j);
+        const struct joined j = join_partials<HEAD_DIM>(p, it, n_skipped, per_run, head, column);
+        put_out<T>(p, ((size_t)it.token * p.n_heads + head) * HEAD_DIM + column, j);
     }
 }
 
-/* ---- The end of an item. ---- */
+/* ---- The end of a task. ---- */
 
 /* True for all threads <=> this item is the last of its token and heads.  With RUNS one thread
  * fences for all: a fence of each would wait for the copies that are on their way. */
 template <bool RUNS>
 __device__ __forceinline__ bool arrive_last(const struct decode_params &p,
-                                            const struct attention_split &s, int n_active,
+                                            const struct attention_item &it, int n_active,
                                             int first_head, struct shared_state *st)
 {
     if (!RUNS)
         __threadfence();
     __syncthreads();
     if (threadIdx.x == 0) {
-        int32_t *counter = &p.counters[ATTENTION_QUEUE + s.merge * p.n_heads + first_head];
+        int32_t *counter = &p.counters[ATTENTION_QUEUE + it.merge * p.n_heads + first_head];
         st->is_last =
             (RUNS ? atomic_add_acq_rel(counter, 1) : atomicAdd(counter, 1)) == n_active - 1;
         if (st->is_last)
@@ -301,46 +301,45 @@ __device__ __forceinline__ bool arrive_last(const struct decode_params &p,
     return st->is_last != 0;
 }
 
-/* Of one split.  R: rows, or code_rows. */
+/* Of an item of one split.  R: rows, or code_rows. */
 template <class T, int HEAD_DIM, bool HALF, class R>
 __device__ __forceinline__ void
-end_item(R *r, const struct decode_params &p, const struct attention_split &s, int seen,
+end_item(R *r, const struct decode_params &p, const struct attention_item &it, int seen,
          const struct heads &h, float *join, struct shared_state *st)
 {
-    const int n_skipped = seen / s.size, n_active = s.n_items - n_skipped;
+    const int n_skipped = seen / it.size, n_active = it.n_items - n_skipped;
     if constexpr (layout<HEAD_DIM>::WIDE)
         __syncthreads(); /* all have read the queries, which lie where rows go */
     put_rows<0>(r, min(h.n, MERGE_ROWS), join, st);
     __syncthreads();
-    join_rows<T, HEAD_DIM>(p, s, n_active == 1, h.first, min(h.n, MERGE_ROWS), join, st);
+    join_rows<T, HEAD_DIM>(p, it, n_active == 1, h.first, min(h.n, MERGE_ROWS), join, st);
     if constexpr (!HALF) {
         if (h.n > MERGE_ROWS) {
             __syncthreads();
             put_rows<1>(r, h.n - MERGE_ROWS, join, st);
             __syncthreads();
-            join_rows<T, HEAD_DIM>(p, s, n_active == 1, h.first + MERGE_ROWS, h.n - MERGE_ROWS,
+            join_rows<T, HEAD_DIM>(p, it, n_active == 1, h.first + MERGE_ROWS, h.n - MERGE_ROWS,
                                    join, st);
         }
     }
     if (n_active == 1)
         __syncthreads();
-    else if (arrive_last<false>(p, s, n_active, h.first, st))
-        join_items<T, HEAD_DIM>(p, s, n_skipped, h);
+    else if (arrive_last<false>(p, it, n_active, h.first, st))
+        join_items<T, HEAD_DIM>(p, it, n_skipped, h);
 }
 
-/* Of several, whose last has ended. */
+/* Of a run, whose last split has ended. */
 template <class T, int HEAD_DIM, bool HALF>
-__device__ __forceinline__ void end_run(const struct decode_params &p,
-                                        const struct attention_split &s, int seen,
-                                        const struct item_sums<HEAD_DIM, HALF> *sums,
-                                        const struct heads &h, struct shared_state *st)
+__device__ __forceinline__ void
+end_run(const struct decode_params &p, const struct attention_item &it, int seen,
+        const struct run_sums<HEAD_DIM, HALF> *sums, const struct heads &h, struct shared_state *st)
 {
-    const int n_skipped = seen / keys_of_item(s), n_active = s.n_items - n_skipped;
-    put_sums<T>(p, s, n_active == 1, sums, h);
+    const int n_skipped = seen / keys_of_item(it), n_active = it.n_items - n_skipped;
+    put_sums<T>(p, it, n_active == 1, sums, h);
     if (n_active == 1)
         __syncthreads();
-    else if (arrive_last<true>(p, s, n_active, h.first, st))
-        join_items<T, HEAD_DIM>(p, s, n_skipped, h);
+    else if (arrive_last<true>(p, it, n_active, h.first, st))
+        join_items<T, HEAD_DIM>(p, it, n_skipped, h);
 }
 
 } // namespace

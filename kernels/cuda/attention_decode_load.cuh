@@ -9,13 +9,13 @@ namespace
 {
 
 struct loader {
-    struct keys keys; /* of the item that is being copied */
+    struct keys keys; /* of the task that is being copied */
     int stage;        /* of it, next */
-    int ahead;        /* items before the one in hand: -1, 0 or 1 */
+    int ahead;        /* tasks before the one in hand: -1, 0 or 1 */
     int slot, n_slots_used;
     int kv_head, table_row;
     uint32_t row;       /* lane i: first row of stage i of this warp, in [blocks, heads, tokens] */
-    int32_t next_block; /* lane i: block of the same of the item behind the one in hand */
+    int32_t next_block; /* lane i: block of the same of the task behind the one in hand */
 };
 
 __device__ __forceinline__ int32_t block_of(const struct decode_params &p, int table_row, int key)
@@ -32,22 +32,23 @@ __device__ __forceinline__ uint32_t row_of(const struct decode_params &p, int32_
            (uint32_t)(key % p.block_tokens);
 }
 
-/* Asks early for the blocks of an item; nothing here waits for them. */
-__device__ __forceinline__ int32_t ask_blocks(const struct decode_params &p, const struct item &it)
+/* Asks early for the blocks of a task; nothing here waits for them. */
+__device__ __forceinline__ int32_t ask_blocks(const struct decode_params &p,
+                                              const struct task &task)
 {
-    if (it.part < 0)
+    if (task.part < 0)
         return 0;
-    const struct keys k = keys_of(it.split, p.window);
+    const struct keys k = keys_of(task.item, p.window);
     const int lane = threadIdx.x % 32, key = stage_key(k, lane);
-    return lane < k.n_stages && key < k.end ? block_of(p, it.split.slot, key) : 0;
+    return lane < k.n_stages && key < k.end ? block_of(p, task.item.slot, key) : 0;
 }
 
-__device__ __forceinline__ void enter_item(struct loader *l, const struct decode_params &p,
-                                           const struct item &it)
+__device__ __forceinline__ void enter_task(struct loader *l, const struct decode_params &p,
+                                           const struct task &task)
 {
-    l->keys = keys_of(it.split, p.window);
-    l->kv_head = heads_of(p, it.part).kv;
-    l->table_row = it.split.slot;
+    l->keys = keys_of(task.item, p.window);
+    l->kv_head = heads_of(p, task.part).kv;
+    l->table_row = task.item.slot;
     l->stage = 0;
     l->row = row_of(p, l->next_block, l->kv_head, stage_key(l->keys, threadIdx.x % 32));
     l->ahead++;
@@ -148,16 +149,16 @@ __device__ __forceinline__ void copy_stage(struct loader *l, const struct decode
     l->n_slots_used++;
 }
 
-/* Copies ahead while there is room, up to the end of the item behind the one in hand. */
+/* Copies ahead while there is room, up to the end of the task behind the one in hand. */
 template <int HEAD_DIM, bool NARROW>
 __device__ __forceinline__ void copy_ahead(struct loader *l, const struct decode_params &p,
-                                           const struct item &next, uint32_t tiles, uint64_t policy)
+                                           const struct task &next, uint32_t tiles, uint64_t policy)
 {
     while (l->n_slots_used < layout<HEAD_DIM, NARROW>::STAGES) {
         if (l->stage == l->keys.n_stages) {
             if (l->ahead > 0 || next.part < 0)
                 return;
-            enter_item(l, p, next);
+            enter_task(l, p, next);
         } else {
             copy_stage<HEAD_DIM, NARROW>(l, p, tiles, policy);
         }

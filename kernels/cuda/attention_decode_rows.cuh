@@ -33,12 +33,12 @@ template <class T, int HEAD_DIM, bool HALF> struct rows {
 
 template <class T, int HEAD_DIM, bool HALF>
 __device__ __forceinline__ void load_q(struct rows<T, HEAD_DIM, HALF> *r,
-                                       const struct decode_params &p, const struct item &it)
+                                       const struct decode_params &p, const struct task &task)
 {
     const int lane = threadIdx.x % 32, g = lane / 4;
-    const struct heads h = heads_of(p, it.part);
+    const struct heads h = heads_of(p, task.part);
     const T *q =
-        (const T *)p.q + (size_t)it.split.token * p.q_stride + h.first * HEAD_DIM + lane % 4 * 2;
+        (const T *)p.q + (size_t)task.item.token * p.q_stride + h.first * HEAD_DIM + lane % 4 * 2;
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         const int row = g + 8 * half;
@@ -58,11 +58,11 @@ __device__ __forceinline__ void load_q(struct rows<T, HEAD_DIM, HALF> *r,
 /* A wide head's queries to shared memory, where the warps joined and nobody does now. */
 template <class T, int HEAD_DIM>
 __device__ __forceinline__ void share_q(char *to, const struct decode_params &p,
-                                        const struct item &it)
+                                        const struct task &task)
 {
     using L = layout<HEAD_DIM>;
-    const struct heads h = heads_of(p, it.part);
-    const T *q = (const T *)p.q + (size_t)it.split.token * p.q_stride + h.first * HEAD_DIM;
+    const struct heads h = heads_of(p, task.part);
+    const T *q = (const T *)p.q + (size_t)task.item.token * p.q_stride + h.first * HEAD_DIM;
     for (int i = threadIdx.x; i < ROWS * L::PIECES; i += THREADS) {
         const int row = i / L::PIECES, piece = i % L::PIECES;
         *(uint4 *)(to + L::at(row, piece)) =

@@ -1,17 +1,17 @@
 /* attention_plan.c - cuts a batch into the work lists of attention.
  *
  * One pass over the batch's tokens for the tiles, one for each wave's counts and one for its
- * splits, which a counting sort puts longest first.  No allocation. */
+ * items, which a counting sort puts longest first.  No allocation. */
 #include "kernels/cuda/attention_plan.h"
 
 #include <assert.h>
 #include <string.h>
 
 enum {
-    SORT_KEYS = 64, /* lengths of splits are sorted by this many keys */
-    SORT_CLASSES = ATTENTION_GROUP / SORT_KEYS,
+    SORT_KEYS = 64, /* lengths of items are sorted by this many keys */
+    SORT_CLASSES = ATTENTION_RUN / SORT_KEYS,
     ALIGNMENT = 16,
-    ATTENTION_TURN = ATTENTION_ITEMS * 5 / 8, /* items of a turn that is left as it is */
+    ATTENTION_TURN = ATTENTION_PLACES * 5 / 8, /* tasks of a turn that is left as it is */
 };
 
 #define ALL_KEYS INT64_MAX /* in items of one split, and the kernel has no others */
@@ -42,7 +42,7 @@ int32_t attention_split_size(int32_t kv_len, int32_t n_kv_heads)
 {
     int32_t size = ATTENTION_SPLIT_MIN;
     while (size < ATTENTION_SPLIT_MAX &&
-           (int64_t)kv_len * n_kv_heads > (int64_t)size * ATTENTION_ITEMS)
+           (int64_t)kv_len * n_kv_heads > (int64_t)size * ATTENTION_PLACES)
         size *= 2;
     return size;
 }
@@ -54,13 +54,13 @@ static int32_t token_splits_max(const struct device_limits *l)
     for (int32_t size = ATTENTION_SPLIT_MIN; size <= ATTENTION_SPLIT_MAX; size *= 2) {
         int32_t kv_len = l->context_max;
         if (size < ATTENTION_SPLIT_MAX)
-            kv_len = smaller(kv_len, (int64_t)size * ATTENTION_ITEMS / l->n_kv_heads);
+            kv_len = smaller(kv_len, (int64_t)size * ATTENTION_PLACES / l->n_kv_heads);
         most = larger(most, divide_up(kv_len, size));
     }
     return most;
 }
 
-int32_t attention_splits_max(const struct device_limits *l)
+int32_t attention_items_max(const struct device_limits *l)
 {
     return l->step_tokens_max * token_splits_max(l);
 }
@@ -95,14 +95,14 @@ static size_t tiles_at(void)
     return align_up(sizeof(struct attention_counts));
 }
 
-static size_t splits_at(const struct device_limits *l)
+static size_t items_at(const struct device_limits *l)
 {
     return tiles_at() + align_up((size_t)tiles_max(l) * sizeof(struct attention_tile));
 }
 
 size_t attention_plan_bytes(const struct device_limits *l)
 {
-    return splits_at(l) + (size_t)attention_splits_max(l) * sizeof(struct attention_split);
+    return items_at(l) + (size_t)attention_items_max(l) * sizeof(struct attention_item);
 }
 
 void attention_plan_view(struct attention_plan *p, const struct device_limits *l, void *at)
@@ -110,7 +110,7 @@ void attention_plan_view(struct attention_plan *p, const struct device_limits *l
     char *bytes = (char *)at;
     p->counts = (struct attention_counts *)at;
     p->tile = (struct attention_tile *)(bytes + tiles_at());
-    p->split = (struct attention_split *)(bytes + splits_at(l));
+    p->item = (struct attention_item *)(bytes + items_at(l));
 }
 
 static void add_tiles(struct attention_plan *p, const struct batch *b, int seq)
@@ -150,30 +150,31 @@ static void sort_tiles(struct attention_tile *tile, int32_t n)
 
 /* A token's keys as items. */
 struct cut {
-    int32_t token, kv_len, size, run, n_items;
+    int32_t token, kv_len, size, n_items;
+    int32_t keys; /* of an item, but for the last */
 };
 
-/* For items of several splits. */
-static bool has_registers(const struct device_limits *l)
+/* Whether sums of a run find registers. */
+static bool heads_allow_runs(const struct device_limits *l)
 {
     return l->head_dim <= ATTENTION_RUNS_HEAD_DIM ||
            l->n_heads <= ATTENTION_RUNS_HEADS * l->n_kv_heads;
 }
 
-/* What blocks take of one item: a part for each tile of the query heads that share a kv head.  (In
- * 8 bits tiles of wide heads are smaller, but then large groups have no runs.) */
-static int32_t parts_of_item(const struct device_limits *l)
+/* What blocks take of one item: a task for each tile of the query heads that share a kv head.  (In
+ * 8 bits tiles of wide heads are smaller, but where they are two there are no runs.) */
+static int32_t tasks_of_item(const struct device_limits *l)
 {
-    return l->n_kv_heads * divide_up(divide_up(l->n_heads, l->n_kv_heads), ATTENTION_TILE_HEADS);
+    return l->n_kv_heads * divide_up(divide_up(l->n_heads, l->n_kv_heads), ATTENTION_TASK_HEADS);
 }
 
-/* Whether there may be such items.  A recorded step has the kernel of its width, so neither lengths
- * nor what is a prompt may matter.  Fewer tokens than would be left a turn are single splits
- * anyway, but for long contexts, and the kernel that has no others is quicker for a few of any
- * length (docs/performance.md: 1 to 16 sequences). */
+/* Whether items may be runs.  A recorded step has the kernel of its width, so neither lengths nor
+ * what is a prompt may matter.  Fewer tokens than would be left a turn are single splits anyway,
+ * but for long contexts, and 1 to 16 are quicker in the kernel that has no others
+ * (docs/performance.md). */
 static bool may_have_runs(const struct device_limits *l, int32_t n_tokens)
 {
-    return has_registers(l) && (int64_t)n_tokens * parts_of_item(l) >= ATTENTION_TURN;
+    return heads_allow_runs(l) && (int64_t)n_tokens * tasks_of_item(l) >= ATTENTION_TURN;
 }
 
 /* False <=> the token is of the prompt.  `n_short` keys are still to go to short items. */
@@ -186,24 +187,24 @@ static bool cut_token(struct cut *c, int64_t *n_short, const struct device_limit
     if (c->kv_len <= b->n_prompt[seq])
         return false;
     c->size = attention_split_size(c->kv_len, l->n_kv_heads);
-    c->run = *n_short > 0 ? c->size : ATTENTION_GROUP;
-    c->n_items = divide_up(c->kv_len, c->run);
+    c->keys = *n_short > 0 ? c->size : ATTENTION_RUN;
+    c->n_items = divide_up(c->kv_len, c->keys);
     *n_short -= c->kv_len;
     return true;
 }
 
 static int32_t end_of_item(const struct cut *c, int32_t i)
 {
-    return smaller(c->kv_len, (int64_t)(i + 1) * c->run);
+    return smaller(c->kv_len, (int64_t)(i + 1) * c->keys);
 }
 
 /* The longest are class 0. */
 static int32_t class_of_item(const struct cut *c, int32_t i)
 {
-    return SORT_CLASSES - divide_up(end_of_item(c, i) - i * c->run, SORT_KEYS);
+    return SORT_CLASSES - divide_up(end_of_item(c, i) - i * c->keys, SORT_KEYS);
 }
 
-/* The first token after `first` that does not fit into its wave; counts the splits by class. */
+/* The first token after `first` that does not fit into its wave; counts the items by class. */
 static int32_t count_wave(int32_t count[SORT_CLASSES], const struct device_limits *l,
                           const struct batch *b, int32_t first, int64_t n_short)
 {
@@ -236,10 +237,10 @@ static void place_wave(struct attention_plan *p, int32_t at[SORT_CLASSES],
         const int seq = b->token_seq[token];
         const bool merges = c.n_items > 1;
         for (int32_t i = 0; i < c.n_items; i++) {
-            struct attention_split *s = &p->split[at[class_of_item(&c, i)]++];
+            struct attention_item *s = &p->item[at[class_of_item(&c, i)]++];
             s->slot = b->slot[seq];
             s->token = token;
-            s->first_key = i * c.run;
+            s->first_key = i * c.keys;
             s->end_key = end_of_item(&c, i);
             s->kv_len = c.kv_len;
             s->old_keys = b->kv_len[seq] - (b->seq_start[seq + 1] - b->seq_start[seq]);
@@ -261,46 +262,46 @@ static int32_t add_wave(struct attention_plan *p, const struct device_limits *l,
     int32_t count[SORT_CLASSES], at[SORT_CLASSES];
     const int32_t end = count_wave(count, l, b, first, n_short);
     struct attention_counts *n = p->counts;
-    const int32_t first_split = n->n_splits;
+    const int32_t first_item = n->n_items;
 
     for (int i = 0; i < SORT_CLASSES; i++) {
-        at[i] = n->n_splits;
-        n->n_splits += count[i];
+        at[i] = n->n_items;
+        n->n_items += count[i];
     }
-    if (n->n_splits == first_split)
+    if (n->n_items == first_item)
         return end;
     place_wave(p, at, l, b, first, end, n_short);
     assert(n->n_waves < ATTENTION_WAVES_MAX);
-    n->wave[n->n_waves].first_split = first_split;
-    n->wave[n->n_waves++].end_split = n->n_splits;
+    n->wave[n->n_waves].first_item = first_item;
+    n->wave[n->n_waves++].end_item = n->n_items;
     return end;
 }
 
-/* How many keys go to items of one split, which run last, where items may be of several.  Items of
- * groups take turns on the places that a GPU has; what would be a last turn of a few goes to all
- * places instead.  A turn that is fuller is left: partials cost more than places that wait, and the
- * few that work have the memory for themselves.
+/* How many keys go to items of one split, which run last, where there may be runs.  These take
+ * turns on the places that a GPU has; what would be a last turn of a few goes to all places
+ * instead.  A turn that is fuller is left: partials cost more than places that wait, and the few
+ * that work have the memory for themselves.
  *
- * Where a turn is full enough is interpolated.  Measured on an H200 was half a turn in single
- * splits whatever was left, against none (docs/performance.md): of copy it had 0.94 rather than
- * 0.89, and 1.01 rather than 1.02, behind a quarter of a turn, 0.95 rather than 0.94 behind three,
- * and 1 to 2 % less where turns were full.
+ * Five eighths are interpolated.  Measured, on an H200, was half a turn in single splits whatever
+ * was left, against none (docs/performance.md): of copy it had 0.94 rather than 0.89, and 1.01
+ * rather than 1.02, with a quarter of a turn left, 0.95 rather than 0.94 with three, and 0.01 to
+ * 0.15 less where turns were full.
  *
- * ATTENTION_ITEMS stands for the places: it moves work, no bits.  An H100 has 264, for a cache of
- * 8 bits 396, of which the plan does not know; 256 sequences of 1530 such keys and 8 kv heads, 5.2
- * turns of those, have 0.96 of copy, so there is little to win. */
+ * ATTENTION_PLACES need not be the places of the GPU in hand: here it moves work, no bits.  An H100
+ * has 264, and 396 for a cache of 8 bits, of which the plan does not know; 256 sequences of 1530
+ * such keys and 8 kv heads, 5.2 turns of those, have 0.96 of copy: there is little to win. */
 static int64_t short_keys(const struct device_limits *l, const struct batch *b)
 {
-    int64_t n_short = 0, n_keys = 0, n_items = 0;
+    int64_t n_short = 0, n_keys = 0, n_tasks = 0;
     for (int token = 0; token < b->n_tokens; token++) {
         struct cut c;
         if (!cut_token(&c, &n_short, l, b, token))
             continue;
         n_keys += c.kv_len;
-        n_items += c.n_items * parts_of_item(l);
+        n_tasks += c.n_items * tasks_of_item(l);
     }
-    const int64_t rest = n_items % ATTENTION_ITEMS;
-    return rest < ATTENTION_TURN ? divide_up(n_keys * rest, larger(1, n_items)) : 0;
+    const int64_t rest = n_tasks % ATTENTION_PLACES;
+    return rest < ATTENTION_TURN ? divide_up(n_keys * rest, larger(1, n_tasks)) : 0;
 }
 
 /* With at least `n_short` keys of each wave in items of one split. */
@@ -308,14 +309,14 @@ static size_t make_plan(struct attention_plan *p, const struct device_limits *l,
                         const struct batch *b, int64_t n_short)
 {
     struct attention_counts *n = p->counts;
-    n->n_tiles = n->n_splits = n->n_waves = 0;
-    n->has_runs = n_short < ALL_KEYS;
+    n->n_tiles = n->n_items = n->n_waves = 0;
+    p->has_runs = n_short < ALL_KEYS;
     for (int seq = 0; seq < b->n_seqs; seq++)
         add_tiles(p, b, seq);
     sort_tiles(p->tile, n->n_tiles);
     for (int32_t token = 0; token < b->n_tokens;)
         token = add_wave(p, l, b, token, n_short);
-    return splits_at(l) + (size_t)n->n_splits * sizeof(struct attention_split);
+    return items_at(l) + (size_t)n->n_items * sizeof(struct attention_item);
 }
 
 size_t attention_plan_make(struct attention_plan *p, const struct device_limits *l,

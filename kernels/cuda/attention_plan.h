@@ -1,10 +1,10 @@
 /* attention_plan.h - the work lists of attention, made once a step and used by every layer.
  *
  * Prompt tokens are cut into tiles of consecutive queries of one sequence; keys of each generated
- * token are summed by splits, at multiples of a size, these in order by groups of 2048 keys, and
- * groups in order.  Which list a token is in, and the size of its splits, depend on its position
- * and the model alone.  Whether its items are splits or whole groups depends on the batch, but not
- * what is summed in which order; so a token's bits never depend on the batch.
+ * token are summed by splits, at multiples of a size, these in order by runs of 2048 keys, and runs
+ * in order.  Which list a token is in, and the size of its splits, depend on its position and the
+ * model alone.  Whether its items are splits or whole runs depends on the batch, but not what is
+ * summed in which order; so a token's bits never depend on the batch.
  *
  * A token with one item writes its output; one with more writes a partial (running maximum, sum,
  * weighted values) for each, which are merged in order of position.  Partials live in a workspace
@@ -29,12 +29,12 @@ enum {
     ATTENTION_TILE = 128,          /* queries of a tile */
     ATTENTION_SPLIT_MIN = 256,     /* keys of a split: enough to hide what its end costs */
     ATTENTION_SPLIT_MAX = 1024,    /* and few enough that the last one to run is short */
-    ATTENTION_GROUP = 2048,        /* keys whose splits are summed in order, then groups */
-    ATTENTION_TILE_HEADS = 16,     /* query heads of a kv head that a block takes together */
-    ATTENTION_RUNS_HEAD_DIM = 128, /* wider heads leave registers for items of several splits ... */
-    ATTENTION_RUNS_HEADS = 8,      /* if a group has no more than these */
-    ATTENTION_ITEMS = 256, /* a token's splits times kv heads stay below, while splits can grow:
-                              one for each place that a GPU runs, and few to merge */
+    ATTENTION_RUN = 2048,          /* keys of a run: its splits are summed in order, then runs */
+    ATTENTION_TASK_HEADS = 16,     /* query heads of a kv head that a block takes together */
+    ATTENTION_RUNS_HEAD_DIM = 128, /* wider heads leave registers for runs ... */
+    ATTENTION_RUNS_HEADS = 8,      /* if a kv head has no more than these */
+    ATTENTION_PLACES = 256, /* blocks that a GPU runs at once, about; a token's splits times kv
+                               heads stay below, while splits can grow: few to merge */
     ATTENTION_PARTIALS_MAX = 16384,
     ATTENTION_WAVES_MAX = 256,
 };
@@ -46,7 +46,7 @@ struct attention_tile { /* prompt tokens [first_token, first_token + n_tokens) o
     int32_t kv_len;   /* of the sequence: what a bidirectional token sees */
 };
 
-struct attention_split { /* an item: keys [first_key, end_key) for one token, a split or a group */
+struct attention_item { /* keys [first_key, end_key) for one token: a split, or a run of them */
     int32_t slot;
     int32_t token; /* of the batch */
     int32_t first_key, end_key;
@@ -55,30 +55,30 @@ struct attention_split { /* an item: keys [first_key, end_key) for one token, a 
     int32_t size;     /* keys of the token's splits, but for the last */
     int32_t partial;  /* where this item's partial goes; -1 <=> the token has one item */
     int32_t first_partial;
-    int32_t n_items; /* of the token: splits, or groups, which are fewer than kv_len / size */
+    int32_t n_items; /* of the token: splits, or runs, which are fewer than kv_len / size */
     int32_t merge;   /* counters of the token, zero between launches: the last item merges */
 };
 
-struct attention_wave { /* splits [first_split, end_split): one launch */
-    int32_t first_split, end_split;
+struct attention_wave { /* items [first_item, end_item): one launch */
+    int32_t first_item, end_item;
 };
 
 struct attention_counts { /* first in the buffer that goes to the device */
-    int32_t n_tiles, n_splits, n_waves;
-    int32_t has_runs; /* items may be of several splits: the host's choice of a kernel, by the model
-                         and the batch's number of tokens alone */
+    int32_t n_tiles, n_items, n_waves;
     struct attention_wave wave[ATTENTION_WAVES_MAX];
 };
 
-struct attention_plan { /* views of one buffer, host or device */
+struct attention_plan { /* views of one buffer, host or device, and what stays on the host */
     struct attention_counts *counts;
-    struct attention_tile *tile;   /* [tiles_max], those with most keys to see first */
-    struct attention_split *split; /* [splits_max], a wave after the other, longest first */
+    struct attention_tile *tile; /* [tiles_max], those with most keys to see first */
+    struct attention_item *item; /* [items_max], a wave after the other, longest first */
+    bool has_runs; /* items may be runs, which chooses a kernel: by the model and the batch's number
+                      of tokens alone */
 };
 
 /* Keys of the splits of a token that sees kv_len. */
 int32_t attention_split_size(int32_t kv_len, int32_t n_kv_heads);
-int32_t attention_splits_max(const struct device_limits *l);
+int32_t attention_items_max(const struct device_limits *l);
 
 /* Bytes of the buffer; it is copied to the device as it is. */
 size_t attention_plan_bytes(const struct device_limits *l);

@@ -25,7 +25,7 @@ struct cuda_slot { /* how the sequence in a slot samples; device memory */
 
 struct cuda_batch { /* the batch in hand */
     int n_tokens, n_seqs, n_heads;   /* host */
-    bool has_tiles, has_splits;      /* host: which attention kernels have work */
+    bool has_tiles, has_items;      /* host: which attention kernels have work */
     int n_waves;                     /* host */
     int32_t *ids;              /* [step_tokens_max] TOKEN_SAMPLED resolved */
     int32_t *positions;        /* [step_tokens_max] */

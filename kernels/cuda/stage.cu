@@ -121,7 +121,7 @@ void pack_attention(device *d, stage *s, packed *p, const batch *b)
     add_segment(p, s, at, d->batch.attention.counts, n);
     d->batch.attention_host = plan;
     d->batch.has_tiles = plan->counts->n_tiles > 0;
-    d->batch.has_splits = plan->counts->n_splits > 0;
+    d->batch.has_items = plan->counts->n_items > 0;
     d->batch.n_waves = plan->counts->n_waves;
 }
 

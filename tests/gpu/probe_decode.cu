@@ -487,9 +487,9 @@ static double check_case(struct bench *b, struct check_memory *m, const struct s
     const double worst = compare(name, b, out, queries, ref, size, bf16);
     if (run_decode(b, m, b->d.batch.n_tokens) != out)
         fail("bits differ in a second run", name);
-    /* Groups, single splits in the same kernel, and in their own. */
+    /* Runs, single splits in the same kernel, and in their own. */
     for (int64_t n_short : {(int64_t)0, ALL_KEYS - 1, ALL_KEYS}) {
-        if (n_short < ALL_KEYS && !has_registers(&b->d.limits))
+        if (n_short < ALL_KEYS && !heads_allow_runs(&b->d.limits))
             continue;
         set_batch(b, seqs, n_short);
         if (run_decode(b, m, b->d.batch.n_tokens) != out)
@@ -753,7 +753,7 @@ static void bench_case(struct bench *b, struct pool *p, const struct shape *s, c
     const double us = time_decode(b, p, n_launches, n_layers);
     const double bytes =
         2 * keys * s->n_kv_heads * row_bytes + (double)kv_len.size() * s->n_heads * s->head_dim * 4;
-    printf("%-22s %6d splits %9.1f us %6.0f GB/s %5.1f %%\n", name, b->host.counts->n_splits, us,
+    printf("%-22s %6d items %9.1f us %6.0f GB/s %5.1f %%\n", name, b->host.counts->n_items, us,
            bytes / us / 1e3, bytes / us / 1e3 / p->copy_gbs * 100);
     fflush(stdout);
     b->kv.k_scale = b->kv.v_scale = NULL;

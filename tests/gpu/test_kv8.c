@@ -32,8 +32,8 @@ static const struct shape shapes[] = {
 };
 enum { SHAPES = sizeof shapes / sizeof *shapes };
 
-/* A sequence of two groups of splits, whose last 20 tokens were generated: with 8 heads enough for
- * items of several splits, as one of them alone is not.  One in its prompt, one of two tiles. */
+/* A sequence of two runs of splits, whose last 20 tokens were generated: with 8 heads enough for
+ * items that are runs, as one of them alone is not.  One in its prompt, one of two tiles. */
 static int32_t seq_kv_len[SLOTS] = {2500, 77, 600}, seq_n_new[SLOTS] = {20, 40, 130},
                seq_n_prompt[SLOTS] = {2480, 77, 600};
 static int shape_step = 1; /* a small run takes every so manyth shape, in turn */

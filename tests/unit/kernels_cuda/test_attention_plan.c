@@ -94,14 +94,14 @@ static void check_tiles(const struct bench *t)
 }
 
 /* Keys of the token's items, but for the last. */
-static int32_t run_of(const struct attention_split *s)
+static int32_t keys_of_item(const struct attention_item *s)
 {
-    return s->n_items < (s->kv_len + s->size - 1) / s->size ? ATTENTION_GROUP : s->size;
+    return s->n_items < (s->kv_len + s->size - 1) / s->size ? ATTENTION_RUN : s->size;
 }
 
-static void check_split(const struct bench *t, const struct attention_split *s)
+static void check_item(const struct bench *t, const struct attention_item *s)
 {
-    const int32_t run = run_of(s);
+    const int32_t keys = keys_of_item(s);
     const int seq = t->token_seq[s->token];
     const int32_t size = attention_split_size(s->kv_len, t->limits.n_kv_heads);
     assert_true(is_generated(t, s->token));
@@ -109,16 +109,16 @@ static void check_split(const struct bench *t, const struct attention_split *s)
     assert_int_equal(s->kv_len, position_of(t, s->token) + 1);
     assert_int_equal(s->old_keys, t->kv_len[seq] - (t->seq_start[seq + 1] - t->seq_start[seq]));
     assert_int_equal(s->size, size);
-    assert_true(run == size || t->plan.counts->has_runs);
-    assert_int_equal(s->first_key % run, 0);
-    assert_int_equal(s->end_key, s->first_key + run < s->kv_len ? s->first_key + run : s->kv_len);
+    assert_true(keys == size || t->plan.has_runs);
+    assert_int_equal(s->first_key % keys, 0);
+    assert_int_equal(s->end_key, s->first_key + keys < s->kv_len ? s->first_key + keys : s->kv_len);
     assert_true(s->end_key > s->first_key);
-    assert_int_equal(s->n_items, (s->kv_len + run - 1) / run);
+    assert_int_equal(s->n_items, (s->kv_len + keys - 1) / keys);
     if (s->n_items == 1) {
         assert_int_equal(s->partial, -1);
         return;
     }
-    assert_int_equal(s->partial, s->first_partial + s->first_key / run);
+    assert_int_equal(s->partial, s->first_partial + s->first_key / keys);
 }
 
 /* Each partial and each counter is used by one token in a wave. */
@@ -131,10 +131,10 @@ static void check_wave(const struct bench *t, const struct attention_wave *w)
     assert_true(partials_max <= 1 << 16 && merges_max <= TOKENS_MAX);
     memset(partial_of, 0xff, sizeof partial_of);
     memset(merge_of, 0xff, sizeof merge_of);
-    assert_true(w->end_split > w->first_split);
-    for (int i = w->first_split; i < w->end_split; i++) {
-        const struct attention_split *s = &t->plan.split[i];
-        if (i > w->first_split) {
+    assert_true(w->end_item > w->first_item);
+    for (int i = w->first_item; i < w->end_item; i++) {
+        const struct attention_item *s = &t->plan.item[i];
+        if (i > w->first_item) {
             const int32_t before = s[-1].end_key - s[-1].first_key;
             assert_true((before + 63) / 64 >= (s->end_key - s->first_key + 63) / 64);
         }
@@ -149,27 +149,27 @@ static void check_wave(const struct bench *t, const struct attention_wave *w)
     }
 }
 
-static void check_splits(const struct bench *t)
+static void check_items(const struct bench *t)
 {
     static int32_t n_keys[TOKENS_MAX], wave_of[TOKENS_MAX];
     const struct attention_counts *n = t->plan.counts;
     int32_t first = 0;
     memset(n_keys, 0, sizeof n_keys);
     memset(wave_of, 0xff, sizeof wave_of);
-    assert_in_range(n->n_splits, 0, attention_splits_max(&t->limits));
+    assert_in_range(n->n_items, 0, attention_items_max(&t->limits));
     assert_in_range(n->n_waves, 0, ATTENTION_WAVES_MAX);
     for (int w = 0; w < n->n_waves; w++) {
-        assert_int_equal(n->wave[w].first_split, first);
+        assert_int_equal(n->wave[w].first_item, first);
         check_wave(t, &n->wave[w]);
-        for (first = n->wave[w].first_split; first < n->wave[w].end_split; first++) {
-            const struct attention_split *s = &t->plan.split[first];
-            check_split(t, s);
+        for (first = n->wave[w].first_item; first < n->wave[w].end_item; first++) {
+            const struct attention_item *s = &t->plan.item[first];
+            check_item(t, s);
             n_keys[s->token] += s->end_key - s->first_key;
             assert_true(wave_of[s->token] == -1 || wave_of[s->token] == w);
             wave_of[s->token] = w;
         }
     }
-    assert_int_equal(first, n->n_splits);
+    assert_int_equal(first, n->n_items);
     for (int token = 0; token < t->batch.n_tokens; token++)
         assert_int_equal(n_keys[token], is_generated(t, token) ? position_of(t, token) + 1 : 0);
 }
@@ -178,17 +178,17 @@ static void make_and_check(struct bench *t)
 {
     const size_t n_bytes = attention_plan_make(&t->plan, &t->limits, &t->batch);
     assert_true(n_bytes <= attention_plan_bytes(&t->limits));
-    assert_ptr_equal((char *)t->at + n_bytes, &t->plan.split[t->plan.counts->n_splits]);
+    assert_ptr_equal((char *)t->at + n_bytes, &t->plan.item[t->plan.counts->n_items]);
     check_tiles(t);
-    check_splits(t);
+    check_items(t);
 }
 
-static int32_t keys_in_runs_of(const struct bench *t, int32_t run)
+static int32_t keys_in_items_of(const struct bench *t, int32_t keys)
 {
     int32_t n = 0;
-    for (int i = 0; i < t->plan.counts->n_splits; i++) {
-        const struct attention_split *s = &t->plan.split[i];
-        n += run_of(s) == run ? s->end_key - s->first_key : 0;
+    for (int i = 0; i < t->plan.counts->n_items; i++) {
+        const struct attention_item *s = &t->plan.item[i];
+        n += keys_of_item(s) == keys ? s->end_key - s->first_key : 0;
     }
     return n;
 }
@@ -201,13 +201,13 @@ static void a_few_tokens_are_cut_into_single_splits(void **state)
     for (int i = 0; i < SEQS_MAX; i++)
         add_seq(&t, 1, 1530, 5);
     make_and_check(&t);
-    assert_int_equal(keys_in_runs_of(&t, ATTENTION_SPLIT_MIN), SEQS_MAX * 1530);
-    assert_false(t.plan.counts->has_runs);
+    assert_int_equal(keys_in_items_of(&t, ATTENTION_SPLIT_MIN), SEQS_MAX * 1530);
+    assert_false(t.plan.has_runs);
     free(t.at);
 }
 
 /* 29 * 64 items are 7 turns of 256, and 64 items: a quarter of 256. */
-static void many_tokens_are_whole_groups_and_some_single_splits(void **state)
+static void many_tokens_are_whole_runs_and_some_single_splits(void **state)
 {
     (void)state;
     struct bench t;
@@ -215,11 +215,11 @@ static void many_tokens_are_whole_groups_and_some_single_splits(void **state)
     for (int i = 0; i < SEQS_MAX; i++)
         add_seq(&t, 29, 1530, 5);
     make_and_check(&t);
-    assert_in_range(keys_in_runs_of(&t, ATTENTION_SPLIT_MIN), 15 * 1530, 17 * 1530);
-    assert_true(t.plan.counts->has_runs);
-    assert_int_equal(t.plan.split[0].first_key, 0);
-    assert_int_equal(t.plan.split[0].end_key, t.plan.split[0].kv_len);
-    assert_int_equal(t.plan.split[0].partial, -1);
+    assert_in_range(keys_in_items_of(&t, ATTENTION_SPLIT_MIN), 15 * 1530, 17 * 1530);
+    assert_true(t.plan.has_runs);
+    assert_int_equal(t.plan.item[0].first_key, 0);
+    assert_int_equal(t.plan.item[0].end_key, t.plan.item[0].kv_len);
+    assert_int_equal(t.plan.item[0].partial, -1);
     free(t.at);
 }
 
@@ -239,8 +239,8 @@ static void neither_lengths_nor_prompts_choose_the_kernel(void **state)
                 left -= n;
             }
             make_and_check(&t);
-            assert_int_equal(t.plan.counts->n_splits > 0, kind != PROMPT);
-            assert_int_equal(t.plan.counts->has_runs, n_tokens >= 20); /* 160 items of 8 kv heads */
+            assert_int_equal(t.plan.counts->n_items > 0, kind != PROMPT);
+            assert_int_equal(t.plan.has_runs, n_tokens >= 20); /* 160 items of 8 kv heads */
             free(t.at);
         }
     }
@@ -259,9 +259,9 @@ static void tiles_of_a_large_group_count_apart(void **state)
         for (int i = 0; i < SEQS_MAX; i++)
             add_seq(&t, n_each[k], 1530, 5);
         make_and_check(&t);
-        assert_int_equal(t.plan.counts->has_runs, n_each[k] > 2); /* 128 and 192 items */
+        assert_int_equal(t.plan.has_runs, n_each[k] > 2); /* 128 and 192 items */
         if (n_each[k] == 29)
-            assert_in_range(keys_in_runs_of(&t, ATTENTION_SPLIT_MIN), 15 * 1530, 17 * 1530);
+            assert_in_range(keys_in_items_of(&t, ATTENTION_SPLIT_MIN), 15 * 1530, 17 * 1530);
         free(t.at);
     }
 }
@@ -276,7 +276,7 @@ static void wide_heads_of_large_groups_have_single_splits(void **state)
     for (int i = 0; i < SEQS_MAX; i++)
         add_seq(&t, 32, 1530, 5);
     make_and_check(&t);
-    assert_false(t.plan.counts->has_runs);
+    assert_false(t.plan.has_runs);
     free(t.at);
 }
 
@@ -289,7 +289,7 @@ static void a_turn_that_is_nearly_full_is_left(void **state)
     for (int i = 0; i < SEQS_MAX; i++)
         add_seq(&t, 27, 1530, 5);
     make_and_check(&t);
-    assert_int_equal(keys_in_runs_of(&t, ATTENTION_SPLIT_MIN), 0);
+    assert_int_equal(keys_in_items_of(&t, ATTENTION_SPLIT_MIN), 0);
     free(t.at);
 }
 
@@ -384,7 +384,7 @@ int main(void)
         cmocka_unit_test(a_prompt_that_ends_inside_the_step_is_in_both_lists),
         cmocka_unit_test(splits_grow_with_the_context_and_stay_in_range),
         cmocka_unit_test(a_few_tokens_are_cut_into_single_splits),
-        cmocka_unit_test(many_tokens_are_whole_groups_and_some_single_splits),
+        cmocka_unit_test(many_tokens_are_whole_runs_and_some_single_splits),
         cmocka_unit_test(neither_lengths_nor_prompts_choose_the_kernel),
         cmocka_unit_test(tiles_of_a_large_group_count_apart),
         cmocka_unit_test(wide_heads_of_large_groups_have_single_splits),
