@@ -138,8 +138,11 @@ find_sanitizer() {
 
 # Under a sanitizer a launch takes up to a thousand times as long: an argument asks for a small part.
 # racecheck (2025.3) of whole engines ends without a word within a minute; their kernels are the others'.
-sanitizer_jobs() {
+sanitizer_jobs() { # the longest first
     local tool t
+    for tool in racecheck initcheck memcheck synccheck; do
+        for t in "scheme waves int4" "matmul waves" "scheme waves fp8"; do echo "$tool gpu_test_$t"; done
+    done
     for t in matmul qkv scheme gguf act8 engine kv8 sample small_ops head; do
         [ -x "$bin/gpu_test_$t" ] || continue
         for tool in racecheck initcheck memcheck synccheck; do
@@ -149,9 +152,6 @@ sanitizer_jobs() {
             *) echo "$tool gpu_test_$t" ;;
             esac
         done
-    done
-    for tool in racecheck initcheck memcheck synccheck; do
-        for t in "matmul waves" "scheme waves int4" "scheme waves fp8"; do echo "$tool gpu_test_$t"; done
     done
 }
 
@@ -166,7 +166,7 @@ without_graphs() {
     echo "$to"
 }
 
-# Two at a time on each GPU: most of the time is the host's.
+# Four at a time on each GPU: most of the time is the host's.
 sanitizer() {
     local cs at plain i=0
     local -a job flags
@@ -177,7 +177,7 @@ sanitizer() {
         at=$bin flags=()
         case ${job[0]} in synccheck) flags=(--force-synchronization-limit 1) ;; esac # of many launches it loses some
         case ${job[0]},${job[1]} in synccheck,gpu_test_engine|synccheck,gpu_test_gguf) at=$plain ;; esac
-        room $((2 * n_gpus))
+        room $((4 * n_gpus))
         CUDA_VISIBLE_DEVICES=${gpus[i++ % n_gpus]} part "${job[*]}" 'grep -E "ERROR SUMMARY|RACECHECK SUMMARY"' \
             "$cs" --tool "${job[0]}" "${flags[@]}" --error-exitcode 9 --print-limit 20 "$at/${job[1]}" "${job[@]:2}" &
     done < <(sanitizer_jobs)
