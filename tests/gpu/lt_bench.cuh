@@ -49,34 +49,48 @@ static double copy_gbs(struct bench *b)
 }
 
 /* cublasLt's first proposal, of the same bytes: no norm, no activation, residual by beta. */
-static double lt_us(struct bench *b, const struct layer *l, int rows, bf *const *w, int n_w,
-                    int launches)
-{
+struct lt_product {
     cublasLtMatmulDescOpaque_t desc;
-    cublasLtMatrixLayoutOpaque_t wl, xl, yl;
-    cublasLtMatmulPreferenceOpaque_t pref;
+    cublasLtMatrixLayoutOpaque_t w, x, y;
     cublasLtMatmulHeuristicResult_t found;
+    float beta;
+};
+
+static bool lt_find(struct bench *b, const struct layer *l, int rows, struct lt_product *p)
+{
+    cublasLtMatmulPreferenceOpaque_t pref;
     cublasOperation_t t = CUBLAS_OP_T;
     size_t work = LT_WORK;
     int n = l->gated ? 2 * l->n : l->n, n_found = 0;
     cudaDataType_t out = l->y_f32 ? CUDA_R_32F : CUDA_R_16BF;
-    LT(cublasLtMatmulDescInit(&desc, CUBLAS_COMPUTE_32F, CUDA_R_32F));
-    LT(cublasLtMatmulDescSetAttribute(&desc, CUBLASLT_MATMUL_DESC_TRANSA, &t, sizeof t));
-    LT(cublasLtMatrixLayoutInit(&wl, CUDA_R_16BF, l->in, n, l->in));
-    LT(cublasLtMatrixLayoutInit(&xl, CUDA_R_16BF, l->in, rows, l->in));
-    LT(cublasLtMatrixLayoutInit(&yl, out, n, rows, n));
+    p->beta = l->add ? 1 : 0;
+    LT(cublasLtMatmulDescInit(&p->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F));
+    LT(cublasLtMatmulDescSetAttribute(&p->desc, CUBLASLT_MATMUL_DESC_TRANSA, &t, sizeof t));
+    LT(cublasLtMatrixLayoutInit(&p->w, CUDA_R_16BF, l->in, n, l->in));
+    LT(cublasLtMatrixLayoutInit(&p->x, CUDA_R_16BF, l->in, rows, l->in));
+    LT(cublasLtMatrixLayoutInit(&p->y, out, n, rows, n));
     LT(cublasLtMatmulPreferenceInit(&pref));
     LT(cublasLtMatmulPreferenceSetAttribute(&pref, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &work,
                                             sizeof work));
-    if (cublasLtMatmulAlgoGetHeuristic(b->lt, &desc, &wl, &xl, &yl, &yl, &pref, 1, &found,
-                                       &n_found) != CUBLAS_STATUS_SUCCESS ||
-        n_found < 1)
+    return cublasLtMatmulAlgoGetHeuristic(b->lt, &p->desc, &p->w, &p->x, &p->y, &p->y, &pref, 1,
+                                          &p->found, &n_found) == CUBLAS_STATUS_SUCCESS &&
+           n_found > 0;
+}
+
+static void lt_launch(struct bench *b, struct lt_product *p, const bf *w)
+{
+    const float one = 1;
+    LT(cublasLtMatmul(b->lt, &p->desc, &one, w, &p->w, b->x, &p->x, &p->beta, b->y, &p->y, b->y,
+                      &p->y, &p->found.algo, b->lt_work, LT_WORK, b->d.stream));
+}
+
+static inline double lt_us(struct bench *b, const struct layer *l, int rows, bf *const *w, int n_w,
+                           int launches)
+{
+    struct lt_product p;
+    if (!lt_find(b, l, rows, &p))
         return NAN;
-    float one = 1, beta = l->add ? 1 : 0;
-    return graph_us(b->d.stream, launches, [&](int i) {
-        LT(cublasLtMatmul(b->lt, &desc, &one, w[i % n_w], &wl, b->x, &xl, &beta, b->y, &yl, b->y,
-                          &yl, &found.algo, b->lt_work, LT_WORK, b->d.stream));
-    });
+    return graph_us(b->d.stream, launches, [&](int i) { lt_launch(b, &p, w[i % n_w]); });
 }
 
 static struct bench bench_open(int rows_max)

@@ -80,35 +80,47 @@ template <class T> static T *random_matrix(size_t n, float scale)
     return p;
 }
 
-/* Microseconds of one of `n` launches recorded into a graph: the best of five runs. */
-template <class F> static double graph_us(cudaStream_t stream, int n, F launch)
+/* `n` launches, to be run together. */
+template <class F> static cudaGraphExec_t graph_of(cudaStream_t stream, int n, F launch)
 {
     cudaGraph_t graph;
     cudaGraphExec_t run;
-    cudaEvent_t from, to;
-    OK(cudaEventCreate(&from));
-    OK(cudaEventCreate(&to));
     OK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
     for (int i = 0; i < n; i++)
         launch(i);
     OK(cudaStreamEndCapture(stream, &graph));
     OK(cudaGraphInstantiate(&run, graph, 0));
-    float best = 1e30f;
-    for (int i = 0; i < 6; i++) {
-        float ms;
-        OK(cudaEventRecord(from, stream));
-        OK(cudaGraphLaunch(run, stream));
-        OK(cudaEventRecord(to, stream));
-        OK(cudaEventSynchronize(to));
-        OK(cudaEventElapsedTime(&ms, from, to));
-        if (i > 0)
-            best = fminf(best, ms);
-    }
-    OK(cudaGraphExecDestroy(run));
     OK(cudaGraphDestroy(graph));
+    return run;
+}
+
+/* Microseconds of one run. */
+static double run_us(cudaStream_t stream, cudaGraphExec_t run)
+{
+    cudaEvent_t from, to;
+    float ms;
+    OK(cudaEventCreate(&from));
+    OK(cudaEventCreate(&to));
+    OK(cudaEventRecord(from, stream));
+    OK(cudaGraphLaunch(run, stream));
+    OK(cudaEventRecord(to, stream));
+    OK(cudaEventSynchronize(to));
+    OK(cudaEventElapsedTime(&ms, from, to));
     OK(cudaEventDestroy(from));
     OK(cudaEventDestroy(to));
-    return 1e3 * best / n;
+    return 1e3 * ms;
+}
+
+/* Microseconds of one of `n` launches recorded into a graph: the best of five runs. */
+template <class F> static double graph_us(cudaStream_t stream, int n, F launch)
+{
+    const cudaGraphExec_t run = graph_of(stream, n, launch);
+    double best = 1e30;
+    run_us(stream, run);
+    for (int i = 0; i < 5; i++)
+        best = fmin(best, run_us(stream, run));
+    OK(cudaGraphExecDestroy(run));
+    return best / n;
 }
 
 #endif

@@ -2,7 +2,9 @@
  * how fast.
  *
  * Right: against the chains that scheme_layout.h defines, made here by mma.sync, and those against
- * f64. Fast: every tile beside cublasLt in bf16, and the one that is chosen.
+ * f64. Fast: every tile beside cublasLt in bf16, and the one that is chosen. The gated product,
+ * whose SwiGLU is fused, beside the product alone and beside it and a kernel of SwiGLU; `bare` is
+ * the same weights' product without SwiGLU.  All take turns, so that clocks are alike: medians.
  *
  *     nvcc -std=c++17 -O3 -gencode=arch=compute_90a,code=sm_90a -I. tests/gpu/probe_scheme_wide.cu
  * \
@@ -12,6 +14,7 @@
 #include "tests/gpu/lt_bench.cuh"
 #include "tests/gpu/units_bench.cuh"
 
+#include <algorithm>
 #include <vector>
 
 #include "kernels/cuda/matmul_scheme_sm90.h"
@@ -268,6 +271,7 @@ const struct layer layers[] = {
     {"qkv", 4096, 6144, false, false, false, false},
     {"out", 4096, 4096, false, true, false, false},
     {"gate|up", 4096, 14336, true, false, false, false},
+    {"bare", 4096, 28672, false, false, false, false},
     {"down", 14336, 4096, false, true, false, false},
 };
 
@@ -288,7 +292,31 @@ copies make_copies(const struct scheme *s, const struct layer *l)
     return c;
 }
 
-double tile_us(struct bench *b, const copies *c, const struct layer *l, int rows, int tile,
+struct turn { /* something that is timed */
+    cudaGraphExec_t run;
+    std::vector<double> us;
+
+    double median() const
+    {
+        return us[us.size() / 2];
+    }
+};
+
+void take_turns(struct bench *b, std::vector<turn> *turns, int launches)
+{
+    for (int round = 0; round < 6; round++)
+        for (turn &t : *turns) {
+            const double us = run_us(b->d.stream, t.run) / launches;
+            if (round > 0)
+                t.us.push_back(us);
+        }
+    for (turn &t : *turns) {
+        std::sort(t.us.begin(), t.us.end());
+        OK(cudaGraphExecDestroy(t.run));
+    }
+}
+
+turn tile_turn(struct bench *b, const copies *c, const struct layer *l, int rows, int tile,
                int launches)
 {
     struct product p = {};
@@ -300,49 +328,91 @@ double tile_us(struct bench *b, const copies *c, const struct layer *l, int rows
     p.act = l->gated ? ACT_SILU : ACT_NONE;
     p.y = b->y;
     p.add = l->add ? b->add : nullptr;
-    return graph_us(b->d.stream, launches, [&](int i) {
+    return {graph_of(b->d.stream, launches, [&](int i) {
         const uint8_t *w = c->w + c->bytes * (size_t)(i % c->n);
         p.w = w;
         p.w_up = l->gated ? w + c->half : nullptr;
         matmul_scheme_sm90_tile(&b->d, &p, (enum scheme_wide_tile)tile);
-    });
+    })};
 }
 
-void bench_scheme(struct bench *b, const copies *c, const struct layer *l, int rows, double lt,
-                  int launches)
+/* y[rows, n] = silu(both[rows, n]) * both[rows, n + n], 8 values a thread. */
+__global__ void swiglu_kernel(bf *y, const bf *both, size_t n_all, int n)
 {
-    const int chosen = scheme_wide_choose(rows, l->n, l->in, l->gated, b->d.sm_count);
-    printf(" | %s", dtype_traits[c->s->codes].name);
-    for (int tile = 0; tile < SCHEME_TILES; tile++) {
-        if (!scheme_wide_has((enum scheme_wide_tile)tile, l->gated))
-            continue;
-        const double us = tile_us(b, c, l, rows, tile, launches);
-        printf(" %7.2f", us);
-        if (tile == chosen)
-            printf("* %4.2fx", lt / us);
+    const size_t at = (blockIdx.x * (size_t)blockDim.x + threadIdx.x) * 8;
+    if (at >= n_all)
+        return;
+    const bf *from = both + at / n * 2 * n + at % n;
+    uint4 gate = *(const uint4 *)from;
+    const uint4 up = *(const uint4 *)(from + n);
+    bf *g = (bf *)&gate;
+    for (int i = 0; i < 8; i++) {
+        const float v = (float)g[i];
+        g[i] = (bf)(v / (1 + __expf(-v)) * (float)((const bf *)&up)[i]);
     }
+    *(uint4 *)(y + at) = gate;
+}
+
+turn lt_turn(struct bench *b, const struct layer *l, int rows, const std::vector<bf *> &w,
+             bool with_swiglu, int launches)
+{
+    static bf *gated = take<bf>((size_t)ROWS_MAX * 14336);
+    struct lt_product p;
+    if (!lt_find(b, l, rows, &p))
+        exit(1);
+    return {graph_of(b->d.stream, launches, [&](int i) {
+        lt_launch(b, &p, w[(size_t)i % w.size()]);
+        const size_t all = (size_t)rows * l->n;
+        if (with_swiglu)
+            swiglu_kernel<<<(unsigned)((all + 2047) / 2048), 256, 0, b->d.stream>>>(gated, b->y,
+                                                                                    all, l->n);
+    })};
+}
+
+void bench_rows(struct bench *b, const struct layer *l, int rows, const std::vector<bf *> &w,
+                const std::vector<copies> &schemes)
+{
+    const int launches = rows <= 256 ? 40 : 8;
+    const int chosen = scheme_wide_choose(rows, l->n, l->in, l->gated, b->d.sm_count);
+    std::vector<turn> turns = {lt_turn(b, l, rows, w, false, launches)};
+    if (l->gated)
+        turns.push_back(lt_turn(b, l, rows, w, true, launches));
+    size_t at = turns.size();
+    for (const copies &c : schemes)
+        for (int tile = 0; tile < SCHEME_TILES; tile++)
+            if (scheme_wide_has((enum scheme_wide_tile)tile, l->gated))
+                turns.push_back(tile_turn(b, &c, l, rows, tile, launches));
+    take_turns(b, &turns, launches);
+    const double lt = turns[0].median();
+    printf("%-7s M %-4d cublasLt %7.2f us", l->name, rows, lt);
+    if (l->gated)
+        printf(", SwiGLU too %7.2f", turns[1].median());
+    for (const copies &c : schemes) {
+        printf(" | %s", dtype_traits[c.s->codes].name);
+        for (int tile = 0; tile < SCHEME_TILES; tile++)
+            if (scheme_wide_has((enum scheme_wide_tile)tile, l->gated)) {
+                const double us = turns[at++].median();
+                printf(" %7.2f", us);
+                if (tile == chosen)
+                    printf("* %4.2fx", lt / us);
+            }
+    }
+    printf("\n");
+    fflush(stdout);
 }
 
 void bench_layer(struct bench *b, const struct layer *l, const int *rows, int n_rows)
 {
     const size_t values = (size_t)l->in * l->n * (l->gated ? 2 : 1);
-    const int n_w = (int)(L2_TIMES / (values * 2)) + 1;
-    bf *w[ROTATE_MAX];
-    for (int i = 0; i < n_w; i++)
-        w[i] = random_matrix<bf>(values, 1 / sqrtf((float)l->in));
-    const copies c[] = {make_copies(&schemes[0], l), make_copies(&schemes[1], l),
-                        make_copies(&schemes[4], l)};
-    for (int i = 0; i < n_rows; i++) {
-        const int launches = rows[i] <= 256 ? 40 : 8;
-        const double lt = lt_us(b, l, rows[i], w, n_w, launches);
-        printf("%-7s M %-4d cublasLt %7.2f us", l->name, rows[i], lt);
-        for (const copies &one : c)
-            bench_scheme(b, &one, l, rows[i], lt, launches);
-        printf("\n");
-        fflush(stdout);
-    }
-    for (int i = 0; i < n_w; i++)
-        OK(cudaFree(w[i]));
+    std::vector<bf *> w(L2_TIMES / (values * 2) + 1);
+    for (bf *&one : w)
+        one = random_matrix<bf>(values, 1 / sqrtf((float)l->in));
+    const std::vector<copies> c = {make_copies(&schemes[0], l), make_copies(&schemes[1], l),
+                                   make_copies(&schemes[4], l)};
+    for (int i = 0; i < n_rows; i++)
+        bench_rows(b, l, rows[i], w, c);
+    for (bf *one : w)
+        OK(cudaFree(one));
     for (const copies &one : c)
         OK(cudaFree(one.w));
 }
