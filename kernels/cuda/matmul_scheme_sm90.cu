@@ -167,14 +167,13 @@ template <class TILE> __device__ block_tiles<TILE> tiles_of(const wide_args &a)
     return {a, (int)blockIdx.x - (int)gridDim.x, a.p.rows, 0};
 }
 
-/* y of one warpgroup's 64 columns of each block, by one thread. */
+/* What one warpgroup finishes of y, by one thread. */
 template <class PIECES, class TILE>
 __device__ void carry(const wide_maps &maps, const wide_args &a, int group, const wide_ring &out)
 {
     typedef block_tiles<TILE> tiles;
     depend_wait();
-    wide_carrier<PIECES, tiles>{a.p, maps.y, maps.add, group * PIECE_COLS}.run(tiles_of<TILE>(a),
-                                                                               out);
+    wide_carrier<PIECES, tiles>{a.p, maps.y, maps.add, group}.run(tiles_of<TILE>(a), out);
 }
 
 /* Into the second-level cache: what a block's tiles will have added to them. */
@@ -213,7 +212,7 @@ __device__ __forceinline__ void scale_rows(SUMS &s, const wide_args &a, const pl
 template <class T, class TILE, wide_ending ENDING>
 __device__ __forceinline__ void end_tile(float (&sum)[TILE::BLOCKS][TILE::N / 2],
                                          const wide_args &a, const place &t, wide_ring &pieces,
-                                         int warp, int lane)
+                                         const wide_ring &away, int warp, int lane)
 {
     const int col = t.unit * UNIT_ROWS;
     if constexpr (ENDING == ENDING_ANY)
@@ -221,12 +220,13 @@ __device__ __forceinline__ void end_tile(float (&sum)[TILE::BLOCKS][TILE::N / 2]
                                              warp, lane)
             .run(sum);
     else
-        wide_end<T, TILE, ENDING == ENDING_SILU>{a.p, pieces, t.row, col, warp, lane}.run(sum);
+        wide_end<T, TILE, ENDING == ENDING_SILU>{a.p, pieces, away, t.row, col, warp, lane}.run(
+            sum);
 }
 
 template <class T, int EXPAND, class TILE, int CHAINS, wide_ending ENDING>
 __device__ void multiply(const wide_args &a, const wide_ring &stages, wide_ring &pieces,
-                         uint32_t table, int warp, int lane)
+                         const wide_ring &away, uint32_t table, int warp, int lane)
 {
     typename wide_sums_choice<T, EXPAND, TILE, CHAINS, TILE::PASSES>::type s(a.codes, stages, a.n_k,
                                                                              table, warp, lane);
@@ -235,7 +235,7 @@ __device__ void multiply(const wide_args &a, const wide_ring &stages, wide_ring 
         const place t = place_at<TILE>(a, i);
         if (a.codes.row_scale)
             scale_rows<TILE>(s, a, t, warp, lane);
-        end_tile<T, TILE, ENDING>(s.sum, a, t, pieces, warp, lane);
+        end_tile<T, TILE, ENDING>(s.sum, a, t, pieces, away, warp, lane);
     }
 }
 
@@ -251,7 +251,8 @@ __global__ void __launch_bounds__(TILE::THREADS, 1)
     const bool gated = ENDING == ENDING_SILU;
     using S = shape<EXPAND, TILE, gated>;
     typedef wide_pieces<TILE, gated> pieces;
-    __shared__ uint64_t bars[2 * STAGES_MAX], piece_bars[TILE::GROUPS][2][pieces::RING];
+    __shared__ uint64_t bars[2 * STAGES_MAX],
+        piece_bars[TILE::GROUPS][pieces::STATES][pieces::RING];
     const wide_ring r = {(shared_addr(shared_raw) + 1023) & ~1023u,
                          shared_addr(bars),
                          shared_addr(bars + STAGES_MAX),
@@ -266,16 +267,19 @@ __global__ void __launch_bounds__(TILE::THREADS, 1)
     /* A warpgroup's, its carrier's; others have no use for it. */
     const int group = last < 0 ? warp / 4 : min(max(last - 1, 0), TILE::GROUPS - 1);
     const uint32_t behind = r.stages + a.stages * a.stage_bytes, table = behind + S::END_BYTES;
-    wide_ring out = {behind + (pieces::PAIR ? 0 : group) * pieces::RING * PIECE_BYTES,
+    wide_ring out = {behind + group * pieces::BYTES / TILE::GROUPS,
                      shared_addr(piece_bars[group][0]),
                      shared_addr(piece_bars[group][1]),
                      PIECE_BYTES,
                      pieces::RING,
                      0,
                      0};
-    if (pieces::PAIR && last < 0) { /* carrier -> up's warps -> gate's -> carrier */
-        out.full = shared_addr(piece_bars[1 - group][0]);
-        out.empty = shared_addr(group ? piece_bars[group][0] : piece_bars[0][1]);
+    wide_ring away = out; /* the other warpgroup's */
+    if (gated && last < 0) {
+        out.full = shared_addr(piece_bars[group][pieces::STATES - 1]);
+        away.stages = behind + (1 - group) * pieces::BYTES / TILE::GROUPS;
+        away.full = shared_addr(piece_bars[1 - group][0]);
+        away.empty = shared_addr(piece_bars[1 - group][pieces::STATES - 1]);
     }
     if (threadIdx.x == TILE::MATHS) {
         tensor_map_prefetch(&maps.w);
@@ -284,11 +288,9 @@ __global__ void __launch_bounds__(TILE::THREADS, 1)
             mbarrier_init(r.full + 8 * s, 1);
             mbarrier_init(r.empty + 8 * s, TILE::WARPS);
         }
-        for (int i = 0; i < TILE::GROUPS * pieces::RING; i++) {
-            const int g = i % TILE::GROUPS;
-            mbarrier_init(shared_addr(&piece_bars[g][0][i / TILE::GROUPS]),
-                          pieces::PAIR && g == 1 ? 4 : 1);
-            mbarrier_init(shared_addr(&piece_bars[g][1][i / TILE::GROUPS]), 4);
+        for (int i = 0; i < TILE::GROUPS * pieces::STATES * pieces::RING; i++) {
+            const bool is_given = i / pieces::RING % pieces::STATES == 0;
+            mbarrier_init(shared_addr(&piece_bars[0][0][0] + i), is_given ? 1 : 4);
         }
         fence_mbarrier_init();
     }
@@ -302,13 +304,13 @@ __global__ void __launch_bounds__(TILE::THREADS, 1)
             feeder<S, TILE>{maps, a, r}.run();
         else if (TILE::GROUPS == 2 && last == 3)
             bring_near<T, TILE>(a, lane);
-        else if (last > 0 && last <= pieces::CARRIERS && lane == 0 && ENDING != ENDING_ANY)
+        else if (last > 0 && last <= TILE::GROUPS && lane == 0 && ENDING != ENDING_ANY)
             carry<pieces, TILE>(maps, a, group, out);
         return;
     }
     registers_take<TILE::REGISTERS>();
     depend_wait();
-    multiply<T, EXPAND, TILE, CHAINS, ENDING>(a, r, out, table, warp, lane);
+    multiply<T, EXPAND, TILE, CHAINS, ENDING>(a, r, out, away, table, warp, lane);
 #endif
 }
 
@@ -383,7 +385,7 @@ void launch_gated(struct device *d, wide_args *a, enum scheme_wide_tile tile)
     if (tile == SCHEME_TILE_128_128)
         launch_kernel<T, EXPAND, wide_tile<128, 2, 1>, CHAINS, ENDING_SILU>(d, a);
     else
-        launch_kernel<T, EXPAND, wide_tile<128, 2, 2>, CHAINS, ENDING_SILU>(d, a);
+        launch_kernel<T, EXPAND, wide_tile<256, 2, 1>, CHAINS, ENDING_SILU>(d, a);
 }
 
 template <class T, int EXPAND, int CHAINS>

@@ -10,10 +10,9 @@ static const struct tile {
 } tiles[SCHEME_TILES] = {
     [SCHEME_TILE_128_32] = {128, 32, 700, 0, 428},
     [SCHEME_TILE_128_64] = {128, 64, 1200, 0, 530},
-    [SCHEME_TILE_128_128] = {128, 128, 1400, 2900, 706},
+    [SCHEME_TILE_128_128] = {128, 128, 1400, 1600, 706},
     [SCHEME_TILE_192_128] = {192, 128, 1500, 0, 1050},
-    [SCHEME_TILE_128_256] = {128, 256, 2500, 0, 1300},
-    [SCHEME_TILE_256_128] = {256, 128, 0, 3300, 1460},
+    [SCHEME_TILE_128_256] = {128, 256, 2500, 2800, 1300},
 };
 
 static int64_t divide_up(int64_t a, int64_t b)

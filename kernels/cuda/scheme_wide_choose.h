@@ -12,14 +12,13 @@ extern "C" {
 #endif
 
 /* Rows of the weights by rows of x: the smaller, the more blocks.  A gated product, half of whose
- * weights' rows are the gate's and half up's, has two of them, others have all but the last. */
+ * weights' rows are the gate's and half up's, has two of them. */
 enum scheme_wide_tile {
     SCHEME_TILE_128_32,
     SCHEME_TILE_128_64,
     SCHEME_TILE_128_128,
     SCHEME_TILE_192_128,
     SCHEME_TILE_128_256,
-    SCHEME_TILE_256_128,
     SCHEME_TILES
 };
 

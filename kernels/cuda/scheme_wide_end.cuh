@@ -10,6 +10,14 @@
  *     given   the carrier, or the copy engine -> four warps     mbarrier of one arrival (and bytes)
  *     ready   four warps -> the carrier                         mbarrier of four
  *
+ * Gated, gate's rows are one warpgroup's and up's the other's, and each finishes half of the tile's
+ * rows: it hands its sums of the other half over, in the pieces that the other finishes, and SiLU's
+ * latency is hidden by two warps of each quarter of an SM:
+ *
+ *     given   the carrier -> the others' four warps             mbarrier of one
+ *     sent    the others' four warps -> four warps              mbarrier of four
+ *     ready   four warps -> the carrier                         mbarrier of four
+ *
  * Without it, values 16 columns a row at a time straight from and to memory, a tile's end took 5000
  * cycles, with a residual 10 000, whose products take 79 000 (256 by 128, k 4096). */
 #ifndef KERNELS_CUDA_SCHEME_WIDE_END_CUH
@@ -23,26 +31,29 @@ enum { PIECE_ROWS = 32, PIECE_COLS = 64, PIECE_BYTES = PIECE_ROWS * PIECE_COLS *
 
 /* Pieces of a tile and warpgroup in their order: blocks side by side, then the next rows. */
 template <class TILE, bool GATED> struct wide_pieces {
-    static const int N = TILE::N;
-    /* Gate's rows are one warpgroup's, up's the other's, which hands them over as pieces. */
-    static const bool PAIR = GATED && TILE::BLOCKS == 1;
-    static const int OUT = GATED ? 1 : TILE::BLOCKS; /* blocks of y */
-    static const int CARRIERS = PAIR ? 1 : TILE::GROUPS;
-    /* Of a carrier.  Residuals are a thousand cycles away: four pieces of 256 rows' eight. */
-    static const int RING = PAIR ? N / PIECE_ROWS + 1 : N > 128 ? 4 : TILE::BLOCKS + 1;
-    static const int BYTES = CARRIERS * RING * PIECE_BYTES;
+    static const int N = TILE::N, BLOCKS = TILE::BLOCKS;
+    static const bool IS_GATED = GATED;
+    static_assert(!GATED || (TILE::GROUPS == 2 && BLOCKS == 1), "one has gate's rows, one up's");
+    /* Of a warpgroup: gated, its half of a tile.  Else residuals are a thousand cycles away: four
+     * pieces of 256 rows' eight. */
+    static const int RING = GATED ? N / PIECE_ROWS / 2 : N > 128 ? 4 : BLOCKS + 1;
+    static const int BYTES = TILE::GROUPS * RING * PIECE_BYTES;
+    static const int STATES = GATED ? 3 : 2; /* given, ready, sent */
 
+    /* Gated, all, as each has its place in the ring; else of these rows. */
     __device__ static int count(int rows_left)
     {
-        return (min(rows_left, N) + PIECE_ROWS - 1) / PIECE_ROWS * OUT;
+        if (GATED)
+            return rows_left > 0 ? RING : 0;
+        return (min(rows_left, N) + PIECE_ROWS - 1) / PIECE_ROWS * BLOCKS;
     }
-    __device__ static int row(int piece)
+    __device__ static int row(int group, int piece)
     {
-        return piece / OUT * PIECE_ROWS;
+        return (GATED ? group * RING + piece : piece / BLOCKS) * PIECE_ROWS;
     }
-    __device__ static int col(int piece)
+    __device__ static int col(int group, int piece)
     {
-        return piece % OUT * PIECE_COLS * TILE::GROUPS;
+        return GATED ? 0 : (piece % BLOCKS * TILE::GROUPS + group) * PIECE_COLS;
     }
 };
 
@@ -56,43 +67,44 @@ __device__ __forceinline__ float quotient(float x, float y)
     return __fmaf_rn(r, __fmaf_rn(-y, q, x), q);
 }
 
-/* activate(ACT_SILU, v), of eight, to the bit. */
-__device__ __forceinline__ void silu_eight(float (&v)[8])
+/* activate(ACT_SILU, v) of many, to the bit: side by side, as one after the other is latency. */
+template <int n> __device__ __forceinline__ void silu_many(float (&v)[n])
 {
-    float y[8];
+    float q[n];
     bool plain = true;
 #pragma unroll
-    for (int i = 0; i < 8; i++) {
-        y[i] = 1 + __expf(-v[i]);
-        plain = plain && fabsf(v[i]) > 0x1p-60f && y[i] < 0x1p60f;
+    for (int i = 0; i < n; i++) {
+        const float y = 1 + __expf(-v[i]);
+        plain = plain && fabsf(v[i]) > 0x1p-60f && y < 0x1p60f;
+        q[i] = quotient(v[i], y);
     }
-    if (__all_sync(~0u, plain))
+    if (!__all_sync(~0u, plain))
 #pragma unroll
-        for (int i = 0; i < 8; i++)
-            v[i] = quotient(v[i], y[i]);
-    else
+        for (int i = 0; i < n; i++)
+            q[i] = activate(ACT_SILU, v[i]);
 #pragma unroll
-        for (int i = 0; i < 8; i++)
-            v[i] = activate(ACT_SILU, v[i]);
+    for (int i = 0; i < n; i++)
+        v[i] = q[i];
 }
-
-/* What of a piece goes into y's values. */
-enum wide_rest { REST_NONE, REST_ADDED, REST_UP };
 
 template <class T, class TILE, bool GATED> struct wide_end {
     typedef wide_pieces<TILE, GATED> pieces;
-    static const int N = TILE::N, BLOCKS = TILE::BLOCKS, OUT = pieces::OUT;
+    static const int N = TILE::N, BLOCKS = TILE::BLOCKS;
     static const int ROWS = N % 64 ? 32 : 64; /* whose code lies unrolled */
     static const int SUMS = ROWS / 2;         /* of a lane and block, of so many rows */
+    static const int PAIRS = N / 8;           /* of a lane's values in half of the rows */
+    static const int PIECE_PAIRS = PIECE_ROWS / 4;
+    static const int AT_ONCE = 2; /* pieces whose SiLU run side by side */
 
     const struct product &p;
-    wide_ring &ring; /* of pieces: full = given, empty = ready */
-    int row, col;    /* of y, the tile's first */
-    int warp, lane;  /* warp: of the tile's */
+    wide_ring &ring;       /* of pieces it finishes: full = given, or gated sent; empty = ready */
+    const wide_ring &away; /* gated: of pieces it hands over, full = given, empty = sent */
+    int row, col;          /* of y, the tile's first */
+    int warp, lane;        /* warp: of the tile's */
 
     __device__ __forceinline__ int my_col() const
     {
-        return col + (pieces::PAIR ? warp % 4 : warp) * 16;
+        return col + (GATED ? warp % 4 : warp) * 16;
     }
 
     __device__ __forceinline__ void add_bias(float (&sum)[N / 2], const float *bias, int b) const
@@ -104,69 +116,40 @@ template <class T, class TILE, bool GATED> struct wide_end {
             sum[i] = __fadd_rn(sum[i], i % 4 < 2 ? low : high);
     }
 
-    /* Gate's to y's values, of the rows at hand. */
-    __device__ __forceinline__ void gate(float (&sum)[N / 2], const float (&up)[N / 2]) const
-    {
-#pragma unroll
-        for (int first = 0; first < SUMS; first += 8) {
-            float v[8];
-#pragma unroll
-            for (int i = 0; i < 8; i++)
-                v[i] = pair_value<T>(pair_of<T>(sum[first + i / 2 * 2], sum[first + i / 2 * 2 + 1]),
-                                     i % 2);
-            silu_eight(v);
-#pragma unroll
-            for (int i = 0; i < 8; i++)
-                sum[first + i] = __fmul_rn(
-                    v[i], pair_value<T>(
-                              pair_of<T>(up[first + i / 2 * 2], up[first + i / 2 * 2 + 1]), i % 2));
-        }
-    }
-
-    /* Where row lane % 8 of matrix lane / 8 lies, of four that are 16 rows by this warp's columns.
-     */
-    __device__ __forceinline__ uint32_t place(int half) const
+    /* Where row lane % 8 of matrix lane / 8 lies, of four that are 16 rows by this warp's columns,
+     * in the piece at `at`. */
+    __device__ __forceinline__ uint32_t place(uint32_t at, int half) const
     {
         const int r = half * 16 + lane / 16 * 8 + lane % 8, chunk = warp % 4 * 2 + lane / 8 % 2;
-        return ring.at() + r * 128 + (chunk ^ lane % 8) * 16;
+        return at + r * 128 + (chunk ^ lane % 8) * 16;
     }
 
     /* 16 rows of a piece, from 8 sums. */
-    template <wide_rest REST> __device__ __forceinline__ void put(int half, const float *sum) const
+    template <bool ADDED> __device__ __forceinline__ void put(int half, const float *sum) const
     {
         float v[8];
         uint32_t r[4];
-        if (REST != REST_NONE)
-            ldmatrix_x4_trans(r, place(half));
+        if (ADDED)
+            ldmatrix_x4_trans(r, place(ring.at(), half));
 #pragma unroll
         for (int i = 0; i < 8; i++)
-            v[i] = REST == REST_UP
-                       ? pair_value<T>(pair_of<T>(sum[i / 2 * 2], sum[i / 2 * 2 + 1]), i % 2)
-                       : sum[i];
-        if (REST == REST_UP)
-            silu_eight(v);
-#pragma unroll
-        for (int i = 0; i < 8; i++)
-            if (REST == REST_UP)
-                v[i] = __fmul_rn(v[i], pair_value<T>(r[i / 2], i % 2));
-            else if (REST == REST_ADDED)
-                v[i] = __fadd_rn(v[i], pair_value<T>(r[i / 2], i % 2));
-        stmatrix_4_trans(place(half), pair_of<T>(v[0], v[1]), pair_of<T>(v[2], v[3]),
+            v[i] = ADDED ? __fadd_rn(sum[i], pair_value<T>(r[i / 2], i % 2)) : sum[i];
+        stmatrix_4_trans(place(ring.at(), half), pair_of<T>(v[0], v[1]), pair_of<T>(v[2], v[3]),
                          pair_of<T>(v[4], v[5]), pair_of<T>(v[6], v[7]));
     }
 
-    template <wide_rest REST>
+    template <bool ADDED>
     __device__ __forceinline__ void put_rows(float (&sum)[BLOCKS][N / 2]) const
     {
 #pragma unroll
         for (int q = 0; q < ROWS / PIECE_ROWS; q++)
 #pragma unroll
-            for (int b = 0; b < OUT; b++) {
+            for (int b = 0; b < BLOCKS; b++) {
                 if (row + q * PIECE_ROWS >= p.rows)
                     return;
                 mbarrier_wait(ring.full + 8 * ring.stage, ring.parity);
-                put<REST>(0, sum[b] + 16 * q);
-                put<REST>(1, sum[b] + 16 * q + 8);
+                put<ADDED>(0, sum[b] + 16 * q);
+                put<ADDED>(1, sum[b] + 16 * q + 8);
                 fence_proxy_async();
                 __syncwarp();
                 if (lane == 0)
@@ -175,32 +158,105 @@ template <class T, class TILE, bool GATED> struct wide_end {
             }
     }
 
-    __device__ __forceinline__ void run(float (&sum)[BLOCKS][N / 2])
+    __device__ __forceinline__ void plain(float (&sum)[BLOCKS][N / 2])
     {
-        const bool is_up = pieces::PAIR && warp >= 4;
-        const float *bias = is_up ? p.bias_up : p.bias;
-        if (bias)
+        if (p.bias)
 #pragma unroll
-            for (int b = 0; b < OUT; b++)
-                add_bias(sum[b], bias, b);
-        if (GATED && !pieces::PAIR && p.bias_up)
-            add_bias(sum[BLOCKS - 1], p.bias_up, 0);
+            for (int b = 0; b < BLOCKS; b++)
+                add_bias(sum[b], p.bias, b);
 #pragma unroll 1
         for (int i = 0; i < N / ROWS; i++, row += ROWS) {
-            if (GATED && !pieces::PAIR)
-                gate(sum[0], sum[BLOCKS - 1]);
-            if (pieces::PAIR && !is_up)
-                put_rows<REST_UP>(sum);
-            else if (!GATED && p.add)
-                put_rows<REST_ADDED>(sum);
+            if (p.add)
+                put_rows<true>(sum);
             else
-                put_rows<REST_NONE>(sum);
+                put_rows<false>(sum);
 #pragma unroll
             for (int b = 0; b < BLOCKS; b++)
 #pragma unroll
                 for (int j = 0; j + SUMS < N / 2; j++) /* registers have no index */
                     sum[b][j] = sum[b][j + SUMS];
         }
+    }
+
+    /* To the other warpgroup, what it finishes. */
+    __device__ __forceinline__ void send(const uint32_t (&pairs)[PAIRS]) const
+    {
+#pragma unroll
+        for (int q = 0; q < pieces::RING; q++) {
+            const uint32_t at = away.stages + q * PIECE_BYTES, *from = pairs + q * PIECE_PAIRS;
+            mbarrier_wait(away.full + 8 * q, ring.parity);
+#pragma unroll
+            for (int h = 0; h < 2; h++)
+                stmatrix_4_trans(place(at, h), from[4 * h], from[4 * h + 1], from[4 * h + 2],
+                                 from[4 * h + 3]);
+            __syncwarp();
+            if (lane == 0)
+                mbarrier_arrive(away.empty + 8 * q);
+        }
+    }
+
+    /* Pieces from this warpgroup's half of what goes into them; the other's lies in them. */
+    __device__ __forceinline__ void finish(uint32_t at, bool is_up, const uint32_t *mine) const
+    {
+        uint32_t theirs[AT_ONCE * PIECE_PAIRS];
+        float v[2 * AT_ONCE * PIECE_PAIRS];
+#pragma unroll
+        for (int h = 0; h < 2 * AT_ONCE; h++)
+            ldmatrix_x4_trans(theirs + 4 * h, place(at, h));
+#pragma unroll
+        for (int i = 0; i < 2 * AT_ONCE * PIECE_PAIRS; i++)
+            v[i] = pair_value<T>(is_up ? theirs[i / 2] : mine[i / 2], i % 2);
+        silu_many(v);
+#pragma unroll
+        for (int i = 0; i < 2 * AT_ONCE * PIECE_PAIRS; i++)
+            v[i] = __fmul_rn(v[i], pair_value<T>(is_up ? mine[i / 2] : theirs[i / 2], i % 2));
+#pragma unroll
+        for (int h = 0; h < 2 * AT_ONCE; h++)
+            stmatrix_4_trans(place(at, h), pair_of<T>(v[8 * h], v[8 * h + 1]),
+                             pair_of<T>(v[8 * h + 2], v[8 * h + 3]),
+                             pair_of<T>(v[8 * h + 4], v[8 * h + 5]),
+                             pair_of<T>(v[8 * h + 6], v[8 * h + 7]));
+    }
+
+    __device__ __forceinline__ void gated(float (&sum)[N / 2])
+    {
+        const bool is_up = warp >= 4;
+        const float *bias = is_up ? p.bias_up : p.bias;
+        uint32_t mine[PAIRS], others[PAIRS];
+        if (bias)
+            add_bias(sum, bias, 0);
+#pragma unroll
+        for (int i = 0; i < PAIRS; i++) { /* gate's finishes the upper rows */
+            const uint32_t upper = pair_of<T>(sum[2 * i], sum[2 * i + 1]);
+            const uint32_t lower = pair_of<T>(sum[N / 4 + 2 * i], sum[N / 4 + 2 * i + 1]);
+            mine[i] = is_up ? lower : upper;
+            others[i] = is_up ? upper : lower;
+        }
+        send(others);
+#pragma unroll 1
+        for (int q = 0; q < pieces::RING; q += AT_ONCE) {
+#pragma unroll
+            for (int i = 0; i < AT_ONCE; i++)
+                mbarrier_wait(ring.full + 8 * (q + i), ring.parity);
+            if (row + pieces::row(is_up, q) < p.rows)
+                finish(ring.stages + q * PIECE_BYTES, is_up, mine);
+            fence_proxy_async();
+            __syncwarp();
+            if (lane < AT_ONCE)
+                mbarrier_arrive(ring.empty + 8 * (q + lane));
+#pragma unroll
+            for (int j = 0; j + AT_ONCE * PIECE_PAIRS < PAIRS; j++) /* registers have no index */
+                mine[j] = mine[j + AT_ONCE * PIECE_PAIRS];
+        }
+        ring.parity ^= 1;
+    }
+
+    __device__ __forceinline__ void run(float (&sum)[BLOCKS][N / 2])
+    {
+        if constexpr (GATED)
+            gated(sum[0]);
+        else
+            plain(sum);
     }
 };
 
@@ -209,7 +265,7 @@ template <class T, class TILE, bool GATED> struct wide_end {
 template <class PIECES, class TILES> struct wide_carrier {
     const struct product &p;
     const CUtensorMap &y, &add;
-    int col; /* the warpgroup's first in a tile */
+    int group;
 
     struct walk { /* over the pieces of all tiles */
         TILES tile;
@@ -230,8 +286,8 @@ template <class PIECES, class TILES> struct wide_carrier {
         const uint32_t bar = w.ring.full + 8 * w.ring.stage;
         if (p.add) {
             mbarrier_arrive_expect(bar, PIECE_BYTES);
-            tensor_copy_2d(w.ring.at(), &add, bar, w.tile.col + col + PIECES::col(w.piece),
-                           w.tile.row + PIECES::row(w.piece));
+            tensor_copy_2d(w.ring.at(), &add, bar, w.tile.col + PIECES::col(group, w.piece),
+                           w.tile.row + PIECES::row(group, w.piece));
         } else {
             mbarrier_arrive(bar);
         }
@@ -241,13 +297,14 @@ template <class PIECES, class TILES> struct wide_carrier {
     __device__ void take(walk &w) const
     {
         mbarrier_wait(w.ring.empty + 8 * w.ring.stage, w.ring.parity);
-        tensor_store_2d(&y, w.ring.at(), w.tile.col + col + PIECES::col(w.piece),
-                        w.tile.row + PIECES::row(w.piece));
+        tensor_store_2d(&y, w.ring.at(), w.tile.col + PIECES::col(group, w.piece),
+                        w.tile.row + PIECES::row(group, w.piece));
         store_commit();
         w.ring.next();
     }
 
-    /* A piece is given again when the one after it is on its way out. */
+    /* A piece is given again when the one after it is on its way out; gated, where all of a tile's
+     * must be there before the first is ready, when it is. */
     __device__ void run(const TILES &tiles, const wide_ring &ring) const
     {
         walk given = {tiles, ring, 0}, taken = given;
@@ -255,11 +312,14 @@ template <class PIECES, class TILES> struct wide_carrier {
         for (int i = 0; i < PIECES::RING && more; i++)
             if ((more = given.next(p.rows)))
                 give(given);
-        for (bool first = true; taken.next(p.rows); first = false) {
+        for (bool first = !PIECES::IS_GATED; taken.next(p.rows); first = false) {
             take(taken);
             if (first)
                 continue;
-            store_wait_read_but_one();
+            if (PIECES::IS_GATED)
+                store_wait_read();
+            else
+                store_wait_read_but_one();
             if (more && (more = given.next(p.rows)))
                 give(given);
         }

@@ -31,9 +31,16 @@ static void the_choice_is_the_measured_best(void **state)
 static void a_gated_product_fills_its_waves(void **state)
 {
     (void)state;
-    assert_int_equal(scheme_wide_choose(256, 14336, 4096, true, SMS), SCHEME_TILE_256_128);
-    assert_int_equal(scheme_wide_choose(512, 14336, 4096, true, SMS), SCHEME_TILE_128_128);
-    assert_int_equal(scheme_wide_choose(4096, 14336, 4096, true, SMS), SCHEME_TILE_256_128);
+    static const struct {
+        int rows;
+        enum scheme_wide_tile want;
+    } cases[] = {
+        {65, SCHEME_TILE_128_128},   {128, SCHEME_TILE_128_128},  {256, SCHEME_TILE_128_256},
+        {512, SCHEME_TILE_128_128},  {1024, SCHEME_TILE_128_256}, {2048, SCHEME_TILE_128_256},
+        {4096, SCHEME_TILE_128_256},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        assert_int_equal(scheme_wide_choose(cases[i].rows, 14336, 4096, true, SMS), cases[i].want);
 }
 
 static void a_product_has_the_tile_it_is_given(void **state)
