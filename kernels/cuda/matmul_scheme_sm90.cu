@@ -63,7 +63,7 @@ struct place {
 
 template <int EXPAND, class TILE, bool GATED> struct shape { /* bytes of shared memory */
     static const int X_BYTES = TILE::PASS_ROWS * BOX * 2;    /* of half a stage's */
-    static const int END_BYTES = wide_pieces<TILE, GATED>::BYTES;
+    static const int END_BYTES = wide_pieces<TILE, GATED, expand_bits(EXPAND)>::BYTES;
     static const int BOOK_BYTES = wide_has_table(EXPAND, TILE::PASS_ROWS) ? TABLE_BYTES : 0;
     static const int FIXED_BYTES = 1024 + END_BYTES + BOOK_BYTES; /* 1024: room to align */
 };
@@ -209,7 +209,7 @@ __device__ __forceinline__ void scale_rows(SUMS &s, const wide_args &a, const pl
 }
 
 /* A tile's sums to y. */
-template <class T, class TILE, wide_ending ENDING>
+template <class T, int BITS, class TILE, wide_ending ENDING>
 __device__ __forceinline__ void end_tile(float (&sum)[TILE::BLOCKS][TILE::N / 2],
                                          const wide_args &a, const place &t, wide_ring &pieces,
                                          const wide_ring &away, int warp, int lane)
@@ -220,8 +220,8 @@ __device__ __forceinline__ void end_tile(float (&sum)[TILE::BLOCKS][TILE::N / 2]
                                              warp, lane)
             .run(sum);
     else
-        wide_end<T, TILE, ENDING == ENDING_SILU>{a.p, pieces, away, t.row, col, warp, lane}.run(
-            sum);
+        wide_end<T, TILE, ENDING == ENDING_SILU, BITS>{a.p, pieces, away, t.row, col, warp, lane}
+            .run(sum);
 }
 
 template <class T, int EXPAND, class TILE, int CHAINS, wide_ending ENDING>
@@ -235,7 +235,7 @@ __device__ void multiply(const wide_args &a, const wide_ring &stages, wide_ring 
         const place t = place_at<TILE>(a, i);
         if (a.codes.row_scale)
             scale_rows<TILE>(s, a, t, warp, lane);
-        end_tile<T, TILE, ENDING>(s.sum, a, t, pieces, away, warp, lane);
+        end_tile<T, expand_bits(EXPAND), TILE, ENDING>(s.sum, a, t, pieces, away, warp, lane);
     }
 }
 
@@ -250,7 +250,7 @@ __global__ void __launch_bounds__(TILE::THREADS, 1)
     DYNAMIC_SHARED(uint8_t, shared_raw);
     const bool gated = ENDING == ENDING_SILU;
     using S = shape<EXPAND, TILE, gated>;
-    typedef wide_pieces<TILE, gated> pieces;
+    typedef wide_pieces<TILE, gated, expand_bits(EXPAND)> pieces;
     __shared__ uint64_t bars[2 * STAGES_MAX],
         piece_bars[TILE::GROUPS][pieces::STATES][pieces::RING];
     const wide_ring r = {(shared_addr(shared_raw) + 1023) & ~1023u,
