@@ -2,6 +2,7 @@
 #ifndef KERNELS_CUDA_ACT_CUH
 #define KERNELS_CUDA_ACT_CUH
 
+#include "kernels/cuda/ptx.cuh"
 #include "kernels/ops.h"
 
 /* Not inlined: an unrolled epilogue that holds them at each value outgrows the instruction cache
@@ -20,9 +21,21 @@ static __device__ __noinline__ float activate_rare(enum act_kind kind, float x)
     }
 }
 
+/* The division is what the compiler makes of x / y, without the branch for those that are very
+ * small or large, which keeps others from running beside it: a tile's end has fifty a thread.  y
+ * ends at 2^126, whose reciprocal is still a normal number. */
+__device__ __forceinline__ float silu(float x)
+{
+    const float y = 1 + exp2_approx(fminf(x * -1.4426950408889634f, 126));
+    float r = reciprocal_near(y);
+    r = __fmaf_rn(r, __fmaf_rn(-y, r, 1), r);
+    const float q = __fmul_rn(x, r);
+    return __fmaf_rn(r, __fmaf_rn(-y, q, x), q);
+}
+
 __device__ __forceinline__ float activate(enum act_kind kind, float x)
 {
-    return kind == ACT_SILU ? x / (1 + __expf(-x)) : activate_rare(kind, x);
+    return kind == ACT_SILU ? silu(x) : activate_rare(kind, x);
 }
 
 #endif

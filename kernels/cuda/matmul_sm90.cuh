@@ -74,16 +74,6 @@ __device__ tile tile_at(const args &a, int i, int rank)
     return {(row_cluster * CLUSTER + rank) * TILE_M, in_group / height * OUT_COLUMNS};
 }
 
-template <typename T> __device__ __forceinline__ float round_act(float x);
-template <> __device__ __forceinline__ float round_act<__nv_bfloat16>(float x)
-{
-    return __bfloat162float(__float2bfloat16_rn(x));
-}
-template <> __device__ __forceinline__ float round_act<__half>(float x)
-{
-    return __half2float(__float2half_rn(x));
-}
-
 __device__ __forceinline__ uint32_t pack(__nv_bfloat16, float lo, float hi)
 {
     const __nv_bfloat162 v = __floats2bfloat162_rn(lo, hi);
@@ -96,11 +86,15 @@ __device__ __forceinline__ uint32_t pack(__half, float lo, float hi)
 }
 __device__ __forceinline__ float2 unpack(__nv_bfloat16, uint32_t v)
 {
-    return __bfloat1622float2(reinterpret_cast<const __nv_bfloat162 &>(v));
+    return {__uint_as_float(v << 16), __uint_as_float(v & 0xffff0000u)};
 }
 __device__ __forceinline__ float2 unpack(__half, uint32_t v)
 {
     return __half22float2(reinterpret_cast<const __half2 &>(v));
+}
+template <typename T> __device__ __forceinline__ float2 round_two(float2 v)
+{
+    return unpack(T(), pack(T(), v.x, v.y));
 }
 
 /* Gives a stage back, to each block that writes into it: CLUSTER threads of those that call, whose
@@ -164,8 +158,10 @@ __device__ __forceinline__ float2 finish(const args &a, float2 v, uint32_t add, 
         v.x += a.bias[0][min(column, a.n - 1)];
         v.y += a.bias[0][min(column + 1, a.n - 1)];
     }
-    if (E == EPILOGUE_ANY && a.act != ACT_NONE)
-        v = {activate(a.act, round_act<T>(v.x)), activate(a.act, round_act<T>(v.y))};
+    if (E == EPILOGUE_ANY && a.act != ACT_NONE) {
+        v = round_two<T>(v);
+        v = {activate(a.act, v.x), activate(a.act, v.y)};
+    }
     if (E == EPILOGUE_ADD || (E == EPILOGUE_ANY && a.add)) {
         const float2 r = unpack(T(), add);
         v.x += r.x;
@@ -186,8 +182,9 @@ __device__ __forceinline__ float2 finish_gated(const args &a, float2 gate, float
         up.y += a.bias[1][min(column + 1, a.n - 1)];
     }
     const enum act_kind act = E == EPILOGUE_GATED ? ACT_SILU : a.act;
-    return {activate(act, round_act<T>(gate.x)) * round_act<T>(up.x),
-            activate(act, round_act<T>(gate.y)) * round_act<T>(up.y)};
+    gate = round_two<T>(gate);
+    up = round_two<T>(up);
+    return {activate(act, gate.x) * up.x, activate(act, gate.y) * up.y};
 }
 
 /* Two values of one row of the tile. */

@@ -43,7 +43,7 @@ inline float __fdividef(float a, float b)
 }
 inline float __expf(float a)
 {
-    return expf(a);
+    return exp2f(a * 1.4426950408889634f); /* as exp2_approx, of which it is made */
 }
 inline float rsqrtf(float a)
 {
