@@ -169,8 +169,10 @@ __device__ __forceinline__ void multiply_tiles(const operands &o, const args8 &a
             store_f32<TILE_N>(a.a, sums, t, warpgroup);
             barrier_sync(1 + warpgroup, 128);
         } else {
-            store<T, S::OUT_COLUMNS, S::PART, E>(o, a.a, sums, t, shared_addr(shared + S::OUT_AT),
-                                                 warpgroup);
+            added<E, S::OUT_COLUMNS> add;
+            add.load(a.a, t, warpgroup);
+            store<T, S::OUT_COLUMNS, S::PART, E>(o, a.a, sums, add, t,
+                                                 shared_addr(shared + S::OUT_AT), warpgroup);
         }
     }
     if (E != EPILOGUE_F32 && threadIdx.x % 128 == 0)

@@ -182,12 +182,14 @@ __global__ void __launch_bounds__(shape<TILE_M, TILE_N>::THREADS, 1)
         const int n_all = a.row_clusters * a.n_tiles;
         for (int i = blockIdx.x / CLUSTER; i < n_all; i += gridDim.x / CLUSTER) {
             const tile t = tile_at<TILE_M, OUT_COLUMNS, CLUSTER>(a, i, rank);
+            added<E, OUT_COLUMNS> add;
+            add.load(a, t, warpgroup);
             multiply<T, TILE_M, TILE_N, CLUSTER>(acc, a.n_k, stages, full, empty, warpgroup, &r);
             const plain_sums<TILE_N> sums = {acc};
             if constexpr (E == EPILOGUE_F32)
                 store_f32<TILE_N>(a, sums, t, warpgroup);
             else
-                store<T, OUT_COLUMNS, part_of(OUT_COLUMNS), E>(o, a, sums, t, out, warpgroup);
+                store<T, OUT_COLUMNS, part_of(OUT_COLUMNS), E>(o, a, sums, add, t, out, warpgroup);
         }
         if (E != EPILOGUE_F32 && threadIdx.x % 128 == 0)
             store_wait();

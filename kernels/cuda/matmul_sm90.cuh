@@ -128,17 +128,19 @@ __device__ __forceinline__ uint32_t load_add(const args &a, int row, int column)
     return *reinterpret_cast<const uint32_t *>(add);
 }
 
-/* What is added to PART columns of a thread's two rows: asked for together, as each is a wait for
+/* What is added to N columns of a thread's two rows: asked for together, as each is a wait for
  * memory. */
-template <epilogue E, int PART> struct added {
-    uint32_t v[E == EPILOGUE_ADD ? PART / 4 : 1];
+template <epilogue E, int N> struct added {
+    uint32_t v[E == EPILOGUE_ADD ? N / 4 : 1];
 
-    __device__ __forceinline__ void load(const args &a, int row, int column)
+    __device__ __forceinline__ void load(const args &a, tile t, int warpgroup)
     {
+        const int lane = threadIdx.x % 32, warp = threadIdx.x % 128 / 32;
+        const int row = t.row + warpgroup * 64 + warp * 16 + lane / 4;
         if (E == EPILOGUE_ADD)
 #pragma unroll
-            for (int i = 0; i < PART / 4; i++)
-                v[i] = load_add(a, row + i % 2 * 8, column + i / 2 * 8);
+            for (int i = 0; i < N / 4; i++)
+                v[i] = load_add(a, row + i % 2 * 8, t.n + i / 2 * 8 + lane % 4 * 2);
     }
 
     __device__ __forceinline__ uint32_t at(const args &a, int j, int high, int row,
@@ -216,8 +218,8 @@ __host__ __device__ constexpr int box_of(int part)
  * the copy engine wants: chunks of 16 bytes change places by the number of 128 bytes before them.
  */
 template <typename T, int OUT_COLUMNS, int PART, epilogue E, class SUMS>
-__device__ void store(const operands &o, const args &a, const SUMS &sums, tile t, uint32_t out,
-                      int warpgroup)
+__device__ void store(const operands &o, const args &a, const SUMS &sums,
+                      const added<E, OUT_COLUMNS> &add, tile t, uint32_t out, int warpgroup)
 {
     const int lane = threadIdx.x % 32, warp = threadIdx.x % 128 / 32;
     const int row = t.row + warpgroup * 64 + warp * 16 + lane / 4;
@@ -227,8 +229,6 @@ __device__ void store(const operands &o, const args &a, const SUMS &sums, tile t
     const int swizzle = to_row * CHUNKS / 8 % CHUNKS;
 #pragma unroll
     for (int part = 0; part < OUT_COLUMNS / PART; part++) {
-        added<E, PART> add;
-        add.load(a, row, t.n + part * PART + lane % 4 * 2);
         if (threadIdx.x % 128 == 0)
             store_wait_read();
         barrier_sync(1 + warpgroup, 128);
@@ -243,7 +243,7 @@ __device__ void store(const operands &o, const args &a, const SUMS &sums, tile t
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 const int high = i % 2, right = i / 2, c = column + 8 * right;
-                const uint32_t r = add.at(a, jj + right, high, row + 8 * high, c);
+                const uint32_t r = add.at(a, j + right, high, row + 8 * high, c);
                 v[i] = value<T, E>(a, sums, j + right, high, r, c);
             }
             stmatrix_4(to, v[0], v[1], v[2], v[3]);
