@@ -72,8 +72,7 @@ static int tile_cost(const struct matmul_tile *t, int rows)
  * would leave the last wave half empty. */
 static int64_t waves_cost(const struct matmul_tile *t, int rows, int columns, int sm_count)
 {
-    const int row_tiles = divide_up(rows, t->rows);
-    const int64_t n_tiles = (int64_t)(row_tiles + (row_tiles > 1) * (row_tiles % 2)) * columns;
+    const int64_t n_tiles = (int64_t)divide_up(rows, t->rows) * columns;
     return (n_tiles + sm_count - 1) / sm_count * tile_cost(t, rows);
 }
 
@@ -87,10 +86,10 @@ struct matmul_tile matmul_choose_tile(enum wide_kernels kernels, int rows, int n
     } all[] = {
         {{128, 256}, ANY | PLAIN | GATED | EIGHT},
         {{128, 224}, ANY | GATED},
-        {{128, 192}, MANY | PLAIN},
-        {{128, 160}, MANY | PLAIN},
+        {{128, 192}, ANY | PLAIN},
+        {{128, 160}, ANY | PLAIN},
         {{128, 128}, ANY | PLAIN | GATED | EIGHT},
-        {{128, 96}, MANY | PLAIN},
+        {{128, 96}, ANY | PLAIN},
         {{64, 64}, FEW | PLAIN | EIGHT},
         {{128, 64}, ANY | PLAIN | EIGHT},
     };

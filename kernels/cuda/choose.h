@@ -66,7 +66,7 @@ struct matmul_choice {
 void matmul_choose(struct matmul_choice *c, const struct matmul_shape *s);
 
 /* A tile of MATMUL_WIDE, or of the wide product of 8-bit activations: rows of x by rows of w, half of
- * them the gate's if gated.  Several tiles of rows come in pairs. */
+ * them the gate's if gated. */
 struct matmul_tile {
     int rows, columns;
 };
@@ -75,7 +75,8 @@ enum wide_kernels { WIDE_16_BITS, WIDE_8_BITS };
 
 /* One that there is a kernel for:
  *   both: 128 by 64, 128, 256; of up to 128 rows 64 by 64; gated 128 by 128, 256
- *   16 bits: of more than 128 rows 128 by 96, 160, 192; gated 128 by 224    n: columns of y */
+ *   16 bits: 128 by 96, 160, 192; gated 128 by 224
+ * n: columns of y */
 struct matmul_tile matmul_choose_tile(enum wide_kernels kernels, int rows, int n, bool gated,
                                       int sm_count);
 

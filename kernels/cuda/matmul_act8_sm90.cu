@@ -1,7 +1,9 @@
 /* matmul_act8_sm90.cu - products of many rows of 8-bit codes on Hopper: matmul_sm90.cu for bytes.
  *
- * The same tiles, clusters, ring and way to y; a stage holds 128 k.  Sums are act8_multiply.cuh's;
- * beside who fetches, other warps bring high bytes of outliers (act8_high.cuh). */
+ * The same tiles, ring and way to y; a stage holds 128 k.  Two blocks of a cluster work on
+ * neighbouring tiles of rows: each fetches half of the w they share, for both.  Sums are
+ * act8_multiply.cuh's; beside who fetches, other warps bring high bytes of outliers
+ * (act8_high.cuh). */
 #include "kernels/cuda/act8_map.cuh"
 #include "kernels/cuda/act8_multiply.cuh"
 #include "kernels/cuda/choose.h"
@@ -113,8 +115,6 @@ template <class S, kind K, int TILE_M, int TILE_N, bool GATED, int CLUSTER> stru
             const tile t = tile_at<TILE_M, S::OUT_COLUMNS, CLUSTER>(a.a, i, rank);
             const bool is_short = a.a.last_bytes > 0 && t.row >= a.a.last_row;
             const CUtensorMap *x = is_short ? &o.x_last : &o.x;
-            const int x_row =
-                min(t.row, a.a.last_row); /* a cluster's second tile may lie behind all */
             const int n_bytes = is_short ? S::B_BYTES + a.a.last_bytes : S::STAGE_BYTES;
             if (ahead > 0) {
                 for (int k = 0; k < ahead; k++)
@@ -127,7 +127,7 @@ template <class S, kind K, int TILE_M, int TILE_N, bool GATED, int CLUSTER> stru
                     weights(at, t, k, n_bytes);
                 }
                 tensor_copy_2d(stages + at.stage * S::STAGE_BYTES, x, full + at.stage * 8,
-                               k * TILE_K, x_row);
+                               k * TILE_K, t.row);
                 at.next<S>();
             }
             if (K == KIND_OUTLIERS && high.wait_count() > a.high.listed_max)
@@ -281,6 +281,12 @@ void launch_cluster(device *d, const operands *o, const CUtensorMap *x_high, con
         d, "run the 8-bit product",
         {dim3((unsigned)(tiles < most ? tiles : most)), dim3(S::THREADS), S::SHARED_BYTES, CLUSTER},
         kernel, *o, *x_high, *a);
+}
+
+/* Blocks that share w: two of neighbouring rows, unless one of them would have none. */
+int cluster_of(int rows, int tile_m)
+{
+    return (rows + tile_m - 1) / tile_m % 2 == 0 ? 2 : 1;
 }
 
 /* What depends on the tile: its boxes and their number. */

@@ -20,7 +20,7 @@ namespace
 
 enum {
     TILE_M_MAX = 128,
-    GROUP_M = 8, /* clusters of rows whose tiles run side by side, so that x and w stay in cache */
+    GROUP_M = 16, /* tiles of rows that run side by side, so that x and w stay in cache */
 };
 
 /* What happens to a tile before it is y.  The common ones hold no more code than they need: an
@@ -61,14 +61,15 @@ struct tile {
     int row, n; /* first row, first column of y */
 };
 
-/* Tiles in order: GROUP_M clusters of rows, all their columns, then the next. */
-template <int TILE_M, int OUT_COLUMNS, int CLUSTER>
-__device__ tile tile_at(const args &a, int i, int rank)
+/* Tiles in order: GROUP_M of rows, all their columns, then the next. */
+template <int TILE_M, int OUT_COLUMNS, int CLUSTER = 1>
+__device__ tile tile_at(const args &a, int i, int rank = 0)
 {
-    const int group_tiles = GROUP_M * a.n_tiles;
+    const int group_rows = GROUP_M / CLUSTER;
+    const int group_tiles = group_rows * a.n_tiles;
     const int group = i / group_tiles;
-    const int first = group * GROUP_M;
-    const int height = min(a.row_clusters - first, GROUP_M);
+    const int first = group * group_rows;
+    const int height = min(a.row_clusters - first, group_rows);
     const int in_group = i - group * group_tiles;
     const int row_cluster = first + in_group % height;
     return {(row_cluster * CLUSTER + rank) * TILE_M, in_group / height * OUT_COLUMNS};
@@ -283,11 +284,6 @@ __device__ void store_f32(const args &a, const SUMS &sums, tile t, int warpgroup
                     v.y + (a.bias[0] ? a.bias[0][column + 1] : 0);
         }
     }
-}
-
-int cluster_of(int rows, int tile_m)
-{
-    return rows > tile_m ? 2 : 1;
 }
 
 epilogue choose_epilogue(const wide_matmul *m)

@@ -108,6 +108,9 @@ static void tiles_fill_their_last_wave(void **state)
     check_tile(512, 5120, false, 128, 160);
     check_tile(256, 6144, false, 128, 96);
     check_tile(256, 14336, true, 128, 224); /* 256 in two waves, where 256 columns are 224 */
+    check_tile(384, 4096, false, 128, 96);  /* 129 */
+    check_tile(300, 8192, false, 128, 192);
+    check_tile(640, 4096, false, 128, 160); /* 130 */
     check_tile(8192, 14336, true, 128, 256);
     check_tile(8192, 4096, false, 128, 256);
 }
@@ -133,7 +136,7 @@ static bool has_kernel_16(const struct matmul_tile *t, int rows, bool gated)
     if (gated)
         return t->rows == 128 && (t->columns == 128 || t->columns == 224 || t->columns == 256);
     if (t->columns % 64 == 32 || t->columns == 192)
-        return t->rows == 128 && t->columns <= 192 && rows > 128;
+        return t->rows == 128 && t->columns <= 192;
     return t->rows == 128 || (t->rows == 64 && t->columns == 64 && rows <= 128);
 }
 
