@@ -1,8 +1,9 @@
 /* bench_matmul.cu - microseconds and bytes a second of products, beside cublasLt and a plain read.
  *
- * Shapes are the layers of 1B, 8B and 135M models.  Weights rotate over more than the L2 cache;
- * launches run in one graph, so that programmatic launches overlap as they do in a step.  Per line:
- * ours, bytes a second and their share of this run's copy, TFLOP/s, cublasLt's first proposal.
+ * Shapes are the layers of 8B, 1B and 135M models, and a rank's share of the 70B of two.  Weights
+ * rotate over more than the L2 cache; launches run in one graph, so that programmatic launches
+ * overlap as they do in a step.  Per line: ours, bytes a second and their share
+ * of this run's copy, TFLOP/s, cublasLt's first proposal.
  *
  *     nvcc -std=c++17 -O3 -gencode=arch=compute_90a,code=sm_90a -I. tests/gpu/bench_matmul.cu \
  *          kernels/cuda/matmul*.cu kernels/cuda/tensor_map.cu kernels/cuda/norm.cu \
@@ -20,6 +21,10 @@ const struct layer layers[] = {
     {"8B gate|up", 4096, 14336, true, false, true, false},
     {"8B down", 14336, 4096, false, true, false, false},
     {"8B head", 4096, 128256, false, false, true, true},
+    {"70B/2 qkv", 8192, 5120, false, false, true, false},
+    {"70B/2 out", 4096, 8192, false, true, false, false},
+    {"70B/2 gate|up", 8192, 14336, true, false, true, false},
+    {"70B/2 down", 14336, 8192, false, true, false, false},
     {"1B qkv", 2048, 3072, false, false, true, false},
     {"1B out", 2048, 2048, false, true, false, false},
     {"1B gate|up", 2048, 8192, true, false, true, false},
