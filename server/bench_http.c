@@ -194,16 +194,25 @@ static void put_tokens(const struct load_result *res, double wall_s, bool json, 
         (double)res->n_tokens * per_s, (double)(res->n_prompt_tokens + res->n_tokens) * per_s);
 }
 
+/* Tokens that are no text yet, half a letter, have no event of their own. */
+static double tokens_an_event(const struct load_result *res)
+{
+    return res->n_events > 0 ? (double)res->n_tokens / (double)res->n_events : 0;
+}
+
 /* What a full server gives: its filling and its emptying are not in it. */
 static void put_saturated(const struct load_result *res, bool json, struct buf *out)
 {
     const double s = (double)res->saturated_ns / 1e9;
+    const double per_s = s > 0 ? (double)res->n_saturated_events / s : 0;
     if (s > 0)
         buf_printf(out,
-                   json ? ",\"saturated_s\":%.3f,\"saturated_events_per_s\":%.1f"
+                   json ? ",\"saturated_s\":%.3f,\"saturated_events_per_s\":%.1f,"
+                          "\"saturated_tokens_per_s\":%.1f"
                         : "saturated    %.3f s between the first answer's end and the last one's "
-                          "first event: %.1f events/s\n",
-                   s, (double)res->n_saturated_events / s);
+                          "first event: %.1f events/s, %.1f output tokens/s at the run's %.3f "
+                          "tokens an event\n",
+                   s, per_s, per_s * tokens_an_event(res), tokens_an_event(res));
 }
 
 static void put_report(const struct load_result *res, bool json, struct buf *out)

@@ -54,5 +54,7 @@ def test_a_full_server_is_told_from_its_filling(c):
     # All slots are busy then: a token each a step, and steps take at least what they are told to.
     check(many["saturated_events_per_s"] <= SLOTS / STEP_US * 1e6 * 1.1, many)
     check(many["saturated_events_per_s"] > many["events_per_s"] * 0.8, many)
+    ratio = many["output_tokens"] / many["events"]
+    check(abs(many["saturated_tokens_per_s"] / many["saturated_events_per_s"] - ratio) < 0.01, many)
     c.say(f"{many['events_per_s']:.0f} events/s, {many['saturated_events_per_s']:.0f} while "
           f"requests waited")
