@@ -23,14 +23,15 @@ static __device__ __noinline__ float activate_rare(enum act_kind kind, float x)
 
 /* The division is what the compiler makes of x / y, without the branch for those that are very
  * small or large, which keeps others from running beside it: a tile's end has fifty a thread.  y
- * ends at 2^126, whose reciprocal is still a normal number. */
+ * ends at 2^127, whose reciprocal counts as 0: gates below -88 give -0, infinite ones what they did
+ * divided. */
 __device__ __forceinline__ float silu(float x)
 {
-    const float y = 1 + exp2_approx(fminf(x * -1.4426950408889634f, 126));
+    const float y = 1 + exp2_approx(fminf(x * -1.4426950408889634f, 127));
     float r = reciprocal_near(y);
     r = __fmaf_rn(r, __fmaf_rn(-y, r, 1), r);
     const float q = __fmul_rn(x, r);
-    return __fmaf_rn(r, __fmaf_rn(-y, q, x), q);
+    return fabsf(x) < INFINITY ? __fmaf_rn(r, __fmaf_rn(-y, q, x), q) : q;
 }
 
 __device__ __forceinline__ float activate(enum act_kind kind, float x)

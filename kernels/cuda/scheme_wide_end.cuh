@@ -58,36 +58,6 @@ template <class TILE, bool GATED, int BITS> struct wide_pieces {
     }
 };
 
-/* x / y rounded to nearest, where neither is very small or large: what the compiler makes of a
- * division, without the question and the branch that keep others from running beside it. */
-__device__ __forceinline__ float quotient(float x, float y)
-{
-    float r = reciprocal_near(y);
-    r = __fmaf_rn(r, __fmaf_rn(-y, r, 1), r);
-    const float q = __fmul_rn(x, r);
-    return __fmaf_rn(r, __fmaf_rn(-y, q, x), q);
-}
-
-/* activate(ACT_SILU, v) of many, to the bit: side by side, as one after the other is latency. */
-template <int n> __device__ __forceinline__ void silu_many(float (&v)[n])
-{
-    float q[n];
-    bool plain = true;
-#pragma unroll
-    for (int i = 0; i < n; i++) {
-        const float y = 1 + __expf(-v[i]);
-        plain = plain && fabsf(v[i]) > 0x1p-60f && y < 0x1p60f;
-        q[i] = quotient(v[i], y);
-    }
-    if (!__all_sync(~0u, plain))
-#pragma unroll
-        for (int i = 0; i < n; i++)
-            q[i] = activate(ACT_SILU, v[i]);
-#pragma unroll
-    for (int i = 0; i < n; i++)
-        v[i] = q[i];
-}
-
 template <class T, class TILE, bool GATED, int BITS> struct wide_end {
     typedef wide_pieces<TILE, GATED, BITS> pieces;
     static const int N = TILE::N, BLOCKS = TILE::BLOCKS;
@@ -206,8 +176,7 @@ template <class T, class TILE, bool GATED, int BITS> struct wide_end {
             ldmatrix_x4_trans(theirs + 4 * h, place(at, h));
 #pragma unroll
         for (int i = 0; i < 2 * AT_ONCE * PIECE_PAIRS; i++)
-            v[i] = pair_value<T>(is_up ? theirs[i / 2] : mine[i / 2], i % 2);
-        silu_many(v);
+            v[i] = activate(ACT_SILU, pair_value<T>(is_up ? theirs[i / 2] : mine[i / 2], i % 2));
 #pragma unroll
         for (int i = 0; i < 2 * AT_ONCE * PIECE_PAIRS; i++)
             v[i] = __fmul_rn(v[i], pair_value<T>(is_up ? mine[i / 2] : theirs[i / 2], i % 2));

@@ -12,6 +12,7 @@ struct kind {
     int n_outs;
     bool gated, bias, add, apart; /* apart: weights and results do not lie together */
     bool add_in_place;
+    bool far; /* the gate's bias is where an activation ends */
     enum act_kind act;
     int norm; /* 0 = none, 1 + enum norm_kind */
 };
@@ -24,6 +25,12 @@ static const struct kind kinds[] = {
     {.name = "bias, residual", .n_outs = 1, .bias = true, .add = true},
     {.name = "bias, gelu", .n_outs = 1, .bias = true, .act = ACT_GELU},
     {.name = "rms, silu gate", .n_outs = 2, .gated = true, .act = ACT_SILU, .norm = 1 + NORM_RMS},
+    {.name = "bias, silu gate, far",
+     .n_outs = 2,
+     .gated = true,
+     .bias = true,
+     .far = true,
+     .act = ACT_SILU},
     {.name = "bias, gelu_tanh gate, apart",
      .n_outs = 2,
      .gated = true,
@@ -97,10 +104,19 @@ static void *pool_put(const struct tested *t, struct pool *p, const void *from, 
     return at;
 }
 
+static void put_far(float *bias, int n)
+{
+    static const float ends[] = {-85, -89, -130, -1e4f, -1e30f, -3e38f, 60, 0};
+    for (int i = 0; i < n; i++)
+        bias[i] = ends[i % 8];
+}
+
 static void make_weights(const struct tested *t, struct pool *pool, struct operands *o)
 {
     for (int i = 0; i < o->kind->n_outs; i++) {
         o->bias[i] = random_floats((size_t)o->n[i], 1);
+        if (o->kind->far && i == 0)
+            put_far(o->bias[i], o->n[i]);
         o->bias_dev[i] = pool_put(t, pool, o->bias[i], (size_t)o->n[i] * sizeof(float));
     }
     for (int i = 0; i < o->kind->n_outs; i++) {
@@ -245,7 +261,7 @@ static struct value reference(const struct tested *t, const struct operands *o, 
     struct value v = reference_sum(t, o, x, out, col);
     const double unit = act_unit(t), slope = 1.2; /* no activation is steeper */
     if (k->act != ACT_NONE) {
-        v.slack = slope * (v.slack + unit * fabs(v.v));
+        v.slack = v.v < -50 ? 0 : slope * (v.slack + unit * fabs(v.v)); /* flat there */
         v.v = reference_act(k->act, v.v);
     }
     if (k->gated) {

@@ -240,7 +240,7 @@ static void neither_lengths_nor_prompts_choose_the_kernel(void **state)
             }
             make_and_check(&t);
             assert_int_equal(t.plan.counts->n_items > 0, kind != PROMPT);
-            assert_int_equal(t.plan.has_runs, n_tokens >= 20); /* 160 items of 8 kv heads */
+            assert_int_equal(t.plan.has_runs, n_tokens >= 20); /* 160 tasks of 8 kv heads */
             free(t.at);
         }
     }

@@ -2,6 +2,8 @@
 #ifndef KERNELS_CUDA_PTX_CUH
 #define KERNELS_CUDA_PTX_CUH
 
+#include <float.h>
+
 #include "tests/cudasim/async.h"
 #include "tests/cudasim/mma.h"
 #include "tests/cudasim/tensor_map.h"
@@ -30,7 +32,8 @@ inline char *shared_place(uint32_t at, size_t n_bytes)
 
 inline float reciprocal_near(float v)
 {
-    return 1 / v;
+    const float r = 1 / v;
+    return fabsf(r) < FLT_MIN ? copysignf(0, r) : r; /* .ftz */
 }
 
 inline int32_t atomic_add_acq_rel(int32_t *at, int32_t v)
