@@ -194,18 +194,21 @@ static void put_tokens(const struct load_result *res, double wall_s, bool json, 
         (double)res->n_tokens * per_s, (double)(res->n_prompt_tokens + res->n_tokens) * per_s);
 }
 
-/* Tokens that are no text yet, half a letter, have no event of their own. */
+/* Tokens that are no text yet, half a letter, have no event of their own.  Of a run in which all
+ * went well. */
 static double tokens_an_event(const struct load_result *res)
 {
     return res->n_events > 0 ? (double)res->n_tokens / (double)res->n_events : 0;
 }
 
-/* What a full server gives: its filling and its emptying are not in it. */
-static void put_saturated(const struct load_result *res, bool json, struct buf *out)
+/* What a full server gives: its filling and its emptying are not in it.  Where clients wait for
+ * answers before they ask, or for less than a quarter of the run, none is known to be full. */
+static void put_saturated(const struct load_options *o, const struct load_result *res, bool json,
+                          struct buf *out)
 {
     const double s = (double)res->saturated_ns / 1e9;
     const double per_s = s > 0 ? (double)res->n_saturated_events / s : 0;
-    if (s > 0)
+    if (o->rate > 0 && res->saturated_ns > res->wall_ns / 4)
         buf_printf(out,
                    json ? ",\"saturated_s\":%.3f,\"saturated_events_per_s\":%.1f,"
                           "\"saturated_tokens_per_s\":%.1f"
@@ -215,7 +218,8 @@ static void put_saturated(const struct load_result *res, bool json, struct buf *
                    s, per_s, per_s * tokens_an_event(res), tokens_an_event(res));
 }
 
-static void put_report(const struct load_result *res, bool json, struct buf *out)
+static void put_report(const struct load_options *o, const struct load_result *res, bool json,
+                       struct buf *out)
 {
     const double wall_s = (double)res->wall_ns / 1e9, cpu_s = (double)res->cpu_ns / 1e9;
     const double per_s = wall_s > 0 ? (double)res->n_events / wall_s : 0;
@@ -232,7 +236,7 @@ static void put_report(const struct load_result *res, bool json, struct buf *out
                (unsigned long long)res->n_events, (unsigned long long)res->n_bytes, wall_s, per_s,
                cpu_s);
     put_tokens(res, wall_s, json, out);
-    put_saturated(res, json, out);
+    put_saturated(o, res, json, out);
     if (!json)
         buf_printf(out, "%-12s %10s %10s %10s %10s\n", "ms", "p50", "p90", "p99", "max");
     put_times("first_event", &res->first, json, out);
@@ -253,7 +257,7 @@ static bool run(struct bench *b, struct load_result *res, struct status *st)
         !load_run(&b->load, res, st))
         return false;
     buf_init(&out, REPORT_BYTES_MAX);
-    put_report(res, b->json, &out);
+    put_report(&b->load, res, b->json, &out);
     fputs(out.at ? out.at : "", stdout);
     buf_close(&out);
     return res->n_failed == 0 && res->n_late == 0 && res->n_short == 0;

@@ -36,8 +36,8 @@ struct load_result {
     uint64_t n_events, n_bytes;
     uint64_t n_prompt_tokens, n_tokens, n_tokens_wanted; /* of those that are ok */
     uint64_t wall_ns, cpu_ns;      /* of this process */
-    /* While requests wait for room: from the first answer's end to the last answer's first event,
-     * and what came between; 0 where no request waited for another. */
+    /* From the first answer's end to the last answer's first event, and what came between.  If
+     * requests come faster than they end, some wait for room all the while. */
     uint64_t saturated_ns, n_saturated_events;
     struct hist first, gap, whole; /* from the due time; between events; from the due time */
     struct hist token;             /* a request's mean time of a token after its first event */

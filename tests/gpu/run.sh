@@ -122,7 +122,8 @@ parity() {
     for t in "$bin"/gpu_test_*; do
         case $t in *_engine|*_ranks|*_greedy) continue ;; esac
         room "$at_once"
-        CUDA_VISIBLE_DEVICES=${gpus[i++ % n_gpus]} part "parity $(basename "$t")" "$tests" "$t" &
+        CUDA_VISIBLE_DEVICES=${gpus[i % n_gpus]} part "parity $(basename "$t")" "$tests" "$t" &
+        i=$((i + 1))
     done
     for t in probe_small probe_decode probe_matmul probe_act8 probe_scheme_wide check_prefill bench_all_reduce; do
         room "$at_once"
@@ -178,8 +179,9 @@ sanitizer() {
         case ${job[0]} in synccheck) flags=(--force-synchronization-limit 1) ;; esac # of many launches it loses some
         case ${job[0]},${job[1]} in synccheck,gpu_test_engine|synccheck,gpu_test_gguf) at=$plain ;; esac
         room $((4 * n_gpus))
-        CUDA_VISIBLE_DEVICES=${gpus[i++ % n_gpus]} part "${job[*]}" 'grep -E "ERROR SUMMARY|RACECHECK SUMMARY"' \
+        CUDA_VISIBLE_DEVICES=${gpus[i % n_gpus]} part "${job[*]}" 'grep -E "ERROR SUMMARY|RACECHECK SUMMARY"' \
             "$cs" --tool "${job[0]}" "${flags[@]}" --error-exitcode 9 --print-limit 20 "$at/${job[1]}" "${job[@]:2}" &
+        i=$((i + 1))
     done < <(sanitizer_jobs)
     wait
 }
