@@ -49,7 +49,8 @@ struct args {
     int rows, n, n_k; /* n_k: steps of TILE_K */
     int last_row;     /* of x's tiles: the first row of the last one, */
     int last_bytes;   /* and what a stage of it is; 0 <=> it is whole */
-    int row_clusters, n_tiles;
+    int row_clusters; /* tiles of rows, of pairs of blocks pairs of tiles */
+    int n_tiles;      /* of columns */
     const float *bias[2];
     const void *add;
     void *y;
