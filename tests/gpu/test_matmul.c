@@ -104,11 +104,13 @@ static void *pool_put(const struct tested *t, struct pool *p, const void *from, 
     return at;
 }
 
-static void put_far(float *bias, int n)
+/* Gates are rounded to the type: beyond its range they are infinite, and x / (1 + exp(-x)) is no
+ * number. */
+static void put_far(const struct tested *t, float *bias, int n)
 {
     static const float ends[] = {-85, -89, -130, -1e4f, -1e30f, -3e38f, 60, 0};
     for (int i = 0; i < n; i++)
-        bias[i] = ends[i % 8];
+        bias[i] = t->act == DT_F16 ? fmaxf(ends[i % 8], -6e4f) : ends[i % 8];
 }
 
 static void make_weights(const struct tested *t, struct pool *pool, struct operands *o)
@@ -116,7 +118,7 @@ static void make_weights(const struct tested *t, struct pool *pool, struct opera
     for (int i = 0; i < o->kind->n_outs; i++) {
         o->bias[i] = random_floats((size_t)o->n[i], 1);
         if (o->kind->far && i == 0)
-            put_far(o->bias[i], o->n[i]);
+            put_far(t, o->bias[i], o->n[i]);
         o->bias_dev[i] = pool_put(t, pool, o->bias[i], (size_t)o->n[i] * sizeof(float));
     }
     for (int i = 0; i < o->kind->n_outs; i++) {
