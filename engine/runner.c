@@ -13,6 +13,7 @@
 #include "base/hash.h"
 #include "base/memory.h"
 #include "engine/decoder.h"
+#include "engine/model_hash.h"
 #include "engine/place.h"
 #include "engine/plan.h"
 #include "engine/quant_load.h"
@@ -104,20 +105,6 @@ static uint64_t hash_text(const char *s, uint64_t h)
     return s ? hash64(s, strlen(s), h) : h;
 }
 
-static uint64_t hash_model(const struct model_file *f)
-{
-    const struct model_config *c = &f->cfg;
-    const int32_t sizes[] = {c->hidden, c->n_layers, c->n_heads, c->n_kv_heads,
-                             c->ffn,    c->vocab,    c->context};
-    uint64_t h = hash64(sizes, sizeof sizes, model_file_bytes(f));
-    for (size_t i = 0; i < f->n_bound; i++) {
-        const struct weight *w = f->bound[i].src;
-        h = hash64(w->name.at, w->name.n, h ^ (uint64_t)w->dtype);
-        h = hash64(&w->n_bytes, sizeof w->n_bytes, h);
-    }
-    return h;
-}
-
 /* What decides bits; the sizes are compared as the plan has them. */
 static uint64_t hash_options(const struct engine_options *o)
 {
@@ -132,8 +119,11 @@ static uint64_t hash_options(const struct engine_options *o)
 static bool agree_on_start(struct runner *r, const struct model_file *f,
                            const struct engine_options *o, struct status *st)
 {
-    return agree(r, "the version of inferd", hash_text(INFERD_VERSION, OPS_ABI), st) &&
-           agree(r, "the model", hash_model(f), st) && agree(r, "the options", hash_options(o), st);
+    return !all_of(r) ||
+           (agree(r, "the version of inferd", hash_text(INFERD_VERSION, OPS_ABI), st) &&
+            agree(r, "the model's configuration", model_hash_config(f), st) &&
+            agree(r, "the model's weights", model_hash_weights(f), st) &&
+            agree(r, "the options", hash_options(o), st));
 }
 
 static bool open_file(struct runner *r, struct model_file *f, const struct engine_options *o,
