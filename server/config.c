@@ -79,7 +79,7 @@ static const struct option options[] = {
      "there itself, or 29500"},
     {"Model", "rank-secret-file", TEXT, AT(rank_secret_file), "", 0, 4096, 0,
      "file with a secret that all ranks have, at least 16 bytes, mode as that of api-key-file; "
-     "over TCP a rank without it is refused"},
+     "over TCP a rank without it is refused; where no ranks meet over TCP it is an error"},
     {"Model", "peer-memory", SWITCH, AT(peer_memory), "on", 0, 1, 0,
      "CUDA devices of several ranks write each other's memory where they can; off = NCCL carries "
      "everything"},

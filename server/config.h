@@ -57,8 +57,8 @@ struct config {
 bool config_read(struct config *c, int argc, char **argv, struct status *st) MUST_CHECK;
 void config_close(struct config *c);
 /* What torchrun, mpirun or a LeaderWorkerSet says in the environment of the ranks it starts, if one
- * of them did.  BAD_INPUT where options contradict it, or ranks on several machines do not know
- * where rank 0 is. */
+ * of them did.  BAD_INPUT where options contradict it or would do nothing (a secret where no rank
+ * is, or where ranks share memory), or ranks on several machines do not know where rank 0 is. */
 bool config_ranks(struct config *c, struct status *st) MUST_CHECK;
 
 /* One `name = value` line, for tests and the fuzzer; n bytes, any bytes. */

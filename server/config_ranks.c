@@ -98,6 +98,40 @@ static bool read_secret(struct config *c, struct status *st)
     return st->code == STATUS_OK || status_wrap(st, "rank-secret-file %s", c->rank_secret_file);
 }
 
+/* Options of ranks that were set. */
+static const char *find_set(const struct config *c, bool with_transport)
+{
+    return c->rank_secret_file[0]                           ? "rank-secret-file"
+           : c->rank_port != 0                              ? "rank-port"
+           : with_transport && c->rank_transport[1] != 'u' ? "rank-transport"
+                                                            : NULL;
+}
+
+/* What is about other ranks must not be there for nothing: a secret would seem to guard something. */
+static bool refuse_alone(const struct config *c, const struct launcher *l, struct status *st)
+{
+    const char *name = find_set(c, true);
+    if (!name)
+        return true;
+    if (config_environment(l->size))
+        return status_fail(st, STATUS_BAD_INPUT,
+                           "%s: is for a rank of several, and %s says that this is the only one",
+                           name, l->size);
+    return status_fail(st, STATUS_BAD_INPUT,
+                       "%s: is for a rank that a launcher started, one of several; want RANK and "
+                       "WORLD_SIZE, or those of mpirun or a LeaderWorkerSet, in the environment",
+                       name);
+}
+
+static bool refuse_shared(const struct config *c, struct status *st)
+{
+    const char *name = find_set(c, false);
+    return !name || status_fail(st, STATUS_BAD_INPUT,
+                                "%s: is for ranks that speak over TCP, and these share memory%s; "
+                                "want rank-transport socket",
+                                name, c->rank_transport[1] == 'u' ? " (rank-transport auto)" : "");
+}
+
 /* Memory, or where to meet. */
 static bool choose_transport(struct config *c, const struct launcher *l, int64_t size, int64_t here,
                              struct status *st)
@@ -110,7 +144,7 @@ static bool choose_transport(struct config *c, const struct launcher *l, int64_t
                            "rank-transport shared: %lld of %lld ranks are on this machine",
                            (long long)here, (long long)size);
     if (mode == 'h' || (mode == 'u' && !is_spread))
-        return true;
+        return refuse_shared(c, st);
     if (!host && is_spread)
         return status_fail(
             st, STATUS_BAD_INPUT,
@@ -147,7 +181,7 @@ bool config_ranks(struct config *c, struct status *st)
         !read_count(l->rank, size, &rank, st) || !read_count(l->here, size, &here, st))
         return false;
     if (size <= 1)
-        return true;
+        return refuse_alone(c, l, st);
     if (rank == size)
         return status_fail(st, STATUS_BAD_INPUT, "rank %lld is not one of %lld", (long long)rank,
                            (long long)size);

@@ -474,6 +474,49 @@ static void ranks_of_several_machines_meet_at_a_port(void **state)
     }
 }
 
+static void options_of_ranks_are_refused_where_they_would_do_nothing(void **state)
+{
+    static const char *const none = "is for a rank that a launcher started, one of several";
+    static const struct {
+        const char *flag, *more;
+        const char *size; /* WORLD_SIZE */
+        const char *message; /* NULL = taken */
+    } rows[] = {
+        {"--rank-secret-file=/nonexistent", "m", NULL, none},
+        {"--rank-port=29500", "m", NULL, none},
+        {"--rank-transport=socket", "m", NULL, none},
+        {"--rank-transport=shared", "--tensor-parallel=2", NULL, none},
+        {"--rank-transport=auto", "--rank-port=0", NULL, NULL},
+        {"--rank-secret-file=/nonexistent", "m", "1", "WORLD_SIZE says that this is the only one"},
+        {"--rank-secret-file=/nonexistent", "m", "2", "these share memory (rank-transport auto)"},
+        {"--rank-port=29500", "m", "2", "these share memory (rank-transport auto)"},
+        {"--rank-secret-file=/nonexistent", "--rank-transport=shared", "2", "these share memory;"},
+        {"--rank-port=29500", "--rank-transport=shared", "2", "these share memory;"},
+        {"--rank-transport=shared", "m", "2", NULL},
+        {"--rank-port=29500", "--rank-transport=socket", "2", NULL},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct config c;
+        struct status st;
+        if (rows[i].size) {
+            setenv("RANK", "0", 1);
+            setenv("WORLD_SIZE", rows[i].size, 1);
+        }
+        assert_true(READ(&c, &st, rows[i].more, rows[i].flag));
+        const bool ok = config_ranks(&c, &st);
+        if (ok != !rows[i].message || (!ok && st.code != STATUS_BAD_INPUT))
+            fail_msg("%s %s: %s", rows[i].flag, rows[i].more, st.msg);
+        const char *name = rows[i].flag + 2;
+        if (!ok && (!strstr(st.msg, rows[i].message) ||
+                    strncmp(st.msg, name, strcspn(name, "=")) != 0))
+            fail_msg("%s %s: %s", rows[i].flag, rows[i].more, st.msg);
+        config_close(&c);
+        unsetenv("RANK");
+        unsetenv("WORLD_SIZE");
+    }
+}
+
 static void a_secret_of_ranks_is_private_and_long(void **state)
 {
     char path[] = "/tmp/inferd-secret-XXXXXX", flag[64];
@@ -627,6 +670,7 @@ int main(void)
         cmocka_unit_test(ranks_of_a_launcher_make_the_grid),
         cmocka_unit_test(launchers_say_which_rank_this_is),
         cmocka_unit_test(ranks_of_several_machines_meet_at_a_port),
+        cmocka_unit_test(options_of_ranks_are_refused_where_they_would_do_nothing),
         cmocka_unit_test(a_secret_of_ranks_is_private_and_long),
         cmocka_unit_test(a_file_error_names_its_line),
         cmocka_unit_test(the_engine_is_started_again_as_the_options_say),
