@@ -14,6 +14,8 @@
 #include "engine/stages.h"
 #include "kernels/backend.h"
 
+enum { IDLE_BYTES_MAX = 512 };
+
 static void print_window(const struct model_config *c, struct buf *out)
 {
     int32_t n = 0;
@@ -163,6 +165,18 @@ static void print_device(const struct backend *b, const struct device *dev,
         buf_printf(out, "  %-12s not used: %s\n", "cuda", against_cuda->msg);
 }
 
+static void print_idle(const struct engine_options *o, const char *device, int n_ranks,
+                       struct buf *out)
+{
+    struct buf names;
+    buf_init(&names, IDLE_BYTES_MAX);
+    check_idle_options(o, device, n_ranks, &names);
+    if (names.n > 0)
+        buf_printf(out, "  warning: options without effect on %s, %d rank%s: %s\n", device, n_ranks,
+                   n_ranks == 1 ? "" : "s", names.at);
+    buf_close(&names);
+}
+
 /* What a rank's plan is made of. */
 struct grid {
     const struct engine_options *o;
@@ -263,6 +277,7 @@ static bool print_plan(const struct model_file *f, const struct engine_options *
     g.dev = dev;
     print_device(g.backend, dev, &against_cuda, out);
     const int n = g.n_stages * g.n_tensor;
+    print_idle(o, g.backend->ops->name, n, out);
     bool fits = n <= COMM_RANKS_MAX ? stages_memory(g.memory, g.backend, dev, o, n, st)
                                     : status_fail(st, STATUS_BAD_INPUT, "%d ranks are too many", n);
     if (fits && n > 1) {
@@ -274,6 +289,12 @@ static bool print_plan(const struct model_file *f, const struct engine_options *
     }
     g.backend->ops->close(dev);
     return fits;
+}
+
+void check_idle_options(const struct engine_options *o, const char *device, int n_ranks,
+                        struct buf *names)
+{
+    plan_idle_options(o, device, n_ranks, names);
 }
 
 bool check_options(const struct engine_options *o, struct status *st)

@@ -75,13 +75,16 @@ static bool choose_act(const struct model_file *f, const struct engine_options *
     return true;
 }
 
-/* Words for a device that the options name another than. */
-static bool check_device_words(const struct engine_options *o, struct status *st)
+struct device_word { /* an option that has a meaning on one device alone */
+    const char *name, *device;
+    bool is_set;
+};
+enum { N_DEVICE_WORDS = 6 };
+
+static void list_device_words(const struct engine_options *o,
+                              struct device_word words[N_DEVICE_WORDS])
 {
-    const struct {
-        const char *name, *device;
-        bool is_set;
-    } words[] = {
+    const struct device_word list[N_DEVICE_WORDS] = {
         {"dtype", "cuda", o->dtype && !is_word(o->dtype, "auto")},
         {"device-index", "cuda", o->device_index != 0},
         {"gpu-memory", "cuda", o->gpu_memory > 0 && o->gpu_memory != GPU_MEMORY_DEFAULT},
@@ -89,13 +92,33 @@ static bool check_device_words(const struct engine_options *o, struct status *st
         {"cpu-precision", "cpu", o->cpu_precision && !is_word(o->cpu_precision, "fast")},
         {"cpu-isa", "cpu", o->cpu_isa && *o->cpu_isa},
     };
+    memcpy(words, list, sizeof list);
+}
+
+/* Words for a device that the options name another than. */
+static bool check_device_words(const struct engine_options *o, struct status *st)
+{
+    struct device_word words[N_DEVICE_WORDS];
+    list_device_words(o, words);
     if (!o->device || is_word(o->device, "auto"))
         return true;
-    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+    for (size_t i = 0; i < N_DEVICE_WORDS; i++)
         if (words[i].is_set && !is_word(o->device, words[i].device))
             return status_fail(st, STATUS_BAD_INPUT, "%s: has a meaning on device %s, not on %.16s",
                                words[i].name, words[i].device, o->device);
     return true;
+}
+
+void plan_idle_options(const struct engine_options *o, const char *device, int n_ranks,
+                       struct buf *names)
+{
+    struct device_word words[N_DEVICE_WORDS];
+    list_device_words(o, words);
+    for (size_t i = 0; i < N_DEVICE_WORDS; i++) {
+        const bool is_alone = n_ranks < 2 && is_word(words[i].name, "peer-memory");
+        if (words[i].is_set && (is_alone || !is_word(device, words[i].device)))
+            buf_printf(names, "%s%s", names->n ? ", " : "", words[i].name);
+    }
 }
 
 double plan_memory_share(const struct engine_options *o)

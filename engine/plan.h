@@ -44,6 +44,12 @@ struct plan_rank { /* what a rank tells the others of its plan */
 bool plan_device_options(const struct model_file *f, const struct engine_options *o,
                          struct device_options *out, struct status *st) MUST_CHECK;
 
+/* Options that were set and do nothing on the device that was found ("cpu", "cuda"), or for want of
+ * a second rank, by name with commas between: to be told.  Those of another device than a named one
+ * are refused. */
+void plan_idle_options(const struct engine_options *o, const char *device, int n_ranks,
+                       struct buf *names);
+
 struct plan_memory { /* bytes that a rank may take */
     uint64_t device;
     uint64_t host;  /* where that is another pool */

@@ -14,7 +14,7 @@
 enum kind { TEXT, CHOICE, NUMBER, BYTES, SWITCH };
 
 #define DEFAULT_FILE "/etc/inferd.conf"
-enum { FILE_BYTES_MAX = 1 << 20 };
+enum { FILE_BYTES_MAX = 1 << 20, IDLE_BYTES_MAX = 512 };
 #define KIB 1024ll
 #define MIB (1024ll * 1024)
 #define GIB (1024ll * 1024 * 1024)
@@ -628,6 +628,19 @@ void config_engine(const struct config *c, struct engine_options *o)
         .deaths_max = c->engine_deaths_max ? (int32_t)c->engine_deaths_max : 1,
         .backoff_ms_max = (int32_t)c->engine_backoff_ms,
     };
+}
+
+void config_tell_idle(const struct config *c, const struct engine_facts *facts)
+{
+    struct engine_options o;
+    struct buf names;
+    config_engine(c, &o);
+    buf_init(&names, IDLE_BYTES_MAX);
+    check_idle_options(&o, facts->device, facts->n_ranks, &names);
+    if (names.n > 0)
+        log_event(LOG_WARN, "options without effect", LOG_S("device", facts->device),
+                  LOG_I("ranks", facts->n_ranks), LOG_S("options", names.at));
+    buf_close(&names);
 }
 
 void config_limits(const struct config *c, struct server_limits *l)

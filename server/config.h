@@ -70,6 +70,8 @@ void config_print(const struct config *c, struct buf *out); /* as a configuratio
 
 /* What the modules want. */
 void config_engine(const struct config *c, struct engine_options *o);
+/* Warns in the log of options that were set and do nothing with the engine's device and ranks. */
+void config_tell_idle(const struct config *c, const struct engine_facts *facts);
 void config_limits(const struct config *c, struct server_limits *l);
 enum log_level config_log_level(const struct config *c);
 enum log_format config_log_format(const struct config *c);

@@ -226,7 +226,8 @@ static void tell_plan(const struct front *f, const struct engine_facts *e)
     log_text(LOG_INFO, "memory plan", e->plan);
     if (f->cfg.weights[0] == 'r')
         log_event(LOG_WARN, "weights are random: answers mean nothing", LOG_S("model", f->model_name));
-    if (asked[0] && strcmp(asked, e->isa) != 0)
+    config_tell_idle(&f->cfg, e);
+    if (asked[0] && strcmp(e->device, "cpu") == 0 && strcmp(asked, e->isa) != 0)
         log_event(LOG_WARN, "this CPU has less than cpu-isa allows", LOG_S("cpu_isa", asked),
                   LOG_S("isa", e->isa));
 }

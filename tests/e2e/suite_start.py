@@ -58,6 +58,20 @@ def test_the_log_says_which_instructions_are_used(c):
     check(not any("cpu-isa" in line for line in log_of(c.server)), c.server.tail())
 
 
+def test_options_of_another_device_than_auto_found_are_named(c):
+    idle = ("--gpu-memory", "0.1", "--dtype", "f16", "--device-index", "7", "--peer-memory", "off")
+    names = "dtype, device-index, gpu-memory, peer-memory"
+    said = subprocess.run([c.options.binary, "check", c.options.model, *OPTIONS[:4], *idle], check=True,
+                          capture_output=True, text=True).stdout
+    check(f"  warning: options without effect on cpu, 1 rank: {names}\n" in said, said)
+    server = Server(c.options.binary, c.options.model, *OPTIONS, *idle, "--engine", c.options.engine)
+    lines = [line for line in log_of(server) if "without effect" in line]
+    server.stop()
+    equal(len(lines), 1, "warnings", lines)
+    check("warn" in lines[0] and names in lines[0] and "device=cpu" in lines[0], lines[0])
+    check("without effect" not in c.server.tail(), c.server.tail())
+
+
 def test_random_weights_want_no_file_of_weights_and_are_named(c):
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([sys.executable, MAKE_FOLDER, "tiny", folder, "--texts"], check=True, capture_output=True)

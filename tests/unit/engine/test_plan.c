@@ -165,6 +165,39 @@ static void words_for_another_device_are_refused(void **state)
     }
 }
 
+static void words_for_another_device_than_was_found_are_told(void **state)
+{
+    static const struct {
+        struct engine_options o;
+        const char *device;
+        int n_ranks;
+        const char *names;
+    } table[] = {
+        {{.device = "auto", .dtype = "f16", .gpu_memory = 0.1, .device_index = 7, .cpu_isa = "avx2"},
+         "cpu",
+         1,
+         "dtype, device-index, gpu-memory"},
+        {{.dtype = "f16", .cpu_precision = "exact", .cpu_isa = "avx2"},
+         "cuda",
+         2,
+         "cpu-precision, cpu-isa"},
+        {{.device = "cuda", .no_peer_memory = true}, "cuda", 1, "peer-memory"},
+        {{.device = "cuda", .no_peer_memory = true}, "cuda", 2, ""},
+        {{.device = "auto", .dtype = "auto", .gpu_memory = 0.92, .cpu_precision = "fast"},
+         "cuda",
+         1,
+         ""},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+        struct buf names;
+        buf_init(&names, 512);
+        plan_idle_options(&table[i].o, table[i].device, table[i].n_ranks, &names);
+        assert_string_equal(names.at ? names.at : "", table[i].names);
+        buf_close(&names);
+    }
+}
+
 static void what_does_not_fit_is_refused_with_numbers(void **state)
 {
     static const struct {
@@ -412,6 +445,7 @@ int main(void)
         cmocka_unit_test(the_cache_takes_at_most_a_quarter_of_memory),
         cmocka_unit_test(options_decide_over_defaults),
         cmocka_unit_test(words_for_another_device_are_refused),
+        cmocka_unit_test(words_for_another_device_than_was_found_are_told),
         cmocka_unit_test(what_does_not_fit_is_refused_with_numbers),
         cmocka_unit_test(what_would_fit_quantized_is_offered),
         cmocka_unit_test(weights_are_listed_by_scheme),
