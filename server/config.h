@@ -2,8 +2,8 @@
  *
  * --kv-dtype f16, --kv-dtype=f16, INFERD_KV_DTYPE=f16 and `kv-dtype = f16` in the file are the same
  * option.  Precedence: flag, environment, file (--config, else /etc/inferd.conf when it exists),
- * default.  An unknown name is an error with the nearest name; a value out of range is an
- * error with the range.  This is the only file of inferd that reads the environment.
+ * default.  An unknown name is an error with the nearest name (in the environment, where others
+ * write too, a warning); a value out of range is an error with the range.  This is the only file of inferd that reads the environment.
  *
  * Thread: at start. */
 #ifndef SERVER_CONFIG_H
@@ -60,6 +60,10 @@ void config_close(struct config *c);
  * of them did.  BAD_INPUT where options contradict it or would do nothing (a secret where no rank
  * is, or where ranks share memory), or ranks on several machines do not know where rank 0 is. */
 bool config_ranks(struct config *c, struct status *st) MUST_CHECK;
+
+/* A line, with its end, for each INFERD_ variable of the environment that is no option, with the
+ * nearest one.  What Kubernetes sets for Services and what the project's tests set is left out. */
+void config_unknown_variables(struct buf *lines);
 
 /* One `name = value` line, for tests and the fuzzer; n bytes, any bytes. */
 bool config_parse_text(struct config *c, const char *text, size_t n, struct status *st) MUST_CHECK;

@@ -30,6 +30,7 @@ enum {
      * that linger, and what the engine's next life must find free however full the house is. */
     SPARE_FDS = 512,
     CONNECTIONS_MIN = 64,
+    VARIABLES_BYTES_MAX = 1 << 16,
 };
 
 struct front { /* everything serve opens, in order */
@@ -338,6 +339,16 @@ static void on_reload_signal(uv_signal_t *s, int signum)
 
 /* ---- open and close ---- */
 
+static void warn_of_variables(void)
+{
+    struct buf lines;
+    buf_init(&lines, VARIABLES_BYTES_MAX);
+    config_unknown_variables(&lines);
+    if (lines.n > 0)
+        log_text(LOG_WARN, "unknown environment variables", lines.at);
+    buf_close(&lines);
+}
+
 static bool open_loop(struct front *f, struct status *st)
 {
     if (uv_loop_init(&f->loop) != 0)
@@ -483,6 +494,7 @@ int serve_main(int argc, char **argv)
     signal(SIGUSR2, SIG_IGN);
     setenv("UV_THREADPOOL_SIZE", "2", 1); /* prep threads; more would take cores from the engine */
     harden();
+    warn_of_variables();
     if (f->cfg.rank > 0) {
         code = follow_run(&f->cfg);
     } else if (front_open(f, &st)) {

@@ -72,6 +72,24 @@ def test_options_of_another_device_than_auto_found_are_named(c):
     check("without effect" not in c.server.tail(), c.server.tail())
 
 
+def test_variables_that_are_no_options_are_named(c):
+    env = {"INFERD_KV_DTYP": "int8", "INFERD_SERVICE_HOST": "10.0.0.1",
+           "INFERD_PORT_8080_TCP": "tcp://10.0.0.1:8080"}
+    said = "environment variable INFERD_KV_DTYP is no option; did you mean INFERD_KV_DTYPE?"
+    server = Server(c.options.binary, c.options.model, *OPTIONS, "--engine", c.options.engine, env=env)
+    lines = [line for line in log_of(server) if "environment" in line]
+    server.stop()
+    equal([line.split(" ", 1)[1] for line in lines], [f"warn  {said}"], "warnings")
+    config = subprocess.run([c.options.binary, "config"], env={**os.environ, **env}, check=True,
+                            capture_output=True, text=True)
+    equal(config.stderr, f"inferd: warning: {said}\n")
+    refused = subprocess.run([c.options.binary, "serve", c.options.model],
+                             env={**os.environ, "INFERD_PORT": "tcp://10.0.0.1:8080"},
+                             capture_output=True, text=True, timeout=30)
+    equal(refused.returncode, 2, refused.stderr)
+    check("enableServiceLinks: false" in refused.stderr, refused.stderr)
+
+
 def test_random_weights_want_no_file_of_weights_and_are_named(c):
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([sys.executable, MAKE_FOLDER, "tiny", folder, "--texts"], check=True, capture_output=True)

@@ -65,6 +65,64 @@ static void a_flag_wins_over_environment_over_file(void **state)
     unlink(path);
 }
 
+static void a_variable_that_is_no_option_is_named_with_the_nearest(void **state)
+{
+    static const struct {
+        const char *name, *value;
+        const char *says; /* NULL = nothing */
+    } table[] = {
+        {"INFERD_KV_DTYP", "int8",
+         "environment variable INFERD_KV_DTYP is no option; did you mean INFERD_KV_DTYPE?\n"},
+        {"INFERD_WHATEVER_IT_IS", "1", "environment variable INFERD_WHATEVER_IT_IS is no option\n"},
+        {"INFERD_CONFIG", "/none", NULL},
+        {"INFERD_PORT", "8081", NULL},
+        {"INFERD_SERVICE_HOST", "10.0.0.1", NULL},
+        {"INFERD_SERVICE_PORT_HTTP", "8080", NULL},
+        {"INFERD_PORT_8080_TCP", "tcp://10.0.0.1:8080", NULL},
+        {"INFERD_PORT_8080_TCP_ADDR", "10.0.0.1", NULL},
+        {"INFERD_METRICS_PORT", "tcp://10.0.0.1:9090", NULL},
+        {"INFERD_TEST_MODEL", "m.gguf", NULL},
+        {"INFERD_E2E_AGAIN", "1", NULL},
+        {"NOT_INFERD_KV_DTYP", "1", NULL},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+        char *was = getenv(table[i].name) ? strdup(getenv(table[i].name)) : NULL;
+        struct buf before, lines;
+        buf_init(&before, 1 << 16);
+        buf_init(&lines, 1 << 16);
+        unsetenv(table[i].name);
+        config_unknown_variables(&before);
+        setenv(table[i].name, table[i].value, 1);
+        config_unknown_variables(&lines);
+        unsetenv(table[i].name);
+        if (was)
+            setenv(table[i].name, was, 1);
+        const bool is_told = lines.n != before.n;
+        if (is_told != (table[i].says != NULL) ||
+            (is_told && !strstr(lines.at, table[i].says)))
+            fail_msg("%s: %s", table[i].name, lines.at ? lines.at : "nothing");
+        buf_close(&before);
+        buf_close(&lines);
+        free(was);
+    }
+}
+
+static void a_service_link_of_kubernetes_is_refused_as_what_it_is(void **state)
+{
+    struct config c;
+    struct status st;
+    (void)state;
+    setenv("INFERD_PORT", "tcp://10.96.0.7:8080", 1);
+    assert_false(READ(&c, &st, "m.gguf"));
+    unsetenv("INFERD_PORT");
+    assert_int_equal(st.code, STATUS_BAD_INPUT);
+    if (!strstr(st.msg, "environment variable INFERD_PORT: \"tcp://10.96.0.7:8080\"") ||
+        !strstr(st.msg, "enableServiceLinks: false"))
+        fail_msg("%s", st.msg);
+    config_close(&c);
+}
+
 static void bytes_have_units(void **state)
 {
     static const struct {
@@ -660,6 +718,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_flag_is_written_in_two_ways),
         cmocka_unit_test(a_flag_wins_over_environment_over_file),
+        cmocka_unit_test(a_variable_that_is_no_option_is_named_with_the_nearest),
+        cmocka_unit_test(a_service_link_of_kubernetes_is_refused_as_what_it_is),
         cmocka_unit_test(bytes_have_units),
         cmocka_unit_test(an_error_says_what_would_be_right),
         cmocka_unit_test(a_step_must_have_room_for_each_sequence),
