@@ -90,7 +90,9 @@ struct engine_options {
     int32_t backoff_ms_max;    /* longest wait before a restart; 0 = 10000 */
 };
 
-struct engine_facts { /* known once READY; constant over epochs, or the restart fails */
+/* Known once READY; constant over epochs, or the restart fails.  In the first life n_ranks, device,
+ * isa and plan are there before, from when every byte is counted and no weight is read. */
+struct engine_facts {
     struct step_limits limits;
     int32_t n_ranks;            /* 1 <=> the model is not divided; in limits.n_stages equal stages */
     uint64_t weight_bytes, kv_bytes, total_bytes; /* of all ranks */

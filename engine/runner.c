@@ -345,40 +345,47 @@ static bool meet_loaded(struct runner *r, const struct model_file *f, struct sta
     return ok;
 }
 
-static void fill_facts(struct runner *r, const struct model_file *f, uint64_t load_ms)
+/* What is known before any weight is read. */
+static void tell_plan(struct runner *r, const struct model_file *f, const struct load_watch *watch)
 {
     struct engine_facts *facts = &r->facts;
-    *facts = (struct engine_facts){
-        .limits = r->plan.limits,
-        .n_ranks = count_all(r),
-        .load_ms = load_ms,
-    };
+    *facts = (struct engine_facts){.limits = r->plan.limits, .n_ranks = count_all(r)};
+    snprintf(facts->arch, sizeof facts->arch, "%s", f->arch->gguf_name);
+    snprintf(facts->device, sizeof facts->device, "%s", r->ops->name);
+    snprintf(facts->isa, sizeof facts->isa, "%s", r->backend->variant(r->dev));
+    snprintf(facts->kv_dtype, sizeof facts->kv_dtype, "%s", dtype_traits[r->plan.kv_dtype].name);
+    print_plan(r);
+    if (watch->planned)
+        watch->planned(watch->ctx, facts);
+}
+
+static void add_up_ranks(struct runner *r, uint64_t load_ms)
+{
+    struct engine_facts *facts = &r->facts;
+    facts->load_ms = load_ms;
     for (int i = 0; i < facts->n_ranks; i++) {
         facts->weight_bytes += r->rank[i].weight_bytes;
         facts->kv_bytes += r->rank[i].kv_bytes;
         facts->total_bytes += r->rank[i].total_bytes;
         facts->step_weight_bytes += r->rank[i].step_weight_bytes;
     }
-    snprintf(facts->arch, sizeof facts->arch, "%s", f->arch->gguf_name);
-    snprintf(facts->device, sizeof facts->device, "%s", r->ops->name);
-    snprintf(facts->isa, sizeof facts->isa, "%s", r->backend->variant(r->dev));
-    snprintf(facts->kv_dtype, sizeof facts->kv_dtype, "%s", dtype_traits[r->plan.kv_dtype].name);
-    print_plan(r);
 }
 
 static bool load(struct runner *r, const struct model_file *f, const struct engine_options *o,
-                 struct plan_memory available, const struct load_progress *progress,
-                 struct status *st)
+                 struct plan_memory available, const struct load_watch *watch, struct status *st)
 {
-    return make_plan(r, f, o, available, st) &&
-           model_load(&r->model, f, r->ops, r->dev, progress, st) && take_cache(r, st) &&
+    const struct load_progress progress = {watch->progress, watch->ctx};
+    if (!make_plan(r, f, o, available, st))
+        return false;
+    tell_plan(r, f, watch);
+    return model_load(&r->model, f, r->ops, r->dev, &progress, st) && take_cache(r, st) &&
            take_activations(r, st) && take_slots(r, st) && meet_loaded(r, f, st);
 }
 
 struct runner *runner_open(const struct engine_options *o, struct comm *comm, struct comm *grid,
-                           void (*progress)(void *ctx, uint64_t n_done, uint64_t n_total),
-                           void *ctx, struct status *st)
+                           const struct load_watch *watch, struct status *st)
 {
+    static const struct load_watch nobody;
     const uint64_t start = clock_now(&clock_real);
     struct model_file file = {0}, view = {0};
     struct plan_memory available;
@@ -393,9 +400,9 @@ struct runner *runner_open(const struct engine_options *o, struct comm *comm, st
     const bool ok = open_file(r, &file, o, st) && open_device(r, &file, o, st) &&
                     cut_tensors(r, &file, o, st) && count_memory(r, o, &available, st) &&
                     take_stage(r, &file, o, &available, &view, st) &&
-                    load(r, &view, o, available, &(struct load_progress){progress, ctx}, st);
+                    load(r, &view, o, available, watch ? watch : &nobody, st);
     if (ok)
-        fill_facts(r, &view, (clock_now(&clock_real) - start) / NS_PER_MS);
+        add_up_ranks(r, (clock_now(&clock_real) - start) / NS_PER_MS);
     place_view_close(&view);
     model_file_close(&file);
     if (ok)

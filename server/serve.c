@@ -52,7 +52,7 @@ struct front { /* everything serve opens, in order */
     bool cut; /* the drain's time is over */
     enum engine_state last_state;
     uint32_t last_epoch, last_deaths, last_percent;
-    bool told_ready;
+    bool told_plan, told_ready;
     bool hopeless; /* the engine never ran, and never will */
 };
 
@@ -220,10 +220,14 @@ static void on_news(uv_poll_t *p, int status, int events)
     api_news(&f->sv);
 }
 
-/* Once: a restart takes what the start took. */
-static void tell_plan(const struct front *f, const struct engine_facts *e)
+/* Once, as soon as there is one: a load that fails has shown what it wanted, and a restart takes what
+ * the start took. */
+static void tell_plan(struct front *f, const struct engine_facts *e)
 {
     const char *asked = f->cfg.cpu_isa;
+    if (f->told_plan || !e->plan[0])
+        return;
+    f->told_plan = true;
     log_text(LOG_INFO, "memory plan", e->plan);
     if (f->cfg.weights[0] == 'r')
         log_event(LOG_WARN, "weights are random: answers mean nothing", LOG_S("model", f->model_name));
@@ -236,8 +240,6 @@ static void tell_plan(const struct front *f, const struct engine_facts *e)
 static void tell_ready(struct front *f, const struct scheduler_view *v)
 {
     const struct engine_facts *e = &v->facts;
-    if (!f->told_ready && e->plan[0])
-        tell_plan(f, e);
     log_event(LOG_INFO, "engine ready", LOG_S("model", f->model_name), LOG_S("arch", e->arch),
               LOG_S("device", e->device), LOG_S("isa", e->isa), LOG_S("kv_dtype", e->kv_dtype),
               LOG_I("ranks", e->n_ranks), LOG_I("stages", e->limits.n_stages > 1 ? e->limits.n_stages : 1),
@@ -266,6 +268,7 @@ static void on_watch(uv_timer_t *t)
     struct scheduler_view v;
     tell_alive(f);
     scheduler_view(f->sv.sched, &v);
+    tell_plan(f, &v.facts);
     bool changed = v.engine_state != f->last_state || v.engine_epoch != f->last_epoch;
     if (changed && v.engine_state == ENGINE_READY)
         tell_ready(f, &v);

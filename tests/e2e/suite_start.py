@@ -1,6 +1,9 @@
 """What the daemon says when it starts: the memory plan, and which instructions it uses."""
 import json
+import math
 import os
+import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -51,6 +54,43 @@ def test_the_log_shows_the_memory_plan_as_one_event(c):
     plans = [e for e in events if e["msg"] == "memory plan"]
     equal(len(plans), 1, "plans")
     equal(rows(plans[0]["text"]), rows(table_of_check(c)), "table in the log")
+
+
+def make_spoilt(folder):
+    """A model that is whole but for one number of its last matrix, which is none."""
+    subprocess.run([sys.executable, MAKE_FOLDER, "tiny", folder, "--texts"], check=True, capture_output=True)
+    config = json.loads(Path(folder, "config.json").read_text())
+    width, ffn = config["hidden_size"], config["intermediate_size"]
+    q, kv = (config["head_dim"] * config[f"num_{what}_heads"] for what in ("attention", "key_value"))
+    shapes = {"embed_tokens": [config["vocab_size"], width], "norm": [width], "lm_head": [config["vocab_size"], width]}
+    layer = {"input_layernorm": [width], "post_attention_layernorm": [width], "self_attn.q_proj": [q, width],
+             "self_attn.k_proj": [kv, width], "self_attn.v_proj": [kv, width], "self_attn.o_proj": [width, q],
+             "mlp.gate_proj": [ffn, width], "mlp.up_proj": [ffn, width], "mlp.down_proj": [width, ffn]}
+    for il in range(config["num_hidden_layers"]):
+        shapes.update({f"layers.{il}.{name}": shape for name, shape in layer.items()})
+    if config.get("tie_word_embeddings"):
+        del shapes["lm_head"]
+    header, n = {}, 0
+    for name, shape in shapes.items():
+        size = 2 * math.prod(shape)
+        header["lm_head.weight" if name == "lm_head" else f"model.{name}.weight"] = {
+            "dtype": "BF16", "shape": shape, "data_offsets": [n, n + size]}
+        n += size
+    text = json.dumps(header).encode()
+    numbers = b"\x00\x3c" * (n // 2 - 1) + b"\xc0\x7f"
+    Path(folder, "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + numbers)
+
+
+def test_a_load_that_fails_has_shown_the_memory_plan(c):
+    with tempfile.TemporaryDirectory() as folder:
+        make_spoilt(folder)
+        done = subprocess.run([c.options.binary, "serve", folder, *OPTIONS, "--port", "0", "--quantize", "int8",
+                               "--engine", c.options.engine], capture_output=True, text=True, timeout=60)
+    equal(done.returncode, 1, done.stderr)
+    lines = [line.split(" ", 1)[1] for line in done.stderr.splitlines()]
+    plan, end = lines.index("info  memory"), next(i for i, s in enumerate(lines) if "cannot start" in s)
+    check(plan < end and "down_proj" in lines[end], done.stderr)
+    check(any("matrices: int8" in line for line in lines[plan:end]), done.stderr)
 
 
 def test_the_log_says_which_instructions_are_used(c):

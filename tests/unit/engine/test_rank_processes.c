@@ -67,7 +67,7 @@ static struct engine_options options(int n_ranks, const char *rank_group, int ra
 static void be_rank(const struct engine_options *o)
 {
     struct status st = {0};
-    struct ranks *r = ranks_open(o, NULL, NULL, &st);
+    struct ranks *r = ranks_open(o, NULL, &st);
     while (r && ranks_healthy(r, &st))
         sleep_ms(20);
     ends[o->rank].why = st;
@@ -236,7 +236,7 @@ static void check_refused(struct engine_options *other, const char *text)
     struct status st = {0};
     const struct engine_options o = options(2, group, 0);
     const pid_t pid = fork_rank(other);
-    assert_null(ranks_open(&o, NULL, NULL, &st));
+    assert_null(ranks_open(&o, NULL, &st));
     waitpid(pid, NULL, 0);
     if (!strstr(st.msg, text) || !strstr(ends[1].why.msg, text))
         fail_msg("rank 0: %s; rank 1: %s", st.msg, ends[1].why.msg);
