@@ -451,27 +451,71 @@ static bool plan_rest(struct plan *p, const struct model_file *f, const struct e
                        mib(on_host), mib(available.host));
 }
 
-/* Adds to a refusal the first scheme, from the most exact to the smallest, that would fit. */
-static bool offer_scheme(const struct model_file *f, const struct engine_options *o,
-                         const struct ops *ops, const struct device *dev,
-                         struct plan_memory available, struct status *st)
+/* What would fit. */
+
+struct refused { /* what a plan was made of that did not fit */
+    const struct model_file *f;
+    const struct engine_options *o;
+    const struct ops *ops;
+    const struct device *dev;
+    struct plan_memory available;
+};
+
+struct offer {
+    const char *layers; /* a scheme; NULL = as they are */
+    bool head, kv;      /* in int8 */
+};
+
+/* Of what the options leave open. */
+static bool is_open(const struct offer *t, const struct engine_options *o)
 {
-    static const char *const names[] = {"int8", "int4", "nf4"};
+    struct quant_choice chosen;
+    struct status none = {0};
+    const bool kv_is_small = is_word(o->kv_dtype, "int8") || is_word(o->kv_dtype, "fp8");
+    return quant_choice_read(&chosen, o, &none) && !(t->layers && chosen.has_layers) &&
+           !(t->head && chosen.has_head) && !(t->kv && kv_is_small);
+}
+
+static bool offer_fits(const struct refused *r, const struct offer *t, struct plan *p)
+{
+    struct engine_options with = *r->o;
+    struct quant_choice more;
+    struct status none = {0};
+    with.quantize = t->layers;
+    with.quantize_head = t->head ? "int8" : NULL;
+    if (t->kv)
+        with.kv_dtype = "int8";
+    *p = (struct plan){.available_bytes = r->available.device,
+                       .rank = r->available.rank,
+                       .is_capped = r->available.is_capped};
+    if (!quant_choice_read(&more, &with, &none))
+        return false;
+    p->weight_bytes = plan_weights_quantized(r->f, &more, r->ops, r->dev);
+    return p->weight_bytes > 0 &&
+           plan_rest(p, r->f, &with, r->ops, r->dev, r->available, &none);
+}
+
+/* Adds to a refusal the first of what is there, from the most exact to the smallest, that would fit. */
+static bool offer_less(const struct refused *r, struct status *st)
+{
+    static const struct offer offers[] = {
+        {NULL, false, true},    {NULL, true, false},   {NULL, true, true},
+        {"int8", false, false}, {"int8", false, true}, {"int8", true, false},
+        {"int8", true, true},   {"int4", false, false}, {"int4", false, true},
+        {"int4", true, false},  {"int4", true, true},  {"nf4", false, false},
+        {"nf4", false, true},   {"nf4", true, false},  {"nf4", true, true},
+    };
     const struct status refusal = *st;
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-        struct plan p = {.available_bytes = available.device,
-                         .rank = available.rank,
-                         .is_capped = available.is_capped};
-        struct status none = {0};
-        struct scheme s;
-        if (!scheme_parse(&s, names[i], &none))
-            continue;
-        p.weight_bytes = plan_weights_quantized(f, &s, ops, dev);
-        if (p.weight_bytes == 0 || !plan_rest(&p, f, o, ops, dev, available, &none))
+    for (size_t i = 0; i < sizeof offers / sizeof offers[0]; i++) {
+        const struct offer *t = &offers[i];
+        struct plan p;
+        if (!is_open(t, r->o) || !offer_fits(r, t, &p))
             continue;
         *st = (struct status){0};
-        return status_fail(st, refusal.code, "%s; fits with --quantize %s (%llu MiB)", refusal.msg,
-                           names[i], mib(p.device_bytes));
+        return status_fail(st, refusal.code, "%s; fits with%s%s%s%s (%llu MiB)", refusal.msg,
+                           t->layers ? " --quantize " : "", t->layers ? t->layers : "",
+                           t->head ? " --quantize-head int8" : "", t->kv ? " --kv-dtype int8" : "",
+                           mib(p.device_bytes));
     }
     return false;
 }
@@ -527,8 +571,8 @@ bool plan_make(struct plan *p, const struct model_file *f, const struct engine_o
         return false;
     if (plan_rest(p, f, o, ops, dev, available, st))
         return true;
-    return !f->quant_load && st->code == STATUS_TOO_LARGE &&
-           offer_scheme(f, o, ops, dev, available, st);
+    return st->code == STATUS_TOO_LARGE &&
+           offer_less(&(struct refused){f, o, ops, dev, available}, st);
 }
 
 /* The table. */

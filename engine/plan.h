@@ -72,7 +72,8 @@ bool plan_shares(const struct model_file *f, const struct engine_options *o, con
                  struct status *st) MUST_CHECK;
 
 /* TOO_LARGE with the numbers when the model, or one request of context_max tokens, does not fit; and
- * with the scheme that would make it fit, when the layers can be quantized on load by one. */
+ * with the options that would make it fit, of those that are left open: a scheme for the layers, one for
+ * the head, a cache of 8 bits. */
 bool plan_make(struct plan *p, const struct model_file *f, const struct engine_options *o,
                const struct ops *ops, const struct device *dev, struct plan_memory available,
                struct status *st) MUST_CHECK;

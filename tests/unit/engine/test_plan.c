@@ -293,35 +293,65 @@ static bool plan_1b(struct plan *p, const struct engine_options *o, uint64_t ava
     return plan_1b_rank(p, o, 1, available, st);
 }
 
-static void what_would_fit_quantized_is_offered(void **state)
+static void what_would_fit_is_offered(void **state)
 {
     (void)state;
-    static const char *const schemes[] = {"int8", "int4"};
-    struct plan full;
-    struct status st = {0};
-    struct engine_options o = {.kv_blocks = 8, .seqs_max = 1, .step_tokens_max = 16};
-    assert_true(plan_1b(&full, &o, 4 * GIB, &st));
-    for (int i = 0; i < 2; i++) {
-        struct plan p;
-        char want[64];
-        o.quantize = schemes[i];
-        assert_true(plan_1b(&p, &o, 4 * GIB, &st));
+    static const struct {
+        int n_blocks;
+        const char *layers, *head, *kv, *says;
+    } rows[] = {
+        {8, "int8", NULL, NULL, "--quantize int8"},
+        {8, "int4", NULL, NULL, "--quantize int4"},
+        {8, NULL, "int8", NULL, "--quantize-head int8"},
+        {8, "int8", "int8", NULL, "--quantize int8 --quantize-head int8"},
+        {8, "int4", "int8", NULL, "--quantize int4 --quantize-head int8"},
+        {4096, NULL, NULL, "int8", "--kv-dtype int8"},
+        {4096, NULL, "int8", "int8", "--quantize-head int8 --kv-dtype int8"},
+        {4096, "int8", "int8", "int8", "--quantize int8 --quantize-head int8 --kv-dtype int8"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        struct plan p, full;
+        struct status st = {0};
+        char want[128];
+        struct engine_options o = {
+            .kv_blocks = rows[i].n_blocks, .seqs_max = 1, .step_tokens_max = 16};
+        struct engine_options with = o;
+        with.quantize = rows[i].layers;
+        with.quantize_head = rows[i].head;
+        with.kv_dtype = rows[i].kv;
+        if (!plan_1b(&p, &with, 8 * GIB, &st))
+            fail_msg("%s", st.msg);
         /* With as many bytes as that takes, and no more, the full model does not fit. */
-        o.quantize = NULL;
         assert_false(plan_1b(&full, &o, p.total_bytes, &st));
-        snprintf(want, sizeof want, "; fits with --quantize %s (%llu MiB)", schemes[i],
+        snprintf(want, sizeof want, "; fits with %s (%llu MiB)", rows[i].says,
                  (unsigned long long)(p.total_bytes >> 20));
         if (!strstr(st.msg, want) || !strstr(st.msg, "MiB free"))
             fail_msg("no \"%s\" in: %s", want, st.msg);
-        /* Who has chosen a scheme is offered none. */
-        st = (struct status){0};
-        o.quantize = schemes[0];
-        assert_false(plan_1b(&full, &o, p.total_bytes - 1, &st));
-        assert_null(strstr(st.msg, "fits with"));
-        st = (struct status){0};
     }
-    o.quantize = NULL;
-    assert_false(plan_1b(&full, &o, 1 << 20, &st));
+}
+
+static void what_was_chosen_is_not_offered_again(void **state)
+{
+    (void)state;
+    struct plan p;
+    struct status st = {0};
+    struct engine_options o = {
+        .quantize = "int8", .kv_blocks = 4096, .seqs_max = 1, .step_tokens_max = 16};
+    assert_true(plan_1b(&p, &o, 8 * GIB, &st));
+    assert_false(plan_1b(&p, &o, p.total_bytes - 1, &st));
+    assert_non_null(strstr(st.msg, "; fits with --kv-dtype int8 ("));
+    o.kv_dtype = "fp8";
+    st = (struct status){0};
+    assert_true(plan_1b(&p, &o, 8 * GIB, &st));
+    assert_false(plan_1b(&p, &o, p.total_bytes - 1, &st));
+    assert_non_null(strstr(st.msg, "; fits with --quantize-head int8 ("));
+    o.quantize_head = "nf4";
+    st = (struct status){0};
+    assert_true(plan_1b(&p, &o, 8 * GIB, &st));
+    assert_false(plan_1b(&p, &o, p.total_bytes - 1, &st));
+    assert_null(strstr(st.msg, "fits with"));
+    st = (struct status){0};
+    assert_false(plan_1b(&p, &(struct engine_options){.kv_blocks = 8}, 1 << 20, &st));
     assert_null(strstr(st.msg, "fits with"));
 }
 
@@ -447,7 +477,8 @@ int main(void)
         cmocka_unit_test(words_for_another_device_are_refused),
         cmocka_unit_test(words_for_another_device_than_was_found_are_told),
         cmocka_unit_test(what_does_not_fit_is_refused_with_numbers),
-        cmocka_unit_test(what_would_fit_quantized_is_offered),
+        cmocka_unit_test(what_would_fit_is_offered),
+        cmocka_unit_test(what_was_chosen_is_not_offered_again),
         cmocka_unit_test(weights_are_listed_by_scheme),
         cmocka_unit_test(the_widest_input_with_outliers_is_a_limit),
         cmocka_unit_test(the_table_names_every_part),
