@@ -98,8 +98,11 @@ static void print_tensors(const struct model_file *f, struct buf *out)
             buf_printf(out, "  %-6s %5llu %10.1f MiB\n", dtype_traits[i].name,
                        (unsigned long long)n[i], (double)n_bytes[i] / (1 << 20));
     print_kinds(kinds, out);
-    buf_printf(out, "  %-6s %5zu %10.1f MiB in files of %.1f MiB\n", "all", n_all,
-               (double)total / (1 << 20), (double)model_file_bytes(f) / (1 << 20));
+    buf_printf(out, "  %-6s %5zu %10.1f MiB", "all", n_all, (double)total / (1 << 20));
+    if (f->random)
+        buf_put_str(out, "\n  warning: weights are random: answers mean nothing\n");
+    else
+        buf_printf(out, " in files of %.1f MiB\n", (double)model_file_bytes(f) / (1 << 20));
     if (f->gguf && gguf_trailing_bytes(f->gguf))
         buf_printf(out, "  warning: %zu bytes behind the last tensor are not part of the model\n",
                    gguf_trailing_bytes(f->gguf));
@@ -187,10 +190,16 @@ struct grid {
     struct placement placement; /* the first rank's, as when it runs */
 };
 
+static bool open_file(struct model_file *f, const struct engine_options *o, struct status *st)
+{
+    return o->random_weights ? model_file_open_random(f, o->model_path, st)
+                             : model_file_open(f, o->model_path, st);
+}
+
 /* The part that rank number `tensor` of each stage has; closed by model_file_close. */
 static bool open_part(struct model_file *f, const struct grid *g, int tensor, struct status *st)
 {
-    return model_file_open(f, g->o->model_path, st) && shard_model(f, tensor, g->n_tensor, st) &&
+    return open_file(f, g->o, st) && shard_model(f, tensor, g->n_tensor, st) &&
            quant_load_apply(f, g->o, st);
 }
 
@@ -308,7 +317,7 @@ bool check_options(const struct engine_options *o, struct status *st)
 bool check_model(const struct engine_options *o, struct buf *out, struct status *st)
 {
     struct model_file f;
-    if (!model_file_open(&f, o->model_path, st))
+    if (!open_file(&f, o, st))
         return false;
     if (!quant_load_apply(&f, o, st)) {
         model_file_close(&f);

@@ -600,6 +600,9 @@ static bool check_together(struct config *c, struct status *st)
                            "max-step-tokens is %lld, below max-seqs, %lld: a step must have room "
                            "for one token of each sequence",
                            (long long)c->max_step_tokens, (long long)c->max_seqs);
+    if (c->fake_step_us != 0 && c->engine[0] != 'f')
+        return status_fail(st, STATUS_BAD_INPUT,
+                           "fake-step-us: has a meaning with engine fake, not with %s", c->engine);
     if (c->block_tokens & (c->block_tokens - 1))
         return status_fail(st, STATUS_BAD_INPUT, "block-tokens: %lld is not a power of two",
                            (long long)c->block_tokens);

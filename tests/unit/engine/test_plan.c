@@ -467,6 +467,30 @@ static void a_check_prints_the_file_and_the_plan(void **state)
     buf_close(&out);
 }
 
+static void a_check_of_random_weights_reads_no_file_of_them(void **state)
+{
+    (void)state;
+    static const char *const words[] = {"BF16", "weights are random", "  weights ", "sequences    1 at once"};
+    for (int n_ranks = 1; n_ranks <= 2; n_ranks++) {
+        struct status st = {0};
+        struct buf out;
+        buf_init(&out, 1 << 16);
+        const struct engine_options o = {.model_path = "tests/bench/shapes/llama-3.2-1b",
+                                         .random_weights = true,
+                                         .device = "cpu",
+                                         .tensor_parallel = n_ranks,
+                                         .seqs_max = 1,
+                                         .kv_blocks = 8,
+                                         .n_threads = 1};
+        if (!check_model(&o, &out, &st))
+            fail_msg("%s", st.msg);
+        for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
+            if (!strcasestr(out.at, words[i]))
+                fail_msg("no \"%s\" in:\n%s", words[i], out.at);
+        buf_close(&out);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -483,6 +507,7 @@ int main(void)
         cmocka_unit_test(the_widest_input_with_outliers_is_a_limit),
         cmocka_unit_test(the_table_names_every_part),
         cmocka_unit_test(a_check_prints_the_file_and_the_plan),
+        cmocka_unit_test(a_check_of_random_weights_reads_no_file_of_them),
     };
     return cmocka_run_group_tests_name("plan", tests, open_fixture, close_fixture);
 }

@@ -198,6 +198,19 @@ static void an_error_says_what_would_be_right(void **state)
     }
 }
 
+static void the_fake_engines_step_is_refused_without_it(void **state)
+{
+    struct config c;
+    struct status st;
+    (void)state;
+    assert_false(READ(&c, &st, "m.gguf", "--fake-step-us=100"));
+    assert_string_equal(st.msg,
+                        "fake-step-us: has a meaning with engine fake, not with process");
+    config_close(&c);
+    assert_true(READ(&c, &st, "m.gguf", "--fake-step-us=100", "--engine=fake"));
+    config_close(&c);
+}
+
 static void a_step_must_have_room_for_each_sequence(void **state)
 {
     struct config c;
@@ -722,6 +735,7 @@ int main(void)
         cmocka_unit_test(a_service_link_of_kubernetes_is_refused_as_what_it_is),
         cmocka_unit_test(bytes_have_units),
         cmocka_unit_test(an_error_says_what_would_be_right),
+        cmocka_unit_test(the_fake_engines_step_is_refused_without_it),
         cmocka_unit_test(a_step_must_have_room_for_each_sequence),
         cmocka_unit_test(the_engine_gets_the_device_that_was_asked_for),
         cmocka_unit_test(weights_are_random_only_where_that_is_asked_for),
