@@ -77,6 +77,8 @@ struct engine_options {
     const char *rank_group;    /* NULL = the ranks are threads; else each is a process, and this is the
                                   name they meet by */
     int32_t rank;              /* with rank_group: which one this process is */
+    bool has_local_rank;       /* with rank_group: the launcher says which rank of its machine it is, */
+    int32_t local_rank;        /*   and so which device it has, counted from device_index on */
     const char *rank_host;     /* NULL = they share memory; else they meet over TCP where rank 0 is, */
     int32_t rank_port;         /*   at this port, */
     uint64_t rank_secret[2];   /*   and all have this; zeros = none */

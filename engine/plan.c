@@ -133,6 +133,8 @@ bool plan_device_options(const struct model_file *f, const struct engine_options
         .n_threads = o->n_threads,
         .isa_max = o->cpu_isa,
         .index = o->device_index,
+        .has_local_rank = o->has_local_rank,
+        .local_rank = o->local_rank,
         .memory_share = plan_memory_share(o),
         .no_peers = o->no_peer_memory,
     };

@@ -701,6 +701,8 @@ void config_engine(const struct config *c, struct engine_options *o)
         .max_memory = c->max_memory,
         .rank_group = c->rank_group[0] ? c->rank_group : NULL,
         .rank = (int32_t)c->rank,
+        .has_local_rank = c->rank_group[0] && c->local_rank >= 0,
+        .local_rank = c->rank_group[0] && c->local_rank >= 0 ? (int32_t)c->local_rank : 0,
         .rank_host = c->rank_host,
         .rank_port = (int32_t)c->rank_port,
         .rank_secret = {c->rank_secret[0], c->rank_secret[1]},

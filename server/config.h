@@ -46,7 +46,7 @@ struct config {
     char rank_group[64];   /* "" = they are threads */
     const char *rank_host; /* of rank 0; NULL = they share memory */
     uint64_t rank_secret[2];
-    int64_t rank;
+    int64_t rank, local_rank; /* local_rank: of its machine; -1 = the launcher does not say it */
 
     char *owned[256]; /* texts from the environment and the file */
     int n_owned;

@@ -458,6 +458,73 @@ static void launchers_say_which_rank_this_is(void **state)
     }
 }
 
+static void the_launchers_local_rank_chooses_the_device(void **state)
+{
+    static const struct {
+        const char *name;
+        const char *env[5][2];
+        int local; /* -1: not said */
+        const char *message;
+    } rows[] = {
+        {"torchrun",
+         {{"RANK", "5"}, {"WORLD_SIZE", "8"}, {"LOCAL_WORLD_SIZE", "4"}, {"LOCAL_RANK", "1"},
+          {"MASTER_ADDR", "10.0.0.1"}},
+         1,
+         NULL},
+        {"by hand", {{"RANK", "0"}, {"WORLD_SIZE", "4"}, {"LOCAL_RANK", "3"}}, 3, NULL},
+        {"mpirun",
+         {{"OMPI_COMM_WORLD_RANK", "1"},
+          {"OMPI_COMM_WORLD_SIZE", "2"},
+          {"OMPI_COMM_WORLD_LOCAL_SIZE", "2"},
+          {"OMPI_COMM_WORLD_LOCAL_RANK", "0"}},
+         0,
+         NULL},
+        {"not said", {{"RANK", "1"}, {"WORLD_SIZE", "2"}}, -1, NULL},
+        {"not of several", {{"LOCAL_RANK", "1"}}, -1, NULL},
+        {"another launcher's",
+         {{"OMPI_COMM_WORLD_RANK", "1"}, {"OMPI_COMM_WORLD_SIZE", "2"}, {"LOCAL_RANK", "1"}},
+         -1,
+         NULL},
+        {"no number",
+         {{"RANK", "1"}, {"WORLD_SIZE", "2"}, {"LOCAL_RANK", "gpu1"}},
+         0,
+         "environment variable LOCAL_RANK: \"gpu1\" is not a number from 0 to 1"},
+        {"negative",
+         {{"RANK", "1"}, {"WORLD_SIZE", "2"}, {"LOCAL_RANK", "-1"}},
+         0,
+         "environment variable LOCAL_RANK: \"-1\" is not a number from 0 to 1"},
+        {"not of this machine's",
+         {{"RANK", "5"}, {"WORLD_SIZE", "8"}, {"LOCAL_WORLD_SIZE", "4"}, {"LOCAL_RANK", "4"}},
+         0,
+         "environment variable LOCAL_RANK: \"4\" is not a number from 0 to 3"},
+        {"mpirun's",
+         {{"OMPI_COMM_WORLD_RANK", "1"},
+          {"OMPI_COMM_WORLD_SIZE", "2"},
+          {"OMPI_COMM_WORLD_LOCAL_RANK", "2"}},
+         0,
+         "environment variable OMPI_COMM_WORLD_LOCAL_RANK: \"2\" is not a number from 0 to 1"},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct config c;
+        struct status st;
+        struct engine_options o;
+        for (int j = 0; j < 5 && rows[i].env[j][0]; j++)
+            setenv(rows[i].env[j][0], rows[i].env[j][1], 1);
+        assert_true(READ(&c, &st, "m"));
+        const bool ok = config_ranks(&c, &st);
+        config_engine(&c, &o);
+        if (ok != !rows[i].message || (!ok && strcmp(st.msg, rows[i].message) != 0))
+            fail_msg("%s: %s", rows[i].name, st.msg);
+        if (ok && (o.has_local_rank != (rows[i].local >= 0) ||
+                   (o.has_local_rank && o.local_rank != rows[i].local)))
+            fail_msg("%s: %d", rows[i].name, o.local_rank);
+        for (int j = 0; j < 5 && rows[i].env[j][0]; j++)
+            unsetenv(rows[i].env[j][0]);
+        config_close(&c);
+    }
+}
+
 /* Where ranks meet: memory has no host. */
 static void ranks_of_several_machines_meet_at_a_port(void **state)
 {
@@ -743,6 +810,7 @@ int main(void)
         cmocka_unit_test(layers_are_split_as_the_options_say),
         cmocka_unit_test(ranks_of_a_launcher_make_the_grid),
         cmocka_unit_test(launchers_say_which_rank_this_is),
+        cmocka_unit_test(the_launchers_local_rank_chooses_the_device),
         cmocka_unit_test(ranks_of_several_machines_meet_at_a_port),
         cmocka_unit_test(options_of_ranks_are_refused_where_they_would_do_nothing),
         cmocka_unit_test(a_secret_of_ranks_is_private_and_long),
