@@ -15,6 +15,7 @@
 #include "engine/tokenizer.h"
 #include "server/api.h"
 #include "server/auth.h"
+#include "server/bar.h"
 #include "server/config.h"
 #include "server/follow.h"
 #include "server/http_daemon.h"
@@ -51,7 +52,8 @@ struct front { /* everything serve opens, in order */
     uint64_t watchdog_ns, told_alive_ns;
     bool cut; /* the drain's time is over */
     enum engine_state last_state;
-    uint32_t last_epoch, last_deaths, last_percent;
+    uint32_t last_epoch, last_deaths;
+    int last_percent;
     bool told_plan, told_ready;
     bool hopeless; /* the engine never ran, and never will */
 };
@@ -262,6 +264,16 @@ static void tell_alive(struct front *f)
     f->told_alive_ns = now;
 }
 
+/* A bar on a terminal, a line each quarter elsewhere. */
+static void show_loading(struct front *f, const struct engine_progress *p)
+{
+    char text[BAR_BYTES];
+    const int percent = bar_text(text, p->n_done, p->n_total);
+    if (!log_draw(text) && percent / 25 != f->last_percent / 25)
+        log_event(LOG_INFO, "loading", LOG_I("percent", percent));
+    f->last_percent = percent;
+}
+
 static void on_watch(uv_timer_t *t)
 {
     struct front *f = t->data;
@@ -280,12 +292,8 @@ static void on_watch(uv_timer_t *t)
         f->hopeless = true;
         uv_stop(&f->loop);
     }
-    if (v.engine_state == ENGINE_STARTING && v.progress.n_total > 0) {
-        uint32_t percent = (uint32_t)(v.progress.n_done * 100 / v.progress.n_total);
-        if (percent / 25 != f->last_percent / 25)
-            log_event(LOG_INFO, "loading", LOG_I("percent", percent));
-        f->last_percent = percent;
-    }
+    if (v.engine_state == ENGINE_STARTING && v.progress.n_total > 0)
+        show_loading(f, &v.progress);
     f->last_state = v.engine_state;
     f->last_epoch = v.engine_epoch;
     f->last_deaths = v.engine_deaths;

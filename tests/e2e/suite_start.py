@@ -1,7 +1,9 @@
 """What the daemon says when it starts: the memory plan, and which instructions it uses."""
+import contextlib
 import json
 import math
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -128,6 +130,30 @@ def test_variables_that_are_no_options_are_named(c):
                              capture_output=True, text=True, timeout=30)
     equal(refused.returncode, 2, refused.stderr)
     check("enableServiceLinks: false" in refused.stderr, refused.stderr)
+
+
+def test_a_terminal_sees_a_bar_while_the_model_loads(c):
+    master, slave = os.openpty()
+    args = [c.options.binary, "serve", c.options.model, *OPTIONS, "--port", "0", "--quantize", "int8", "--threads", "1",
+            "--engine", c.options.engine]
+    process = subprocess.Popen(args, stdin=subprocess.DEVNULL, stdout=slave, stderr=slave)
+    os.close(slave)
+    seen, end = b"", time.monotonic() + 120
+    try:
+        while b"engine ready" not in seen:
+            check(time.monotonic() < end and process.poll() is None, seen)
+            seen += os.read(master, 4096)
+    finally:
+        process.terminate()
+        while process.poll() is None:
+            with contextlib.suppress(OSError):
+                os.read(master, 4096)
+        os.close(master)
+    text = seen.decode()
+    bars = re.findall(r"\r(\[#*\.*\] +\d+%  \d+ of \d+ MiB)", text)
+    check(bars, "no bar:", repr(text))
+    check("percent=" not in text, text)
+    check(re.search(r"\r *\r\d{4}-\S+ info  engine ready", text), "the bar stays:", repr(text[-500:]))
 
 
 def test_random_weights_want_no_file_of_weights_and_are_named(c):
