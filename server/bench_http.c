@@ -108,7 +108,8 @@ static bool check_lengths(const struct bench *b, struct status *st)
                              : b->is_set[PROMPT_TOKENS] && !b->load.n_stalled ? PROMPT_TOKENS
                                                                                : N_NUMBERS;
     return !b->load.sharegpt || idle == N_NUMBERS ||
-           status_fail(st, STATUS_BAD_INPUT, "%s: has no effect with lengths sharegpt, which draws it",
+           status_fail(st, STATUS_BAD_INPUT,
+                       "%s: has no effect with lengths sharegpt, which draws it",
                        numbers[idle].name);
 }
 

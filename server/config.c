@@ -489,9 +489,9 @@ static bool read_environment(struct config *c, struct status *st)
             continue;
         if (options[i].kind == NUMBER && is_service_link(name, strlen(name), value))
             return status_fail(st, STATUS_BAD_INPUT,
-                               "environment variable %s: \"%.60s\" is no number: Kubernetes sets it "
-                               "for a Service of that name; want enableServiceLinks: false in the "
-                               "Pod",
+                               "environment variable %s: \"%.60s\" is no number: Kubernetes sets "
+                               "it for a Service of that name; want enableServiceLinks: false in "
+                               "the Pod",
                                name, value);
         const char *text = own_text(c, value, strlen(value), st);
         if (!text || !set_option(c, &options[i], text, st))

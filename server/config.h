@@ -3,7 +3,8 @@
  * --kv-dtype f16, --kv-dtype=f16, INFERD_KV_DTYPE=f16 and `kv-dtype = f16` in the file are the same
  * option.  Precedence: flag, environment, file (--config, else /etc/inferd.conf when it exists),
  * default.  An unknown name is an error with the nearest name (in the environment, where others
- * write too, a warning); a value out of range is an error with the range.  This is the only file of inferd that reads the environment.
+ * write too, a warning); a value out of range is an error with the range.  This is the only file of
+ * inferd that reads the environment.
  *
  * Thread: at start. */
 #ifndef SERVER_CONFIG_H
