@@ -13,13 +13,14 @@
 
 #include "base/buf.h"
 
-enum { LINE_MAX_BYTES = 4096 };
+enum { LINE_MAX_BYTES = 4096, DRAWN_MAX = 128 };
 
 static struct {
     enum log_level min;
     enum log_format format;
     pthread_mutex_t mutex;
     _Atomic uint64_t n_dropped;
+    int n_drawn; /* columns of the last line that log_draw has used; the mutex's */
 } state = {.min = LOG_INFO, .mutex = PTHREAD_MUTEX_INITIALIZER};
 
 static const char *const level_names[] = {"debug", "info", "warn", "error"};
@@ -113,6 +114,30 @@ static void write_line(const char *at, size_t n)
         state.n_dropped++;
 }
 
+/* Spaces, without an escape sequence: not every terminal knows those. */
+static void erase_drawn(void)
+{
+    char text[DRAWN_MAX + 3];
+    const int n = snprintf(text, sizeof text, "\r%*s\r", state.n_drawn, "");
+    if (state.n_drawn > 0)
+        write_line(text, (size_t)n);
+    state.n_drawn = 0;
+}
+
+bool log_draw(const char *text)
+{
+    char line[DRAWN_MAX + 2];
+    if (state.format == LOG_JSON || state.min > LOG_INFO || !isatty(STDERR_FILENO))
+        return false;
+    pthread_mutex_lock(&state.mutex);
+    erase_drawn();
+    const int n = snprintf(line, sizeof line, "\r%.*s", DRAWN_MAX, text);
+    write_line(line, (size_t)n);
+    state.n_drawn = n - 1;
+    pthread_mutex_unlock(&state.mutex);
+    return true;
+}
+
 void log_write(enum log_level level, const char *msg, const struct log_field *fields, int n)
 {
     if (level < state.min)
@@ -128,6 +153,7 @@ void log_write(enum log_level level, const char *msg, const struct log_field *fi
         state.n_dropped++; /* over LINE_MAX_BYTES: half a line would not parse */
     } else {
         pthread_mutex_lock(&state.mutex);
+        erase_drawn();
         write_line(line.at, line.n);
         pthread_mutex_unlock(&state.mutex);
     }

@@ -14,6 +14,8 @@
 #include "engine/stages.h"
 #include "kernels/backend.h"
 
+enum { IDLE_BYTES_MAX = 512 };
+
 static void print_window(const struct model_config *c, struct buf *out)
 {
     int32_t n = 0;
@@ -96,8 +98,11 @@ static void print_tensors(const struct model_file *f, struct buf *out)
             buf_printf(out, "  %-6s %5llu %10.1f MiB\n", dtype_traits[i].name,
                        (unsigned long long)n[i], (double)n_bytes[i] / (1 << 20));
     print_kinds(kinds, out);
-    buf_printf(out, "  %-6s %5zu %10.1f MiB in files of %.1f MiB\n", "all", n_all,
-               (double)total / (1 << 20), (double)model_file_bytes(f) / (1 << 20));
+    buf_printf(out, "  %-6s %5zu %10.1f MiB", "all", n_all, (double)total / (1 << 20));
+    if (f->random)
+        buf_put_str(out, "\n  warning: weights are random: answers mean nothing\n");
+    else
+        buf_printf(out, " in files of %.1f MiB\n", (double)model_file_bytes(f) / (1 << 20));
     if (f->gguf && gguf_trailing_bytes(f->gguf))
         buf_printf(out, "  warning: %zu bytes behind the last tensor are not part of the model\n",
                    gguf_trailing_bytes(f->gguf));
@@ -163,6 +168,18 @@ static void print_device(const struct backend *b, const struct device *dev,
         buf_printf(out, "  %-12s not used: %s\n", "cuda", against_cuda->msg);
 }
 
+static void print_idle(const struct engine_options *o, const char *device, int n_ranks,
+                       struct buf *out)
+{
+    struct buf names;
+    buf_init(&names, IDLE_BYTES_MAX);
+    check_idle_options(o, device, n_ranks, &names);
+    if (names.n > 0)
+        buf_printf(out, "  warning: options without effect on %s, %d rank%s: %s\n", device, n_ranks,
+                   n_ranks == 1 ? "" : "s", names.at);
+    buf_close(&names);
+}
+
 /* What a rank's plan is made of. */
 struct grid {
     const struct engine_options *o;
@@ -173,10 +190,16 @@ struct grid {
     struct placement placement; /* the first rank's, as when it runs */
 };
 
+static bool open_file(struct model_file *f, const struct engine_options *o, struct status *st)
+{
+    return o->random_weights ? model_file_open_random(f, o->model_path, st)
+                             : model_file_open(f, o->model_path, st);
+}
+
 /* The part that rank number `tensor` of each stage has; closed by model_file_close. */
 static bool open_part(struct model_file *f, const struct grid *g, int tensor, struct status *st)
 {
-    return model_file_open(f, g->o->model_path, st) && shard_model(f, tensor, g->n_tensor, st) &&
+    return open_file(f, g->o, st) && shard_model(f, tensor, g->n_tensor, st) &&
            quant_load_apply(f, g->o, st);
 }
 
@@ -263,6 +286,7 @@ static bool print_plan(const struct model_file *f, const struct engine_options *
     g.dev = dev;
     print_device(g.backend, dev, &against_cuda, out);
     const int n = g.n_stages * g.n_tensor;
+    print_idle(o, g.backend->ops->name, n, out);
     bool fits = n <= COMM_RANKS_MAX ? stages_memory(g.memory, g.backend, dev, o, n, st)
                                     : status_fail(st, STATUS_BAD_INPUT, "%d ranks are too many", n);
     if (fits && n > 1) {
@@ -276,6 +300,12 @@ static bool print_plan(const struct model_file *f, const struct engine_options *
     return fits;
 }
 
+void check_idle_options(const struct engine_options *o, const char *device, int n_ranks,
+                        struct buf *names)
+{
+    plan_idle_options(o, device, n_ranks, names);
+}
+
 bool check_options(const struct engine_options *o, struct status *st)
 {
     struct quant_choice c;
@@ -287,7 +317,7 @@ bool check_options(const struct engine_options *o, struct status *st)
 bool check_model(const struct engine_options *o, struct buf *out, struct status *st)
 {
     struct model_file f;
-    if (!model_file_open(&f, o->model_path, st))
+    if (!open_file(&f, o, st))
         return false;
     if (!quant_load_apply(&f, o, st)) {
         model_file_close(&f);

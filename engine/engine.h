@@ -77,6 +77,8 @@ struct engine_options {
     const char *rank_group;    /* NULL = the ranks are threads; else each is a process, and this is the
                                   name they meet by */
     int32_t rank;              /* with rank_group: which one this process is */
+    bool has_local_rank;       /* with rank_group: the launcher says which rank of its machine it is, */
+    int32_t local_rank;        /*   and so which device it has, counted from device_index on */
     const char *rank_host;     /* NULL = they share memory; else they meet over TCP where rank 0 is, */
     int32_t rank_port;         /*   at this port, */
     uint64_t rank_secret[2];   /*   and all have this; zeros = none */
@@ -90,7 +92,9 @@ struct engine_options {
     int32_t backoff_ms_max;    /* longest wait before a restart; 0 = 10000 */
 };
 
-struct engine_facts { /* known once READY; constant over epochs, or the restart fails */
+/* Known once READY; constant over epochs, or the restart fails.  In the first life n_ranks, device,
+ * isa and plan are there before, from when every byte is counted and no weight is read. */
+struct engine_facts {
     struct step_limits limits;
     int32_t n_ranks;            /* 1 <=> the model is not divided; in limits.n_stages equal stages */
     uint64_t weight_bytes, kv_bytes, total_bytes; /* of all ranks */

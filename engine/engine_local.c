@@ -47,6 +47,8 @@ static enum engine_state local_poll(struct engine *e, uint64_t now_ns)
         return e->state;
     link_front_drain(&l->link);
     link_front_progress(&l->link, &e->progress);
+    if (e->state == ENGINE_STARTING)
+        (void)link_front_planned(&l->link, &e->facts);
     const enum link_state state = link_front_state(&l->link);
     if (state == LINK_FAILED) {
         link_front_why(&l->link, &st);

@@ -279,6 +279,13 @@ static void become_ready(struct engine_proc *p, uint64_t now_ns)
     e->last_step_ns = now_ns;
 }
 
+/* Also of a worker that is dead by now. */
+static void take_plan(struct engine_proc *p)
+{
+    if (p->engine.state == ENGINE_STARTING && p->engine.epoch == 0)
+        (void)link_front_planned(&p->life.link, &p->engine.facts);
+}
+
 static void poll_starting(struct engine_proc *p, uint64_t now_ns)
 {
     struct link *link = &p->life.link;
@@ -356,6 +363,7 @@ static enum engine_state proc_poll(struct engine *e, uint64_t now_ns)
     if (e->state != ENGINE_DOWN) {
         struct status st = {0};
         link_front_drain(&p->life.link);
+        take_plan(p);
         if (exited(&p->life, &st)) {
             die(p, now_ns, &st);
             return e->state; /* DOWN is seen at least once, however short */

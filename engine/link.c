@@ -1,6 +1,7 @@
 /* link.c - the memory that front and worker share, and the two sides of it. */
 #include "engine/link.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -20,7 +21,7 @@
 
 enum {
     LINK_MAGIC = 0x696e6664, /* "infd" */
-    LINK_VERSION = 4,
+    LINK_VERSION = 5,
     CONTROL_BYTES = 16384, /* a multiple of every page size in use for it to be mapped apart */
     PATH_BYTES = 4096,
     HEARTBEAT_MS = 250,
@@ -35,10 +36,17 @@ struct shared_options { /* struct engine_options without pointers */
     struct engine_options rest; /* its pointers are NULL here */
 };
 
+struct shared_plan { /* of the facts, what is known before weights are read */
+    int32_t n_ranks;
+    char device[8], isa[64], text[4096];
+};
+
 struct link_control {
     uint32_t magic, version;
     int64_t front_pid; /* the worker is its child, or a thread of it */
     struct shared_options options;
+    _Atomic uint32_t is_planned; /* from here on the plan is final */
+    struct shared_plan plan;
     _Atomic uint32_t state; /* enum link_state; what is below is final once it leaves LOADING */
     struct engine_facts facts;
     struct status why;
@@ -217,6 +225,21 @@ static void end_text(char *text, size_t n)
     text[n - 1] = '\0';
 }
 
+bool link_front_planned(const struct link *k, struct engine_facts *facts)
+{
+    const struct shared_plan *plan = &k->control->plan;
+    if (!atomic_load_explicit(&k->control->is_planned, memory_order_acquire))
+        return false;
+    facts->n_ranks = plan->n_ranks;
+    memcpy(facts->device, plan->device, sizeof facts->device);
+    memcpy(facts->isa, plan->isa, sizeof facts->isa);
+    memcpy(facts->plan, plan->text, sizeof facts->plan);
+    end_text(facts->device, sizeof facts->device);
+    end_text(facts->isa, sizeof facts->isa);
+    end_text(facts->plan, sizeof facts->plan);
+    return true;
+}
+
 bool link_front_ready(struct link *k, struct engine_facts *facts, struct status *st)
 {
     *facts = k->control->facts;
@@ -376,6 +399,22 @@ struct work { /* the worker's side */
     uint64_t n_answered;
 };
 
+static void on_planned(void *ctx, const struct engine_facts *facts)
+{
+    struct work *w = ctx;
+    struct shared_plan *plan = &w->control->plan;
+    static_assert(sizeof plan->device == sizeof facts->device &&
+                      sizeof plan->isa == sizeof facts->isa &&
+                      sizeof plan->text == sizeof facts->plan,
+                  "copied whole");
+    plan->n_ranks = facts->n_ranks;
+    memcpy(plan->device, facts->device, sizeof plan->device);
+    memcpy(plan->isa, facts->isa, sizeof plan->isa);
+    memcpy(plan->text, facts->plan, sizeof plan->text);
+    atomic_store_explicit(&w->control->is_planned, 1, memory_order_release);
+    event_wake(w->fds->result);
+}
+
 static void on_progress(void *ctx, uint64_t n_done, uint64_t n_total)
 {
     struct work *w = ctx;
@@ -405,7 +444,8 @@ static bool work_load(struct work *w, struct status *st)
     o.rank_group = text_or_null(shared->rank_group);
     o.rank_host = text_or_null(shared->rank_host);
     o.max_memory = text_or_null(shared->max_memory);
-    w->runner = w->backend->open(&o, on_progress, w, st);
+    const struct load_watch watch = {.planned = on_planned, .progress = on_progress, .ctx = w};
+    w->runner = w->backend->open(&o, &watch, st);
     return w->runner != NULL;
 }
 

@@ -2,7 +2,7 @@
  *
  * One memfd:
  *
- *     control   options (front writes before the worker starts); state, progress, facts,
+ *     control   options (front writes before the worker starts); plan, state, progress, facts,
  *               heartbeat (worker writes)
  *     steps     ring of cells, front -> worker: as many as steps may be in flight (engine_depth)
  *     results   ring of as many cells, worker -> front
@@ -24,11 +24,11 @@
 #include <stdint.h>
 
 #include "engine/engine.h"
+#include "engine/load_watch.h"
 
 /* What a worker runs: the model (runner.h), or a stand-in in tests. */
 struct worker_backend {
-    void *(*open)(const struct engine_options *o,
-                  void (*progress)(void *ctx, uint64_t n_done, uint64_t n_total), void *ctx,
+    void *(*open)(const struct engine_options *o, const struct load_watch *watch,
                   struct status *st);
     const struct engine_facts *(*facts)(void *runner);
     /* As runner.h says: at most engine_depth() steps are submitted and unanswered. */
@@ -71,6 +71,8 @@ void link_close(struct link *k);
 
 enum link_state link_front_state(const struct link *k);
 void link_front_progress(const struct link *k, struct engine_progress *p);
+/* Once the worker has a plan: what it said of it, into the facts.  False before. */
+bool link_front_planned(const struct link *k, struct engine_facts *facts);
 void link_front_why(const struct link *k, struct status *why); /* after LINK_FAILED */
 uint64_t link_front_heartbeat_ns(const struct link *k);
 /* Maps the rings and gives the facts; CORRUPT when the worker's numbers do not fit. */

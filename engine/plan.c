@@ -75,13 +75,16 @@ static bool choose_act(const struct model_file *f, const struct engine_options *
     return true;
 }
 
-/* Words for a device that the options name another than. */
-static bool check_device_words(const struct engine_options *o, struct status *st)
+struct device_word { /* an option that has a meaning on one device alone */
+    const char *name, *device;
+    bool is_set;
+};
+enum { N_DEVICE_WORDS = 6 };
+
+static void list_device_words(const struct engine_options *o,
+                              struct device_word words[N_DEVICE_WORDS])
 {
-    const struct {
-        const char *name, *device;
-        bool is_set;
-    } words[] = {
+    const struct device_word list[N_DEVICE_WORDS] = {
         {"dtype", "cuda", o->dtype && !is_word(o->dtype, "auto")},
         {"device-index", "cuda", o->device_index != 0},
         {"gpu-memory", "cuda", o->gpu_memory > 0 && o->gpu_memory != GPU_MEMORY_DEFAULT},
@@ -89,13 +92,33 @@ static bool check_device_words(const struct engine_options *o, struct status *st
         {"cpu-precision", "cpu", o->cpu_precision && !is_word(o->cpu_precision, "fast")},
         {"cpu-isa", "cpu", o->cpu_isa && *o->cpu_isa},
     };
+    memcpy(words, list, sizeof list);
+}
+
+/* Words for a device that the options name another than. */
+static bool check_device_words(const struct engine_options *o, struct status *st)
+{
+    struct device_word words[N_DEVICE_WORDS];
+    list_device_words(o, words);
     if (!o->device || is_word(o->device, "auto"))
         return true;
-    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+    for (size_t i = 0; i < N_DEVICE_WORDS; i++)
         if (words[i].is_set && !is_word(o->device, words[i].device))
             return status_fail(st, STATUS_BAD_INPUT, "%s: has a meaning on device %s, not on %.16s",
                                words[i].name, words[i].device, o->device);
     return true;
+}
+
+void plan_idle_options(const struct engine_options *o, const char *device, int n_ranks,
+                       struct buf *names)
+{
+    struct device_word words[N_DEVICE_WORDS];
+    list_device_words(o, words);
+    for (size_t i = 0; i < N_DEVICE_WORDS; i++) {
+        const bool is_alone = n_ranks < 2 && is_word(words[i].name, "peer-memory");
+        if (words[i].is_set && (is_alone || !is_word(device, words[i].device)))
+            buf_printf(names, "%s%s", names->n ? ", " : "", words[i].name);
+    }
 }
 
 double plan_memory_share(const struct engine_options *o)
@@ -110,6 +133,8 @@ bool plan_device_options(const struct model_file *f, const struct engine_options
         .n_threads = o->n_threads,
         .isa_max = o->cpu_isa,
         .index = o->device_index,
+        .has_local_rank = o->has_local_rank,
+        .local_rank = o->local_rank,
         .memory_share = plan_memory_share(o),
         .no_peers = o->no_peer_memory,
     };
@@ -428,27 +453,71 @@ static bool plan_rest(struct plan *p, const struct model_file *f, const struct e
                        mib(on_host), mib(available.host));
 }
 
-/* Adds to a refusal the first scheme, from the most exact to the smallest, that would fit. */
-static bool offer_scheme(const struct model_file *f, const struct engine_options *o,
-                         const struct ops *ops, const struct device *dev,
-                         struct plan_memory available, struct status *st)
+/* What would fit. */
+
+struct refused { /* what a plan was made of that did not fit */
+    const struct model_file *f;
+    const struct engine_options *o;
+    const struct ops *ops;
+    const struct device *dev;
+    struct plan_memory available;
+};
+
+struct offer {
+    const char *layers; /* a scheme; NULL = as they are */
+    bool head, kv;      /* in int8 */
+};
+
+/* Of what the options leave open. */
+static bool is_open(const struct offer *t, const struct engine_options *o)
 {
-    static const char *const names[] = {"int8", "int4", "nf4"};
+    struct quant_choice chosen;
+    struct status none = {0};
+    const bool kv_is_small = is_word(o->kv_dtype, "int8") || is_word(o->kv_dtype, "fp8");
+    return quant_choice_read(&chosen, o, &none) && !(t->layers && chosen.has_layers) &&
+           !(t->head && chosen.has_head) && !(t->kv && kv_is_small);
+}
+
+static bool offer_fits(const struct refused *r, const struct offer *t, struct plan *p)
+{
+    struct engine_options with = *r->o;
+    struct quant_choice more;
+    struct status none = {0};
+    with.quantize = t->layers;
+    with.quantize_head = t->head ? "int8" : NULL;
+    if (t->kv)
+        with.kv_dtype = "int8";
+    *p = (struct plan){.available_bytes = r->available.device,
+                       .rank = r->available.rank,
+                       .is_capped = r->available.is_capped};
+    if (!quant_choice_read(&more, &with, &none))
+        return false;
+    p->weight_bytes = plan_weights_quantized(r->f, &more, r->ops, r->dev);
+    return p->weight_bytes > 0 &&
+           plan_rest(p, r->f, &with, r->ops, r->dev, r->available, &none);
+}
+
+/* Adds to a refusal the first of what is there, from the most exact to the smallest, that would fit. */
+static bool offer_less(const struct refused *r, struct status *st)
+{
+    static const struct offer offers[] = {
+        {NULL, false, true},    {NULL, true, false},   {NULL, true, true},
+        {"int8", false, false}, {"int8", false, true}, {"int8", true, false},
+        {"int8", true, true},   {"int4", false, false}, {"int4", false, true},
+        {"int4", true, false},  {"int4", true, true},  {"nf4", false, false},
+        {"nf4", false, true},   {"nf4", true, false},  {"nf4", true, true},
+    };
     const struct status refusal = *st;
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-        struct plan p = {.available_bytes = available.device,
-                         .rank = available.rank,
-                         .is_capped = available.is_capped};
-        struct status none = {0};
-        struct scheme s;
-        if (!scheme_parse(&s, names[i], &none))
-            continue;
-        p.weight_bytes = plan_weights_quantized(f, &s, ops, dev);
-        if (p.weight_bytes == 0 || !plan_rest(&p, f, o, ops, dev, available, &none))
+    for (size_t i = 0; i < sizeof offers / sizeof offers[0]; i++) {
+        const struct offer *t = &offers[i];
+        struct plan p;
+        if (!is_open(t, r->o) || !offer_fits(r, t, &p))
             continue;
         *st = (struct status){0};
-        return status_fail(st, refusal.code, "%s; fits with --quantize %s (%llu MiB)", refusal.msg,
-                           names[i], mib(p.device_bytes));
+        return status_fail(st, refusal.code, "%s; fits with%s%s%s%s (%llu MiB)", refusal.msg,
+                           t->layers ? " --quantize " : "", t->layers ? t->layers : "",
+                           t->head ? " --quantize-head int8" : "", t->kv ? " --kv-dtype int8" : "",
+                           mib(p.device_bytes));
     }
     return false;
 }
@@ -504,8 +573,8 @@ bool plan_make(struct plan *p, const struct model_file *f, const struct engine_o
         return false;
     if (plan_rest(p, f, o, ops, dev, available, st))
         return true;
-    return !f->quant_load && st->code == STATUS_TOO_LARGE &&
-           offer_scheme(f, o, ops, dev, available, st);
+    return st->code == STATUS_TOO_LARGE &&
+           offer_less(&(struct refused){f, o, ops, dev, available}, st);
 }
 
 /* The table. */

@@ -44,6 +44,12 @@ struct plan_rank { /* what a rank tells the others of its plan */
 bool plan_device_options(const struct model_file *f, const struct engine_options *o,
                          struct device_options *out, struct status *st) MUST_CHECK;
 
+/* Options that were set and do nothing on the device that was found ("cpu", "cuda"), or for want of
+ * a second rank, by name with commas between: to be told.  Those of another device than a named one
+ * are refused. */
+void plan_idle_options(const struct engine_options *o, const char *device, int n_ranks,
+                       struct buf *names);
+
 struct plan_memory { /* bytes that a rank may take */
     uint64_t device;
     uint64_t host;  /* where that is another pool */
@@ -66,7 +72,8 @@ bool plan_shares(const struct model_file *f, const struct engine_options *o, con
                  struct status *st) MUST_CHECK;
 
 /* TOO_LARGE with the numbers when the model, or one request of context_max tokens, does not fit; and
- * with the scheme that would make it fit, when the layers can be quantized on load by one. */
+ * with the options that would make it fit, of those that are left open: a scheme for the layers, one for
+ * the head, a cache of 8 bits. */
 bool plan_make(struct plan *p, const struct model_file *f, const struct engine_options *o,
                const struct ops *ops, const struct device *dev, struct plan_memory available,
                struct status *st) MUST_CHECK;

@@ -69,18 +69,18 @@ void plan_weights_print(const struct plan_weights *w, struct buf *out)
         print_kind(out, w->vector_bytes, w->n_vectors, "vectors", "", "");
 }
 
-/* Whether s takes the place of the weight; *fits is cleared where it should and cannot. */
-static bool takes_place(const struct bound *b, const struct scheme *s, bool *fits)
+/* What takes the place of the weight, or NULL; *fits is cleared where it should and cannot. */
+static const struct scheme *find_scheme(const struct quant_choice *c, const struct bound *b,
+                                        bool *fits)
 {
-    const struct quant_choice c = {.has_layers = true, .layers = *s, .skip = ""};
     struct status none = {0};
-    if (!quant_choice_of(&c, b))
-        return false;
-    *fits = *fits && b->src->dtype < DT_N && scheme_check(s, b->src->cols, &none);
-    return true;
+    const struct scheme *s = quant_choice_of(c, b);
+    if (s)
+        *fits = *fits && b->src->dtype < DT_N && scheme_check(s, b->src->cols, &none);
+    return s;
 }
 
-uint64_t plan_weights_quantized(const struct model_file *f, const struct scheme *s,
+uint64_t plan_weights_quantized(const struct model_file *f, const struct quant_choice *c,
                                 const struct ops *ops, const struct device *dev)
 {
     size_t total;
@@ -89,7 +89,8 @@ uint64_t plan_weights_quantized(const struct model_file *f, const struct scheme 
         struct weight w = *f->bound[i].src;
         const struct bound as = {.rule = f->bound[i].rule, .src = &w, .il = f->bound[i].il};
         size_t before, after;
-        if (!takes_place(&f->bound[i], s, &fits) || !fits)
+        const struct scheme *s = find_scheme(c, &f->bound[i], &fits);
+        if (!s || !fits)
             continue;
         w.dtype = s->codes;
         w.scheme = s;

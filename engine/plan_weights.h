@@ -8,6 +8,7 @@
 #include "kernels/ops.h"
 
 struct model_file;
+struct quant_choice;
 
 enum { PLAN_KINDS_MAX = 8 };
 
@@ -29,9 +30,9 @@ bool plan_weights_count(struct plan_weights *w, const struct model_file *f, cons
 /* One line a kind. */
 void plan_weights_print(const struct plan_weights *w, struct buf *out);
 
-/* What all weights would take with the layers' matrices in scheme s; 0 when one of them does not
- * fit it or has codes already. */
-uint64_t plan_weights_quantized(const struct model_file *f, const struct scheme *s,
+/* What all weights would take with those that c names in its schemes; 0 when one of them does not
+ * fit its scheme or has codes already. */
+uint64_t plan_weights_quantized(const struct model_file *f, const struct quant_choice *c,
                                 const struct ops *ops, const struct device *dev);
 
 #endif

@@ -17,8 +17,6 @@ _Static_assert((int)ENGINE_RANKS_MAX == (int)COMM_RANKS_MAX, "what options allow
 
 enum { JOIN_MS_MAX = 580000 }; /* less than an engine may take to load */
 
-typedef void progress_fn(void *ctx, uint64_t n_done, uint64_t n_total);
-
 struct member { /* a rank of this process; its thread owns it until it is joined */
     const struct ranks *ranks;
     struct comm *whole; /* of all ranks; NULL <=> the only one */
@@ -54,10 +52,10 @@ static bool member_meet(struct member *m, struct status *st)
     return true;
 }
 
-static bool member_load(struct member *m, progress_fn *progress, void *ctx, struct status *st)
+static bool member_load(struct member *m, const struct load_watch *watch, struct status *st)
 {
     struct stage *s = &m->stage;
-    s->runner = runner_open(&m->ranks->options, s->comm, s->grid, progress, ctx, st);
+    s->runner = runner_open(&m->ranks->options, s->comm, s->grid, watch, st);
     return s->runner != NULL;
 }
 
@@ -65,7 +63,7 @@ static void *follower_main(void *arg)
 {
     struct member *m = arg;
     struct status st = {0};
-    const bool ok = (m->stage.runner || member_load(m, NULL, NULL, &st)) &&
+    const bool ok = (m->stage.runner || member_load(m, NULL, &st)) &&
                     stage_follower_init(&m->stage, &st) && stage_follow(&m->stage, &st);
     if (!ok)
         comm_abort(m->whole, &st);
@@ -123,21 +121,21 @@ static bool join(struct ranks *r, struct status *st)
     return m->whole && member_meet(m, st);
 }
 
-static bool open_first(struct ranks *r, progress_fn *progress, void *ctx, struct status *st)
+static bool open_first(struct ranks *r, const struct load_watch *watch, struct status *st)
 {
     struct member *first = &r->member[0];
     const bool met = r->n == 1               ? member_meet(first, st)
                      : r->options.rank_group ? join(r, st)
                                              : start_threads(r, st);
     stage_nap_short(&first->stage);
-    return met && member_load(first, progress, ctx, st);
+    return met && member_load(first, watch, st);
 }
 
 /* This process is another rank than the first: it loads here, and follows in a thread. */
-static bool open_other(struct ranks *r, progress_fn *progress, void *ctx, struct status *st)
+static bool open_other(struct ranks *r, const struct load_watch *watch, struct status *st)
 {
     struct member *m = &r->member[r->options.rank];
-    return join(r, st) && member_load(m, progress, ctx, st) && member_start(m, st);
+    return join(r, st) && member_load(m, watch, st) && member_start(m, st);
 }
 
 static bool is_other(const struct ranks *r)
@@ -175,8 +173,7 @@ static bool choose_grid(struct ranks *r, struct status *st)
     return check_options(r, st);
 }
 
-struct ranks *ranks_open(const struct engine_options *o,
-                         void (*progress)(void *ctx, uint64_t n_done, uint64_t n_total), void *ctx,
+struct ranks *ranks_open(const struct engine_options *o, const struct load_watch *watch,
                          struct status *st)
 {
     struct ranks *r = calloc(1, sizeof *r);
@@ -191,7 +188,7 @@ struct ranks *ranks_open(const struct engine_options *o,
         free(r);
         return NULL;
     }
-    if (is_other(r) ? open_other(r, progress, ctx, st) : open_first(r, progress, ctx, st))
+    if (is_other(r) ? open_other(r, watch, st) : open_first(r, watch, st))
         return r;
     if (own(r)->whole)
         comm_abort(own(r)->whole, st);

@@ -17,12 +17,12 @@
 #define ENGINE_RANKS_H
 
 #include "engine/engine.h"
+#include "engine/load_watch.h"
 
 struct ranks;
 
-/* progress is rank 0's. */
-struct ranks *ranks_open(const struct engine_options *o,
-                         void (*progress)(void *ctx, uint64_t n_done, uint64_t n_total), void *ctx,
+/* watch is told of the rank that this process speaks for; NULL = nobody is told. */
+struct ranks *ranks_open(const struct engine_options *o, const struct load_watch *watch,
                          struct status *st) MUST_CHECK;
 const struct engine_facts *ranks_facts(const struct ranks *r);
 bool ranks_submit(struct ranks *r, const struct step *step, struct status *st) MUST_CHECK;

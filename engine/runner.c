@@ -13,6 +13,7 @@
 #include "base/hash.h"
 #include "base/memory.h"
 #include "engine/decoder.h"
+#include "engine/model_hash.h"
 #include "engine/place.h"
 #include "engine/plan.h"
 #include "engine/quant_load.h"
@@ -104,20 +105,6 @@ static uint64_t hash_text(const char *s, uint64_t h)
     return s ? hash64(s, strlen(s), h) : h;
 }
 
-static uint64_t hash_model(const struct model_file *f)
-{
-    const struct model_config *c = &f->cfg;
-    const int32_t sizes[] = {c->hidden, c->n_layers, c->n_heads, c->n_kv_heads,
-                             c->ffn,    c->vocab,    c->context};
-    uint64_t h = hash64(sizes, sizeof sizes, model_file_bytes(f));
-    for (size_t i = 0; i < f->n_bound; i++) {
-        const struct weight *w = f->bound[i].src;
-        h = hash64(w->name.at, w->name.n, h ^ (uint64_t)w->dtype);
-        h = hash64(&w->n_bytes, sizeof w->n_bytes, h);
-    }
-    return h;
-}
-
 /* What decides bits; the sizes are compared as the plan has them. */
 static uint64_t hash_options(const struct engine_options *o)
 {
@@ -132,8 +119,11 @@ static uint64_t hash_options(const struct engine_options *o)
 static bool agree_on_start(struct runner *r, const struct model_file *f,
                            const struct engine_options *o, struct status *st)
 {
-    return agree(r, "the version of inferd", hash_text(INFERD_VERSION, OPS_ABI), st) &&
-           agree(r, "the model", hash_model(f), st) && agree(r, "the options", hash_options(o), st);
+    return !all_of(r) ||
+           (agree(r, "the version of inferd", hash_text(INFERD_VERSION, OPS_ABI), st) &&
+            agree(r, "the model's configuration", model_hash_config(f), st) &&
+            agree(r, "the model's weights", model_hash_weights(f), st) &&
+            agree(r, "the options", hash_options(o), st));
 }
 
 static bool open_file(struct runner *r, struct model_file *f, const struct engine_options *o,
@@ -355,40 +345,47 @@ static bool meet_loaded(struct runner *r, const struct model_file *f, struct sta
     return ok;
 }
 
-static void fill_facts(struct runner *r, const struct model_file *f, uint64_t load_ms)
+/* What is known before any weight is read. */
+static void tell_plan(struct runner *r, const struct model_file *f, const struct load_watch *watch)
 {
     struct engine_facts *facts = &r->facts;
-    *facts = (struct engine_facts){
-        .limits = r->plan.limits,
-        .n_ranks = count_all(r),
-        .load_ms = load_ms,
-    };
+    *facts = (struct engine_facts){.limits = r->plan.limits, .n_ranks = count_all(r)};
+    snprintf(facts->arch, sizeof facts->arch, "%s", f->arch->gguf_name);
+    snprintf(facts->device, sizeof facts->device, "%s", r->ops->name);
+    snprintf(facts->isa, sizeof facts->isa, "%s", r->backend->variant(r->dev));
+    snprintf(facts->kv_dtype, sizeof facts->kv_dtype, "%s", dtype_traits[r->plan.kv_dtype].name);
+    print_plan(r);
+    if (watch->planned)
+        watch->planned(watch->ctx, facts);
+}
+
+static void add_up_ranks(struct runner *r, uint64_t load_ms)
+{
+    struct engine_facts *facts = &r->facts;
+    facts->load_ms = load_ms;
     for (int i = 0; i < facts->n_ranks; i++) {
         facts->weight_bytes += r->rank[i].weight_bytes;
         facts->kv_bytes += r->rank[i].kv_bytes;
         facts->total_bytes += r->rank[i].total_bytes;
         facts->step_weight_bytes += r->rank[i].step_weight_bytes;
     }
-    snprintf(facts->arch, sizeof facts->arch, "%s", f->arch->gguf_name);
-    snprintf(facts->device, sizeof facts->device, "%s", r->ops->name);
-    snprintf(facts->isa, sizeof facts->isa, "%s", r->backend->variant(r->dev));
-    snprintf(facts->kv_dtype, sizeof facts->kv_dtype, "%s", dtype_traits[r->plan.kv_dtype].name);
-    print_plan(r);
 }
 
 static bool load(struct runner *r, const struct model_file *f, const struct engine_options *o,
-                 struct plan_memory available, const struct load_progress *progress,
-                 struct status *st)
+                 struct plan_memory available, const struct load_watch *watch, struct status *st)
 {
-    return make_plan(r, f, o, available, st) &&
-           model_load(&r->model, f, r->ops, r->dev, progress, st) && take_cache(r, st) &&
+    const struct load_progress progress = {watch->progress, watch->ctx};
+    if (!make_plan(r, f, o, available, st))
+        return false;
+    tell_plan(r, f, watch);
+    return model_load(&r->model, f, r->ops, r->dev, &progress, st) && take_cache(r, st) &&
            take_activations(r, st) && take_slots(r, st) && meet_loaded(r, f, st);
 }
 
 struct runner *runner_open(const struct engine_options *o, struct comm *comm, struct comm *grid,
-                           void (*progress)(void *ctx, uint64_t n_done, uint64_t n_total),
-                           void *ctx, struct status *st)
+                           const struct load_watch *watch, struct status *st)
 {
+    static const struct load_watch nobody;
     const uint64_t start = clock_now(&clock_real);
     struct model_file file = {0}, view = {0};
     struct plan_memory available;
@@ -403,9 +400,9 @@ struct runner *runner_open(const struct engine_options *o, struct comm *comm, st
     const bool ok = open_file(r, &file, o, st) && open_device(r, &file, o, st) &&
                     cut_tensors(r, &file, o, st) && count_memory(r, o, &available, st) &&
                     take_stage(r, &file, o, &available, &view, st) &&
-                    load(r, &view, o, available, &(struct load_progress){progress, ctx}, st);
+                    load(r, &view, o, available, watch ? watch : &nobody, st);
     if (ok)
-        fill_facts(r, &view, (clock_now(&clock_real) - start) / NS_PER_MS);
+        add_up_ranks(r, (clock_now(&clock_real) - start) / NS_PER_MS);
     place_view_close(&view);
     model_file_close(&file);
     if (ok)

@@ -1,6 +1,6 @@
 /* runner.h - a loaded model that runs steps: what a worker, child or local, does.
  *
- * runner_open() plans memory (plan.h), takes it, loads weights with progress, and makes the
+ * runner_open() plans memory (plan.h), takes it, loads weights, and makes the
  * device and its slots.  runner_submit() hands one checked step to the device - slots and tables,
  * decoder_forward over the flat batch, heads, samples - and does not wait for it.  runner_wait()
  * waits for the oldest, and finds its samples; runner_result() puts those into its result.  No
@@ -16,16 +16,16 @@
 #define ENGINE_RUNNER_H
 
 #include "engine/engine.h"
+#include "engine/load_watch.h"
 
 struct comm;
 struct runner;
 
-/* progress may be NULL; it is called a few times while weights load.  With a comm the runner is one
- * rank of several (ranks.h) that divide its layers, with a grid one of all ranks of several stages:
- * opening takes until all are loaded, and a step meets the others. */
+/* watch: NULL = nobody.  With a comm the runner is one rank of several (ranks.h) that divide its
+ * layers, with a grid one of all ranks of several stages: opening takes until all are loaded, and a
+ * step meets the others. */
 struct runner *runner_open(const struct engine_options *o, struct comm *comm, struct comm *grid,
-                           void (*progress)(void *ctx, uint64_t n_done, uint64_t n_total),
-                           void *ctx, struct status *st) MUST_CHECK;
+                           const struct load_watch *watch, struct status *st) MUST_CHECK;
 const struct engine_facts *runner_facts(const struct runner *r);
 /* `step` has passed step_check and is the caller's again at return.  False with CORRUPT when it
  * contradicts the slots (wrong position, unset slot): the runner is then unusable. */

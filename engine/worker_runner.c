@@ -3,11 +3,10 @@
 #include "engine/link.h"
 #include "engine/ranks.h"
 
-static void *open_runner(const struct engine_options *o,
-                         void (*progress)(void *ctx, uint64_t n_done, uint64_t n_total), void *ctx,
+static void *open_runner(const struct engine_options *o, const struct load_watch *watch,
                          struct status *st)
 {
-    return ranks_open(o, progress, ctx, st);
+    return ranks_open(o, watch, st);
 }
 
 static const struct engine_facts *runner_facts_of(void *runner)

@@ -389,6 +389,8 @@ struct device_options {
     enum precision precision; /* CPU */
     const char *isa_max; /* CPU: at most this one of cpu/isa.h, by name; NULL = best */
     int index;           /* CUDA: which device; of ranks on a machine the first's, others follow it */
+    bool has_local_rank; /* CUDA: which rank of its machine this one is, is known: */
+    int local_rank;      /*   it has the device index + local_rank; else they are counted */
     enum dtype act;      /* CUDA: DT_BF16 or DT_F16 */
     double memory_share; /* CUDA: of the device's memory that may be used, (0, 1] */
     bool no_peers;       /* CUDA: ranks exchange through NCCL also where their GPUs reach each other */
@@ -413,7 +415,7 @@ struct backend {
     bool (*rates)(struct device *, double *copy_bytes_s, double *matmul_flops, struct status *st);
 };
 
-enum { OPS_ABI = 9 };
+enum { OPS_ABI = 10 };
 
 extern const struct backend cpu_backend; /* kernels/cpu */
 

@@ -42,10 +42,10 @@ static void fill_view(const struct scheduler *s, struct scheduler_view *v)
     v->engine_stalled = e->state == ENGINE_READY && e->stalled;
     memcpy(v->engine_why, e->why.msg, sizeof v->engine_why);
     v->progress = e->progress;
-    if (!s->has_tables)
-        return;
     v->facts = e->facts;
     v->facts.limits = s->limits;
+    if (!s->has_tables)
+        return;
     v->n_waiting = s->queue.n;
     v->n_running = s->n_run + s->n_leaving;
     v->n_blocks = s->kv.n_blocks;

@@ -193,6 +193,7 @@ static bool wait_ready(struct bench *b, struct status *st)
     }
     b->ready_ns = clock_now(&clock_real) - b->start_ns;
     b->source.facts = v.facts;
+    config_tell_idle(&b->cfg, &v.facts);
     return true;
 }
 

@@ -1,6 +1,7 @@
 #include "server/bench_http.h"
 
 #include <arpa/inet.h>
+#include <errno.h>
 #include <getopt.h>
 #include <math.h>
 #include <stdio.h>
@@ -13,15 +14,16 @@
 
 enum { SPARE_FDS = 16, REPORT_BYTES_MAX = 1 << 20, OPEN_CLIENTS_MAX = 10000 };
 
+enum number { CONCURRENCY, REQUESTS, MAX_TOKENS, PROMPT_TOKENS, STALLED, TIME_S, N_NUMBERS };
+
 struct bench {
     struct load_options load;
-    bool json, has_url, has_concurrency;
+    bool json, has_url;
+    bool is_set[N_NUMBERS];
     char model[256];
 };
 
 /* ---- options ---- */
-
-enum number { CONCURRENCY, REQUESTS, MAX_TOKENS, PROMPT_TOKENS, STALLED, TIME_S, N_NUMBERS };
 
 static const struct {
     const char *name;
@@ -53,6 +55,17 @@ static bool set_rate(struct load_options *o, const char *text, struct status *st
         return true;
     return status_fail(st, STATUS_BAD_INPUT,
                        "rate: \"%.60s\" is neither inf nor above 0 and up to 1000000", text);
+}
+
+static bool set_seed(struct load_options *o, const char *text, struct status *st)
+{
+    char *end;
+    errno = 0;
+    o->seed = strtoull(text, &end, 10);
+    if (*text >= '0' && *text <= '9' && !*end && errno == 0)
+        return true;
+    return status_fail(st, STATUS_BAD_INPUT, "seed: \"%.60s\" is not a number from 0 to %llu", text,
+                       (unsigned long long)UINT64_MAX);
 }
 
 static bool set_lengths(struct load_options *o, const char *text, struct status *st)
@@ -87,6 +100,19 @@ static bool set_url(struct bench *b, const char *url, struct status *st)
                        "url: \"%.100s\" is not http://ADDRESS:PORT with an IPv4 address", url);
 }
 
+/* Lengths that are drawn leave no room for lengths that are given; a stalled client's prompt is not
+ * drawn. */
+static bool check_lengths(const struct bench *b, struct status *st)
+{
+    const enum number idle = b->is_set[MAX_TOKENS]                             ? MAX_TOKENS
+                             : b->is_set[PROMPT_TOKENS] && !b->load.n_stalled ? PROMPT_TOKENS
+                                                                               : N_NUMBERS;
+    return !b->load.sharegpt || idle == N_NUMBERS ||
+           status_fail(st, STATUS_BAD_INPUT,
+                       "%s: has no effect with lengths sharegpt, which draws it",
+                       numbers[idle].name);
+}
+
 static bool read_options(struct bench *b, int argc, char **argv, struct status *st)
 {
     static const struct option names[] = {
@@ -107,9 +133,8 @@ static bool read_options(struct bench *b, int argc, char **argv, struct status *
     bool ok = true;
     optind = 1;
     for (int c; ok && (c = getopt_long(argc, argv, "", names, NULL)) != -1;) {
-        b->has_concurrency |= c == CONCURRENCY;
         if (c < N_NUMBERS)
-            ok = set_number(&b->load, (enum number)c, optarg, st);
+            ok = b->is_set[c] = set_number(&b->load, (enum number)c, optarg, st);
         else if (c == 'u')
             ok = set_url(b, optarg, st);
         else if (c == 'r')
@@ -117,7 +142,7 @@ static bool read_options(struct bench *b, int argc, char **argv, struct status *
         else if (c == 'l')
             ok = set_lengths(&b->load, optarg, st);
         else if (c == 's')
-            b->load.seed = strtoull(optarg, NULL, 10);
+            ok = set_seed(&b->load, optarg, st);
         else if (c == 'm')
             snprintf(b->model, sizeof b->model, "%s", optarg);
         else if (c == 'j')
@@ -128,15 +153,16 @@ static bool read_options(struct bench *b, int argc, char **argv, struct status *
     if (ok && optind < argc)
         return status_fail(st, STATUS_BAD_INPUT, "want --name value, found \"%.60s\"",
                            argv[optind]);
-    return ok && (b->has_url ||
-                  status_fail(st, STATUS_BAD_INPUT, "which server?  --url http://127.0.0.1:PORT"));
+    return ok && check_lengths(b, st) &&
+           (b->has_url ||
+            status_fail(st, STATUS_BAD_INPUT, "which server?  --url http://127.0.0.1:PORT"));
 }
 
 /* In an open loop nothing should wait for a client. */
 static void choose_concurrency(struct bench *b)
 {
     struct load_options *o = &b->load;
-    if (o->rate > 0 && !b->has_concurrency)
+    if (o->rate > 0 && !b->is_set[CONCURRENCY])
         o->concurrency = o->n_requests < OPEN_CLIENTS_MAX ? o->n_requests : OPEN_CLIENTS_MAX;
 }
 

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <strings.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/checked.h"
 #include "engine/check.h"
@@ -14,7 +15,9 @@
 enum kind { TEXT, CHOICE, NUMBER, BYTES, SWITCH };
 
 #define DEFAULT_FILE "/etc/inferd.conf"
-enum { FILE_BYTES_MAX = 1 << 20 };
+enum { FILE_BYTES_MAX = 1 << 20, IDLE_BYTES_MAX = 512 };
+#define PREFIX "INFERD_"
+enum { VARIABLE_BYTES_MAX = 64 };
 #define KIB 1024ll
 #define MIB (1024ll * 1024)
 #define GIB (1024ll * 1024 * 1024)
@@ -79,7 +82,7 @@ static const struct option options[] = {
      "there itself, or 29500"},
     {"Model", "rank-secret-file", TEXT, AT(rank_secret_file), "", 0, 4096, 0,
      "file with a secret that all ranks have, at least 16 bytes, mode as that of api-key-file; "
-     "over TCP a rank without it is refused"},
+     "over TCP a rank without it is refused; where no ranks meet over TCP it is an error"},
     {"Model", "peer-memory", SWITCH, AT(peer_memory), "on", 0, 1, 0,
      "CUDA devices of several ranks write each other's memory where they can; off = NCCL carries "
      "everything"},
@@ -298,10 +301,11 @@ static size_t edit_distance(const char *a, size_t n_a, const char *b)
     return row[n_b];
 }
 
-static bool unknown_option(const char *name, size_t n, struct status *st)
+/* NULL when none is near. */
+static const char *find_nearest(const char *name, size_t n)
 {
     size_t best = SIZE_MAX;
-    const char *nearest = "";
+    const char *nearest = NULL;
     for (size_t i = 0; i < N_OPTIONS; i++) {
         size_t d = edit_distance(name, n, options[i].name);
         if (d < best) {
@@ -309,8 +313,14 @@ static bool unknown_option(const char *name, size_t n, struct status *st)
             nearest = options[i].name;
         }
     }
+    return best <= 3 && best < n ? nearest : NULL;
+}
+
+static bool unknown_option(const char *name, size_t n, struct status *st)
+{
+    const char *nearest = find_nearest(name, n);
     int shown = n > 60 ? 60 : (int)n;
-    if (best <= 3 && best < n)
+    if (nearest)
         return status_fail(st, STATUS_BAD_INPUT, "no option \"%.*s\"; did you mean \"%s\"?", shown,
                            name, nearest);
     return status_fail(st, STATUS_BAD_INPUT, "no option \"%.*s\"; --help lists them", shown, name);
@@ -399,17 +409,90 @@ const char *config_environment(const char *name)
     return getenv(name);
 }
 
+/* kv-dtype -> INFERD_KV_DTYPE */
+static void name_variable(const char *option, char name[VARIABLE_BYTES_MAX])
+{
+    size_t n = sizeof PREFIX - 1;
+    memcpy(name, PREFIX, n);
+    for (const char *s = option; *s && n < VARIABLE_BYTES_MAX - 1; s++)
+        name[n++] = *s == '-' ? '_' : (char)(*s >= 'a' && *s <= 'z' ? *s - 32 : *s);
+    name[n] = '\0';
+}
+
+/* What Kubernetes sets in a Pod for each Service in its namespace: NAME_SERVICE_HOST,
+ * NAME_SERVICE_PORT[_...], NAME_PORT=tcp://ADDRESS:PORT and NAME_PORT_8080_TCP[_...]. */
+static bool is_service_link(const char *name, size_t n, const char *value)
+{
+    static const char *const protocols[] = {"tcp://", "udp://", "sctp://"};
+    const char *port = strstr(name, "_PORT_");
+    for (size_t i = 0; i < sizeof protocols / sizeof *protocols; i++)
+        if (strncmp(value, protocols[i], strlen(protocols[i])) == 0)
+            return true;
+    const char *host = strstr(name, "_SERVICE_HOST"), *of_service = strstr(name, "_SERVICE_PORT");
+    return (host && host < name + n) || (of_service && of_service < name + n) ||
+           (port && port + 6 < name + n && port[6] >= '0' && port[6] <= '9');
+}
+
+static bool is_known_variable(const char *name, size_t n)
+{
+    char known[VARIABLE_BYTES_MAX];
+    if (n >= sizeof known)
+        return false;
+    for (size_t i = 0; i < N_OPTIONS; i++) {
+        name_variable(options[i].name, known);
+        if (strlen(known) == n && memcmp(known, name, n) == 0)
+            return true;
+    }
+    return n == strlen("INFERD_CONFIG") && memcmp(name, "INFERD_CONFIG", n) == 0;
+}
+
+/* Of the project's own tests: what runs them passes its environment on. */
+static bool is_for_tests(const char *name)
+{
+    return strncmp(name, PREFIX "TEST_", sizeof PREFIX + 4) == 0 ||
+           strncmp(name, PREFIX "E2E_", sizeof PREFIX + 3) == 0;
+}
+
+static void tell_unknown_variable(const char *name, size_t n, struct buf *lines)
+{
+    char as_option[VARIABLE_BYTES_MAX] = "", nearest[VARIABLE_BYTES_MAX];
+    const char *s = name + sizeof PREFIX - 1;
+    for (size_t i = 0; s + i < name + n && i < sizeof as_option - 1; i++)
+        as_option[i] = s[i] == '_' ? '-' : (char)(s[i] >= 'A' && s[i] <= 'Z' ? s[i] + 32 : s[i]);
+    const char *option = find_nearest(as_option, strlen(as_option));
+    buf_printf(lines, "environment variable %.*s is no option", n > 100 ? 100 : (int)n, name);
+    if (option) {
+        name_variable(option, nearest);
+        buf_printf(lines, "; did you mean %s?", nearest);
+    }
+    buf_put_char(lines, '\n');
+}
+
+void config_unknown_variables(struct buf *lines)
+{
+    for (char **e = environ; e && *e; e++) {
+        const char *equals = strchr(*e, '=');
+        const size_t n = equals ? (size_t)(equals - *e) : 0;
+        if (n >= sizeof PREFIX - 1 && memcmp(*e, PREFIX, sizeof PREFIX - 1) == 0 &&
+            !is_for_tests(*e) && !is_known_variable(*e, n) && !is_service_link(*e, n, equals + 1))
+            tell_unknown_variable(*e, n, lines);
+    }
+}
+
 static bool read_environment(struct config *c, struct status *st)
 {
     for (size_t i = 0; i < N_OPTIONS; i++) {
-        char name[64] = "INFERD_";
-        size_t n = strlen(name);
-        for (const char *s = options[i].name; *s && n < sizeof name - 1; s++)
-            name[n++] = *s == '-' ? '_' : (char)(*s >= 'a' && *s <= 'z' ? *s - 32 : *s);
-        name[n] = '\0';
+        char name[VARIABLE_BYTES_MAX];
+        name_variable(options[i].name, name);
         const char *value = getenv(name);
         if (!value)
             continue;
+        if (options[i].kind == NUMBER && is_service_link(name, strlen(name), value))
+            return status_fail(st, STATUS_BAD_INPUT,
+                               "environment variable %s: \"%.60s\" is no number: Kubernetes sets "
+                               "it for a Service of that name; want enableServiceLinks: false in "
+                               "the Pod",
+                               name, value);
         const char *text = own_text(c, value, strlen(value), st);
         if (!text || !set_option(c, &options[i], text, st))
             return status_wrap(st, "environment variable %s", name);
@@ -517,6 +600,9 @@ static bool check_together(struct config *c, struct status *st)
                            "max-step-tokens is %lld, below max-seqs, %lld: a step must have room "
                            "for one token of each sequence",
                            (long long)c->max_step_tokens, (long long)c->max_seqs);
+    if (c->fake_step_us != 0 && c->engine[0] != 'f')
+        return status_fail(st, STATUS_BAD_INPUT,
+                           "fake-step-us: has a meaning with engine fake, not with %s", c->engine);
     if (c->block_tokens & (c->block_tokens - 1))
         return status_fail(st, STATUS_BAD_INPUT, "block-tokens: %lld is not a power of two",
                            (long long)c->block_tokens);
@@ -615,6 +701,8 @@ void config_engine(const struct config *c, struct engine_options *o)
         .max_memory = c->max_memory,
         .rank_group = c->rank_group[0] ? c->rank_group : NULL,
         .rank = (int32_t)c->rank,
+        .has_local_rank = c->rank_group[0] && c->local_rank >= 0,
+        .local_rank = c->rank_group[0] && c->local_rank >= 0 ? (int32_t)c->local_rank : 0,
         .rank_host = c->rank_host,
         .rank_port = (int32_t)c->rank_port,
         .rank_secret = {c->rank_secret[0], c->rank_secret[1]},
@@ -628,6 +716,19 @@ void config_engine(const struct config *c, struct engine_options *o)
         .deaths_max = c->engine_deaths_max ? (int32_t)c->engine_deaths_max : 1,
         .backoff_ms_max = (int32_t)c->engine_backoff_ms,
     };
+}
+
+void config_tell_idle(const struct config *c, const struct engine_facts *facts)
+{
+    struct engine_options o;
+    struct buf names;
+    config_engine(c, &o);
+    buf_init(&names, IDLE_BYTES_MAX);
+    check_idle_options(&o, facts->device, facts->n_ranks, &names);
+    if (names.n > 0)
+        log_event(LOG_WARN, "options without effect", LOG_S("device", facts->device),
+                  LOG_I("ranks", facts->n_ranks), LOG_S("options", names.at));
+    buf_close(&names);
 }
 
 void config_limits(const struct config *c, struct server_limits *l)

@@ -2,8 +2,9 @@
  *
  * --kv-dtype f16, --kv-dtype=f16, INFERD_KV_DTYPE=f16 and `kv-dtype = f16` in the file are the same
  * option.  Precedence: flag, environment, file (--config, else /etc/inferd.conf when it exists),
- * default.  An unknown name is an error with the nearest name; a value out of range is an
- * error with the range.  This is the only file of inferd that reads the environment.
+ * default.  An unknown name is an error with the nearest name (in the environment, where others
+ * write too, a warning); a value out of range is an error with the range.  This is the only file of
+ * inferd that reads the environment.
  *
  * Thread: at start. */
 #ifndef SERVER_CONFIG_H
@@ -46,7 +47,7 @@ struct config {
     char rank_group[64];   /* "" = they are threads */
     const char *rank_host; /* of rank 0; NULL = they share memory */
     uint64_t rank_secret[2];
-    int64_t rank;
+    int64_t rank, local_rank; /* local_rank: of its machine; -1 = the launcher does not say it */
 
     char *owned[256]; /* texts from the environment and the file */
     int n_owned;
@@ -57,9 +58,13 @@ struct config {
 bool config_read(struct config *c, int argc, char **argv, struct status *st) MUST_CHECK;
 void config_close(struct config *c);
 /* What torchrun, mpirun or a LeaderWorkerSet says in the environment of the ranks it starts, if one
- * of them did.  BAD_INPUT where options contradict it, or ranks on several machines do not know
- * where rank 0 is. */
+ * of them did.  BAD_INPUT where options contradict it or would do nothing (a secret where no rank
+ * is, or where ranks share memory), or ranks on several machines do not know where rank 0 is. */
 bool config_ranks(struct config *c, struct status *st) MUST_CHECK;
+
+/* A line, with its end, for each INFERD_ variable of the environment that is no option, with the
+ * nearest one.  What Kubernetes sets for Services and what the project's tests set is left out. */
+void config_unknown_variables(struct buf *lines);
 
 /* One `name = value` line, for tests and the fuzzer; n bytes, any bytes. */
 bool config_parse_text(struct config *c, const char *text, size_t n, struct status *st) MUST_CHECK;
@@ -70,6 +75,8 @@ void config_print(const struct config *c, struct buf *out); /* as a configuratio
 
 /* What the modules want. */
 void config_engine(const struct config *c, struct engine_options *o);
+/* Warns in the log of options that were set and do nothing with the engine's device and ranks. */
+void config_tell_idle(const struct config *c, const struct engine_facts *facts);
 void config_limits(const struct config *c, struct server_limits *l);
 enum log_level config_log_level(const struct config *c);
 enum log_format config_log_format(const struct config *c);

@@ -13,14 +13,16 @@ enum { PORT_DEFAULT = 29500, SECRET_BYTES_MIN = 16 };
 /* NULL = the launcher does not say it. */
 struct launcher {
     const char *rank, *size;
-    const char *here; /* how many of them are on this machine */
+    const char *here;  /* how many of them are on this machine */
+    const char *local; /* which of those this one is */
     const char *host; /* of rank 0 */
 };
 
 static const struct launcher launchers[] = {
-    {"RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR"}, /* torchrun */
-    {"OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "MASTER_ADDR"},
-    {"LWS_WORKER_INDEX", "LWS_GROUP_SIZE", NULL, "LWS_LEADER_ADDRESS"},
+    {"RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"}, /* torchrun */
+    {"OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE",
+     "OMPI_COMM_WORLD_LOCAL_RANK", "MASTER_ADDR"},
+    {"LWS_WORKER_INDEX", "LWS_GROUP_SIZE", NULL, NULL, "LWS_LEADER_ADDRESS"},
 };
 enum { N_LAUNCHERS = sizeof launchers / sizeof *launchers };
 
@@ -34,6 +36,19 @@ static bool read_count(const char *name, int64_t max, int64_t *out, struct statu
            status_fail(st, STATUS_BAD_INPUT,
                        "environment variable %s: \"%.40s\" is not a number from 0 to %lld", name,
                        text, (long long)max);
+}
+
+/* Which rank of this machine it is; of `here` where that is known, else of all. */
+static bool read_local(struct config *c, const struct launcher *l, int64_t size, int64_t here,
+                       struct status *st)
+{
+    const bool is_told = l->local && config_environment(l->local);
+    const int64_t n = here ? here : size;
+    if (!read_count(l->local, n - 1, &c->local_rank, st))
+        return false;
+    if (!is_told)
+        c->local_rank = -1;
+    return true;
 }
 
 /* The last one when there is none. */
@@ -98,6 +113,40 @@ static bool read_secret(struct config *c, struct status *st)
     return st->code == STATUS_OK || status_wrap(st, "rank-secret-file %s", c->rank_secret_file);
 }
 
+/* Options of ranks that were set. */
+static const char *find_set(const struct config *c, bool with_transport)
+{
+    return c->rank_secret_file[0]                           ? "rank-secret-file"
+           : c->rank_port != 0                              ? "rank-port"
+           : with_transport && c->rank_transport[1] != 'u' ? "rank-transport"
+                                                            : NULL;
+}
+
+/* What is about other ranks must not be there for nothing: a secret would seem to guard something. */
+static bool refuse_alone(const struct config *c, const struct launcher *l, struct status *st)
+{
+    const char *name = find_set(c, true);
+    if (!name)
+        return true;
+    if (config_environment(l->size))
+        return status_fail(st, STATUS_BAD_INPUT,
+                           "%s: is for a rank of several, and %s says that this is the only one",
+                           name, l->size);
+    return status_fail(st, STATUS_BAD_INPUT,
+                       "%s: is for a rank that a launcher started, one of several; want RANK and "
+                       "WORLD_SIZE, or those of mpirun or a LeaderWorkerSet, in the environment",
+                       name);
+}
+
+static bool refuse_shared(const struct config *c, struct status *st)
+{
+    const char *name = find_set(c, false);
+    return !name || status_fail(st, STATUS_BAD_INPUT,
+                                "%s: is for ranks that speak over TCP, and these share memory%s; "
+                                "want rank-transport socket",
+                                name, c->rank_transport[1] == 'u' ? " (rank-transport auto)" : "");
+}
+
 /* Memory, or where to meet. */
 static bool choose_transport(struct config *c, const struct launcher *l, int64_t size, int64_t here,
                              struct status *st)
@@ -110,7 +159,7 @@ static bool choose_transport(struct config *c, const struct launcher *l, int64_t
                            "rank-transport shared: %lld of %lld ranks are on this machine",
                            (long long)here, (long long)size);
     if (mode == 'h' || (mode == 'u' && !is_spread))
-        return true;
+        return refuse_shared(c, st);
     if (!host && is_spread)
         return status_fail(
             st, STATUS_BAD_INPUT,
@@ -147,7 +196,7 @@ bool config_ranks(struct config *c, struct status *st)
         !read_count(l->rank, size, &rank, st) || !read_count(l->here, size, &here, st))
         return false;
     if (size <= 1)
-        return true;
+        return refuse_alone(c, l, st);
     if (rank == size)
         return status_fail(st, STATUS_BAD_INPUT, "rank %lld is not one of %lld", (long long)rank,
                            (long long)size);
@@ -155,7 +204,7 @@ bool config_ranks(struct config *c, struct status *st)
         return status_fail(st, STATUS_UNSUPPORTED,
                            "engine: want process for a rank of several, as %s says, found %s",
                            l->size, c->engine);
-    if (!share_ranks(c, size, l->size, st))
+    if (!read_local(c, l, size, here, st) || !share_ranks(c, size, l->size, st))
         return false;
     c->rank = rank;
     name_group(c);

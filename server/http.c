@@ -566,19 +566,9 @@ const char *http_body(const struct exchange *x, size_t *n)
     return x->body.at ? x->body.at : "";
 }
 
-const char *http_header(const struct exchange *x, const char *name)
-{
-    return MHD_lookup_connection_value(x->mhd, MHD_HEADER_KIND, name);
-}
-
 const char *http_path_rest(const struct exchange *x)
 {
     return x->rest;
-}
-
-const char *http_id(const struct exchange *x)
-{
-    return x->id;
 }
 
 struct hash128 http_domain(const struct exchange *x)
@@ -589,11 +579,6 @@ struct hash128 http_domain(const struct exchange *x)
 uint64_t http_arrived_ns(const struct exchange *x)
 {
     return x->arrived_ns;
-}
-
-bool http_draining(const struct exchange *x)
-{
-    return x->http->sv->draining;
 }
 
 void http_log_tokens(struct exchange *x, int32_t n_prompt, int32_t n_cached, int32_t n_output,

@@ -60,12 +60,9 @@ extern const struct route routes[]; /* routes.c: every path of the daemon; ends 
 
 /* The request. */
 const char *http_body(const struct exchange *x, size_t *n);          /* NUL-terminated */
-const char *http_header(const struct exchange *x, const char *name); /* NULL = absent */
 const char *http_path_rest(const struct exchange *x); /* what '*' matched, decoded; or "" */
-const char *http_id(const struct exchange *x);        /* x-request-id of this exchange */
 struct hash128 http_domain(const struct exchange *x); /* trust domain of its key */
 uint64_t http_arrived_ns(const struct exchange *x);
-bool http_draining(const struct exchange *x);
 
 /* The answer.  Bodies and headers are taken over or copied. */
 void http_set_gone(struct exchange *x, void (*gone)(void *ctx), void *ctx);

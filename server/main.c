@@ -20,6 +20,16 @@ static int print_buf(struct buf *b, int code)
     return code;
 }
 
+static void warn_of_variables(void)
+{
+    struct buf lines;
+    buf_init(&lines, 1 << 16);
+    config_unknown_variables(&lines);
+    for (const char *s = lines.at; s && *s; s += strcspn(s, "\n") + 1)
+        fprintf(stderr, "inferd: warning: %.*s\n", (int)strcspn(s, "\n"), s);
+    buf_close(&lines);
+}
+
 static int run_check(int argc, char **argv)
 {
     struct config c = {0};
@@ -28,6 +38,7 @@ static int run_check(int argc, char **argv)
     struct buf out;
     int code = 0;
     buf_init(&out, 1 << 20);
+    warn_of_variables();
     if (!config_read(&c, argc, argv, &st)) {
         code = 2;
     } else if (!c.model[0]) {
@@ -53,6 +64,7 @@ static int run_config(int argc, char **argv)
     struct status st = {0};
     struct buf out;
     buf_init(&out, 1 << 20);
+    warn_of_variables();
     bool ok = config_read(&c, argc, argv, &st);
     if (ok)
         config_print(&c, &out);

@@ -9,8 +9,9 @@
 
 #include "base/parallel.h"
 #include "engine/store_folder.h"
+#include "server/bar.h"
 
-enum { BAR = 40, SUMMARY_BYTES_MAX = 1 << 16, INTERRUPTED = 130 };
+enum { SUMMARY_BYTES_MAX = 1 << 16, INTERRUPTED = 130 };
 
 static const char usage[] =
     "inferd: quantize what?\n"
@@ -110,15 +111,10 @@ static bool read_flags(struct store_options *o, int argc, char **argv, struct st
 static void show_progress(void *ctx, uint64_t n_done, uint64_t n_total)
 {
     int *last = ctx;
-    const int percent = (int)(n_done * 100 / n_total);
-    const double done = (double)n_done / (1 << 20), total = (double)n_total / (1 << 20);
+    char text[BAR_BYTES];
+    const int percent = bar_text(text, n_done, n_total);
     if (isatty(STDERR_FILENO)) {
-        char bar[BAR + 1];
-        for (int i = 0; i < BAR; i++)
-            bar[i] = i < percent * BAR / 100 ? '#' : '.';
-        bar[BAR] = '\0';
-        fprintf(stderr, "\r[%s] %3d%%  %.0f of %.0f MiB%s", bar, percent, done, total,
-                percent == 100 ? "\n" : "");
+        fprintf(stderr, "\r%s%s", text, percent == 100 ? "\n" : "");
     } else if (percent / 25 != *last / 25) {
         fprintf(stderr, "inferd: quantizing  percent=%d\n", percent);
     }

@@ -15,6 +15,7 @@
 #include "engine/tokenizer.h"
 #include "server/api.h"
 #include "server/auth.h"
+#include "server/bar.h"
 #include "server/config.h"
 #include "server/follow.h"
 #include "server/http_daemon.h"
@@ -30,6 +31,7 @@ enum {
      * that linger, and what the engine's next life must find free however full the house is. */
     SPARE_FDS = 512,
     CONNECTIONS_MIN = 64,
+    VARIABLES_BYTES_MAX = 1 << 16,
 };
 
 struct front { /* everything serve opens, in order */
@@ -50,8 +52,9 @@ struct front { /* everything serve opens, in order */
     uint64_t watchdog_ns, told_alive_ns;
     bool cut; /* the drain's time is over */
     enum engine_state last_state;
-    uint32_t last_epoch, last_deaths, last_percent;
-    bool told_ready;
+    uint32_t last_epoch, last_deaths;
+    int last_percent;
+    bool told_plan, told_ready;
     bool hopeless; /* the engine never ran, and never will */
 };
 
@@ -219,14 +222,19 @@ static void on_news(uv_poll_t *p, int status, int events)
     api_news(&f->sv);
 }
 
-/* Once: a restart takes what the start took. */
-static void tell_plan(const struct front *f, const struct engine_facts *e)
+/* Once, as soon as there is one: a load that fails has shown what it wanted, and a restart takes what
+ * the start took. */
+static void tell_plan(struct front *f, const struct engine_facts *e)
 {
     const char *asked = f->cfg.cpu_isa;
+    if (f->told_plan || !e->plan[0])
+        return;
+    f->told_plan = true;
     log_text(LOG_INFO, "memory plan", e->plan);
     if (f->cfg.weights[0] == 'r')
         log_event(LOG_WARN, "weights are random: answers mean nothing", LOG_S("model", f->model_name));
-    if (asked[0] && strcmp(asked, e->isa) != 0)
+    config_tell_idle(&f->cfg, e);
+    if (asked[0] && strcmp(e->device, "cpu") == 0 && strcmp(asked, e->isa) != 0)
         log_event(LOG_WARN, "this CPU has less than cpu-isa allows", LOG_S("cpu_isa", asked),
                   LOG_S("isa", e->isa));
 }
@@ -234,8 +242,6 @@ static void tell_plan(const struct front *f, const struct engine_facts *e)
 static void tell_ready(struct front *f, const struct scheduler_view *v)
 {
     const struct engine_facts *e = &v->facts;
-    if (!f->told_ready && e->plan[0])
-        tell_plan(f, e);
     log_event(LOG_INFO, "engine ready", LOG_S("model", f->model_name), LOG_S("arch", e->arch),
               LOG_S("device", e->device), LOG_S("isa", e->isa), LOG_S("kv_dtype", e->kv_dtype),
               LOG_I("ranks", e->n_ranks), LOG_I("stages", e->limits.n_stages > 1 ? e->limits.n_stages : 1),
@@ -258,12 +264,23 @@ static void tell_alive(struct front *f)
     f->told_alive_ns = now;
 }
 
+/* A bar on a terminal, a line each quarter elsewhere. */
+static void show_loading(struct front *f, const struct engine_progress *p)
+{
+    char text[BAR_BYTES];
+    const int percent = bar_text(text, p->n_done, p->n_total);
+    if (!log_draw(text) && percent / 25 != f->last_percent / 25)
+        log_event(LOG_INFO, "loading", LOG_I("percent", percent));
+    f->last_percent = percent;
+}
+
 static void on_watch(uv_timer_t *t)
 {
     struct front *f = t->data;
     struct scheduler_view v;
     tell_alive(f);
     scheduler_view(f->sv.sched, &v);
+    tell_plan(f, &v.facts);
     bool changed = v.engine_state != f->last_state || v.engine_epoch != f->last_epoch;
     if (changed && v.engine_state == ENGINE_READY)
         tell_ready(f, &v);
@@ -275,12 +292,8 @@ static void on_watch(uv_timer_t *t)
         f->hopeless = true;
         uv_stop(&f->loop);
     }
-    if (v.engine_state == ENGINE_STARTING && v.progress.n_total > 0) {
-        uint32_t percent = (uint32_t)(v.progress.n_done * 100 / v.progress.n_total);
-        if (percent / 25 != f->last_percent / 25)
-            log_event(LOG_INFO, "loading", LOG_I("percent", percent));
-        f->last_percent = percent;
-    }
+    if (v.engine_state == ENGINE_STARTING && v.progress.n_total > 0)
+        show_loading(f, &v.progress);
     f->last_state = v.engine_state;
     f->last_epoch = v.engine_epoch;
     f->last_deaths = v.engine_deaths;
@@ -336,6 +349,16 @@ static void on_reload_signal(uv_signal_t *s, int signum)
 }
 
 /* ---- open and close ---- */
+
+static void warn_of_variables(void)
+{
+    struct buf lines;
+    buf_init(&lines, VARIABLES_BYTES_MAX);
+    config_unknown_variables(&lines);
+    if (lines.n > 0)
+        log_text(LOG_WARN, "unknown environment variables", lines.at);
+    buf_close(&lines);
+}
 
 static bool open_loop(struct front *f, struct status *st)
 {
@@ -482,6 +505,7 @@ int serve_main(int argc, char **argv)
     signal(SIGUSR2, SIG_IGN);
     setenv("UV_THREADPOOL_SIZE", "2", 1); /* prep threads; more would take cores from the engine */
     harden();
+    warn_of_variables();
     if (f->cfg.rank > 0) {
         code = follow_run(&f->cfg);
     } else if (front_open(f, &st)) {

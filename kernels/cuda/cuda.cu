@@ -167,7 +167,7 @@ device *open_device(const device_options *o, status *st)
     d->index = o->index;
     d->act = o->act == DT_F16 ? DT_F16 : DT_BF16;
     h->memory_share = o->memory_share;
-    if ((!all || peers_choose_device(all, &d->index, st)) && read_properties(d, st) &&
+    if ((!all || peers_choose_device(all, o, &d->index, st)) && read_properties(d, st) &&
         open_streams(d, st) && (!all || meet_ranks(d, o, st)))
         return d;
     close_device(d);

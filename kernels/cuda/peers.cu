@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "kernels/cuda/nccl.h"
+#include "kernels/cuda/rank_device.h"
 
 extern "C" {
 #include "base/clock.h"
@@ -169,23 +170,24 @@ bool map_inboxes(struct peers *p, int index, bool wanted, bool *mapped, status *
 
 } // namespace
 
-bool peers_choose_device(struct comm *c, int *index, status *st)
+bool peers_choose_device(struct comm *c, const device_options *o, int *index, status *st)
 {
     uint64_t machine[COMM_RANKS_MAX] = {};
     const int rank = comm_rank(c);
-    int n = 0, before = 0;
+    rank_place place = {};
+    place.index = o->index;
+    place.has_local_rank = o->has_local_rank;
+    place.local_rank = o->local_rank;
     machine[rank] = hash_file("/proc/sys/kernel/random/boot_id");
     if (!share(c, machine, sizeof *machine, st))
         return false;
     for (int r = 0; r < rank; r++)
-        before += machine[r] == machine[rank];
-    cudaGetDeviceCount(&n);
-    if (n == 1 && *index == 0) /* a launcher may show each process its own */
-        return true;
-    *index += before;
-    return *index < n ||
-           status_fail(st, STATUS_BAD_INPUT, "rank %d wants CUDA device %d, and there are %d", rank,
-                       *index, n);
+        place.n_before += machine[r] == machine[rank];
+    cudaGetDeviceCount(&place.n_devices);
+    *index = rank_device(&place);
+    return *index < place.n_devices ||
+           status_fail(st, STATUS_BAD_INPUT, "rank %d wants CUDA device %d%s, and there are %d",
+                       rank, *index, o->has_local_rank ? " by its local rank" : "", place.n_devices);
 }
 
 struct peers *peers_open(struct device *d, struct comm *c, int n_tensor, bool by_nccl, status *st)

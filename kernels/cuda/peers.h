@@ -72,9 +72,9 @@ struct peers {
     uint64_t looked_ns;           /* when the host last looked at the group */
 };
 
-/* Which of the visible devices is rank `first + i` of a machine: the i-th from `index` on; the only
- * one where a launcher shows each process its own.  All ranks call these two together. */
-bool peers_choose_device(struct comm *, int *index, struct status *st) MUST_CHECK;
+/* Which of the visible devices is this rank's, by rank_device.h.  All ranks call these two together. */
+bool peers_choose_device(struct comm *, const struct device_options *, int *index,
+                         struct status *st) MUST_CHECK;
 /* d->index is chosen.  n_tensor: 0 <=> they sum; else the ranks are stages of so many ranks each.
  * With `by_nccl` peers are not tried.  NULL, and st says why. */
 struct peers *peers_open(struct device *d, struct comm *, int n_tensor, bool by_nccl,

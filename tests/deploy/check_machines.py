@@ -61,6 +61,11 @@ def test_the_worker_is_the_leader_without_what_only_that_serves(c):
     equal(worker, leader, "worker")
 
 
+def test_no_service_of_the_namespace_becomes_an_option(c):
+    for pod in pods():
+        equal(pod["spec"]["enableServiceLinks"], False, "INFERD_PORT=tcp://... would be an option")
+
+
 def test_the_options_load_and_ports_meet(c):
     text = load("ConfigMap")["data"]["inferd.conf"]
     with tempfile.NamedTemporaryFile("w", suffix=".conf") as f:

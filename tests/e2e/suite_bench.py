@@ -49,6 +49,29 @@ def load(c, url, n):
     return json.loads(out.stdout)
 
 
+def test_flags_that_are_wrong_or_idle_are_refused_by_name(c):
+    url = ("--url", "http://127.0.0.1:9")
+    rows = [("http", ("--seed", "abc"), 'seed: "abc" is not a number from 0 to 18446744073709551615'),
+            ("http", ("--seed", "-1"), 'seed: "-1" is not a number'),
+            ("http", ("--seed", "18446744073709551616"), "seed:"), ("http", ("--seed", "7x"), "seed:"),
+            ("http", ("--seed", ""), "seed:"), ("http", ("--concurrency", "0"), "concurrency:"),
+            ("http", ("--requests", "1e3"), "requests:"), ("http", ("--time-s", "99999"), "time-s:"),
+            ("http", ("--stalled", "-1"), "stalled:"), ("http", ("--rate", "fast"), "rate:"),
+            ("http", ("--rate", "nan"), "rate:"), ("http", ("--url", "http://127.0.0.1:80a"), "url:"),
+            ("http", ("--lengths", "sharegpt", "--max-tokens", "9"), "max-tokens: has no effect with lengths"),
+            ("http", ("--prompt-tokens", "9", "--lengths", "sharegpt"), "prompt-tokens: has no effect"),
+            ("kernels", ("--rows-max", "x"), "rows-max:"), ("kernels", ("--threads", "-1"), "threads:"),
+            ("kernels", ("--device-index", "1a"), "device-index:"),
+            ("engine", ("--repeats", "x"), "repeats:"), ("engine", ("--parallel-max", "99"), "parallel-max:"),
+            ("engine", ("--decode", "4x"), "decode:"), ("engine", ("--prefill", "1,x"), "prefill:"),
+            ("engine", ("--threads", "x"), "threads:")]
+    for what, flags, message in rows:
+        done = subprocess.run([c.options.binary, "bench", what, *(url if what == "http" else ()), *flags],
+                              capture_output=True, text=True, timeout=10)
+        equal(done.returncode, 2, what, *flags, done.stderr)
+        check(f"inferd: bench {what}: {message}" in done.stderr, what, *flags, done.stderr)
+
+
 def test_a_full_server_is_told_from_its_filling(c):
     n = 80
     with Daemon(c.options) as d:

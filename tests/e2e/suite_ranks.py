@@ -107,6 +107,20 @@ def test_stages_say_what_one_says_and_outlive_deaths(c):
                 equal(p.wait(10), 0, "exit code of rank", rank)
 
 
+def test_a_local_rank_that_is_none_is_refused_and_a_good_one_changes_no_answer(c):
+    env = {**os.environ, "WORLD_SIZE": "2", "RANK": "0", "MASTER_PORT": str(harness.free_port())}
+    args = [c.options.binary, "serve", "--model", c.options.model, "--port", "0"]
+    for value, size in (("2", {}), ("gpu0", {}), ("1", {"LOCAL_WORLD_SIZE": "1"})):
+        done = subprocess.run(args, env={**env, **size, "LOCAL_RANK": value}, capture_output=True, text=True,
+                              timeout=30)
+        equal(done.returncode, 2, done.stderr)
+        check(f'environment variable LOCAL_RANK: "{value}" is not a number from 0 to' in done.stderr, done.stderr)
+    want = run_all(c.server)
+    with Group(c.options, *MEMORY, env={"LOCAL_RANK": str(RANKS - 1)}) as group:
+        equal(run_all(group.first), want, "streams")
+        group.stop()
+
+
 def test_ranks_that_differ_are_refused_by_name(c):
     env = {**os.environ, "WORLD_SIZE": "2", "MASTER_PORT": str(harness.free_port())}
     args = [c.options.binary, "serve", "--model", c.options.model, "--port", "0"]

@@ -1,6 +1,11 @@
 """What the daemon says when it starts: the memory plan, and which instructions it uses."""
+import contextlib
 import json
+import math
 import os
+import re
+import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -53,9 +58,102 @@ def test_the_log_shows_the_memory_plan_as_one_event(c):
     equal(rows(plans[0]["text"]), rows(table_of_check(c)), "table in the log")
 
 
+def make_spoilt(folder):
+    """A model that is whole but for one number of its last matrix, which is none."""
+    subprocess.run([sys.executable, MAKE_FOLDER, "tiny", folder, "--texts"], check=True, capture_output=True)
+    config = json.loads(Path(folder, "config.json").read_text())
+    width, ffn = config["hidden_size"], config["intermediate_size"]
+    q, kv = (config["head_dim"] * config[f"num_{what}_heads"] for what in ("attention", "key_value"))
+    shapes = {"embed_tokens": [config["vocab_size"], width], "norm": [width], "lm_head": [config["vocab_size"], width]}
+    layer = {"input_layernorm": [width], "post_attention_layernorm": [width], "self_attn.q_proj": [q, width],
+             "self_attn.k_proj": [kv, width], "self_attn.v_proj": [kv, width], "self_attn.o_proj": [width, q],
+             "mlp.gate_proj": [ffn, width], "mlp.up_proj": [ffn, width], "mlp.down_proj": [width, ffn]}
+    for il in range(config["num_hidden_layers"]):
+        shapes.update({f"layers.{il}.{name}": shape for name, shape in layer.items()})
+    if config.get("tie_word_embeddings"):
+        del shapes["lm_head"]
+    header, n = {}, 0
+    for name, shape in shapes.items():
+        size = 2 * math.prod(shape)
+        header["lm_head.weight" if name == "lm_head" else f"model.{name}.weight"] = {
+            "dtype": "BF16", "shape": shape, "data_offsets": [n, n + size]}
+        n += size
+    text = json.dumps(header).encode()
+    numbers = b"\x00\x3c" * (n // 2 - 1) + b"\xc0\x7f"
+    Path(folder, "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + numbers)
+
+
+def test_a_load_that_fails_has_shown_the_memory_plan(c):
+    with tempfile.TemporaryDirectory() as folder:
+        make_spoilt(folder)
+        done = subprocess.run([c.options.binary, "serve", folder, *OPTIONS, "--port", "0", "--quantize", "int8",
+                               "--engine", c.options.engine], capture_output=True, text=True, timeout=60)
+    equal(done.returncode, 1, done.stderr)
+    lines = [line.split(" ", 1)[1] for line in done.stderr.splitlines()]
+    plan, end = lines.index("info  memory"), next(i for i, s in enumerate(lines) if "cannot start" in s)
+    check(plan < end and "down_proj" in lines[end], done.stderr)
+    check(any("matrices: int8" in line for line in lines[plan:end]), done.stderr)
+
+
 def test_the_log_says_which_instructions_are_used(c):
     check(any(" isa=scalar " in line for line in log_of(c.server)), c.server.tail())
     check(not any("cpu-isa" in line for line in log_of(c.server)), c.server.tail())
+
+
+def test_options_of_another_device_than_auto_found_are_named(c):
+    idle = ("--gpu-memory", "0.1", "--dtype", "f16", "--device-index", "7", "--peer-memory", "off")
+    names = "dtype, device-index, gpu-memory, peer-memory"
+    said = subprocess.run([c.options.binary, "check", c.options.model, *OPTIONS[:4], *idle], check=True,
+                          capture_output=True, text=True).stdout
+    check(f"  warning: options without effect on cpu, 1 rank: {names}\n" in said, said)
+    server = Server(c.options.binary, c.options.model, *OPTIONS, *idle, "--engine", c.options.engine)
+    lines = [line for line in log_of(server) if "without effect" in line]
+    server.stop()
+    equal(len(lines), 1, "warnings", lines)
+    check("warn" in lines[0] and names in lines[0] and "device=cpu" in lines[0], lines[0])
+    check("without effect" not in c.server.tail(), c.server.tail())
+
+
+def test_variables_that_are_no_options_are_named(c):
+    env = {"INFERD_KV_DTYP": "int8", "INFERD_SERVICE_HOST": "10.0.0.1",
+           "INFERD_PORT_8080_TCP": "tcp://10.0.0.1:8080"}
+    said = "environment variable INFERD_KV_DTYP is no option; did you mean INFERD_KV_DTYPE?"
+    server = Server(c.options.binary, c.options.model, *OPTIONS, "--engine", c.options.engine, env=env)
+    lines = [line for line in log_of(server) if "environment" in line]
+    server.stop()
+    equal([line.split(" ", 1)[1] for line in lines], [f"warn  {said}"], "warnings")
+    config = subprocess.run([c.options.binary, "config"], env={**os.environ, **env}, check=True,
+                            capture_output=True, text=True)
+    equal(config.stderr, f"inferd: warning: {said}\n")
+    refused = subprocess.run([c.options.binary, "serve", c.options.model],
+                             env={**os.environ, "INFERD_PORT": "tcp://10.0.0.1:8080"},
+                             capture_output=True, text=True, timeout=30)
+    equal(refused.returncode, 2, refused.stderr)
+    check("enableServiceLinks: false" in refused.stderr, refused.stderr)
+
+
+def test_a_terminal_sees_a_bar_while_the_model_loads(c):
+    master, slave = os.openpty()
+    args = [c.options.binary, "serve", c.options.model, *OPTIONS, "--port", "0", "--quantize", "int8", "--threads", "1",
+            "--engine", c.options.engine]
+    process = subprocess.Popen(args, stdin=subprocess.DEVNULL, stdout=slave, stderr=slave)
+    os.close(slave)
+    seen, end = b"", time.monotonic() + 120
+    try:
+        while b"engine ready" not in seen:
+            check(time.monotonic() < end and process.poll() is None, seen)
+            seen += os.read(master, 4096)
+    finally:
+        process.terminate()
+        while process.poll() is None:
+            with contextlib.suppress(OSError):
+                os.read(master, 4096)
+        os.close(master)
+    text = seen.decode()
+    bars = re.findall(r"\r(\[#*\.*\] +\d+%  \d+ of \d+ MiB)", text)
+    check(bars, "no bar:", repr(text))
+    check("percent=" not in text, text)
+    check(re.search(r"\r *\r\d{4}-\S+ info  engine ready", text), "the bar stays:", repr(text[-500:]))
 
 
 def test_random_weights_want_no_file_of_weights_and_are_named(c):

@@ -244,7 +244,7 @@ static int be_rank(char **argv)
     shapes = argv[5];
     const struct engine_options o =
         process_options(&cases[atoi(argv[3])], argv[4], atoi(argv[2]), path);
-    struct ranks *r = ranks_open(&o, NULL, NULL, &st);
+    struct ranks *r = ranks_open(&o, NULL, &st);
     while (r && ranks_healthy(r, &st))
         nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL);
     if (st.code != STATUS_CANCELLED)

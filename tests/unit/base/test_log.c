@@ -9,6 +9,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 #include <cmocka.h>
@@ -112,6 +113,46 @@ static void a_full_pipe_loses_lines_and_no_time(void **state)
     assert_true(clock_now(&clock_real) - start < 5 * NS_PER_S);
 }
 
+/* A terminal in the place of standard error, read to its end. */
+static size_t read_terminal(int master, char *text, size_t n_max)
+{
+    size_t n = 0;
+    ssize_t got;
+    while (n < n_max - 1 && (got = read(master, text + n, n_max - 1 - n)) > 0)
+        n += (size_t)got;
+    text[n] = '\0';
+    return n;
+}
+
+static void what_is_drawn_gives_way_to_the_next_line(void **state)
+{
+    (void)state;
+    char text[1024];
+    assert_false(log_draw("[##..]")); /* a pipe is no terminal */
+    const int master = posix_openpt(O_RDWR | O_NOCTTY);
+    assert_true(master >= 0 && grantpt(master) == 0 && unlockpt(master) == 0);
+    const int terminal = open(ptsname(master), O_RDWR | O_NOCTTY);
+    assert_true(terminal >= 0);
+    dup2(terminal, STDERR_FILENO);
+    close(terminal);
+    fcntl(master, F_SETFL, O_NONBLOCK);
+    assert_true(log_draw("[##..]"));
+    assert_true(log_draw("[###.]"));
+    log_event(LOG_INFO, "ready");
+    log_event(LOG_INFO, "again");
+    read_terminal(master, text, sizeof text);
+    static const char drawn[] = "\r[##..]\r      \r\r[###.]\r      \r2";
+    if (strncmp(text, drawn, sizeof drawn - 1) != 0 || !strstr(text, "ready\r\n2"))
+        fail_msg("%s", text);
+    log_init(LOG_INFO, LOG_JSON);
+    assert_false(log_draw("[##..]"));
+    log_init(LOG_WARN, LOG_TEXT);
+    assert_false(log_draw("[##..]"));
+    assert_true(read_terminal(master, text, sizeof text) == 0);
+    log_init(LOG_INFO, LOG_TEXT);
+    close(master);
+}
+
 #define T(name) cmocka_unit_test_setup_teardown(name, capture, restore)
 
 int main(void)
@@ -121,6 +162,7 @@ int main(void)
         T(a_json_line_is_json),
         T(lines_stay_lines_in_text_and_are_one_event_in_json),
         T(a_full_pipe_loses_lines_and_no_time),
+        T(what_is_drawn_gives_way_to_the_next_line),
     };
     return cmocka_run_group_tests_name("log", tests, NULL, NULL);
 }

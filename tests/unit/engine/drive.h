@@ -33,7 +33,7 @@ static inline void drive_open(struct drive *d, const struct engine_options *o)
 {
     struct status st = {0};
     *d = (struct drive){0};
-    d->ranks = ranks_open(o, NULL, NULL, &st);
+    d->ranks = ranks_open(o, NULL, &st);
     drive_must(d->ranks != NULL, "open", &st);
     d->limits = ranks_facts(d->ranks)->limits;
     d->step = calloc(1, step_bytes_max(&d->limits));

@@ -34,15 +34,23 @@ struct stand_in {
     } answer[ENGINE_DEPTH]; /* step n is in n % ENGINE_DEPTH */
 };
 
-static void *stand_in_open(const struct engine_options *o,
-                           void (*progress)(void *, uint64_t, uint64_t), void *ctx,
+static void *stand_in_open(const struct engine_options *o, const struct load_watch *watch,
                            struct status *st)
 {
+    static const struct engine_facts planned = {
+        .n_ranks = 3, .device = "paper", .isa = "grey", .plan = "memory\n  all of it\n"};
     if (strcmp(o->model_path, "missing") == 0) {
         status_fail(st, STATUS_IO, "open %s: no such file", o->model_path);
         return NULL;
     }
-    progress(ctx, 7, 7);
+    watch->planned(watch->ctx, &planned);
+    if (strcmp(o->model_path, "fails-while-loading") == 0) {
+        status_fail(st, STATUS_CORRUPT, "a weight is not a number");
+        return NULL;
+    }
+    if (strcmp(o->model_path, "killed-while-loading") == 0)
+        kill(getpid(), SIGKILL);
+    watch->progress(watch->ctx, 7, 7);
     struct stand_in *s = calloc(1, sizeof *s);
     strncpy(s->path, o->model_path, sizeof s->path - 1);
     s->facts.limits =
@@ -388,6 +396,29 @@ static void a_model_that_cannot_load_is_given_up_with_its_reason(void **state)
     }
 }
 
+static void a_load_that_fails_has_told_its_plan(void **state)
+{
+    (void)state;
+    static const struct {
+        open_fn *open;
+        const char *path, *why;
+    } rows[] = {
+        {open_proc, "fails-while-loading", "a weight is not a number"},
+        {open_proc, "killed-while-loading", "killed by signal 9"},
+        {open_local, "fails-while-loading", "a weight is not a number"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct engine *e = rows[i].open(rows[i].path, 1);
+        await_state(e, ENGINE_DOWN, 0);
+        assert_non_null(strstr(e->why.msg, rows[i].why));
+        assert_string_equal(e->facts.plan, "memory\n  all of it\n");
+        assert_string_equal(e->facts.device, "paper");
+        assert_string_equal(e->facts.isa, "grey");
+        assert_int_equal(e->facts.n_ranks, 3);
+        e->vt->close(e);
+    }
+}
+
 static void a_result_that_leads_outside_its_record_ends_the_life(void **state)
 {
     (void)state;
@@ -491,6 +522,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_step_that_hangs_is_killed_after_two_late_looks),
         cmocka_unit_test(a_stopped_child_is_reported_as_stalled),
         cmocka_unit_test(a_model_that_cannot_load_is_given_up_with_its_reason),
+        cmocka_unit_test(a_load_that_fails_has_told_its_plan),
         cmocka_unit_test(a_result_that_leads_outside_its_record_ends_the_life),
         cmocka_unit_test(a_worker_that_stretches_a_ring_ends_its_life_and_not_the_front),
         cmocka_unit_test(a_worker_cannot_cut_the_memory_under_the_front),

@@ -165,6 +165,39 @@ static void words_for_another_device_are_refused(void **state)
     }
 }
 
+static void words_for_another_device_than_was_found_are_told(void **state)
+{
+    static const struct {
+        struct engine_options o;
+        const char *device;
+        int n_ranks;
+        const char *names;
+    } table[] = {
+        {{.device = "auto", .dtype = "f16", .gpu_memory = 0.1, .device_index = 7, .cpu_isa = "avx2"},
+         "cpu",
+         1,
+         "dtype, device-index, gpu-memory"},
+        {{.dtype = "f16", .cpu_precision = "exact", .cpu_isa = "avx2"},
+         "cuda",
+         2,
+         "cpu-precision, cpu-isa"},
+        {{.device = "cuda", .no_peer_memory = true}, "cuda", 1, "peer-memory"},
+        {{.device = "cuda", .no_peer_memory = true}, "cuda", 2, ""},
+        {{.device = "auto", .dtype = "auto", .gpu_memory = 0.92, .cpu_precision = "fast"},
+         "cuda",
+         1,
+         ""},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+        struct buf names;
+        buf_init(&names, 512);
+        plan_idle_options(&table[i].o, table[i].device, table[i].n_ranks, &names);
+        assert_string_equal(names.at ? names.at : "", table[i].names);
+        buf_close(&names);
+    }
+}
+
 static void what_does_not_fit_is_refused_with_numbers(void **state)
 {
     static const struct {
@@ -260,35 +293,65 @@ static bool plan_1b(struct plan *p, const struct engine_options *o, uint64_t ava
     return plan_1b_rank(p, o, 1, available, st);
 }
 
-static void what_would_fit_quantized_is_offered(void **state)
+static void what_would_fit_is_offered(void **state)
 {
     (void)state;
-    static const char *const schemes[] = {"int8", "int4"};
-    struct plan full;
-    struct status st = {0};
-    struct engine_options o = {.kv_blocks = 8, .seqs_max = 1, .step_tokens_max = 16};
-    assert_true(plan_1b(&full, &o, 4 * GIB, &st));
-    for (int i = 0; i < 2; i++) {
-        struct plan p;
-        char want[64];
-        o.quantize = schemes[i];
-        assert_true(plan_1b(&p, &o, 4 * GIB, &st));
+    static const struct {
+        int n_blocks;
+        const char *layers, *head, *kv, *says;
+    } rows[] = {
+        {8, "int8", NULL, NULL, "--quantize int8"},
+        {8, "int4", NULL, NULL, "--quantize int4"},
+        {8, NULL, "int8", NULL, "--quantize-head int8"},
+        {8, "int8", "int8", NULL, "--quantize int8 --quantize-head int8"},
+        {8, "int4", "int8", NULL, "--quantize int4 --quantize-head int8"},
+        {4096, NULL, NULL, "int8", "--kv-dtype int8"},
+        {4096, NULL, "int8", "int8", "--quantize-head int8 --kv-dtype int8"},
+        {4096, "int8", "int8", "int8", "--quantize int8 --quantize-head int8 --kv-dtype int8"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        struct plan p, full;
+        struct status st = {0};
+        char want[128];
+        struct engine_options o = {
+            .kv_blocks = rows[i].n_blocks, .seqs_max = 1, .step_tokens_max = 16};
+        struct engine_options with = o;
+        with.quantize = rows[i].layers;
+        with.quantize_head = rows[i].head;
+        with.kv_dtype = rows[i].kv;
+        if (!plan_1b(&p, &with, 8 * GIB, &st))
+            fail_msg("%s", st.msg);
         /* With as many bytes as that takes, and no more, the full model does not fit. */
-        o.quantize = NULL;
         assert_false(plan_1b(&full, &o, p.total_bytes, &st));
-        snprintf(want, sizeof want, "; fits with --quantize %s (%llu MiB)", schemes[i],
+        snprintf(want, sizeof want, "; fits with %s (%llu MiB)", rows[i].says,
                  (unsigned long long)(p.total_bytes >> 20));
         if (!strstr(st.msg, want) || !strstr(st.msg, "MiB free"))
             fail_msg("no \"%s\" in: %s", want, st.msg);
-        /* Who has chosen a scheme is offered none. */
-        st = (struct status){0};
-        o.quantize = schemes[0];
-        assert_false(plan_1b(&full, &o, p.total_bytes - 1, &st));
-        assert_null(strstr(st.msg, "fits with"));
-        st = (struct status){0};
     }
-    o.quantize = NULL;
-    assert_false(plan_1b(&full, &o, 1 << 20, &st));
+}
+
+static void what_was_chosen_is_not_offered_again(void **state)
+{
+    (void)state;
+    struct plan p;
+    struct status st = {0};
+    struct engine_options o = {
+        .quantize = "int8", .kv_blocks = 4096, .seqs_max = 1, .step_tokens_max = 16};
+    assert_true(plan_1b(&p, &o, 8 * GIB, &st));
+    assert_false(plan_1b(&p, &o, p.total_bytes - 1, &st));
+    assert_non_null(strstr(st.msg, "; fits with --kv-dtype int8 ("));
+    o.kv_dtype = "fp8";
+    st = (struct status){0};
+    assert_true(plan_1b(&p, &o, 8 * GIB, &st));
+    assert_false(plan_1b(&p, &o, p.total_bytes - 1, &st));
+    assert_non_null(strstr(st.msg, "; fits with --quantize-head int8 ("));
+    o.quantize_head = "nf4";
+    st = (struct status){0};
+    assert_true(plan_1b(&p, &o, 8 * GIB, &st));
+    assert_false(plan_1b(&p, &o, p.total_bytes - 1, &st));
+    assert_null(strstr(st.msg, "fits with"));
+    st = (struct status){0};
+    assert_false(plan_1b(&p, &(struct engine_options){.kv_blocks = 8}, 1 << 20, &st));
     assert_null(strstr(st.msg, "fits with"));
 }
 
@@ -404,6 +467,30 @@ static void a_check_prints_the_file_and_the_plan(void **state)
     buf_close(&out);
 }
 
+static void a_check_of_random_weights_reads_no_file_of_them(void **state)
+{
+    (void)state;
+    static const char *const words[] = {"BF16", "weights are random", "  weights ", "sequences    1 at once"};
+    for (int n_ranks = 1; n_ranks <= 2; n_ranks++) {
+        struct status st = {0};
+        struct buf out;
+        buf_init(&out, 1 << 16);
+        const struct engine_options o = {.model_path = "tests/bench/shapes/llama-3.2-1b",
+                                         .random_weights = true,
+                                         .device = "cpu",
+                                         .tensor_parallel = n_ranks,
+                                         .seqs_max = 1,
+                                         .kv_blocks = 8,
+                                         .n_threads = 1};
+        if (!check_model(&o, &out, &st))
+            fail_msg("%s", st.msg);
+        for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
+            if (!strcasestr(out.at, words[i]))
+                fail_msg("no \"%s\" in:\n%s", words[i], out.at);
+        buf_close(&out);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -412,12 +499,15 @@ int main(void)
         cmocka_unit_test(the_cache_takes_at_most_a_quarter_of_memory),
         cmocka_unit_test(options_decide_over_defaults),
         cmocka_unit_test(words_for_another_device_are_refused),
+        cmocka_unit_test(words_for_another_device_than_was_found_are_told),
         cmocka_unit_test(what_does_not_fit_is_refused_with_numbers),
-        cmocka_unit_test(what_would_fit_quantized_is_offered),
+        cmocka_unit_test(what_would_fit_is_offered),
+        cmocka_unit_test(what_was_chosen_is_not_offered_again),
         cmocka_unit_test(weights_are_listed_by_scheme),
         cmocka_unit_test(the_widest_input_with_outliers_is_a_limit),
         cmocka_unit_test(the_table_names_every_part),
         cmocka_unit_test(a_check_prints_the_file_and_the_plan),
+        cmocka_unit_test(a_check_of_random_weights_reads_no_file_of_them),
     };
     return cmocka_run_group_tests_name("plan", tests, open_fixture, close_fixture);
 }

@@ -24,7 +24,9 @@
 
 enum { PROMPT = 23, N_NEW = 6, TOP = 5, RANKS = 4, ALL_DOWN_MS = 10000 };
 
-static char path[64], other_path[64], group[32];
+enum other { OTHER_VOCAB, OTHER_ROPE, OTHER_WEIGHTS, OTHERS };
+
+static char path[64], other_path[OTHERS][64], group[32];
 static int port; /* 0 = the ranks share memory */
 static int n_stages = 1; /* of the ranks */
 
@@ -65,7 +67,7 @@ static struct engine_options options(int n_ranks, const char *rank_group, int ra
 static void be_rank(const struct engine_options *o)
 {
     struct status st = {0};
-    struct ranks *r = ranks_open(o, NULL, NULL, &st);
+    struct ranks *r = ranks_open(o, NULL, &st);
     while (r && ranks_healthy(r, &st))
         sleep_ms(20);
     ends[o->rank].why = st;
@@ -234,7 +236,7 @@ static void check_refused(struct engine_options *other, const char *text)
     struct status st = {0};
     const struct engine_options o = options(2, group, 0);
     const pid_t pid = fork_rank(other);
-    assert_null(ranks_open(&o, NULL, NULL, &st));
+    assert_null(ranks_open(&o, NULL, &st));
     waitpid(pid, NULL, 0);
     if (!strstr(st.msg, text) || !strstr(ends[1].why.msg, text))
         fail_msg("rank 0: %s; rank 1: %s", st.msg, ends[1].why.msg);
@@ -243,9 +245,17 @@ static void check_refused(struct engine_options *other, const char *text)
 static void ranks_that_differ_are_refused(void **state)
 {
     (void)state;
-    struct engine_options o = options(2, group, 1);
-    o.model_path = other_path;
-    check_refused(&o, "differ in the model");
+    static const char *const what[OTHERS] = {
+        [OTHER_VOCAB] = "differ in the model's configuration",
+        [OTHER_ROPE] = "differ in the model's configuration",
+        [OTHER_WEIGHTS] = "differ in the model's weights",
+    };
+    struct engine_options o;
+    for (int i = 0; i < OTHERS; i++) {
+        o = options(2, group, 1);
+        o.model_path = other_path[i];
+        check_refused(&o, what[i]);
+    }
     o = options(2, group, 1);
     o.block_tokens = 32;
     check_refused(&o, "differ in the limits of a step");
@@ -326,17 +336,27 @@ static int over_tcp(void **state)
     return 0;
 }
 
-static void write_tiny(char to[64], int vocab)
+static void write_tiny(char to[64], const struct tiny *change)
 {
     struct make m;
-    struct tiny t = tiny_default;
-    t.vocab = vocab;
+    struct tiny t = *change;
     t.n_layers = RANKS;
     strcpy(to, "/tmp/inferd-ranks-XXXXXX");
     close(mkstemp(to));
     tiny_make(&m, &t);
     make_write(&m, to);
     make_close(&m);
+}
+
+static void write_all(void)
+{
+    struct tiny other[OTHERS] = {tiny_default, tiny_default, tiny_default};
+    other[OTHER_VOCAB].vocab = 192;
+    other[OTHER_ROPE].rope_base = 500000;
+    other[OTHER_WEIGHTS].more_random = 1;
+    write_tiny(path, &tiny_default);
+    for (int i = 0; i < OTHERS; i++)
+        write_tiny(other_path[i], &other[i]);
 }
 
 int main(void)
@@ -355,10 +375,10 @@ int main(void)
     ends =
         mmap(NULL, RANKS * sizeof *ends, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     snprintf(group, sizeof group, "test-%d", (int)getpid());
-    write_tiny(path, 160);
-    write_tiny(other_path, 192);
+    write_all();
     const int n_failed = cmocka_run_group_tests_name("rank processes", tests, NULL, NULL);
     unlink(path);
-    unlink(other_path);
+    for (int i = 0; i < OTHERS; i++)
+        unlink(other_path[i]);
     return n_failed;
 }

@@ -264,7 +264,7 @@ static void what_cannot_be_divided_is_refused_with_its_numbers(void **state)
         model_file_close(&f);
         st = (struct status){0};
         const struct engine_options o = options(path, "fast", refused[i].n_ranks);
-        assert_null(ranks_open(&o, NULL, NULL, &st));
+        assert_null(ranks_open(&o, NULL, &st));
         if (!strstr(st.msg, refused[i].message))
             fail_msg("%s: %s", refused[i].name, st.msg);
         unlink(path);

@@ -795,7 +795,7 @@ static void facts_say_what_was_loaded(void **state)
     }
     drive_close(&d);
     o.model_path = "/nowhere.gguf";
-    assert_null(ranks_open(&o, NULL, NULL, &st));
+    assert_null(ranks_open(&o, NULL, &st));
     assert_string_equal(st.msg, "load model: /nowhere.gguf: No such file or directory");
     drop_model(&x);
 }

@@ -263,7 +263,7 @@ static void check_processes(int port)
         if (pid[i] == 0) {
             o.rank_group = group;
             o.rank = i;
-            struct ranks *r = ranks_open(&o, NULL, NULL, &st);
+            struct ranks *r = ranks_open(&o, NULL, &st);
             while (r && ranks_healthy(r, &st))
                 usleep(20000);
             ranks_close(r);
@@ -470,7 +470,7 @@ static void caps_are_read_or_refused(void **state)
 static void check_refused(const struct engine_options *o, const char *text)
 {
     struct status st = {0};
-    struct ranks *r = ranks_open(o, NULL, NULL, &st);
+    struct ranks *r = ranks_open(o, NULL, &st);
     if (r || !strstr(st.msg, text))
         fail_msg("want \"%s\", found \"%s\"", text, st.msg);
 }

@@ -10,6 +10,8 @@ struct tiny {
     int hidden, n_layers, n_heads, n_kv_heads, head_dim, ffn, vocab, context;
     enum dtype dtype; /* of the matrices */
     bool tied, has_bias, has_factors;
+    float rope_base;    /* 0 = 10000 */
+    uint64_t more_random; /* other values in the same shapes; 0 = the usual ones */
 };
 
 static const struct tiny tiny_default = {
@@ -37,7 +39,7 @@ static inline void tiny_keys(struct make *m, const struct tiny *t)
     make_key_u32(m, "llama.feed_forward_length", (uint32_t)t->ffn);
     make_key_u32(m, "llama.context_length", (uint32_t)t->context);
     make_key_f32(m, "llama.attention.layer_norm_rms_epsilon", 1e-5f);
-    make_key_f32(m, "llama.rope.freq_base", 10000.0f);
+    make_key_f32(m, "llama.rope.freq_base", t->rope_base > 0 ? t->rope_base : 10000.0f);
 }
 
 static inline void tiny_layer(struct make *m, const struct tiny *t, int il)
@@ -168,6 +170,7 @@ static inline void tiny_data(struct make *m, size_t first_record)
 static inline void tiny_make(struct make *m, const struct tiny *t)
 {
     make_begin(m);
+    m->random += t->more_random;
     tiny_keys(m, t);
     const size_t first_record = m->n;
     tiny_tensors(m, t);

@@ -65,6 +65,64 @@ static void a_flag_wins_over_environment_over_file(void **state)
     unlink(path);
 }
 
+static void a_variable_that_is_no_option_is_named_with_the_nearest(void **state)
+{
+    static const struct {
+        const char *name, *value;
+        const char *says; /* NULL = nothing */
+    } table[] = {
+        {"INFERD_KV_DTYP", "int8",
+         "environment variable INFERD_KV_DTYP is no option; did you mean INFERD_KV_DTYPE?\n"},
+        {"INFERD_WHATEVER_IT_IS", "1", "environment variable INFERD_WHATEVER_IT_IS is no option\n"},
+        {"INFERD_CONFIG", "/none", NULL},
+        {"INFERD_PORT", "8081", NULL},
+        {"INFERD_SERVICE_HOST", "10.0.0.1", NULL},
+        {"INFERD_SERVICE_PORT_HTTP", "8080", NULL},
+        {"INFERD_PORT_8080_TCP", "tcp://10.0.0.1:8080", NULL},
+        {"INFERD_PORT_8080_TCP_ADDR", "10.0.0.1", NULL},
+        {"INFERD_METRICS_PORT", "tcp://10.0.0.1:9090", NULL},
+        {"INFERD_TEST_MODEL", "m.gguf", NULL},
+        {"INFERD_E2E_AGAIN", "1", NULL},
+        {"NOT_INFERD_KV_DTYP", "1", NULL},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+        char *was = getenv(table[i].name) ? strdup(getenv(table[i].name)) : NULL;
+        struct buf before, lines;
+        buf_init(&before, 1 << 16);
+        buf_init(&lines, 1 << 16);
+        unsetenv(table[i].name);
+        config_unknown_variables(&before);
+        setenv(table[i].name, table[i].value, 1);
+        config_unknown_variables(&lines);
+        unsetenv(table[i].name);
+        if (was)
+            setenv(table[i].name, was, 1);
+        const bool is_told = lines.n != before.n;
+        if (is_told != (table[i].says != NULL) ||
+            (is_told && !strstr(lines.at, table[i].says)))
+            fail_msg("%s: %s", table[i].name, lines.at ? lines.at : "nothing");
+        buf_close(&before);
+        buf_close(&lines);
+        free(was);
+    }
+}
+
+static void a_service_link_of_kubernetes_is_refused_as_what_it_is(void **state)
+{
+    struct config c;
+    struct status st;
+    (void)state;
+    setenv("INFERD_PORT", "tcp://10.96.0.7:8080", 1);
+    assert_false(READ(&c, &st, "m.gguf"));
+    unsetenv("INFERD_PORT");
+    assert_int_equal(st.code, STATUS_BAD_INPUT);
+    if (!strstr(st.msg, "environment variable INFERD_PORT: \"tcp://10.96.0.7:8080\"") ||
+        !strstr(st.msg, "enableServiceLinks: false"))
+        fail_msg("%s", st.msg);
+    config_close(&c);
+}
+
 static void bytes_have_units(void **state)
 {
     static const struct {
@@ -138,6 +196,19 @@ static void an_error_says_what_would_be_right(void **state)
             fail_msg("%s: \"%s\" does not say \"%s\"", table[i].flag, st.msg, table[i].says);
         config_close(&c);
     }
+}
+
+static void the_fake_engines_step_is_refused_without_it(void **state)
+{
+    struct config c;
+    struct status st;
+    (void)state;
+    assert_false(READ(&c, &st, "m.gguf", "--fake-step-us=100"));
+    assert_string_equal(st.msg,
+                        "fake-step-us: has a meaning with engine fake, not with process");
+    config_close(&c);
+    assert_true(READ(&c, &st, "m.gguf", "--fake-step-us=100", "--engine=fake"));
+    config_close(&c);
 }
 
 static void a_step_must_have_room_for_each_sequence(void **state)
@@ -387,6 +458,73 @@ static void launchers_say_which_rank_this_is(void **state)
     }
 }
 
+static void the_launchers_local_rank_chooses_the_device(void **state)
+{
+    static const struct {
+        const char *name;
+        const char *env[5][2];
+        int local; /* -1: not said */
+        const char *message;
+    } rows[] = {
+        {"torchrun",
+         {{"RANK", "5"}, {"WORLD_SIZE", "8"}, {"LOCAL_WORLD_SIZE", "4"}, {"LOCAL_RANK", "1"},
+          {"MASTER_ADDR", "10.0.0.1"}},
+         1,
+         NULL},
+        {"by hand", {{"RANK", "0"}, {"WORLD_SIZE", "4"}, {"LOCAL_RANK", "3"}}, 3, NULL},
+        {"mpirun",
+         {{"OMPI_COMM_WORLD_RANK", "1"},
+          {"OMPI_COMM_WORLD_SIZE", "2"},
+          {"OMPI_COMM_WORLD_LOCAL_SIZE", "2"},
+          {"OMPI_COMM_WORLD_LOCAL_RANK", "0"}},
+         0,
+         NULL},
+        {"not said", {{"RANK", "1"}, {"WORLD_SIZE", "2"}}, -1, NULL},
+        {"not of several", {{"LOCAL_RANK", "1"}}, -1, NULL},
+        {"another launcher's",
+         {{"OMPI_COMM_WORLD_RANK", "1"}, {"OMPI_COMM_WORLD_SIZE", "2"}, {"LOCAL_RANK", "1"}},
+         -1,
+         NULL},
+        {"no number",
+         {{"RANK", "1"}, {"WORLD_SIZE", "2"}, {"LOCAL_RANK", "gpu1"}},
+         0,
+         "environment variable LOCAL_RANK: \"gpu1\" is not a number from 0 to 1"},
+        {"negative",
+         {{"RANK", "1"}, {"WORLD_SIZE", "2"}, {"LOCAL_RANK", "-1"}},
+         0,
+         "environment variable LOCAL_RANK: \"-1\" is not a number from 0 to 1"},
+        {"not of this machine's",
+         {{"RANK", "5"}, {"WORLD_SIZE", "8"}, {"LOCAL_WORLD_SIZE", "4"}, {"LOCAL_RANK", "4"}},
+         0,
+         "environment variable LOCAL_RANK: \"4\" is not a number from 0 to 3"},
+        {"mpirun's",
+         {{"OMPI_COMM_WORLD_RANK", "1"},
+          {"OMPI_COMM_WORLD_SIZE", "2"},
+          {"OMPI_COMM_WORLD_LOCAL_RANK", "2"}},
+         0,
+         "environment variable OMPI_COMM_WORLD_LOCAL_RANK: \"2\" is not a number from 0 to 1"},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct config c;
+        struct status st;
+        struct engine_options o;
+        for (int j = 0; j < 5 && rows[i].env[j][0]; j++)
+            setenv(rows[i].env[j][0], rows[i].env[j][1], 1);
+        assert_true(READ(&c, &st, "m"));
+        const bool ok = config_ranks(&c, &st);
+        config_engine(&c, &o);
+        if (ok != !rows[i].message || (!ok && strcmp(st.msg, rows[i].message) != 0))
+            fail_msg("%s: %s", rows[i].name, st.msg);
+        if (ok && (o.has_local_rank != (rows[i].local >= 0) ||
+                   (o.has_local_rank && o.local_rank != rows[i].local)))
+            fail_msg("%s: %d", rows[i].name, o.local_rank);
+        for (int j = 0; j < 5 && rows[i].env[j][0]; j++)
+            unsetenv(rows[i].env[j][0]);
+        config_close(&c);
+    }
+}
+
 /* Where ranks meet: memory has no host. */
 static void ranks_of_several_machines_meet_at_a_port(void **state)
 {
@@ -471,6 +609,49 @@ static void ranks_of_several_machines_meet_at_a_port(void **state)
         for (int j = 0; j < 6 && rows[i].env[j][0]; j++)
             unsetenv(rows[i].env[j][0]);
         config_close(&c);
+    }
+}
+
+static void options_of_ranks_are_refused_where_they_would_do_nothing(void **state)
+{
+    static const char *const none = "is for a rank that a launcher started, one of several";
+    static const struct {
+        const char *flag, *more;
+        const char *size; /* WORLD_SIZE */
+        const char *message; /* NULL = taken */
+    } rows[] = {
+        {"--rank-secret-file=/nonexistent", "m", NULL, none},
+        {"--rank-port=29500", "m", NULL, none},
+        {"--rank-transport=socket", "m", NULL, none},
+        {"--rank-transport=shared", "--tensor-parallel=2", NULL, none},
+        {"--rank-transport=auto", "--rank-port=0", NULL, NULL},
+        {"--rank-secret-file=/nonexistent", "m", "1", "WORLD_SIZE says that this is the only one"},
+        {"--rank-secret-file=/nonexistent", "m", "2", "these share memory (rank-transport auto)"},
+        {"--rank-port=29500", "m", "2", "these share memory (rank-transport auto)"},
+        {"--rank-secret-file=/nonexistent", "--rank-transport=shared", "2", "these share memory;"},
+        {"--rank-port=29500", "--rank-transport=shared", "2", "these share memory;"},
+        {"--rank-transport=shared", "m", "2", NULL},
+        {"--rank-port=29500", "--rank-transport=socket", "2", NULL},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct config c;
+        struct status st;
+        if (rows[i].size) {
+            setenv("RANK", "0", 1);
+            setenv("WORLD_SIZE", rows[i].size, 1);
+        }
+        assert_true(READ(&c, &st, rows[i].more, rows[i].flag));
+        const bool ok = config_ranks(&c, &st);
+        if (ok != !rows[i].message || (!ok && st.code != STATUS_BAD_INPUT))
+            fail_msg("%s %s: %s", rows[i].flag, rows[i].more, st.msg);
+        const char *name = rows[i].flag + 2;
+        if (!ok && (!strstr(st.msg, rows[i].message) ||
+                    strncmp(st.msg, name, strcspn(name, "=")) != 0))
+            fail_msg("%s %s: %s", rows[i].flag, rows[i].more, st.msg);
+        config_close(&c);
+        unsetenv("RANK");
+        unsetenv("WORLD_SIZE");
     }
 }
 
@@ -617,8 +798,11 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_flag_is_written_in_two_ways),
         cmocka_unit_test(a_flag_wins_over_environment_over_file),
+        cmocka_unit_test(a_variable_that_is_no_option_is_named_with_the_nearest),
+        cmocka_unit_test(a_service_link_of_kubernetes_is_refused_as_what_it_is),
         cmocka_unit_test(bytes_have_units),
         cmocka_unit_test(an_error_says_what_would_be_right),
+        cmocka_unit_test(the_fake_engines_step_is_refused_without_it),
         cmocka_unit_test(a_step_must_have_room_for_each_sequence),
         cmocka_unit_test(the_engine_gets_the_device_that_was_asked_for),
         cmocka_unit_test(weights_are_random_only_where_that_is_asked_for),
@@ -626,7 +810,9 @@ int main(void)
         cmocka_unit_test(layers_are_split_as_the_options_say),
         cmocka_unit_test(ranks_of_a_launcher_make_the_grid),
         cmocka_unit_test(launchers_say_which_rank_this_is),
+        cmocka_unit_test(the_launchers_local_rank_chooses_the_device),
         cmocka_unit_test(ranks_of_several_machines_meet_at_a_port),
+        cmocka_unit_test(options_of_ranks_are_refused_where_they_would_do_nothing),
         cmocka_unit_test(a_secret_of_ranks_is_private_and_long),
         cmocka_unit_test(a_file_error_names_its_line),
         cmocka_unit_test(the_engine_is_started_again_as_the_options_say),
