@@ -6,7 +6,7 @@
 option(INFERD_CUDA "build the CUDA module where nvcc is found" ON)
 set(INFERD_CUDA_ARCHS "90a" CACHE STRING "compute capabilities of the CUDA module, or all")
 
-# What is shipped; a build of one takes a fraction of the time.  Code for 8.0 runs on 8.6, 8.7 and 8.9 too,
+# What is shipped; a build of one takes a fraction of the time.  Code for 8.0 runs on 8.6 and 8.9 too,
 # for 10.0 on 10.3, for 12.0 on 12.1 (docs/deploy.md has the table).
 set(cuda_archs ${INFERD_CUDA_ARCHS})
 if(INFERD_CUDA_ARCHS STREQUAL "all")
