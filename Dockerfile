@@ -2,7 +2,8 @@
 # Dockerfile - images with the daemon, its libraries, and nothing else: no shell, no package manager.
 #
 #   docker build -t inferd .                       CPUs
-#   docker build -t inferd:cuda --target cuda .    NVIDIA GPUs (and CPUs)
+#   docker build -t inferd:cuda --target cuda .    NVIDIA GPUs of 8.x to 12.x (and CPUs); with
+#                                                  --build-arg CUDA_ARCHS=90a for Hopper alone, sooner
 #
 #   docker run --rm --read-only --cap-drop ALL --security-opt no-new-privileges -p 127.0.0.1:8080:8080 \
 #     -v /srv/models:/models:ro -v /srv/inferd-keys:/keys:ro \
@@ -10,7 +11,8 @@
 #
 # It runs as uid 65532, which must be able to read the model and the file of keys (its own, mode 0400).
 # Options may also come as INFERD_MODEL=... and so on.  The cuda image wants a container runtime that mounts
-# the driver (`--gpus all`); it has no library of the CUDA toolkit, since the module links what it uses.
+# the driver (`--gpus all`); of the CUDA toolkit it has no library, since the module links what it uses.  It has
+# NCCL, which carries what GPUs cannot write into each other's memory; that one wants --shm-size=1g.
 
 # ---- what a build needs ----
 FROM debian:12-slim AS tools
@@ -46,15 +48,16 @@ RUN cmake --preset release -DBUILD_TESTING=OFF -DINFERD_CUDA=OFF -DCMAKE_INSTALL
 FROM microhttpd AS build-cuda
 RUN python3 -m venv /opt/cuda && /opt/cuda/bin/pip install --no-cache-dir nvidia-cuda-nvcc==13.0.88 \
         nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-runtime==13.0.96 \
-        nvidia-cuda-cccl==13.0.85 \
+        nvidia-cuda-cccl==13.0.85 nvidia-nccl-cu13==2.28.9 \
     && ln -s /opt/cuda/lib/python3.11/site-packages/nvidia/cu13 /usr/local/cuda \
     && ln -s lib /usr/local/cuda/lib64
 WORKDIR /src/inferd
 COPY . .
-RUN cmake --preset release -DBUILD_TESTING=OFF -DCMAKE_INSTALL_PREFIX=/usr \
+ARG CUDA_ARCHS=all
+RUN cmake --preset release -DBUILD_TESTING=OFF -DCMAKE_INSTALL_PREFIX=/usr -DINFERD_CUDA_ARCHS="$CUDA_ARCHS" \
     && cmake --build --preset release --target inferd inferd_cuda \
     && DESTDIR=/image cmake --install build/release --strip --component program \
-    && deploy/image-root.sh /image cuda
+    && deploy/image-root.sh /image cuda /opt/cuda/lib/python3.11/site-packages
 
 # ---- images ----
 FROM scratch AS cuda

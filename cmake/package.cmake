@@ -48,6 +48,9 @@ engine in a process of its own that may die without ending a stream.")
 set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
 set(CPACK_DEBIAN_PACKAGE_DEPENDS # procps: `systemctl reload` is its kill
     "systemd | systemd-standalone-sysusers | systemd-sysusers, procps")
+if(TARGET inferd_cuda) # which loads it where GPUs cannot reach each other; in NVIDIA's repository
+  set(CPACK_DEBIAN_PACKAGE_SUGGESTS libnccl2)
+endif()
 set(CPACK_DEBIAN_PACKAGE_CONTROL_STRICT_PERMISSION ON)
 file(WRITE ${CMAKE_BINARY_DIR}/package/conffiles "/etc/inferd.conf\n")
 set(CPACK_DEBIAN_PACKAGE_CONTROL_EXTRA ${deploy}/debian/postinst ${deploy}/debian/prerm

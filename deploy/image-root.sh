@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # image-root.sh - make what was installed under ROOT a root file system: libraries, a user, licences.
 #
-#   deploy/image-root.sh ROOT [cuda]    `cuda` adds what the mounted driver's libraries load
+#   deploy/image-root.sh ROOT [cuda SITE-PACKAGES]    `cuda` adds what the mounted driver's libraries load,
+#                                                     and NCCL, from NVIDIA's Python packages
 #
-# Libraries are those that ldd names, in the folder where the loader looks without a cache.
+# Libraries are those that ldd names, in the folder where the loader looks without a cache.  NCCL it does not
+# name: the module loads it by itself, where GPUs cannot reach each other's memory.
 set -euo pipefail
 root=$1
 multiarch=$(gcc -print-multiarch)
@@ -29,11 +31,17 @@ add() { # add FILE: with its symbolic links followed, under the name that progra
 
 programs=("$root/usr/bin/inferd")
 [ -f "$root/usr/lib/inferd/libinferd_cuda.so" ] && programs+=("$root/usr/lib/inferd/libinferd_cuda.so")
+if [ "${2:-}" = cuda ]; then
+    nccl=$3/nvidia/nccl/lib/libnccl.so.2
+    install -D -m 0644 -t "$libs" "$nccl"
+    install -D -m 0644 "$3"/nvidia_nccl_cu*.dist-info/licenses/License.txt "$root/usr/share/doc/libnccl2/copyright"
+    programs+=("$nccl")
+fi
 ldd "${programs[@]}" | grep -q 'not found' && { ldd "${programs[@]}" >&2; exit 1; }
 while read -r path; do add "$path"; done \
-    < <(ldd "${programs[@]}" | grep -oE '/[^ ]+\.so[^ ]*' | grep -v libinferd | sort -u)
+    < <(ldd "${programs[@]}" | grep -oE '/[^ ]+\.so[^ ]*' | grep -vE 'libinferd|libnccl' | sort -u)
 if [ "${2:-}" = cuda ]; then
-    [ ${#programs[@]} -eq 2 ] || { echo "image-root: no CUDA module" >&2; exit 1; }
+    [ ${#programs[@]} -eq 3 ] || { echo "image-root: no CUDA module" >&2; exit 1; }
     for name in libdl.so.2 libpthread.so.0 librt.so.1 libgcc_s.so.1; do add "/lib/$multiarch/$name"; done
     # The container runtime mounts the driver into usr/lib/MULTIARCH only where it sees Debian.
     cp /etc/debian_version "$root/etc/"

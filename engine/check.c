@@ -160,14 +160,6 @@ static void print_folder_text(const char *path, struct buf *out)
     model_text_close(&text);
 }
 
-static void print_device(const struct backend *b, const struct device *dev,
-                         const struct status *against_cuda, struct buf *out)
-{
-    buf_printf(out, "device\n  %-12s %s\n", b->ops->name, b->variant(dev));
-    if (against_cuda->code != STATUS_OK)
-        buf_printf(out, "  %-12s not used: %s\n", "cuda", against_cuda->msg);
-}
-
 static void print_idle(const struct engine_options *o, const char *device, int n_ranks,
                        struct buf *out)
 {
@@ -284,7 +276,7 @@ static bool print_plan(const struct model_file *f, const struct engine_options *
     if (!dev)
         return false;
     g.dev = dev;
-    print_device(g.backend, dev, &against_cuda, out);
+    plan_print_device(g.backend, dev, &against_cuda, out);
     const int n = g.n_stages * g.n_tensor;
     print_idle(o, g.backend->ops->name, n, out);
     bool fits = n <= COMM_RANKS_MAX ? stages_memory(g.memory, g.backend, dev, o, n, st)

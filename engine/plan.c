@@ -584,6 +584,14 @@ static void print_line(struct buf *out, const char *what, uint64_t n_bytes, cons
     buf_printf(out, "  %-12s %10.1f MiB  %s\n", what, (double)n_bytes / (1 << 20), why);
 }
 
+void plan_print_device(const struct backend *b, const struct device *dev,
+                       const struct status *against_cuda, struct buf *out)
+{
+    buf_printf(out, "device\n  %-12s %s\n", b->ops->name, b->variant(dev));
+    if (against_cuda->code != STATUS_OK)
+        buf_printf(out, "  %-12s not used: %s\n", "cuda", against_cuda->msg);
+}
+
 void plan_print(const struct plan *p, struct buf *out)
 {
     const struct step_limits *l = &p->limits;

@@ -78,6 +78,9 @@ bool plan_make(struct plan *p, const struct model_file *f, const struct engine_o
                const struct ops *ops, const struct device *dev, struct plan_memory available,
                struct status *st) MUST_CHECK;
 
+/* Head of the table below: the device, and why it is not a GPU where it could have been one. */
+void plan_print_device(const struct backend *b, const struct device *dev,
+                       const struct status *against_cuda, struct buf *out);
 /* The table `inferd check MODEL` prints and the log shows at start: one line per item with bytes,
  * what decided it, and the limits that follow (context, blocks, concurrent sequences). */
 void plan_print(const struct plan *p, struct buf *out);

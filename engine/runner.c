@@ -38,6 +38,7 @@ struct runner {
     const struct backend *backend;
     const struct ops *ops;
     struct device *dev;
+    struct status against_cuda; /* why it is not a GPU with device `auto` */
     struct comm *comm; /* not owned; of the ranks that divide its layers; NULL <=> the only one */
     struct comm *grid; /* not owned; of all ranks of all stages; NULL <=> the only stage */
     struct placement placement;
@@ -145,12 +146,11 @@ static bool open_device(struct runner *r, const struct model_file *f,
                         const struct engine_options *o, struct status *st)
 {
     struct device_options device;
-    struct status against_cuda;
     if (!plan_device_options(f, o, &device, st))
         return false;
     device.comm = r->comm;
     device.grid = r->grid;
-    r->dev = backend_open(o->device, &device, &r->backend, &against_cuda, st);
+    r->dev = backend_open(o->device, &device, &r->backend, &r->against_cuda, st);
     r->ops = r->dev ? r->backend->ops : NULL;
     return r->dev && agree(r, "the kind of device", hash_text(r->backend->variant(r->dev), 1), st);
 }
@@ -306,6 +306,7 @@ static void print_plan(struct runner *r)
 {
     struct buf table;
     buf_init(&table, sizeof r->facts.plan - 1);
+    plan_print_device(r->backend, r->dev, &r->against_cuda, &table);
     plan_print(&r->plan, &table);
     if (all_of(r))
         plan_print_ranks(r->rank, count_all(r), &table);

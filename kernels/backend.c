@@ -70,7 +70,7 @@ struct device *backend_open(const char *name, const struct device_options *opts,
     const bool is_auto = !name || strcmp(name, "auto") == 0;
     *against_cuda = (struct status){0};
     *found = backend_find(is_auto ? "cuda" : name, is_auto ? against_cuda : st);
-    if (is_auto && (!*found || !(*found)->probe(against_cuda)))
+    if (is_auto && (!*found || !(*found)->probe(opts, against_cuda)))
         *found = &cpu_backend;
     return *found ? (*found)->open(opts, st) : NULL;
 }

@@ -2,8 +2,8 @@
  *
  * "cpu" is linked in.  "cuda" is a module, libinferd_cuda.so, beside the program or in
  * ../lib/inferd from it; it is loaded only when asked for, so that a machine without the CUDA
- * libraries runs the same program.  "auto" is cuda where the module loads and a device answers,
- * else cpu.
+ * libraries runs the same program.  "auto" is cuda where the module loads, a device answers and the
+ * module has code for it, else cpu.
  *
  * Thread: one, at start. */
 #ifndef KERNELS_BACKEND_H

@@ -403,7 +403,8 @@ struct device_options {
 struct backend {
     uint32_t abi; /* OPS_ABI: a module built from other headers is refused */
     const struct ops *ops;
-    bool (*probe)(struct status *why); /* is there such a device? */
+    /* Is there such a device, and code for it?  NULL = the first. */
+    bool (*probe)(const struct device_options *, struct status *why);
     struct device *(*open)(const struct device_options *, struct status *st);
     const char *(*variant)(const struct device *); /* for people: "amx", "sm_90 NVIDIA H100" */
     /* Devices that a process may open beside each other, n_max at most, and what mem_free would say

@@ -236,8 +236,9 @@ static const struct ops ops = {
     .close = close_device,
 };
 
-static bool probe(struct status *why)
+static bool probe(const struct device_options *opts, struct status *why)
 {
+    (void)opts;
     (void)why;
     return true;
 }

@@ -17,6 +17,7 @@
  * Nothing but the order of items depends on the batch: borders of splits, stages and warps lie at
  * fixed positions, and keys outside of the window weigh exactly 0.  The grid is fixed and the list
  * is in device memory, so that a recorded launch serves any lengths. */
+#include "kernels/cuda/archs.h"
 #include "kernels/cuda/attention_decode_join.cuh"
 #include "kernels/cuda/attention_decode_load.cuh"
 
@@ -139,9 +140,9 @@ template <class T_, int HEAD_DIM_, bool HALF_, bool NARROW_> struct kernel_of {
 };
 
 /* Blocks of a multiprocessor: with more than 8 heads registers are short. */
-template <int HEAD_DIM, bool HALF, bool NARROW> constexpr int resident()
+template <int HEAD_DIM, bool HALF, bool NARROW, bool SMALL = SMALL_CODE> constexpr int resident()
 {
-    constexpr int BLOCKS = layout<HEAD_DIM, NARROW>::BLOCKS;
+    constexpr int BLOCKS = layout<HEAD_DIM, NARROW, SMALL>::BLOCKS;
     return HALF || BLOCKS < 2 ? BLOCKS : 2;
 }
 
@@ -269,15 +270,17 @@ __global__ void __launch_bounds__(THREADS, resident<V::HEAD_DIM, V::HALF, V::NAR
         close_queue(&queue, p);
 }
 
-template <class V, bool RUNS> void launch_kernel(struct device *d, const struct decode_params *p)
+template <class V, bool RUNS, bool SMALL>
+void launch_sized(struct device *d, const struct decode_params *p)
 {
-    using L = layout<V::HEAD_DIM, V::NARROW>;
+    using L = layout<V::HEAD_DIM, V::NARROW, SMALL>;
+    constexpr int BLOCKS = resident<V::HEAD_DIM, V::HALF, V::NARROW, SMALL>();
     void (*kernel)(struct decode_params) = attention_decode_kernel<V, RUNS>;
     cudaLaunchAttribute attribute = {};
     attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attribute.val.programmaticStreamSerializationAllowed = 1;
     cudaLaunchConfig_t config = {};
-    config.gridDim = dim3((unsigned)(d->sm_count * resident<V::HEAD_DIM, V::HALF, V::NARROW>()));
+    config.gridDim = dim3((unsigned)(d->sm_count * BLOCKS));
     config.blockDim = dim3(THREADS);
     config.dynamicSmemBytes = L::BYTES;
     config.stream = d->stream;
@@ -287,6 +290,14 @@ template <class V, bool RUNS> void launch_kernel(struct device *d, const struct 
                cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, L::BYTES),
                "attention_decode");
     cuda_check(d, cudaLaunchKernelEx(&config, kernel, *p), "attention_decode");
+}
+
+template <class V, bool RUNS> void launch_kernel(struct device *d, const struct decode_params *p)
+{
+    if (arch_is_small(d->cc))
+        launch_sized<V, RUNS, true>(d, p);
+    else
+        launch_sized<V, RUNS, false>(d, p);
 }
 
 /* Which kernel is the plan's choice, and the same for all steps of a recorded width. */

@@ -24,7 +24,15 @@ enum {
     FETCH_STAGES = 2, /* and fetched */
     STAGES_MAX = 6,
     SM_BYTES = 228 * 1024, /* shared memory of a multiprocessor, 1 KB a block is the system's */
+    SM_BYTES_SMALL = 100 * 1024, /* the least of those of arch_is_small */
 };
+
+/* Whether code is for devices of arch_is_small. */
+#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ < 900 || __CUDA_ARCH__ >= 1200)
+constexpr bool SMALL_CODE = true;
+#else
+constexpr bool SMALL_CODE = false;
+#endif
 
 static_assert((int)ATTENTION_TASK_HEADS == (int)ROWS, "what the plan counts");
 static_assert((int)ATTENTION_RUNS_HEADS == (int)MERGE_ROWS, "what HALF means");
@@ -58,8 +66,8 @@ struct decode_params {
     bool values_e4m3;
 };
 
-/* Sizes that follow from the head's, and from whether the cache is of 8 bits: */
-template <int HEAD_DIM, bool NARROW = false> struct layout {
+/* Sizes that follow from the head's, from whether the cache is of 8 bits, and from the device's: */
+template <int HEAD_DIM, bool NARROW = false, bool SMALL = SMALL_CODE> struct layout {
     static constexpr int PIECES = HEAD_DIM / 8; /* of 16 bytes, in a row */
     /* Rows that ldmatrix reads together lie in different banks: by exchange where a row is a
      * multiple of all banks, else by an odd number of pieces in a row. */
@@ -78,15 +86,17 @@ template <int HEAD_DIM, bool NARROW = false> struct layout {
     static constexpr int STAGE_BYTES = WARPS * WARP_BYTES;
     static constexpr int JOIN_STRIDE = (HEAD_DIM + 31) / 32 * 32; /* floats */
     static constexpr int JOIN_BYTES = WARPS * MERGE_ROWS * JOIN_STRIDE * 4;
-    static constexpr bool WIDE = HEAD_DIM > 128;             /* registers are short */
-    static constexpr int BLOCKS = WIDE ? 1 : NARROW ? 3 : 2; /* of a multiprocessor */
-    static constexpr int ROOM = SM_BYTES / BLOCKS - 2 * 1024 - JOIN_BYTES;
+    static constexpr bool WIDE = HEAD_DIM > 128;                      /* registers are short */
+    static constexpr int BLOCKS = WIDE || SMALL ? 1 : NARROW ? 3 : 2; /* of a multiprocessor */
+    static constexpr int ROOM =
+        (SMALL ? SM_BYTES_SMALL : SM_BYTES) / BLOCKS - 2 * 1024 - JOIN_BYTES;
     static constexpr int STAGES = ROOM / STAGE_BYTES < STAGES_MAX ? ROOM / STAGE_BYTES : STAGES_MAX;
     static constexpr int BYTES = STAGES * STAGE_BYTES + JOIN_BYTES;
 
     static_assert(PIECES * WARP_KEYS % 32 == 0, "all lanes copy the same number of pieces");
     static_assert(HEAD_DIM % 16 == 0, "the depth of a tensor core product");
-    static_assert(STAGES >= 3, "two stages on their way while one is computed");
+    static_assert(STAGES >= 3 || SMALL, "two stages on their way while one is computed");
+    static_assert(STAGES >= 1, "small devices wait for each stage of wide heads");
 
     static __device__ __forceinline__ uint32_t at(int row, int piece)
     {

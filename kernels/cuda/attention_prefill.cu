@@ -26,8 +26,15 @@ static_assert(QUERIES == THREADS / 32 * 16, "a warp has 16 queries");
 template <int D, bool NARROW = false> struct tiles {
     static constexpr int KEYS = D == 256 ? 32 : 64;
     static constexpr int ROW = D + 8; /* values of a row in shared memory */
-    static constexpr int SCALES_AT = (QUERIES + 2 * KEYS) * ROW * 2; /* of the keys */
-    static constexpr int BYTES = SCALES_AT + (NARROW ? KEYS * (int)sizeof(float) : 0);
+    static constexpr int TILES_BYTES = (QUERIES + 2 * KEYS) * ROW * 2;
+    /* Scales of the keys: behind the tiles; where these take all that small devices have, each in the
+     * room behind its key. */
+    static constexpr bool SCALES_BEHIND = D < 256;
+    static constexpr int SCALES_AT = SCALES_BEHIND ? TILES_BYTES : (QUERIES * ROW + D) * 2;
+    static constexpr int SCALE_STEP = SCALES_BEHIND ? (int)sizeof(float) : ROW * 2;
+    static constexpr int BYTES =
+        TILES_BYTES + (NARROW && SCALES_BEHIND ? KEYS * (int)sizeof(float) : 0);
+    static_assert(BYTES <= 99 * 1024, "what a block may have on the smallest devices");
     static_assert(D % 16 == 0 && ROW / 8 % 2 == 1, "rows of 8 fall on different banks");
 };
 
@@ -87,7 +94,7 @@ __device__ __forceinline__ size_t cache_row(const struct prefill_params &p,
 template <typename T, int D, bool KEYS_ELSE_VALUES>
 __device__ __forceinline__ void widen_codes(const struct prefill_params &p,
                                             const struct prefill_work &w, unsigned char *to,
-                                            float *key_scales, int tile)
+                                            unsigned char *key_scales, int tile)
 {
     constexpr int KEYS = tiles<D>::KEYS, PIECES = D / 8;
     const uint2 *cache = (const uint2 *)(KEYS_ELSE_VALUES ? p.k : p.v);
@@ -107,18 +114,21 @@ __device__ __forceinline__ void widen_codes(const struct prefill_params &p,
         else
             keys8_to_f32(v, codes);
         if (KEYS_ELSE_VALUES && piece == 0)
-            key_scales[row] = scale;
+            *(float *)(key_scales + row * tiles<D>::SCALE_STEP) = scale;
         *(uint4 *)(to + (row * tiles<D>::ROW + piece * 8) * 2) = make_uint4(
             pack2<T>(v[0], v[1]), pack2<T>(v[2], v[3]), pack2<T>(v[4], v[5]), pack2<T>(v[6], v[7]));
     }
 }
 
 /* Scores of codes become those of keys. */
-template <int N> __device__ __forceinline__ void scale_scores(float (&s)[N], const float *scales)
+template <int D, int N>
+__device__ __forceinline__ void scale_scores(float (&s)[N], const unsigned char *scales)
 {
 #pragma unroll
-    for (int i = 0; i < N; i++)
-        s[i] *= scales[i / 4 * 8 + i % 2 + threadIdx.x % 4 * 2];
+    for (int i = 0; i < N; i++) {
+        const int key = i / 4 * 8 + i % 2 + threadIdx.x % 4 * 2;
+        s[i] *= *(const float *)(scales + key * tiles<D>::SCALE_STEP);
+    }
 }
 
 /* s = queries . keys for this warp's 16 queries. */
@@ -184,7 +194,7 @@ __global__ void __launch_bounds__(THREADS, D == 64 ? 2 : 1)
     /* Of 8 bits: the same places by their addresses. */
     unsigned char *wide_keys = dynamic + QUERIES * ROW_BYTES;
     unsigned char *wide_values = wide_keys + KEYS * ROW_BYTES;
-    float *key_scales = (float *)(dynamic + tiles<D>::SCALES_AT);
+    unsigned char *key_scales = dynamic + tiles<D>::SCALES_AT;
     struct row_state state[2] = {{-INFINITY, 0}, {-INFINITY, 0}};
 #pragma unroll
     for (int i = 0; i < D / 2; i++)
@@ -208,7 +218,7 @@ __global__ void __launch_bounds__(THREADS, D == 64 ? 2 : 1)
         __syncthreads();
         make_scores<T, D>(s, queries, keys);
         if constexpr (NARROW)
-            scale_scores(s, key_scales);
+            scale_scores<D>(s, key_scales);
         __syncthreads();
         if (tile > w.first_key_tile) {
             if constexpr (NARROW)

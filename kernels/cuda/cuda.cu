@@ -15,6 +15,7 @@
 
 extern "C" {
 #include "base/clock.h"
+#include "kernels/cuda/archs.h"
 }
 
 void cuda_check(device *d, cudaError_t e, const char *at)
@@ -28,6 +29,7 @@ void cuda_check(device *d, cudaError_t e, const char *at)
 namespace {
 
 const size_t ALIGN = 256;
+const char ARCHS[] = INFERD_CUDA_ARCHS; /* cmake/cuda.cmake */
 
 bool report(const device *d, status *st)
 {
@@ -111,14 +113,45 @@ bool open_streams(device *d, status *st)
     return report(d, st);
 }
 
+bool count_devices(int *n, status *st)
+{
+    const cudaError_t e = cudaGetDeviceCount(n);
+    return (e == cudaSuccess && *n > 0) ||
+           status_fail(st, STATUS_UNSUPPORTED, "no CUDA device: %s",
+                       e == cudaSuccess ? "none is there" : cudaGetErrorString(e));
+}
+
+/* Whether the device can run what the module has; asks for no context, which would take memory. */
+bool check_code(int index, int cc, status *st)
+{
+    if (cc < 80)
+        return status_fail(st, STATUS_UNSUPPORTED,
+                           "CUDA device %d: want compute capability 8.0 or later, found %d.%d",
+                           index, cc / 10, cc % 10);
+    return archs_have(ARCHS, cc) ||
+           status_fail(st, STATUS_UNSUPPORTED,
+                       "CUDA device %d: the module has no code for sm_%d: it was built with "
+                       "INFERD_CUDA_ARCHS=\"%s\"",
+                       index, cc, ARCHS);
+}
+
+bool read_cc(int index, int *cc, status *st)
+{
+    int major = 0, minor = 0;
+    cudaError_t e = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index);
+    if (e == cudaSuccess)
+        e = cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, index);
+    *cc = major * 10 + minor;
+    return e == cudaSuccess || status_fail(st, STATUS_UNSUPPORTED, "CUDA device %d: %s", index,
+                                           cudaGetErrorString(e));
+}
+
 bool read_properties(device *d, status *st)
 {
     cudaDeviceProp prop;
     int n = 0;
-    const cudaError_t e = cudaGetDeviceCount(&n);
-    if (e != cudaSuccess || n == 0)
-        return status_fail(st, STATUS_UNSUPPORTED, "no CUDA device: %s",
-                           e == cudaSuccess ? "none is there" : cudaGetErrorString(e));
+    if (!count_devices(&n, st))
+        return false;
     if (d->index < 0 || d->index >= n)
         return status_fail(st, STATUS_BAD_INPUT, "CUDA device %d: want 0 to %d", d->index, n - 1);
     cuda_check(d, cudaGetDeviceProperties(&prop, d->index), "read the device's properties");
@@ -126,12 +159,23 @@ bool read_properties(device *d, status *st)
         return false;
     d->sm_count = prop.multiProcessorCount;
     d->cc = prop.major * 10 + prop.minor;
-    if (d->cc < 80)
-        return status_fail(st, STATUS_UNSUPPORTED,
-                           "CUDA device %d: want compute capability 8.0 or later, found %d.%d",
-                           d->index, prop.major, prop.minor);
     snprintf(d->host->variant, sizeof d->host->variant, "sm_%d %.60s", d->cc, prop.name);
-    return true;
+    return check_code(d->index, d->cc, st);
+}
+
+__global__ void any_kernel()
+{
+}
+
+/* The driver has the last word on what it can run. */
+bool find_code(device *d, status *st)
+{
+    cudaFuncAttributes a;
+    const cudaError_t e = cudaFuncGetAttributes(&a, any_kernel);
+    return e == cudaSuccess ||
+           status_fail(st, STATUS_UNSUPPORTED,
+                       "CUDA device %d: the module has no code for sm_%d (INFERD_CUDA_ARCHS=%s): %s",
+                       d->index, d->cc, ARCHS, cudaGetErrorString(e));
 }
 
 /* A kernel that waits for a rank keeps the GPU from running that rank. */
@@ -168,7 +212,7 @@ device *open_device(const device_options *o, status *st)
     d->act = o->act == DT_F16 ? DT_F16 : DT_BF16;
     h->memory_share = o->memory_share;
     if ((!all || peers_choose_device(all, o, &d->index, st)) && read_properties(d, st) &&
-        open_streams(d, st) && (!all || meet_ranks(d, o, st)))
+        open_streams(d, st) && find_code(d, st) && (!all || meet_ranks(d, o, st)))
         return d;
     close_device(d);
     return NULL;
@@ -499,13 +543,14 @@ bool step_wait(device *d, sample_out *out, status *st)
     return true;
 }
 
-bool probe(status *why)
+/* Of a rank it is the first one's device, whose neighbours are mostly like it; open looks at its own. */
+bool probe(const device_options *o, status *why)
 {
-    int n = 0;
-    const cudaError_t e = cudaGetDeviceCount(&n);
-    return (e == cudaSuccess && n > 0) ||
-           status_fail(why, STATUS_UNSUPPORTED, "no CUDA device: %s",
-                       e == cudaSuccess ? "none is there" : cudaGetErrorString(e));
+    int n = 0, cc = 0;
+    if (!count_devices(&n, why))
+        return false;
+    const int index = o && o->index < n ? o->index : 0;
+    return read_cc(index, &cc, why) && check_code(index, cc, why);
 }
 
 const ops table = {

@@ -190,7 +190,7 @@ __global__ void __launch_bounds__(BLOCK_THREADS, 2)
     block_skinny_kernel(const __grid_constant__ block_maps maps,
                         const __grid_constant__ block_args a)
 {
-#if __CUDA_ARCH__ >= 900 /* weight_layout_of gives other devices 16-bit weights */
+#if __CUDA_ARCH__ == 900 /* weight_layout_of gives other devices 16-bit weights */
     DYNAMIC_SHARED(uint8_t, shared);
     uint8_t *base = (uint8_t *)(((uintptr_t)shared + 1023) & ~(uintptr_t)1023);
     const block_share s = block_share_of(a, shared_addr(base));

@@ -420,7 +420,7 @@ template <class T, int ROWS, kind KIND, bool RESIDENT, int SPAN>
 __global__ void __maxnreg__(112)
     skinny_kernel(const __grid_constant__ skinny_maps maps, const __grid_constant__ skinny_args a)
 {
-#if __CUDA_ARCH__ >= 900 /* choose.c gives other devices matmul_tiles */
+#if __CUDA_ARCH__ == 900 /* choose.c gives other devices matmul_tiles */
     DYNAMIC_SHARED(uint8_t, shared);
     uint8_t *base = (uint8_t *)(((uintptr_t)shared + 1023) & ~(uintptr_t)1023);
     share s = share_of(a, shared_addr(base));

@@ -1,12 +1,13 @@
 /* weight_layout.c - which way a weight goes; and the ways of units, in the loader's words. */
 #include "kernels/cuda/weight_layout.h"
 
+#include "kernels/cuda/archs.h"
 #include "kernels/cuda/block_layout.h"
 #include "kernels/cuda/scheme_layout.h"
 
 const struct weight_layout *weight_layout_of(const struct tensor *w, int cc)
 {
-    if (cc < 90)
+    if (arch_is_small(cc))
         return NULL;
     if (!w->scheme)
         return cc == 90 && block_has_units(w->dtype) ? &weight_layout_blocks : NULL;

@@ -41,7 +41,8 @@ extern const struct weight_layout weight_layout_units;  /* scheme_layout.h */
 extern const struct weight_layout weight_layout_act8;   /* act8_layout.h */
 extern const struct weight_layout weight_layout_blocks; /* block_layout.h */
 
-/* NULL <=> 16 bits.  `cc`: the device's compute capability; the kernels want 9.0. */
+/* NULL <=> 16 bits.  `cc`: the device's compute capability; kernels of schemes want what
+ * 9.0 and 10.x have (archs.h), those of blocks wgmma. */
 const struct weight_layout *weight_layout_of(const struct tensor *w, int cc);
 
 /* Whether the product of this scheme rounds activations to 8 bits, and so has a layout and kernels of

@@ -58,6 +58,13 @@ inline cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribute at
     return sim::runtime_allow_shared(kernel, attribute, value);
 }
 
+template <class... PARAMS>
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *a, void (*)(PARAMS...))
+{
+    *a = {};
+    return cudaSuccess;
+}
+
 /* Each SM has room for a block. */
 template <class... PARAMS>
 cudaError_t cudaOccupancyMaxActiveClusters(int *n, void (*)(PARAMS...), const cudaLaunchConfig_t *)

@@ -1,7 +1,8 @@
 /* device.h - included before each source of kernels/cuda: what nvcc would know by itself.
  *
  * The toolkit's headers come first, as a host compiler sees them; then the words that they make
- * empty get their meaning here, and code for devices is that of compute capability 9.0a. */
+ * empty get their meaning here, and code for devices is that of compute capability 9.0a, or of what
+ * INFERD_CUDASIM_ARCH says. */
 #ifndef TESTS_CUDASIM_DEVICE_H
 #define TESTS_CUDASIM_DEVICE_H
 
@@ -32,8 +33,10 @@
 #define __grid_constant__
 
 #define __CUDACC__                1
-#define __CUDA_ARCH__             900
+#define __CUDA_ARCH__             CUDASIM_ARCH
+#if CUDASIM_ARCH == 900
 #define __CUDA_ARCH_FEAT_SM90_ALL 1
+#endif
 
 #include "tests/cudasim/device_index.h"
 #include "tests/cudasim/device_math.h"

@@ -1,4 +1,6 @@
-/* runtime.cc - the runtime's functions for devices, memory and launches: a Hopper of a few SMs.
+/* runtime.cc - the runtime's functions for devices, memory and launches: a GPU of a few SMs.
+ *
+ * It is of the compute capability that kernels are compiled for (device.h), or that CUDASIM_CC says: "86".
  *
  * Device memory is the host's.  A fresh piece is full of NaNs, so that who reads what nobody wrote
  * notices. */
@@ -36,6 +38,20 @@ allowed *shared_allowed()
 {
     static allowed a;
     return &a;
+}
+
+int compute_capability()
+{
+    const char *said = getenv("CUDASIM_CC");
+    return said ? atoi(said) : CUDASIM_ARCH / 10;
+}
+
+/* That a block may ask for (CUDA programming guide, "compute capabilities"). */
+size_t shared_max()
+{
+    const int cc = compute_capability();
+    const bool small = cc == 86 || cc == 89 || cc >= 120;
+    return small ? 99 << 10 : cc < 90 ? 163 << 10 : sim::SHARED_MAX;
 }
 
 cudaError_t take(void **at, size_t n_bytes)
@@ -94,7 +110,7 @@ cudaError_t runtime_allow_shared(const void *kernel, cudaFuncAttribute attribute
 {
     allowed *const a = shared_allowed();
     std::lock_guard<std::mutex> hold(a->lock);
-    if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize || n_bytes > (int)SHARED_MAX)
+    if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize || n_bytes > (int)shared_max())
         return cudaErrorInvalidValue;
     a->bytes[kernel] = (size_t)n_bytes;
     return cudaSuccess;
@@ -126,11 +142,12 @@ cudaError_t cudaSetDevice(int index)
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int)
 {
     *p = {};
-    strcpy(p->name, "simulated Hopper");
-    p->major = 9;
+    strcpy(p->name, "simulated GPU");
+    p->major = compute_capability() / 10;
+    p->minor = compute_capability() % 10;
     p->multiProcessorCount = SMS;
     p->totalGlobalMem = MEMORY_BYTES;
-    p->sharedMemPerBlockOptin = sim::SHARED_MAX;
+    p->sharedMemPerBlockOptin = shared_max();
     return cudaSuccess;
 }
 
@@ -138,10 +155,13 @@ cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int)
 {
     switch (attribute) {
     case cudaDevAttrComputeCapabilityMajor:
-        *value = 9;
+        *value = compute_capability() / 10;
+        return cudaSuccess;
+    case cudaDevAttrComputeCapabilityMinor:
+        *value = compute_capability() % 10;
         return cudaSuccess;
     case cudaDevAttrMaxSharedMemoryPerBlockOptin:
-        *value = (int)sim::SHARED_MAX;
+        *value = (int)shared_max();
         return cudaSuccess;
     default:
         return cudaErrorInvalidValue;

@@ -98,7 +98,7 @@ def build(stage, built, o):
             run("cp", "-a", f"{built[m[1]].root}{m[2]}/.", b.root + m[3])
         elif word == "RUN":
             run("chroot", b.root, "/bin/sh", "-c", f"cd {cwd} && {text}", stdout=sys.stderr,
-                env={"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+                env={**stage.args(), "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
                      "DEBIAN_FRONTEND": "noninteractive", "HOME": "/root",
                      "PIP_CERT": CERTIFICATES})
 

@@ -1,4 +1,5 @@
-"""deploy/inferd.conf: every option of the daemon's table, explained, with its default, and nothing else."""
+"""deploy/inferd.conf: every option of the daemon's table, explained, with its default, and nothing else; and the
+manual page: every subcommand."""
 import re
 import tempfile
 
@@ -63,3 +64,13 @@ def test_the_file_loads_with_every_line_in_force_and_says_the_defaults(c):
 def test_a_wrong_name_in_the_file_is_refused(c):
     code, said = config(c, uncommented().replace("max-seqs =", "max-sqs ="))
     check(code == 2 and 'did you mean "max-seqs"' in said, code, said)
+
+
+def test_the_manual_has_every_subcommand_and_no_other(c):
+    said = re.findall(r"(?m)^  inferd (\w+) ", tools.say(c.options.binary, "--help")[1])
+    check("serve" in said and len(said) > 4, said)
+    synopsis, described = re.search(r"(?s)\.SH SYNOPSIS\n(.*?)\n\.SH DESCRIPTION\n(.*?)\n\.SH ",
+                                    tools.read("deploy", "inferd.8")).groups()
+    equal(re.findall(r"(?m)^\.B inferd (\w+)$", synopsis), said, "synopsis")
+    for name in said:
+        check(f".B inferd {name}\n" in described, name, "is not described")

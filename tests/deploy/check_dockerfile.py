@@ -1,6 +1,10 @@
 """The Dockerfile: hadolint takes it, and its images need neither root, nor a shell, nor a writable disk."""
 import os
 import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
 
 import dockerfile
 import tools
@@ -68,3 +72,38 @@ def test_what_is_not_in_git_is_not_in_the_build(c):
     ignored = tools.read(".dockerignore").split()
     for name in ("build", "models", ".git"):
         check(name in ignored, name, "goes to the builder")
+
+
+def test_the_image_for_gpus_has_code_for_all_of_them_and_nccl(c):
+    s = stages()["build-cuda"]
+    equal(s.args(), {"CUDA_ARCHS": "all"}, "what a build may say")
+    build = " ".join(text for word, text in s.steps if word == "RUN")
+    check('-DINFERD_CUDA_ARCHS="$CUDA_ARCHS"' in build, "the module's code:", build)
+    check("nvidia-nccl-cu13==" in build and "image-root.sh /image cuda " in build, "NCCL:", build)
+    archs = re.search(r'STREQUAL "all"\)\n  set\(cuda_archs ([^)]*)\)', tools.read("cmake", "cuda.cmake"))[1]
+    for arch in archs.split():
+        check(f"| `{arch}` |" in tools.read("docs", "deploy.md"), arch, "is not in docs/deploy.md")
+
+
+def test_an_image_root_gets_nccl_and_what_it_loads(c):
+    """The script itself, with libraries of this machine in place of the module's and NCCL's."""
+    with tempfile.TemporaryDirectory() as d:
+        root, site, tree = (os.path.join(d, name) for name in ("root", "site", "tree"))
+        for folder in ("root/usr/bin", "root/usr/lib/inferd", "site/nvidia/nccl/lib", "tree", "libmicrohttpd",
+                       "site/nvidia_nccl_cu13-1.dist-info/licenses"):
+            os.makedirs(os.path.join(d, folder))
+        shutil.copy(c.options.binary, f"{root}/usr/bin/inferd")
+        for to in (f"{root}/usr/lib/inferd/libinferd_cuda.so", f"{site}/nvidia/nccl/lib/libnccl.so.2"):
+            subprocess.run(["gcc", "-shared", "-x", "c", "/dev/null", "-o", to, "-Wl,--no-as-needed", "-lm"],
+                           check=True)
+        for to in (f"{site}/nvidia_nccl_cu13-1.dist-info/licenses/License.txt", f"{d}/libmicrohttpd/COPYING",
+                   f"{tree}/LICENSE"):
+            with open(to, "w") as f:
+                f.write("a licence\n")
+        said = tools.say(tools.path("deploy", "image-root.sh"), root, "cuda", site, cwd=tree)
+        equal(said, (0, ""), "image-root.sh")
+        libs = os.listdir(next(Path(root, "usr/lib").glob("*-linux-gnu")))
+        for name in ("libnccl.so.2", "libm.so.6", "libc.so.6", "libuv.so.1"):
+            check(name in libs, name, "is not among", libs)
+        check("libinferd_cuda.so" not in libs, "the module is there twice")
+        check(os.path.exists(f"{root}/usr/share/doc/libnccl2/copyright"), "NCCL's licence")

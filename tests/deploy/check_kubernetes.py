@@ -25,6 +25,10 @@ def load(kind):
     return found[0]
 
 
+def image():
+    return yaml.safe_load(tools.read("deploy/kubernetes/kustomization.yaml"))["images"][0]
+
+
 def pod():
     return load("Deployment")["spec"]["template"]["spec"]
 

@@ -78,6 +78,12 @@ def test_a_misspelt_line_would_be_a_complaint(c):
     check(any("MemoryDenyWriteExcute" in line for line in about_ours(said)), said)
 
 
+def test_a_gpu_adds_the_family_that_nccl_asks_for_interfaces_by(c):
+    """systemd adds the lines up."""
+    equal(value("RestrictAddressFamilies"), "AF_UNIX AF_INET AF_INET6", "without a GPU")
+    equal(value("RestrictAddressFamilies", "inferd.service.d/cuda.conf"), "AF_NETLINK", "with one")
+
+
 def exposure(c, cuda):
     said = Root(c, cuda).analyze("security", "--offline=true", "inferd.service")[1]
     m = re.search(r"Overall exposure level for inferd.service: ([\d.]+)", said)

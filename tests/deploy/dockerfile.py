@@ -3,7 +3,7 @@ import json
 import re
 import shlex
 
-KNOWN = {"FROM", "RUN", "ADD", "COPY", "WORKDIR", "ENV", "LABEL", "USER", "EXPOSE", "STOPSIGNAL",
+KNOWN = {"FROM", "ARG", "RUN", "ADD", "COPY", "WORKDIR", "ENV", "LABEL", "USER", "EXPOSE", "STOPSIGNAL",
          "HEALTHCHECK", "ENTRYPOINT", "CMD"}
 
 
@@ -25,7 +25,14 @@ class Stage:
         return None if text is None else json.loads(text[text.index("["):])
 
     def env(self):
-        pairs = [shlex.split(text) for word, text in self.steps if word == "ENV"]
+        return self.pairs("ENV")
+
+    def args(self):
+        """What a build may say otherwise, with its defaults."""
+        return self.pairs("ARG")
+
+    def pairs(self, instruction):
+        pairs = [shlex.split(text) for word, text in self.steps if word == instruction]
         return dict(p.split("=", 1) for words in pairs for p in words)
 
 

@@ -46,6 +46,7 @@ says_what_it_needs() {
     if [ -f "$build/libinferd_cuda.so" ]; then
         grep -q ' ./usr/lib/inferd/libinferd_cuda.so$' <<<"$list" || { echo "no CUDA module"; return 1; }
         grep -q 'inferd.service.d/cuda.conf$' <<<"$list" || { echo "no cuda.conf"; return 1; }
+        [ "$(dpkg-deb -f "$deb" Suggests)" = libnccl2 ] || { echo "no Suggests: libnccl2"; return 1; }
     fi
 }
 

@@ -34,7 +34,7 @@ def main():
     for suite in SUITES:
         if suite in (o.only or SUITES):
             tally.run_suite(importlib.import_module("check_" + suite), context)
-    print(f"{tally.n_passed} passed, {len(tally.failed)} failed")
+    print(tally.line())
     return 1 if tally.failed else 0
 
 

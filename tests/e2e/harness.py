@@ -1,7 +1,8 @@
 """harness.py - starts the daemon, watches it, and counts what passed.
 
 A suite is a module with functions named test_*, run in order; each takes a Context. A test fails by
-raising; `check` and `equal` raise with the values that differ.
+raising; `check` and `equal` raise with the values that differ. One that cannot run here raises Skip, which
+is said and counted.
 """
 import http.client
 import json
@@ -21,6 +22,10 @@ KEY = "test-key-0123456789abcdef"
 
 class Failure(Exception):
     pass
+
+
+class Skip(Exception):
+    """What this machine lacks for the test."""
 
 
 def check(ok, *what):
@@ -274,11 +279,15 @@ class Tally:
     def __init__(self):
         self.n_passed = 0
         self.failed = []
+        self.skipped = []
 
     def run(self, name, function, *args):
         start = time.monotonic()
         try:
             function(*args)
+        except Skip as e:
+            self.skipped.append(name)
+            print(f"SKIP  {name}: {e}", flush=True)
         except Exception as e:
             self.failed.append(name)
             print(f"FAIL  {name}", flush=True)
@@ -294,6 +303,11 @@ class Tally:
         for name, function in list(vars(module).items()):
             if name.startswith("test_"):
                 self.run(f"{module.__name__}: {name[5:].replace('_', ' ')}", function, context)
+
+    def line(self):
+        """The last line of a run."""
+        skipped = f", {len(self.skipped)} skipped" if self.skipped else ""
+        return f"{self.n_passed} passed, {len(self.failed)} failed{skipped}"
 
 
 def run_parallel(jobs):

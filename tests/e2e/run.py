@@ -5,8 +5,9 @@
 
 The Python `openai` package comes from this interpreter, or from a virtual environment that is made
 under build/e2e (INFERD_E2E_PYTHON names another interpreter). The Node `openai` package comes from
-INFERD_E2E_NODE_MODULES, or is installed under build/e2e. What is missing is a failure, never a skip;
---no-node leaves the Node suite out.
+INFERD_E2E_NODE_MODULES, or is installed under build/e2e. What is missing is a failure; --no-node leaves
+the Node suite out. Two things are skipped, and counted in the last line, where they are not: torch, which
+is large (INFERD_E2E_TORCH_PYTHON names a Python that has it), and network namespaces, which containers forbid.
 """
 import argparse
 import importlib
@@ -107,7 +108,7 @@ def main():
                 print(context.server.tail(8), flush=True)
         finally:
             tally.run(f"{suite}: the daemon stops cleanly", context.server.stop)
-    print(f"{tally.n_passed} passed, {len(tally.failed)} failed")
+    print(tally.line())
     return 1 if tally.failed else 0
 
 

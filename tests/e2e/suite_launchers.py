@@ -1,14 +1,16 @@
 """Ranks started by mpirun and by torch.distributed.run, as their users start them: the same answers.
 
-A launcher that is not installed is left out, and named: OpenMPI's mpirun in PATH, and a Python with
-torch, which INFERD_E2E_TORCH_PYTHON names."""
+OpenMPI's mpirun is in PATH (deploy/setup.sh test). Without a Python with torch, which INFERD_E2E_TORCH_PYTHON
+names, torchrun's tests are skipped; what it says to its ranks is always tried, by its variables and a
+listener in place of its store."""
 import os
 import shutil
+import socket
 import subprocess
 
 import harness
-from harness import equal
-from rank_group import RANKS
+from harness import check, equal
+from rank_group import RANKS, Group
 from suite_ranks import run_all
 
 OPTIONS = ("--tensor-parallel", str(RANKS), "--kv-memory", "64MiB")
@@ -30,9 +32,7 @@ def launched(c, prefix, *args):
 
 
 def test_mpirun(c):
-    if not shutil.which("mpirun"):
-        c.say("LEFT OUT: no mpirun")
-        return
+    check(shutil.which("mpirun"), "no mpirun: deploy/setup.sh test installs it")
     want = run_all(c.server)
     mpirun = ["mpirun", "--oversubscribe", "-np", str(RANKS)]
     if os.geteuid() == 0:
@@ -43,27 +43,37 @@ def test_mpirun(c):
           "streams over TCP")
 
 
+def test_what_torchrun_says_to_its_ranks(c):
+    """On one node, and as the ranks of two; its store has MASTER_PORT."""
+    want = run_all(c.server)
+    with socket.create_server(("127.0.0.1", 0)) as store:
+        env = {"MASTER_PORT": str(store.getsockname()[1]), "TORCHELASTIC_USE_AGENT_STORE": "True",
+               "GROUP_RANK": "0", "LOCAL_RANK": "0"}
+        for here, args in ((RANKS, ()), (RANKS, ("--rank-transport", "socket")), (RANKS - 1, ())):
+            with Group(c.options, "--kv-memory", "64MiB", *args,
+                       env={**env, "LOCAL_WORLD_SIZE": str(here)}) as group:
+                equal(run_all(group.first), want, "streams of", here, "on a node", *args)
+                group.stop()
+
+
 def torchrun():
-    return [os.environ["INFERD_E2E_TORCH_PYTHON"], "-m", "torch.distributed.run", "--no-python"]
+    python = os.environ.get("INFERD_E2E_TORCH_PYTHON")
+    if not python:
+        raise harness.Skip("INFERD_E2E_TORCH_PYTHON names no Python with torch")
+    return [python, "-m", "torch.distributed.run", "--no-python"]
 
 
 def test_torch_distributed_run(c):
-    if not os.environ.get("INFERD_E2E_TORCH_PYTHON"):
-        c.say("LEFT OUT: INFERD_E2E_TORCH_PYTHON names no Python with torch")
-        return
-    want = run_all(c.server)
     one = [*torchrun(), "--nproc-per-node", str(RANKS), "--master-port", str(harness.free_port())]
+    want = run_all(c.server)
     equal(launched(c, one), want, "streams")
     equal(launched(c, one, "--rank-transport", "socket"), want, "streams over TCP")
 
 
 def test_torch_distributed_run_on_two_nodes(c):
-    if not os.environ.get("INFERD_E2E_TORCH_PYTHON"):
-        c.say("LEFT OUT: INFERD_E2E_TORCH_PYTHON names no Python with torch")
-        return
-    want = run_all(c.server)
     nodes = [*torchrun(), "--nnodes", "2", "--master-addr", "127.0.0.1", "--master-port",
              str(harness.free_port())]
+    want = run_all(c.server)
     other = subprocess.Popen([*nodes, "--node-rank", "1", "--nproc-per-node", str(RANKS - 1),
                               c.options.binary, "serve", "--model", c.options.model, "--kv-memory",
                               "64MiB"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -27,7 +27,7 @@ def rows(table):
 def table_of_check(c):
     said = subprocess.run([c.options.binary, "check", c.options.model, *OPTIONS[:4]], check=True,
                           capture_output=True, text=True).stdout
-    return said[said.index("memory\n"):]
+    return said[said.index("device\n"):]
 
 
 def log_of(server):
@@ -42,10 +42,10 @@ def log_of(server):
 
 def test_the_log_shows_the_memory_plan_in_lines(c):
     messages = [line.split(" ", 1)[1].removeprefix("info  ") for line in log_of(c.server)]
-    first = messages.index("memory")
+    first = messages.index("device")
     want = rows(table_of_check(c))
     equal(rows("\n".join(messages[first:first + len(want) + 1])), want, "table in the log")
-    equal(messages.count("memory"), 1, "tables")
+    equal(messages.count("device"), 1, "tables")
 
 
 def test_the_log_shows_the_memory_plan_as_one_event(c):

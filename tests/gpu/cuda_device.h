@@ -55,7 +55,7 @@ static inline void device_open(struct tested *t, enum dtype act, const struct de
     mallopt(M_MMAP_MAX, 0);
     mallopt(M_TRIM_THRESHOLD, -1);
     const struct backend *backend = backend_find("cuda", &st);
-    if (!backend || !backend->probe(&st)) {
+    if (!backend || !backend->probe(NULL, &st)) {
         printf("skipped: %s\n", st.msg);
         exit(77);
     }

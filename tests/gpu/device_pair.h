@@ -50,7 +50,7 @@ static inline bool pair_open(struct pair *p, enum dtype act, const struct device
         const struct backend *backend = backend_find(name[i], &st);
         const struct device_options options = {
             .precision = PRECISION_EXACT, .act = act, .memory_share = 0.5};
-        if (!backend || !backend->probe(&st)) {
+        if (!backend || !backend->probe(NULL, &st)) {
             printf("skipped: %s: %s\n", name[i], st.msg);
             exit(77);
         }

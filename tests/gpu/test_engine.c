@@ -35,7 +35,7 @@ static void skip_without_device(void)
 {
     struct status st = {0};
     const struct backend *backend = backend_find(device, &st);
-    if (backend && backend->probe(&st))
+    if (backend && backend->probe(NULL, &st))
         return;
     printf("skipped: %s\n", st.msg);
     exit(77);

@@ -126,7 +126,7 @@ int main(int argc, char **argv)
     is_small = argc > 1 && strcmp(argv[1], "small") == 0;
     device = argc > 1 && !is_small ? argv[1] : device;
     const struct backend *backend = backend_find(device, &st);
-    if (!backend || !backend->probe(&st)) {
+    if (!backend || !backend->probe(NULL, &st)) {
         printf("skipped: %s\n", st.msg);
         return 77;
     }

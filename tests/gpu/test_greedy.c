@@ -181,7 +181,7 @@ static void skip_where_something_lacks(void)
 {
     struct status st = {0};
     const struct backend *backend = backend_find(device, &st);
-    if (access(model, R_OK) == 0 && backend && backend->probe(&st))
+    if (access(model, R_OK) == 0 && backend && backend->probe(NULL, &st))
         return;
     printf("skipped: %s\n", st.code ? st.msg : "no model");
     exit(77);

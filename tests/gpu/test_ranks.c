@@ -49,7 +49,7 @@ static void skip_without_devices(void)
     struct status st = {0};
     uint64_t free_bytes[RANKS_MAX];
     const struct backend *backend = backend_find("cuda", &st);
-    if (backend && backend->probe(&st))
+    if (backend && backend->probe(NULL, &st))
         n_gpus = backend->memory(&(struct device_options){0}, free_bytes, RANKS_MAX);
     if (n_gpus >= 2)
         return;

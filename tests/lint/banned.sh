@@ -3,7 +3,7 @@
 set -eu
 cd "${1:-.}"
 bad=0
-hits() { grep -nE "$1" -r base kernels engine scheduler server --include='*.[ch]' || true; }
+hits() { grep -nE "$1" -r base kernels engine scheduler server --include='*.[ch]' --include='*.cu' --include='*.cuh' || true; }
 found=$(hits '(^|[^a-zA-Z_])(strcpy|strcat|sprintf|vsprintf|gets|atoi|atol|atof|strtok|alloca|system|popen)[ ]*\(' )
 [ -z "$found" ] || { echo "$found"; echo "banned: use the bounded or checked form" >&2; bad=1; }
 found=$(hits '(^|[^a-zA-Z_])(secure_)?getenv[ ]*\(' | grep -v '^server/config\.c:' || true)

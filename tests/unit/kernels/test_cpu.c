@@ -84,7 +84,7 @@ static void wait_reports_no_fault(void **state)
     give_work(d, &l);
     take_batch(d, &(struct batch){.seq_start = (int32_t[]){0}});
     assert_true(cpu_backend.ops->step_ready(d));
-    assert_true(cpu_backend.probe(&st));
+    assert_true(cpu_backend.probe(NULL, &st));
     assert_int_equal(st.code, STATUS_OK);
     assert_string_equal(cpu_backend.ops->name, "cpu");
     assert_int_equal(cpu_backend.ops->act_dtype(d), DT_F32);
