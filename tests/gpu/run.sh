@@ -149,7 +149,7 @@ sanitizer_jobs() { # the longest first
         for tool in racecheck initcheck memcheck synccheck; do
             case $tool,$t in racecheck,engine|racecheck,gguf) continue ;; esac
             case $t in
-            act8|attention|gguf|head|kv8|matmul|qkv|sample|scheme) echo "$tool gpu_test_$t small" ;;
+            act8|attention|engine|gguf|head|kv8|matmul|qkv|sample|scheme) echo "$tool gpu_test_$t small" ;;
             *) echo "$tool gpu_test_$t" ;;
             esac
         done
