@@ -43,7 +43,7 @@ static const struct seq many[] = {
     {4500, 120, 4380}, {2300, 60, 2240}, {515, 3, 515}, {300, 100, 200}, {150, 1, 1}, {90, 90, 90}};
 static const struct seq prompts[] = {
     {300, 300, 300}, {77, 77, 77}, {1, 1, 1}, {2500, 1, 2400}, {200, 20, 190}};
-static const struct seq few[] = {{2100, 1, 2050}, {300, 22, 280}, {150, 20, 150}, {70, 70, 70}};
+static const struct seq few[] = {{2400, 1, 2050}, {300, 22, 280}, {150, 20, 150}, {70, 70, 70}};
 static const struct seq two[] = {{600, 1, 580}, {90, 70, 88}};
 
 #define SEQS(list) list, sizeof list / sizeof *list
