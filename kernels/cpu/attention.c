@@ -115,9 +115,8 @@ static void open_part(struct attend_part *p, const struct attend_job *job, int p
                               .head_dim = a->kv->head_dim,
                               .stride = job->stride,
                               .window = a->window,
-                              .prompt_len = a->bidirectional
-                                                ? smaller(b->kv_len[seq], b->n_prompt[seq])
-                                                : 0,
+                              .prompt_len =
+                                  a->bidirectional ? smaller(b->kv_len[seq], b->n_prompt[seq]) : 0,
                               .soft_cap = a->soft_cap};
     t->n_rows = smaller(ATTEND_ROWS, n_tokens * job->group - t->row_first);
     float *at = job->work + (size_t)thread * WORK_FLOATS;

@@ -1,8 +1,9 @@
-/* make_quant.h - writes a small quantized Hugging Face folder of the Llama family, as a library that
- * made its format would lay it out: matrices are random codes, so that no library is asked for one.
+/* make_quant.h - writes a small quantized Hugging Face folder of the Llama family, as a library
+ * that made its format would lay it out: matrices are random codes, so that no library is asked for
+ * one.
  *
- * What the codes mean is held by tests/golden/quant, whose models are too narrow for a GPU; here they
- * are the same for both devices.  Without a tokenizer, which engines do not ask for.
+ * What the codes mean is held by tests/golden/quant, whose models are too narrow for a GPU; here
+ * they are the same for both devices.  Without a tokenizer, which engines do not ask for.
  *
  * Thread: one. */
 #ifndef TESTS_GPU_MAKE_QUANT_H
@@ -28,19 +29,23 @@ enum {
 
 enum made { MADE_NOTHING, MADE_GPTQ, MADE_AWQ, MADE_CT, MADE_BNB_NF4, MADE_BNB_INT8, MADE_N };
 
-static const char *const made_names[MADE_N] = {
-    "", "gptq int4, act-order", "awq", "compressed-tensors int4", "bitsandbytes nf4",
-    "bitsandbytes int8"};
+static const char *const made_names[MADE_N] = {"",
+                                               "gptq int4, act-order",
+                                               "awq",
+                                               "compressed-tensors int4",
+                                               "bitsandbytes nf4",
+                                               "bitsandbytes int8"};
 
 static const char *const made_configs[MADE_N] = {
     [MADE_GPTQ] = "{\"quant_method\":\"gptq\",\"bits\":4,\"group_size\":64,\"desc_act\":true,"
                   "\"sym\":false,\"checkpoint_format\":\"gptq\",\"pack_dtype\":\"int32\"}",
     [MADE_AWQ] = "{\"quant_method\":\"awq\",\"bits\":4,\"group_size\":64,\"zero_point\":true,"
                  "\"version\":\"gemm\"}",
-    [MADE_CT] = "{\"quant_method\":\"compressed-tensors\",\"format\":\"pack-quantized\","
-                "\"quantization_status\":\"compressed\",\"ignore\":[\"lm_head\"],\"config_groups\":"
-                "{\"group_0\":{\"targets\":[\"Linear\"],\"weights\":{\"num_bits\":4,\"type\":\"int\","
-                "\"strategy\":\"group\",\"group_size\":64,\"symmetric\":false}}}}",
+    [MADE_CT] =
+        "{\"quant_method\":\"compressed-tensors\",\"format\":\"pack-quantized\","
+        "\"quantization_status\":\"compressed\",\"ignore\":[\"lm_head\"],\"config_groups\":"
+        "{\"group_0\":{\"targets\":[\"Linear\"],\"weights\":{\"num_bits\":4,\"type\":\"int\","
+        "\"strategy\":\"group\",\"group_size\":64,\"symmetric\":false}}}}",
     [MADE_BNB_NF4] = "{\"quant_method\":\"bitsandbytes\",\"load_in_4bit\":true,"
                      "\"load_in_8bit\":false,\"bnb_4bit_quant_type\":\"nf4\"}",
     [MADE_BNB_INT8] = "{\"quant_method\":\"bitsandbytes\",\"load_in_4bit\":false,"
@@ -213,9 +218,12 @@ static inline void made_put_layer(struct made_file *f, enum made kind, int il)
     static const struct {
         const char *name;
         int rows, cols;
-    } of[] = {{"self_attn.q_proj", MADE_HIDDEN, MADE_HIDDEN}, {"self_attn.k_proj", MADE_KV, MADE_HIDDEN},
-              {"self_attn.v_proj", MADE_KV, MADE_HIDDEN},     {"self_attn.o_proj", MADE_HIDDEN, MADE_HIDDEN},
-              {"mlp.gate_proj", MADE_FFN, MADE_HIDDEN},       {"mlp.up_proj", MADE_FFN, MADE_HIDDEN},
+    } of[] = {{"self_attn.q_proj", MADE_HIDDEN, MADE_HIDDEN},
+              {"self_attn.k_proj", MADE_KV, MADE_HIDDEN},
+              {"self_attn.v_proj", MADE_KV, MADE_HIDDEN},
+              {"self_attn.o_proj", MADE_HIDDEN, MADE_HIDDEN},
+              {"mlp.gate_proj", MADE_FFN, MADE_HIDDEN},
+              {"mlp.up_proj", MADE_FFN, MADE_HIDDEN},
               {"mlp.down_proj", MADE_HIDDEN, MADE_FFN}};
     char name[64];
     for (size_t i = 0; i < sizeof of / sizeof *of; i++) {

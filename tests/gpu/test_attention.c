@@ -1,6 +1,6 @@
-/* What attention over a cache of 16 bits promises on CUDA: softmax over the keys that a token sees, as
- * float64 has it but for the rounding of what is 16 bits wide; all of the output, and no more; and bits
- * that depend on a token's own sequence and position alone, whichever kernel had it.
+/* What attention over a cache of 16 bits promises on CUDA: softmax over the keys that a token sees,
+ * as float64 has it but for the rounding of what is 16 bits wide; all of the output, and no more;
+ * and bits that depend on a token's own sequence and position alone, whichever kernel had it.
  *
  *     gpu_test_attention [small | sim]      for sanitizers, and where a GPU is simulated */
 #include <setjmp.h>
@@ -23,7 +23,8 @@ enum {
     TASK_HEADS = 16,
 };
 
-struct seq { /* the last n_new of kv_len tokens are in the step; those from n_prompt on were generated */
+struct seq { /* the last n_new of kv_len tokens are in the step; those from n_prompt on were
+                generated */
     int32_t kv_len, n_new, n_prompt;
 };
 
@@ -31,16 +32,16 @@ struct seq { /* the last n_new of kv_len tokens are in the step; those from n_pr
 static const struct seq mixed[] = {
     {4500, 24, 4476}, /* three runs; generated tokens computed again */
     {600, 130, 600},  /* behind keys of earlier steps, two tiles */
-    {2049, 1, 2000},  {77, 77, 77}, {300, 40, 290}, /* a prompt's end, and what was generated */
-    {2, 1, 1},        {1, 1, 1},    {256, 1, 200},
+    {2049, 1, 2000},  {77, 77, 77},  {300, 40, 290}, /* a prompt's end, and what was generated */
+    {2, 1, 1},        {1, 1, 1},     {256, 1, 200},
     {257, 1, 200},    {700, 1, 700}, /* a prompt's last token alone */
 };
 static const struct seq decode[] = {{4500, 1, 10}, {2048, 1, 2047}, {2047, 1, 9}, {512, 1, 500},
                                     {513, 1, 12},  {64, 1, 5},      {65, 1, 64},  {3, 1, 2},
                                     {1, 1, 0},     {1031, 1, 1030}, {33, 1, 2},   {3333, 1, 8}};
 /* Of few kv heads: enough tokens that some items are runs. */
-static const struct seq many[] = {
-    {4500, 120, 4380}, {2300, 60, 2240}, {515, 3, 515}, {300, 100, 200}, {150, 1, 1}, {90, 90, 90}};
+static const struct seq many[] = {{4500, 120, 4380}, {2300, 60, 2240}, {515, 3, 515},
+                                  {300, 100, 200},   {150, 1, 1},      {90, 90, 90}};
 static const struct seq prompts[] = {
     {300, 300, 300}, {77, 77, 77}, {1, 1, 1}, {2500, 1, 2400}, {200, 20, 190}};
 static const struct seq few[] = {{2400, 1, 2050}, {300, 22, 280}, {150, 20, 150}, {70, 70, 70}};
@@ -135,7 +136,7 @@ struct world {
     struct step all;
     float *q, *k, *v; /* as the device has them: [n_tokens, n_heads, head_dim], rows of LAYER */
     float alibi[32];
-    struct kv_cache kv;            /* in device memory, as: */
+    struct kv_cache kv; /* in device memory, as: */
     char *device_q, *device_out;
     float *device_alibi;
     uint16_t *out;        /* [n_tokens, n_heads, head_dim] of the step of all */
@@ -239,19 +240,18 @@ static void run(const struct world *w, const struct step *st, uint16_t *out)
     t->ops->copy_in(t->d, w->device_out, out, n * sizeof *out);
     t->ops->copy_in(t->d, w->device_out + n * sizeof *out, guard, GUARD * width * sizeof *out);
     t->ops->step_begin(t->d, &st->batch, 0);
-    t->ops->attention(t->d,
-                      &(struct attention_args){.out = w->device_out,
-                                               .q = w->device_q + (size_t)st->first_token *
-                                                                      (size_t)w->stride * 2,
-                                               .q_stride = w->stride,
-                                               .kv = &w->kv,
-                                               .layer = LAYER,
-                                               .n_heads = s->n_heads,
-                                               .scale = 1 / sqrtf((float)s->head_dim),
-                                               .soft_cap = s->soft_cap,
-                                               .window = s->window,
-                                               .alibi = s->alibi ? w->device_alibi : NULL,
-                                               .bidirectional = s->bidirectional});
+    t->ops->attention(t->d, &(struct attention_args){.out = w->device_out,
+                                                     .q = w->device_q + (size_t)st->first_token *
+                                                                            (size_t)w->stride * 2,
+                                                     .q_stride = w->stride,
+                                                     .kv = &w->kv,
+                                                     .layer = LAYER,
+                                                     .n_heads = s->n_heads,
+                                                     .scale = 1 / sqrtf((float)s->head_dim),
+                                                     .soft_cap = s->soft_cap,
+                                                     .window = s->window,
+                                                     .alibi = s->alibi ? w->device_alibi : NULL,
+                                                     .bidirectional = s->bidirectional});
     t->ops->step_end(t->d);
     if (!t->ops->step_wait(t->d, NULL, &failed))
         die("step_wait", &failed);
@@ -306,8 +306,8 @@ static void *make_rows(struct world *w, float **host)
     *host = take_host(n * sizeof **host);
     memset(rows, 0xff, LAYERS * n * sizeof *rows);
     for (int i = 0; i < s->n_seqs; i++) {
-        uint16_t *from =
-            random_acts(&w->t, (size_t)(s->seq[i].kv_len * s->n_kv_heads) * dim, 1), *next = from;
+        uint16_t *from = random_acts(&w->t, (size_t)(s->seq[i].kv_len * s->n_kv_heads) * dim, 1),
+                 *next = from;
         for (int key = 0; key < s->seq[i].kv_len; key++) {
             for (int h = 0; h < s->n_kv_heads; h++, next += dim)
                 memcpy(at + cache_row(w, slot_of(i), h, key) * dim, next, dim * sizeof *next);
@@ -321,8 +321,8 @@ static void *make_rows(struct world *w, float **host)
     return device;
 }
 
-/* Queries of a deviation of 3, so that weights are neither equal nor one: with the rest of their rows
- * NaN. */
+/* Queries of a deviation of 3, so that weights are neither equal nor one: with the rest of their
+ * rows NaN. */
 static void make_queries(struct world *w)
 {
     const size_t width = row_width(w), n = (size_t)w->all.batch.n_tokens;
@@ -433,13 +433,12 @@ static void make_weights(const struct world *w, int token, int head, struct keys
 
 /* How far a value may be from float64, with u half of a last place of 16 bits:
  *
- *     sum of weight * |v| * u        weights are rounded for the tensor cores, but not in their sum; in
- *                                    f16 to 2^-25 of the largest where they are below its normal numbers
- *     u * |value|                    as the output is
- *     sum of weight * |v| * FLOATS   all else is f32: products of 256 pairs, some 14 large in all of
- *                                    their terms, by tensor cores that may drop what is below 2^-22 of
- *                                    a term, 16 at a time: 2^-14; cap, slope and powers of 2 some 2^-18;
- *                                    sums of 4500 values in 290 such steps 2^-14 at most */
+ *     sum of weight * |v| * u        weights are rounded for the tensor cores, but not in their
+ * sum; in f16 to 2^-25 of the largest where they are below its normal numbers u * |value| as the
+ * output is sum of weight * |v| * FLOATS   all else is f32: products of 256 pairs, some 14 large in
+ * all of their terms, by tensor cores that may drop what is below 2^-22 of a term, 16 at a time:
+ * 2^-14; cap, slope and powers of 2 some 2^-18; sums of 4500 values in 290 such steps 2^-14 at most
+ */
 static void make_want(const struct world *w, int token, int head, double *weight)
 {
     static const double FLOATS = 0x1p-13;
@@ -508,8 +507,8 @@ static void check_step(const struct world *w, int seq, int first, int end)
     free(out);
 }
 
-/* A sequence by itself, its prompt cut, and single tokens.  A token that sees later ones cannot come
- * before them. */
+/* A sequence by itself, its prompt cut, and single tokens.  A token that sees later ones cannot
+ * come before them. */
 static void check_bits(const struct world *w, int seq)
 {
     static const int cuts[] = {0, 1, 64, 65, 129, TOKENS_MAX};
@@ -534,12 +533,12 @@ static void check_shape(const struct shape *s, enum dtype act)
     const double worst = check_values(&w);
     for (int i = 0; i < s->n_seqs; i++)
         check_bits(&w, i);
-    print_message("           %d heads of %d over %d, pages of %d%s%s%s%s: %d tokens, largest error "
-                  "%.2f of its bound\n",
-                  s->n_heads, s->head_dim, s->n_kv_heads, s->block_tokens,
-                  s->window ? ", window" : "", s->soft_cap > 0 ? ", cap" : "",
-                  s->alibi ? ", ALiBi" : "", s->bidirectional ? ", both ways" : "",
-                  w.all.batch.n_tokens, worst);
+    print_message(
+        "           %d heads of %d over %d, pages of %d%s%s%s%s: %d tokens, largest error "
+        "%.2f of its bound\n",
+        s->n_heads, s->head_dim, s->n_kv_heads, s->block_tokens, s->window ? ", window" : "",
+        s->soft_cap > 0 ? ", cap" : "", s->alibi ? ", ALiBi" : "",
+        s->bidirectional ? ", both ways" : "", w.all.batch.n_tokens, worst);
     free_world(&w);
 }
 

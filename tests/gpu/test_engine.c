@@ -4,8 +4,8 @@
  *
  *     gpu_test_engine [small | DEVICE [SHAPES]]
  *
- * small: for compute-sanitizer, the schemes that round activations alone; DEVICE: "cuda"; "cpu" tries
- * the test itself; SHAPES: tests/gpu/shapes. */
+ * small: for compute-sanitizer, the schemes that round activations alone; DEVICE: "cuda"; "cpu"
+ * tries the test itself; SHAPES: tests/gpu/shapes. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -79,8 +79,8 @@ static void make_folder(int i)
 
 static bool rounds_activations(const struct tried *m)
 {
-    return m->made == MADE_BNB_INT8 ||
-           (m->quantize && (strncmp(m->quantize, "int8", 4) == 0 || strcmp(m->quantize, "fp8") == 0));
+    return m->made == MADE_BNB_INT8 || (m->quantize && (strncmp(m->quantize, "int8", 4) == 0 ||
+                                                        strcmp(m->quantize, "fp8") == 0));
 }
 
 static void scores_are_those_of_the_cpu(void **state)
