@@ -290,7 +290,10 @@ struct attention_args { /* paged, ragged: one call for prefill and decode togeth
     float soft_cap;     /* 0 = none; else s = cap * tanh(s / cap) */
     int window;         /* 0 = none; else a token sees itself and the window - 1 before it */
     const float *alibi; /* [n_heads] slopes or NULL: s += slope * (key position - query position) */
-    bool bidirectional; /* a token also sees the later ones of its sequence's kv_len */
+    /* A token of a prompt also sees the later ones of the prompt, as far as they are in the cache: a
+     * prompt in one step.  One that was generated sees what there was then, also when it is computed
+     * again, and no token of the prompt sees it: their bits are those of the first time. */
+    bool bidirectional;
 };
 
 /* logits[i] = w @ norm(x[head[first + i].row]), i < n: for the heads of the batch alone. */

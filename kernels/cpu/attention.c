@@ -115,7 +115,8 @@ static void open_part(struct attend_part *p, const struct attend_job *job, int p
                               .head_dim = a->kv->head_dim,
                               .stride = job->stride,
                               .window = a->window,
-                              .kv_len = a->bidirectional ? b->kv_len[seq] : 0,
+                              .prompt_len =
+                                  a->bidirectional ? smaller(b->kv_len[seq], b->n_prompt[seq]) : 0,
                               .soft_cap = a->soft_cap};
     t->n_rows = smaller(ATTEND_ROWS, n_tokens * job->group - t->row_first);
     float *at = job->work + (size_t)thread * WORK_FLOATS;
@@ -134,7 +135,9 @@ static void open_part(struct attend_part *p, const struct attend_job *job, int p
     p->kv_head = part % a->kv->n_kv_heads;
     t->slope = a->alibi ? a->alibi + p->kv_head * job->group : NULL;
     p->seq = seq;
-    p->end = t->kv_len ? t->kv_len : row_position(t, t->n_rows - 1) + 1;
+    p->end = row_position(t, t->n_rows - 1) + 1;
+    if (p->end < t->prompt_len)
+        p->end = t->prompt_len;
     int oldest = row_position(t, 0) + 1 - a->window;
     p->begin = a->window > 0 && oldest > 0 ? oldest : 0;
 }

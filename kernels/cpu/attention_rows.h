@@ -253,7 +253,7 @@ static void hide_columns(const struct attend_tile *t, int row, int first, int n_
 {
     float *s = t->s + row * ATTEND_CHUNK;
     int position = t->pos_first + (t->row_first + row) / t->group;
-    int end = (t->kv_len ? t->kv_len : position + 1) - first;
+    int end = (t->prompt_len > position ? t->prompt_len : position + 1) - first;
     int begin = t->window > 0 ? position + 1 - t->window - first : 0;
     for (int c = 0; c < begin && c < n_cols; c++)
         s[c] = -INFINITY;

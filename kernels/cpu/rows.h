@@ -29,7 +29,7 @@ struct attend_tile {
     int n_rows, row_first, pos_first, group;
     int head_dim, stride; /* stride: head_dim padded to ATTEND_LANES */
     int window;
-    int kv_len; /* of the sequence, when rows see what comes after them too; else 0 */
+    int prompt_len; /* of the sequence, as far as it is cached, when its rows see all of it; else 0 */
     float soft_cap;
     const float *slope; /* [group] ALiBi of the kv head's query heads, or NULL */
     float *q;     /* [n_rows, stride], scaled */

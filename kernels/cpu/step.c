@@ -10,12 +10,13 @@
 #include <assert.h>
 #include <string.h>
 
-enum { ALIGN = 64, N_ARRAYS = 14 + DEVICE_DEPTH };
+enum { ALIGN = 64, N_ARRAYS = 15 + DEVICE_DEPTH };
 
 struct work { /* the arrays that step.c lays out; the slots divide history and bias */
     int32_t *history;
     struct sample_bias *bias;
-    int32_t *ids, *positions, *token_seq, *seq_start, *kv_len, *slot_of, *table;
+    int32_t *ids, *positions, *token_seq, *seq_start, *kv_len, *n_prompt, *slot_of,
+        *table;
     struct batch_head *head;
 };
 
@@ -54,6 +55,7 @@ static void list_arrays(struct device *d, struct work *w, const struct device_li
         {(void **)&w->token_seq, tokens, sizeof(int32_t)},
         {(void **)&w->seq_start, seqs + 1, sizeof(int32_t)},
         {(void **)&w->kv_len, seqs, sizeof(int32_t)},
+        {(void **)&w->n_prompt, seqs, sizeof(int32_t)},
         {(void **)&w->slot_of, seqs, sizeof(int32_t)},
         {(void **)&w->table, seqs * (size_t)l->table_stride, sizeof(int32_t)},
         {(void **)&w->head, (size_t)l->step_heads_max, sizeof(struct batch_head)},
@@ -105,6 +107,7 @@ bool cpu_work_set(struct device *d, const struct device_limits *l, void *work, s
                               .token_seq = w.token_seq,
                               .seq_start = w.seq_start,
                               .kv_len = w.kv_len,
+                              .n_prompt = w.n_prompt,
                               .slot = w.slot_of,
                               .block_table = w.table,
                               .head = w.head};
@@ -138,6 +141,7 @@ static void keep_rows(struct batch *to, const struct batch *from)
     keep(to->token_seq, from->token_seq, n_tokens, sizeof *to->token_seq);
     keep(to->seq_start, from->seq_start, n_seqs + 1, sizeof *to->seq_start);
     keep(to->kv_len, from->kv_len, n_seqs, sizeof *to->kv_len);
+    keep(to->n_prompt, from->n_prompt, n_seqs, sizeof *to->n_prompt);
     keep(to->slot, from->slot, n_seqs, sizeof *to->slot);
     keep(to->head, from->head, (size_t)from->n_heads, sizeof *to->head);
 }

@@ -125,7 +125,7 @@ static void add_tiles(struct attention_plan *p, const struct batch *b, int seq)
         t->first_token = first + at;
         t->n_tokens = smaller(ATTENTION_TILE, n_prompt - at);
         t->position = position + at;
-        t->kv_len = b->kv_len[seq];
+        t->prompt_len = smaller(b->kv_len[seq], b->n_prompt[seq]);
     }
 }
 

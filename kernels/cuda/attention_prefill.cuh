@@ -101,7 +101,7 @@ __device__ __forceinline__ struct prefill_work prefill_work_of(const struct pref
     w.tile = p.tile[item / p.n_heads];
     w.head = item % p.n_heads;
     w.kv_head = w.head / (p.n_heads / p.n_kv_heads);
-    w.key_end = p.bidirectional ? w.tile.kv_len : w.tile.position + w.tile.n_tokens;
+    w.key_end = p.bidirectional ? w.tile.prompt_len : w.tile.position + w.tile.n_tokens;
     int first_key = p.window > 0 ? max(w.tile.position + 1 - p.window, 0) : 0;
     w.first_key_tile = first_key / key_tile;
     int end = (w.key_end + key_tile - 1) / key_tile;
@@ -119,7 +119,7 @@ keys_of_row(const struct prefill_params &p, const struct prefill_work &w, int ro
     int position = w.tile.position + row;
     struct key_range r;
     r.first = p.window > 0 ? position + 1 - p.window - first_key : 0;
-    r.end = (p.bidirectional ? w.tile.kv_len : position + 1) - first_key;
+    r.end = (p.bidirectional ? w.tile.prompt_len : position + 1) - first_key;
     return r;
 }
 

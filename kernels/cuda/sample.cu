@@ -389,7 +389,8 @@ constexpr int COPIES_MAX = 128; /* rows at once where single blocks do them */
 /* Clusters that run at once: one more would double the time. */
 int count_clusters(struct device *d, size_t shared_bytes)
 {
-    static int n; /* one device thread; of the first vocabulary, which is the model's */
+    /* Of the device that the thread has had last, and its first vocabulary, which is the model's. */
+    static thread_local int n, counted_on; /* counted_on: 1 + the device */
     cudaLaunchAttribute size = {};
     size.id = cudaLaunchAttributeClusterDimension;
     size.val.clusterDim = {CLUSTER, 1, 1};
@@ -399,9 +400,11 @@ int count_clusters(struct device *d, size_t shared_bytes)
     config.dynamicSmemBytes = shared_bytes;
     config.attrs = &size;
     config.numAttrs = 1;
-    if (n == 0)
+    if (counted_on != d->index + 1) {
         cuda_check(d, cudaOccupancyMaxActiveClusters(&n, sample_kernel<CLUSTER>, &config),
                    "sample: clusters");
+        counted_on = d->index + 1;
+    }
     return n > 0 ? n : 1;
 }
 

@@ -136,6 +136,7 @@ static void set_batch(struct bench *b, int n_seqs, int kv_len, int n_new)
                                                 .token_seq = b->token_seq,
                                                 .seq_start = b->seq_start,
                                                 .kv_len = b->kv_len,
+                                                .n_prompt = b->kv_len,
                                                 .slot = b->slot,
                                                 .block_table = &b->table[0][0]},
                                 0);

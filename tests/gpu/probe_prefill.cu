@@ -163,7 +163,7 @@ static void add_tiles(std::vector<struct attention_tile> *tiles, const struct pa
         t.first_token = row + at;
         t.n_tokens = std::min((int)ATTENTION_TILE, p.n - at);
         t.position = p.first + at;
-        t.kv_len = kv_len;
+        t.prompt_len = kv_len;
         tiles->push_back(t);
     }
 }

@@ -144,12 +144,12 @@ sanitizer_jobs() { # the longest first
     for tool in racecheck initcheck memcheck synccheck; do
         for t in "scheme waves int4" "matmul waves" "scheme waves fp8"; do echo "$tool gpu_test_$t"; done
     done
-    for t in matmul qkv scheme gguf act8 engine kv8 sample small_ops head; do
+    for t in matmul qkv scheme gguf act8 engine attention kv8 sample small_ops head; do
         [ -x "$bin/gpu_test_$t" ] || continue
         for tool in racecheck initcheck memcheck synccheck; do
             case $tool,$t in racecheck,engine|racecheck,gguf) continue ;; esac
             case $t in
-            act8|gguf|head|kv8|matmul|qkv|sample|scheme) echo "$tool gpu_test_$t small" ;;
+            act8|attention|engine|gguf|head|kv8|matmul|qkv|sample|scheme) echo "$tool gpu_test_$t small" ;;
             *) echo "$tool gpu_test_$t" ;;
             esac
         done

@@ -2,16 +2,20 @@
  * rounding of 16-bit activations; and the same bits for a sequence alone as among others, for a
  * prompt in one step as in several, and from a recorded step whatever its lengths.
  *
- *     gpu_test_engine [DEVICE [SHAPES]]      "cuda" and tests/gpu/shapes; "cpu" tries the test
- * itself */
+ *     gpu_test_engine [small | DEVICE [SHAPES]]
+ *
+ * small: for compute-sanitizer, the schemes that round activations alone; DEVICE: "cuda"; "cpu"
+ * tries the test itself; SHAPES: tests/gpu/shapes. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <unistd.h>
 
 #include "kernels/backend.h"
 #include "tests/gpu/answers.h"
+#include "tests/gpu/make_quant.h"
 
 static const double SPREAD_MIN = 0.05; /* of log-probabilities: else a wrong model would pass */
 /* Root mean square, in units of the spread; with activations in 8 bits, where a last bit of 16 may
@@ -19,17 +23,30 @@ static const double SPREAD_MIN = 0.05; /* of log-probabilities: else a wrong mod
 static const double ERROR_MAX = 0.05, ERROR_MAX_8 = 0.15;
 
 static const char *device = "cuda", *shapes = "tests/gpu/shapes";
-static const struct {
+static char folder[] = "/tmp/inferd-quant-XXXXXX";
+static const struct tried {
     struct model model;
     const char *quantize;
-} models[] = {{{"small", "auto"}, NULL},
-              {{"wide-heads", "auto"}, NULL},
-              {{"small", "int8"}, NULL},
-              {{"wide-heads", "fp8"}, NULL},
-              {{"small", "auto"}, "int8:threshold=0"},
-              {{"wide-heads", "auto"}, "int8:threshold=1"},
-              {{"small", "auto"}, "fp8"}};
-enum { N_MODELS = sizeof models / sizeof models[0] };
+    enum made made; /* a folder of that format, instead of random weights */
+} models[] = {{{"small", "auto"}, NULL, MADE_NOTHING},
+              {{"wide-heads", "auto"}, NULL, MADE_NOTHING},
+              {{"small", "int8"}, NULL, MADE_NOTHING},
+              {{"wide-heads", "fp8"}, NULL, MADE_NOTHING},
+              {{"small", "auto"}, "int8:threshold=0", MADE_NOTHING},
+              {{"wide-heads", "auto"}, "int8:threshold=1", MADE_NOTHING},
+              {{"small", "auto"}, "fp8", MADE_NOTHING},
+              {{"small", "auto"}, "int4", MADE_NOTHING},
+              {{"wide-heads", "auto"}, "int4:asymmetric", MADE_NOTHING},
+              {{"small", "auto"}, "nf4", MADE_NOTHING},
+              {{"wide-heads", "auto"}, "w8a16", MADE_NOTHING},
+              {{"small", "auto"}, "fp4", MADE_NOTHING},
+              {{"", "auto"}, NULL, MADE_GPTQ},
+              {{"", "auto"}, NULL, MADE_AWQ},
+              {{"", "auto"}, NULL, MADE_CT},
+              {{"", "auto"}, NULL, MADE_BNB_NF4},
+              {{"", "auto"}, NULL, MADE_BNB_INT8}};
+enum { N_SMALL_MODELS = 7, N_MODELS = sizeof models / sizeof models[0] };
+static int n_models = N_MODELS;
 
 static void skip_without_device(void)
 {
@@ -43,19 +60,38 @@ static void skip_without_device(void)
 
 static void open_engine(struct drive *d, const char *on, int i)
 {
+    const struct tried *m = &models[i];
     char path[512];
-    struct engine_options o = answers_options(on, shapes, &models[i].model, path);
-    o.quantize = o.quantize_head = models[i].quantize;
+    struct engine_options o = answers_options(on, shapes, &m->model, path);
+    o.quantize = o.quantize_head = m->quantize;
+    if (m->made) {
+        o.model_path = folder;
+        o.random_weights = false;
+    }
     drive_open(d, &o);
+}
+
+static void make_folder(int i)
+{
+    if (models[i].made)
+        make_quant(folder, models[i].made);
+}
+
+static bool rounds_activations(const struct tried *m)
+{
+    return m->made == MADE_BNB_INT8 || (m->quantize && (strncmp(m->quantize, "int8", 4) == 0 ||
+                                                        strcmp(m->quantize, "fp8") == 0));
 }
 
 static void scores_are_those_of_the_cpu(void **state)
 {
     (void)state;
-    for (int s = 0; s < N_MODELS; s++) {
+    for (int s = 0; s < n_models; s++) {
         static struct answer want[1], got[1];
+        const struct tried *m = &models[s];
         struct drive d;
         double spread;
+        make_folder(s);
         open_engine(&d, "cpu", s);
         answer(&d, 1, PROMPT, want);
         drive_close(&d);
@@ -63,20 +99,21 @@ static void scores_are_those_of_the_cpu(void **state)
         answer(&d, 1, PROMPT, got);
         drive_close(&d);
         const double error = answers_error(want, got, &spread);
-        printf("%s, kv %s, quantize %s: spread %.4f, error %.5f of it\n", models[s].model.name,
-               models[s].model.kv_dtype, models[s].quantize ? models[s].quantize : "none", spread,
-               error);
+        printf("%s, kv %s, quantize %s: spread %.4f, error %.5f of it\n",
+               m->made ? made_names[m->made] : m->model.name, m->model.kv_dtype,
+               m->quantize ? m->quantize : "none", spread, error);
         assert_true(spread > SPREAD_MIN);
-        assert_true(error < (models[s].quantize ? ERROR_MAX_8 : ERROR_MAX)); /* NaN fails too */
+        assert_true(error < (rounds_activations(m) ? ERROR_MAX_8 : ERROR_MAX)); /* NaN fails too */
     }
 }
 
 static void company_and_cuts_change_no_bit(void **state)
 {
     (void)state;
-    for (int s = 0; s < N_MODELS; s++) {
+    for (int s = 0; s < n_models; s++) {
         static struct answer all[SEQS], alone[1], cut[1];
         struct drive d;
+        make_folder(s);
         open_engine(&d, device, s);
         answer(&d, SEQS, PROMPT, all);
         answer(&d, 1, PROMPT, alone);
@@ -216,8 +253,15 @@ int main(int argc, char **argv)
         cmocka_unit_test(company_and_cuts_change_no_bit),
         cmocka_unit_test(recorded_steps_serve_other_lengths),
     };
-    device = argc > 1 ? argv[1] : device;
+    if (argc > 1 && strcmp(argv[1], "small") == 0)
+        n_models = N_SMALL_MODELS;
+    else if (argc > 1)
+        device = argv[1];
     shapes = argc > 2 ? argv[2] : shapes;
     skip_without_device();
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    if (!mkdtemp(folder))
+        return 1;
+    const int n_failed = cmocka_run_group_tests(tests, NULL, NULL);
+    made_remove(folder);
+    return n_failed;
 }

@@ -17,18 +17,19 @@ struct shape {
     bool norm;
     int window;
     float soft_cap;
+    bool alibi;
 };
 
 static const struct shape shapes[] = {
-    {64, 64, 9, 3, ROPE_NEOX, DT_INT8, false, 0, 0},
-    {64, 64, 9, 3, ROPE_ADJACENT, DT_FP8, true, 0, 0},
-    {80, 20, 8, 2, ROPE_NEOX, DT_INT8, true, 0, 0},
-    {80, 80, 8, 2, ROPE_NEOX, DT_FP8, false, 200, 0},
-    {96, 96, 6, 6, ROPE_NEOX, DT_INT8, false, 0, 20},
-    {128, 128, 24, 2, ROPE_NEOX, DT_INT8, true, 0, 0},
-    {128, 64, 8, 8, ROPE_ADJACENT, DT_FP8, false, 333, 0},
-    {256, 256, 8, 2, ROPE_NEOX, DT_INT8, false, 0, 0},
-    {256, 0, 20, 2, ROPE_NONE, DT_FP8, false, 0, 30},
+    {64, 64, 9, 3, ROPE_NEOX, DT_INT8, false, 0, 0, false},
+    {64, 64, 9, 3, ROPE_ADJACENT, DT_FP8, true, 0, 0, true},
+    {80, 20, 8, 2, ROPE_NEOX, DT_INT8, true, 0, 0, false},
+    {80, 80, 8, 2, ROPE_NEOX, DT_FP8, false, 200, 0, false},
+    {96, 96, 6, 6, ROPE_NEOX, DT_INT8, false, 0, 20, true},
+    {128, 128, 24, 2, ROPE_NEOX, DT_INT8, true, 0, 0, false},
+    {128, 64, 8, 8, ROPE_ADJACENT, DT_FP8, false, 333, 0, true},
+    {256, 256, 8, 2, ROPE_NEOX, DT_INT8, false, 0, 0, false},
+    {256, 0, 20, 2, ROPE_NONE, DT_FP8, false, 0, 30, false},
 };
 enum { SHAPES = sizeof shapes / sizeof *shapes };
 
@@ -70,7 +71,7 @@ struct world {
     int n_table_blocks;
     struct sample_params params;
     struct batch_slot set[SLOTS];
-    float *qkv, *norm, *inv_freq;
+    float *qkv, *norm, *inv_freq, alibi[HEADS_MAX];
     uint8_t *codes[2];
     float *scales[2];
     struct batch batch;
@@ -155,6 +156,8 @@ static void make_world(struct world *w, const struct shape *s, int block_tokens,
     w->inv_freq = malloc(256 * sizeof(float));
     for (int i = 0; i < s->rope_dims / 2; i++)
         w->inv_freq[i] = (float)pow(10000, -2.0 * i / s->rope_dims);
+    for (int h = 0; h < s->n_heads; h++)
+        w->alibi[h] = exp2f(-8.0f * (float)(h + 1) / (float)s->n_heads);
 }
 
 static void free_world(struct world *w)
@@ -168,7 +171,7 @@ static void free_world(struct world *w)
 struct placed {
     struct kv_cache kv;
     char *qkv;
-    float *norm, *inv_freq, *out;
+    float *norm, *inv_freq, *alibi, *out;
 };
 
 static void *take_copy(const struct tested_device *t, const void *from, size_t n_bytes)
@@ -197,6 +200,7 @@ static struct placed place(const struct tested_device *t, const struct world *w)
         .qkv = take_values(t, w->qkv, (size_t)(w->n_tokens * w->stride), t->act),
         .norm = take_values(t, w->norm, (size_t)s->head_dim, DT_F32),
         .inv_freq = take_values(t, w->inv_freq, (size_t)s->rope_dims / 2 + 1, DT_F32),
+        .alibi = take_values(t, w->alibi, HEADS_MAX, DT_F32),
         .out = pair_take(t, (size_t)(w->n_tokens * s->n_heads * s->head_dim) * sizeof(float))};
 }
 
@@ -238,7 +242,8 @@ static void run_attention(const struct tested_device *t, const struct batch *b,
                                                      .n_heads = s->n_heads,
                                                      .scale = 1 / sqrtf((float)s->head_dim),
                                                      .soft_cap = s->soft_cap,
-                                                     .window = s->window});
+                                                     .window = s->window,
+                                                     .alibi = s->alibi ? p->alibi : NULL});
     end_step(t, NULL);
     get_values(t, out, p->out, (size_t)(b->n_tokens * s->n_heads * s->head_dim), t->act);
 }
@@ -361,8 +366,9 @@ static void compare_attention(const struct pair *p, const struct shape *s, int b
         if (memcmp(alone, out[1] + (size_t)t * width, width * sizeof *alone) != 0)
             fail_msg("shape %d: token %d alone has other bits", index, t);
     }
-    print_message("           %d heads of %d over %d, %s: largest error %.2g\n", s->n_heads,
-                  s->head_dim, s->n_kv_heads, dtype_traits[s->dtype].name, (double)worst);
+    print_message("           %d heads of %d over %d, %s%s: largest error %.2g\n", s->n_heads,
+                  s->head_dim, s->n_kv_heads, dtype_traits[s->dtype].name,
+                  s->alibi ? ", ALiBi" : "", (double)worst);
     free(out[0]), free(out[1]), free(alone);
     free_world(&w);
 }

@@ -21,6 +21,7 @@ struct shape {
     struct {
         bool alibi, bidirectional;
         int q_gap; /* values between the queries of two tokens */
+        int n_generated; /* of each sequence, at its end */
     } more;
 };
 
@@ -62,8 +63,20 @@ static const struct shape shapes[] = {
      {90, 1},
      {.alibi = true}},
     {"both ways", 4, 2, 32, 16, DT_F32, 0, 0, 2, {300, 70}, {300, 70}, {.bidirectional = true}},
-    {"both, prefix, alibi", 4, 2, 64, 16, DT_F16, 0, 0, 1, {613}, {40}, {true, true, 1}},
+    {"both, prefix, alibi", 4, 2, 64, 16, DT_F16, 0, 0, 1, {613}, {40}, {true, true, 1, 0}},
     {"both, window", 4, 2, 32, 8, DT_F32, 0, 33, 2, {700, 9}, {100, 9}, {.bidirectional = true}},
+    {"both, and generated",
+     4,
+     2,
+     32,
+     16,
+     DT_F16,
+     0,
+     0,
+     3,
+     {300, 70, 600},
+     {300, 9, 1},
+     {.bidirectional = true, .n_generated = 7}},
 };
 enum { SHAPES = sizeof shapes / sizeof *shapes };
 
@@ -71,7 +84,8 @@ enum { SHAPES = sizeof shapes / sizeof *shapes };
 struct world {
     struct kv_cache kv;
     struct batch batch;
-    int32_t *table, seq_start[SEQS_MAX + 1], kv_len[SEQS_MAX], slot[SEQS_MAX];
+    int32_t *table, seq_start[SEQS_MAX + 1], kv_len[SEQS_MAX], n_prompt[SEQS_MAX],
+        slot[SEQS_MAX];
     int32_t *token_seq, *positions, *ids;
     float *q, *out, alibi[128];
     int q_stride;
@@ -138,6 +152,7 @@ static void build_world(struct world *w, const struct shape *s, uint64_t seed)
         n_blocks += n;
         w->seq_start[i] = n_tokens;
         w->kv_len[i] = s->kv_len[i];
+        w->n_prompt[i] = s->kv_len[i] - s->more.n_generated;
         n_tokens += s->n_new[i];
     }
     w->seq_start[s->n_seqs] = n_tokens;
@@ -202,6 +217,7 @@ static void build_world(struct world *w, const struct shape *s, uint64_t seed)
                               .seq_start = w->seq_start,
                               .kv_len = w->kv_len,
                               .slot = w->slot,
+                              .n_prompt = w->n_prompt,
                               .block_table = w->table};
     w->n_values = (size_t)n_tokens * (size_t)(s->n_heads * s->head_dim);
     w->q_stride = s->n_heads * s->head_dim + s->more.q_gap;
@@ -265,7 +281,7 @@ static void attend_exactly(const struct world *w, const struct attention_args *a
 {
     const struct kv_cache *kv = a->kv;
     int seq = w->token_seq[t], p = w->positions[t];
-    int last = a->bidirectional ? w->kv_len[seq] - 1 : p;
+    int last = a->bidirectional && p < w->n_prompt[seq] ? w->n_prompt[seq] - 1 : p;
     int kv_head = head / (a->n_heads / kv->n_kv_heads), hd = kv->head_dim;
     const int32_t *table = w->table + w->slot[seq] * STRIDE;
     const float *q = w->q + (size_t)t * (size_t)w->q_stride + (size_t)(head * hd);
@@ -450,7 +466,7 @@ static void attend_singly(struct device *d, const struct world *w, const struct 
     for (int t = 0; t < w->batch.n_tokens; t++) {
         int seq = w->token_seq[t];
         int32_t start[2] = {0, 1}, kv_len = w->positions[t] + 1, zero = 0;
-        if (s->more.bidirectional && kv_len < w->kv_len[seq])
+        if (s->more.bidirectional && kv_len < w->n_prompt[seq])
             continue; /* what comes after it would be missing */
         struct batch one = {.n_tokens = 1,
                             .n_seqs = 1,
@@ -460,6 +476,7 @@ static void attend_singly(struct device *d, const struct world *w, const struct 
                             .seq_start = start,
                             .kv_len = &kv_len,
                             .slot = &w->slot[seq],
+                            .n_prompt = &w->n_prompt[seq],
                             .block_table = w->table};
         struct attention_args a = args_of(w, s);
         take_batch(d, &one);

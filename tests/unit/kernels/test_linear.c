@@ -188,6 +188,7 @@ static void head_takes_the_rows_of_its_heads(void **state)
                                                     .seq_start = (int32_t[]){0, ROWS},
                                                     .kv_len = (int32_t[]){ROWS},
                                                     .slot = zeros,
+                                                    .n_prompt = zeros,
                                                     .block_table = zeros,
                                                     .head = head},
                                     0);

@@ -118,6 +118,7 @@ static void build_world(struct world *w, const struct shape *s, uint64_t seed)
                               .seq_start = w->seq_start,
                               .kv_len = s->kv_len,
                               .slot = w->slot,
+                              .n_prompt = s->kv_len,
                               .block_table = w->table};
 }
 
@@ -352,6 +353,7 @@ static void a_token_alone_has_the_same_bits(void **state)
                                            .seq_start = start,
                                            .kv_len = &kv_len,
                                            .slot = &single.slot[single.token_seq[t]],
+                                           .n_prompt = &kv_len,
                                            .block_table = single.table};
                 run_rope(d, &one);
             }

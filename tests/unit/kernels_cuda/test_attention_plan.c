@@ -65,6 +65,11 @@ static bool is_generated(const struct bench *t, int token)
     return position_of(t, token) >= t->n_prompt[t->token_seq[token]];
 }
 
+static int32_t prompt_len_of(const struct bench *t, int seq)
+{
+    return t->kv_len[seq] < t->n_prompt[seq] ? t->kv_len[seq] : t->n_prompt[seq];
+}
+
 static int32_t end_of_tile(const struct attention_tile *t)
 {
     return t->position + t->n_tokens;
@@ -80,7 +85,7 @@ static void check_tiles(const struct bench *t)
         const int seq = t->token_seq[tile->first_token];
         assert_in_range(tile->n_tokens, 1, ATTENTION_TILE);
         assert_int_equal(tile->slot, t->slot[seq]);
-        assert_int_equal(tile->kv_len, t->kv_len[seq]);
+        assert_int_equal(tile->prompt_len, prompt_len_of(t, seq));
         assert_int_equal(tile->position, position_of(t, tile->first_token));
         for (int at = 0; at < tile->n_tokens; at++) {
             assert_int_equal(t->token_seq[tile->first_token + at], seq);
