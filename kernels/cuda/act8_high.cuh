@@ -148,7 +148,7 @@ template <class S> struct high_side {
         mbarrier_init(listed(), 32); /* the lanes that make it */
         for (int i = 0; i < S::GROUPS; i++) {
             mbarrier_init(full() + 16 * i, 1 + S::GATHERERS);
-            mbarrier_init(empty() + 16 * i, S::MATHS / 32);
+            mbarrier_init(empty() + 16 * i, S::MATHS);
         }
     }
 
@@ -196,12 +196,11 @@ template <class S> struct high_side {
             parity ^= 1;
         }
     }
-    /* By a warp that multiplies: it has read the group. */
+    /* By those that multiply, each for itself: racecheck does not follow a warp's loads to the
+     * arrival of one lane here. */
     __device__ __forceinline__ void give_back()
     {
-        __syncwarp();
-        if (threadIdx.x % 32 == 0)
-            mbarrier_arrive(empty());
+        mbarrier_arrive(empty());
         next();
     }
 };

@@ -423,6 +423,15 @@ bool may_record(const device *d, uint64_t shape)
     return shape > 0 && shape < GRAPHS_MAX && d->batch.n_waves <= 1 && d->fault == cudaSuccess;
 }
 
+/* A graph takes memory of the device that no plan knows (2 MiB for 80 layers): so that no step fails for
+ * want of it, those of new shapes run unrecorded once little is left. */
+bool has_memory_to_record(void)
+{
+    const size_t LEFT_MIN = (size_t)64 << 20;
+    size_t n_free, n_total;
+    return cudaMemGetInfo(&n_free, &n_total) == cudaSuccess && n_free >= LEFT_MIN;
+}
+
 void replay(device *d, const cuda_graph *g, const cuda_step *step)
 {
     cuda_slots_step_again(d, step, g->exec, g->first);
@@ -474,11 +483,10 @@ bool step_begin(device *d, const batch *b, uint64_t shape)
     if (d->fault != cudaSuccess)
         return false;
     stage_send(d, &h->stage[i], h->copies, b, h->flight[i].out, &step);
-    const bool records = may_record(d, shape);
-    const bool recorded = records && h->graph[shape].exec;
+    const bool may = may_record(d, shape), recorded = may && h->graph[shape].exec;
     if (recorded)
         replay(d, &h->graph[shape], &step);
-    else if (records)
+    else if (may && has_memory_to_record())
         begin_recording(d, shape, &step);
     else
         cuda_slots_step(d, &step);

@@ -226,9 +226,12 @@ cudaError_t cudaIpcCloseMemHandle(void *)
 
 /* ---- memory ---- */
 
+/* CUDASIM_FREE: bytes that are said to be free, of a device that others fill. */
 cudaError_t cudaMemGetInfo(size_t *n_free, size_t *n_total)
 {
-    *n_free = *n_total = MEMORY_BYTES;
+    const char *given = getenv("CUDASIM_FREE");
+    *n_total = MEMORY_BYTES;
+    *n_free = given ? strtoull(given, NULL, 10) : MEMORY_BYTES;
     return cudaSuccess;
 }
 

@@ -6,6 +6,8 @@
 #include <deque>
 #include <vector>
 
+enum { GRAPH_BYTES = 2 << 20 }; /* that one to be run takes of the device */
+
 struct CUgraphNode_st {
     size_t at; /* in its graph */
     std::function<void()> run;
@@ -106,6 +108,9 @@ cudaError_t cudaGraphGetRootNodes(cudaGraph_t graph, cudaGraphNode_t *roots, siz
 
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long)
 {
+    size_t n_free, n_total;
+    if (cudaMemGetInfo(&n_free, &n_total) != cudaSuccess || n_free < GRAPH_BYTES)
+        return cudaErrorMemoryAllocation;
     *exec = new CUgraphExec_st{{graph->nodes.begin(), graph->nodes.end()}};
     return cudaSuccess;
 }

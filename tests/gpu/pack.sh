@@ -37,7 +37,7 @@ make_probes() {
     local products=(kernels/cuda/{matmul*,act8_quantize,tensor_map,norm}.cu kernels/cuda/*choose*.c
         kernels/cuda/{weight,scheme,block}_layout*.c kernels/{scheme,tensor}.c base/status.c)
     local prefill="tests/gpu/probe_prefill.cu kernels/cuda/attention_prefill.cu kernels/cuda/attention_prefill_sm90.cu"
-    probe probe_small tests/gpu/probe_small.cu kernels/cuda/{embed,embed_act8,embed_scheme,rope_kv,slots,sample}.cu \
+    probe probe_small tests/gpu/probe_small.cu kernels/cuda/{embed,embed_act8,embed_block,embed_scheme,rope_kv,slots,sample}.cu \
         "${products[@]}"
     probe probe_matmul tests/gpu/probe_matmul.cu "${products[@]}"
     probe bench_scheme tests/gpu/bench_scheme.cu "${products[@]}" -Xlinker --wrap=scheme_choose -lcublasLt

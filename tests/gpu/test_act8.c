@@ -432,7 +432,8 @@ static void check_form(const struct tested *t, struct pool *pool, const struct f
     fflush(stdout);
 }
 
-static void check_type(enum dtype act, int n_shapes)
+/* only: of the forms whose names begin so. */
+static void check_type(enum dtype act, int n_shapes, const char *only)
 {
     const struct device_limits limits = {.step_tokens_max = ROWS_MAX,
                                          .seqs_max = 4,
@@ -456,17 +457,18 @@ static void check_type(enum dtype act, int n_shapes)
     device_open(&t, act, &limits);
     struct pool pool = {.at = take_device(&t, (size_t)64 << 20)};
     for (size_t i = 0; i < sizeof forms / sizeof forms[0]; i++)
-        check_form(&t, &pool, &forms[i], n_shapes);
+        if (strncmp(forms[i].name, only, strlen(only)) == 0)
+            check_form(&t, &pool, &forms[i], n_shapes);
     t.ops->close(t.d);
 }
 
-/* With an argument: the small shapes and fewer numbers of rows, for compute-sanitizer. */
+/* small [FORM]: the small shapes and fewer numbers of rows, for compute-sanitizer; of one form. */
 int main(int argc, char **argv)
 {
-    (void)argv;
     const int n_shapes = argc > 1 ? 2 : (int)(sizeof shapes / sizeof shapes[0]);
+    const char *only = argc > 2 ? argv[2] : "";
     rows_step = argc > 1 ? 4 : 1;
-    check_type(DT_BF16, n_shapes);
-    check_type(DT_F16, n_shapes);
+    check_type(DT_BF16, n_shapes, only);
+    check_type(DT_F16, n_shapes, only);
     return failures != 0;
 }
