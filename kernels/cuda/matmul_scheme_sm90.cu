@@ -212,19 +212,22 @@ template <class T, class TILE> __device__ void bring_near(const wide_args &a, in
 
 /* ---- the warps that multiply ---- */
 
-template <class TILE, class SUMS>
-__device__ __forceinline__ void scale_rows(SUMS &s, const wide_args &a, const place &t, int warp,
-                                           int lane)
-{
-#pragma unroll
-    for (int b = 0; b < TILE::BLOCKS; b++) {
-        const int in_tile = 4 * TILE::GROUPS * b + warp;
+/* Where the scales of a lane's two rows of the weights lie, of the i-th tile: asked for when there
+ * are registers, as they are a thousand cycles away. */
+template <class TILE> struct wide_row_scales {
+    const wide_args &a;
+    int i, warp, lane;
+
+    __device__ __forceinline__ float2 operator()(int block) const
+    {
+        const int in_tile = 4 * TILE::GROUPS * block + warp;
         const bool of_up = a.p.w_up && in_tile >= TILE::UNITS / 2;
-        const int unit = min(t.unit + in_tile - (of_up ? TILE::UNITS / 2 : 0), a.n_units - 1);
+        const int in_weight = in_tile - (of_up ? TILE::UNITS / 2 : 0);
+        const int unit = min(place_at<TILE>(a, i).unit + in_weight, a.n_units - 1);
         const uint8_t *w = (const uint8_t *)(of_up ? a.p.w_up : a.p.w) + unit * a.unit_bytes;
-        s.scale_rows(b, ((const float2 *)(w + a.row_scales_at))[lane / 4]);
+        return ((const float2 *)(w + a.row_scales_at))[lane / 4];
     }
-}
+};
 
 /* A tile's sums, of so many rows, to y. */
 template <class T, int BITS, class TILE, wide_ending ENDING>
@@ -252,10 +255,8 @@ __device__ void multiply(const wide_args &a, const wide_ring &stages, wide_ring 
                                                                              table, warp, lane);
     for (int i = blockIdx.x; i < a.n_places; i += gridDim.x) {
         const int passes = passes_at<TILE>(a, i);
-        s.run(passes);
+        s.run(passes, wide_row_scales<TILE>{a, i, warp, lane});
         const place t = place_at<TILE>(a, i);
-        if (a.codes.row_scale)
-            scale_rows<TILE>(s, a, t, warp, lane);
         end_tile<T, expand_bits(EXPAND), TILE, ENDING>(s.sum, a, t, passes * TILE::PASS_ROWS, pieces,
                                                        away, warp, lane);
     }

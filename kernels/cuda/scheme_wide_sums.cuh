@@ -196,9 +196,13 @@ template <class T, int EXPAND, class TILE, int CHAINS> struct wide_sums {
         add(sum[BLOCKS - 1], of);
     }
 
-    /* sum = the tile's sums, without the scales of rows. */
-    __device__ __forceinline__ void run(int /* passes: one */)
+    /* sum = the tile's.  row_scales(b): of this lane's rows in block b, where rows have them. */
+    template <class SCALES>
+    __device__ __forceinline__ void run(int /* passes: one */, const SCALES &row_scales)
     {
+        float2 of_rows = {};
+        if (DEEP && codes.row_scale)
+            of_rows = row_scales(0);
 #pragma unroll
         for (int i = 0; i < N / 2; i++) {
 #pragma unroll
@@ -228,6 +232,10 @@ template <class T, int EXPAND, class TILE, int CHAINS> struct wide_sums {
             settle(chain[TWO]);
         }
         ring.next();
+        if (codes.row_scale)
+#pragma unroll
+            for (int b = 0; b < BLOCKS; b++)
+                scale_rows(b, DEEP ? of_rows : row_scales(b));
     }
 
     /* One scale a row: of this lane's two, in block b. */
