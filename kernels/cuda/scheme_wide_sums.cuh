@@ -200,9 +200,6 @@ template <class T, int EXPAND, class TILE, int CHAINS> struct wide_sums {
     template <class SCALES>
     __device__ __forceinline__ void run(int /* passes: one */, const SCALES &row_scales)
     {
-        float2 of_rows = {};
-        if (DEEP && codes.row_scale)
-            of_rows = row_scales(0);
 #pragma unroll
         for (int i = 0; i < N / 2; i++) {
 #pragma unroll
@@ -235,7 +232,7 @@ template <class T, int EXPAND, class TILE, int CHAINS> struct wide_sums {
         if (codes.row_scale)
 #pragma unroll
             for (int b = 0; b < BLOCKS; b++)
-                scale_rows(b, DEEP ? of_rows : row_scales(b));
+                scale_rows(b, row_scales(b));
     }
 
     /* One scale a row: of this lane's two, in block b. */
