@@ -419,7 +419,7 @@ struct backend {
     bool (*rates)(struct device *, double *copy_bytes_s, double *matmul_flops, struct status *st);
 };
 
-enum { OPS_ABI = 10 };
+enum { OPS_ABI = 11 };
 
 extern const struct backend cpu_backend; /* kernels/cpu */
 

@@ -11,6 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <stdlib.h>
 #include <unistd.h>
 
 #include "kernels/backend.h"
@@ -246,12 +247,31 @@ static void recorded_steps_serve_other_lengths(void **state)
     }
 }
 
+/* Steps whose width is not recorded for want of memory run as they are.  Only a simulated GPU can be
+ * told that it has none, and fails what asks for it. */
+static void a_step_needs_no_memory_for_its_graph(void **state)
+{
+    (void)state;
+    static struct answer want[1], got[1];
+    struct drive d;
+    open_engine(&d, device, 0);
+    answer(&d, 1, PROMPT, want);
+    drive_close(&d);
+    open_engine(&d, device, 0);
+    setenv("CUDASIM_FREE", "1000000", 1);
+    answer(&d, 1, PROMPT, got);
+    unsetenv("CUDASIM_FREE");
+    drive_close(&d);
+    assert_memory_equal(got, want, sizeof *got);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(scores_are_those_of_the_cpu),
         cmocka_unit_test(company_and_cuts_change_no_bit),
         cmocka_unit_test(recorded_steps_serve_other_lengths),
+        cmocka_unit_test(a_step_needs_no_memory_for_its_graph),
     };
     if (argc > 1 && strcmp(argv[1], "small") == 0)
         n_models = N_SMALL_MODELS;
