@@ -45,8 +45,8 @@ void log_init(enum log_level min, enum log_format format); /* before threads sta
 void log_write(enum log_level level, const char *msg, const struct log_field *fields, int n);
 /* A text of several lines: in text each is a line of its own, in JSON all are the "text" of one. */
 void log_text(enum log_level level, const char *msg, const char *text);
-/* Draws over the terminal's last line, at level info; the next line of the log takes its place.  False
- * where lines should be written instead: no terminal, or JSON. */
+/* Draws over the terminal's last line, at level info; the next line of the log takes its place.
+ * False where lines should be written instead: no terminal, or JSON. */
 bool log_draw(const char *text);
 uint64_t log_dropped(void);
 

@@ -13,7 +13,8 @@
 /* Options that can be wrong without any model: BAD_INPUT names the one that is. */
 bool check_options(const struct engine_options *o, struct status *st) MUST_CHECK;
 
-/* Options that were set and do nothing with the device and the ranks that the engine has: plan.h. */
+/* Options that were set and do nothing with the device and the ranks that the engine has: plan.h.
+ */
 void check_idle_options(const struct engine_options *o, const char *device, int n_ranks,
                         struct buf *names);
 

@@ -2,9 +2,9 @@
  *
  * Ranks that are processes open their files one by one.  What they compare must tell apart all that
  * changes an answer, and be cheap before a load: model_hash_config() has every number that a family
- * reads; model_hash_weights() has the names, types and sizes of all tensors and of each the first and
- * last few KiB, so that a fine-tune of the same shape is another model.  A change in the middle of
- * tensors alone is not seen.
+ * reads; model_hash_weights() has the names, types and sizes of all tensors and of each the first
+ * and last few KiB, so that a fine-tune of the same shape is another model.  A change in the middle
+ * of tensors alone is not seen.
  *
  * Thread: any; reads a checkpoint that model_file_open() opened. */
 #ifndef ENGINE_MODEL_HASH_H

@@ -493,19 +493,18 @@ static bool offer_fits(const struct refused *r, const struct offer *t, struct pl
     if (!quant_choice_read(&more, &with, &none))
         return false;
     p->weight_bytes = plan_weights_quantized(r->f, &more, r->ops, r->dev);
-    return p->weight_bytes > 0 &&
-           plan_rest(p, r->f, &with, r->ops, r->dev, r->available, &none);
+    return p->weight_bytes > 0 && plan_rest(p, r->f, &with, r->ops, r->dev, r->available, &none);
 }
 
-/* Adds to a refusal the first of what is there, from the most exact to the smallest, that would fit. */
+/* Adds to a refusal the first of what is there, from the most exact to the smallest, that would
+ * fit. */
 static bool offer_less(const struct refused *r, struct status *st)
 {
     static const struct offer offers[] = {
-        {NULL, false, true},    {NULL, true, false},   {NULL, true, true},
-        {"int8", false, false}, {"int8", false, true}, {"int8", true, false},
-        {"int8", true, true},   {"int4", false, false}, {"int4", false, true},
-        {"int4", true, false},  {"int4", true, true},  {"nf4", false, false},
-        {"nf4", false, true},   {"nf4", true, false},  {"nf4", true, true},
+        {NULL, false, true},   {NULL, true, false},   {NULL, true, true},   {"int8", false, false},
+        {"int8", false, true}, {"int8", true, false}, {"int8", true, true}, {"int4", false, false},
+        {"int4", false, true}, {"int4", true, false}, {"int4", true, true}, {"nf4", false, false},
+        {"nf4", false, true},  {"nf4", true, false},  {"nf4", true, true},
     };
     const struct status refusal = *st;
     for (size_t i = 0; i < sizeof offers / sizeof offers[0]; i++) {

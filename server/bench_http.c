@@ -104,9 +104,9 @@ static bool set_url(struct bench *b, const char *url, struct status *st)
  * drawn. */
 static bool check_lengths(const struct bench *b, struct status *st)
 {
-    const enum number idle = b->is_set[MAX_TOKENS]                             ? MAX_TOKENS
+    const enum number idle = b->is_set[MAX_TOKENS]                            ? MAX_TOKENS
                              : b->is_set[PROMPT_TOKENS] && !b->load.n_stalled ? PROMPT_TOKENS
-                                                                               : N_NUMBERS;
+                                                                              : N_NUMBERS;
     return !b->load.sharegpt || idle == N_NUMBERS ||
            status_fail(st, STATUS_BAD_INPUT,
                        "%s: has no effect with lengths sharegpt, which draws it",

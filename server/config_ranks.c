@@ -15,7 +15,7 @@ struct launcher {
     const char *rank, *size;
     const char *here;  /* how many of them are on this machine */
     const char *local; /* which of those this one is */
-    const char *host; /* of rank 0 */
+    const char *host;  /* of rank 0 */
 };
 
 static const struct launcher launchers[] = {
@@ -116,13 +116,14 @@ static bool read_secret(struct config *c, struct status *st)
 /* Options of ranks that were set. */
 static const char *find_set(const struct config *c, bool with_transport)
 {
-    return c->rank_secret_file[0]                           ? "rank-secret-file"
-           : c->rank_port != 0                              ? "rank-port"
+    return c->rank_secret_file[0]                          ? "rank-secret-file"
+           : c->rank_port != 0                             ? "rank-port"
            : with_transport && c->rank_transport[1] != 'u' ? "rank-transport"
-                                                            : NULL;
+                                                           : NULL;
 }
 
-/* What is about other ranks must not be there for nothing: a secret would seem to guard something. */
+/* What is about other ranks must not be there for nothing: a secret would seem to guard something.
+ */
 static bool refuse_alone(const struct config *c, const struct launcher *l, struct status *st)
 {
     const char *name = find_set(c, true);

@@ -59,9 +59,9 @@ struct route {
 extern const struct route routes[]; /* routes.c: every path of the daemon; ends with a zero row */
 
 /* The request. */
-const char *http_body(const struct exchange *x, size_t *n);          /* NUL-terminated */
-const char *http_path_rest(const struct exchange *x); /* what '*' matched, decoded; or "" */
-struct hash128 http_domain(const struct exchange *x); /* trust domain of its key */
+const char *http_body(const struct exchange *x, size_t *n); /* NUL-terminated */
+const char *http_path_rest(const struct exchange *x);       /* what '*' matched, decoded; or "" */
+struct hash128 http_domain(const struct exchange *x);       /* trust domain of its key */
 uint64_t http_arrived_ns(const struct exchange *x);
 
 /* The answer.  Bodies and headers are taken over or copied. */

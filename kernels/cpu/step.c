@@ -15,8 +15,7 @@ enum { ALIGN = 64, N_ARRAYS = 15 + DEVICE_DEPTH };
 struct work { /* the arrays that step.c lays out; the slots divide history and bias */
     int32_t *history;
     struct sample_bias *bias;
-    int32_t *ids, *positions, *token_seq, *seq_start, *kv_len, *n_prompt, *slot_of,
-        *table;
+    int32_t *ids, *positions, *token_seq, *seq_start, *kv_len, *n_prompt, *slot_of, *table;
     struct batch_head *head;
 };
 

@@ -14,8 +14,8 @@
 /* cc: 90 = 9.0. */
 bool archs_have(const char *list, int cc);
 
-/* Whether a block may have at most 163 KiB of shared memory (8.0), or 99 (8.6, 8.9, 12.x): kernels that
- * want Hopper's 227 have another form there, or do not run. */
+/* Whether a block may have at most 163 KiB of shared memory (8.0), or 99 (8.6, 8.9, 12.x): kernels
+ * that want Hopper's 227 have another form there, or do not run. */
 static inline bool arch_is_small(int cc)
 {
     return cc < 90 || cc >= 120;

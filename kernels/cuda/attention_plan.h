@@ -43,7 +43,8 @@ struct attention_tile { /* prompt tokens [first_token, first_token + n_tokens) o
     int32_t slot;
     int32_t first_token, n_tokens;
     int32_t position; /* of the first */
-    int32_t prompt_len; /* of the sequence, as far as it is cached: what a bidirectional token sees */
+    int32_t
+        prompt_len; /* of the sequence, as far as it is cached: what a bidirectional token sees */
 };
 
 struct attention_item { /* keys [first_key, end_key) for one token: a split, or a run of them */

@@ -27,8 +27,8 @@ template <int D, bool NARROW = false> struct tiles {
     static constexpr int KEYS = D == 256 ? 32 : 64;
     static constexpr int ROW = D + 8; /* values of a row in shared memory */
     static constexpr int TILES_BYTES = (QUERIES + 2 * KEYS) * ROW * 2;
-    /* Scales of the keys: behind the tiles; where these take all that small devices have, each in the
-     * room behind its key. */
+    /* Scales of the keys: behind the tiles; where these take all that small devices have, each in
+     * the room behind its key. */
     static constexpr bool SCALES_BEHIND = D < 256;
     static constexpr int SCALES_AT = SCALES_BEHIND ? TILES_BYTES : (QUERIES * ROW + D) * 2;
     static constexpr int SCALE_STEP = SCALES_BEHIND ? (int)sizeof(float) : ROW * 2;

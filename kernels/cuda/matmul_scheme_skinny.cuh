@@ -383,7 +383,8 @@ __launch_bounds__(ROWG *TILES <= 2 ? SCHEME_THREADS_MAX : (SCHEME_WARPS_MANY + 1
     scheme_skinny_kernel(const __grid_constant__ scheme_maps maps,
                          const __grid_constant__ scheme_args a)
 {
-#if __CUDA_ARCH__ >= 900 && __CUDA_ARCH__ < 1200 /* weight_layout_of gives other devices 16-bit weights */
+#if __CUDA_ARCH__ >= 900 &&                                                                        \
+    __CUDA_ARCH__ < 1200 /* weight_layout_of gives other devices 16-bit weights */
     DYNAMIC_SHARED(uint8_t, shared);
     uint8_t *base = (uint8_t *)(((uintptr_t)shared + 1023) & ~(uintptr_t)1023);
     const scheme_share s = scheme_share_of(a, shared_addr(base));

@@ -59,7 +59,7 @@ struct wide_args {
     int stages, stage_bytes;
 };
 
-struct place { /* of a tile, or half of one */
+struct place {     /* of a tile, or half of one */
     int row, unit; /* first row of x; first unit of each weight */
 };
 
@@ -76,7 +76,8 @@ template <class TILE> __device__ __forceinline__ int passes_at(const wide_args &
     return TILE::PASSES == 2 && i >= a.whole ? 1 : TILE::PASSES;
 }
 
-/* GROUP_ROWS tiles of rows, all their columns, then the next; the last ones' halves side by side. */
+/* GROUP_ROWS tiles of rows, all their columns, then the next; the last ones' halves side by side.
+ */
 template <class TILE> __device__ place place_at(const wide_args &a, int i)
 {
     const int units = a.p.w_up ? TILE::UNITS / 2 : TILE::UNITS; /* of one weight */
@@ -160,7 +161,8 @@ template <class S, class TILE> struct feeder {
 
 /* ---- beside it: those that carry y, and one that brings near ---- */
 
-template <class TILE> struct block_tiles { /* of this block, from before its first; with rows of y */
+template <class TILE>
+struct block_tiles { /* of this block, from before its first; with rows of y */
     const wide_args &a;
     int i, row, col; /* first of y */
 
@@ -231,10 +233,9 @@ template <class TILE> struct wide_row_scales {
 
 /* A tile's sums, of so many rows, to y. */
 template <class T, int BITS, class TILE, wide_ending ENDING>
-__device__ __forceinline__ void end_tile(float (&sum)[TILE::BLOCKS][TILE::N / 2],
-                                         const wide_args &a, const place &t, int rows,
-                                         wide_ring &pieces, const wide_ring &away, int warp,
-                                         int lane)
+__device__ __forceinline__ void
+end_tile(float (&sum)[TILE::BLOCKS][TILE::N / 2], const wide_args &a, const place &t, int rows,
+         wide_ring &pieces, const wide_ring &away, int warp, int lane)
 {
     const int col = t.unit * UNIT_ROWS;
     if constexpr (ENDING == ENDING_ANY)
@@ -242,8 +243,8 @@ __device__ __forceinline__ void end_tile(float (&sum)[TILE::BLOCKS][TILE::N / 2]
                                              warp, lane)
             .run(sum);
     else
-        wide_end<T, TILE, ENDING == ENDING_SILU, BITS>{
-            a.p, pieces, away, t.row, rows, col, warp, lane}
+        wide_end<T, TILE, ENDING == ENDING_SILU, BITS>{a.p,  pieces, away, t.row,
+                                                       rows, col,    warp, lane}
             .run(sum);
 }
 
@@ -257,8 +258,8 @@ __device__ void multiply(const wide_args &a, const wide_ring &stages, wide_ring 
         const int passes = passes_at<TILE>(a, i);
         s.run(passes, wide_row_scales<TILE>{a, i, warp, lane});
         const place t = place_at<TILE>(a, i);
-        end_tile<T, expand_bits(EXPAND), TILE, ENDING>(s.sum, a, t, passes * TILE::PASS_ROWS, pieces,
-                                                       away, warp, lane);
+        end_tile<T, expand_bits(EXPAND), TILE, ENDING>(s.sum, a, t, passes * TILE::PASS_ROWS,
+                                                       pieces, away, warp, lane);
     }
 }
 

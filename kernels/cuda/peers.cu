@@ -187,7 +187,8 @@ bool peers_choose_device(struct comm *c, const device_options *o, int *index, st
     *index = rank_device(&place);
     return *index < place.n_devices ||
            status_fail(st, STATUS_BAD_INPUT, "rank %d wants CUDA device %d%s, and there are %d",
-                       rank, *index, o->has_local_rank ? " by its local rank" : "", place.n_devices);
+                       rank, *index, o->has_local_rank ? " by its local rank" : "",
+                       place.n_devices);
 }
 
 struct peers *peers_open(struct device *d, struct comm *c, int n_tensor, bool by_nccl, status *st)

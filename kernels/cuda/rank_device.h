@@ -11,9 +11,9 @@ extern "C" {
 #endif
 
 struct rank_place {
-    int index;     /* of the first rank of the machine */
-    int n_devices; /* that this process sees */
-    int n_before;  /* lower ranks on its machine */
+    int index;           /* of the first rank of the machine */
+    int n_devices;       /* that this process sees */
+    int n_before;        /* lower ranks on its machine */
     bool has_local_rank; /* the launcher says which of its machine's it is: */
     int local_rank;
 };

@@ -389,7 +389,8 @@ constexpr int COPIES_MAX = 128; /* rows at once where single blocks do them */
 /* Clusters that run at once: one more would double the time. */
 int count_clusters(struct device *d, size_t shared_bytes)
 {
-    /* Of the device that the thread has had last, and its first vocabulary, which is the model's. */
+    /* Of the device that the thread has had last, and its first vocabulary, which is the model's.
+     */
     static thread_local int n, counted_on; /* counted_on: 1 + the device */
     cudaLaunchAttribute size = {};
     size.id = cudaLaunchAttributeClusterDimension;

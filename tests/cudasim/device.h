@@ -32,8 +32,8 @@
 #define __noinline__
 #define __grid_constant__
 
-#define __CUDACC__                1
-#define __CUDA_ARCH__             CUDASIM_ARCH
+#define __CUDACC__    1
+#define __CUDA_ARCH__ CUDASIM_ARCH
 #if CUDASIM_ARCH == 900
 #define __CUDA_ARCH_FEAT_SM90_ALL 1
 #endif

@@ -1,6 +1,7 @@
 /* runtime.cc - the runtime's functions for devices, memory and launches: a GPU of a few SMs.
  *
- * It is of the compute capability that kernels are compiled for (device.h), or that CUDASIM_CC says: "86".
+ * It is of the compute capability that kernels are compiled for (device.h), or that CUDASIM_CC
+ * says: "86".
  *
  * Device memory is the host's.  A fresh piece is full of NaNs, so that who reads what nobody wrote
  * notices. */

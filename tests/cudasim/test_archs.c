@@ -1,5 +1,6 @@
-/* What a module promises on a device that it has no code for: "auto" is the CPU, and says why; "cuda" is
- * refused with the same reason. The simulated GPU is of the compute capability that CUDASIM_CC says.
+/* What a module promises on a device that it has no code for: "auto" is the CPU, and says why;
+ * "cuda" is refused with the same reason. The simulated GPU is of the compute capability that
+ * CUDASIM_CC says.
  */
 #include <setjmp.h>
 #include <stdarg.h>

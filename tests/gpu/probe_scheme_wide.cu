@@ -227,8 +227,8 @@ int check_run(struct device *d, checked *c, int tile, int rows, mode mode, int s
         else
             outside += mode == F32 ? f32_to_bits(c->host_f32[at]) != ~0u : c->host_y[at] != 0xffff;
     if (wrong || outside)
-        printf("  tile %d rows %d mode %d, %d SMs: %d wrong, %d written outside\n", tile, rows, mode,
-               sm_count, wrong, outside);
+        printf("  tile %d rows %d mode %d, %d SMs: %d wrong, %d written outside\n", tile, rows,
+               mode, sm_count, wrong, outside);
     return wrong || outside;
 }
 

@@ -247,8 +247,8 @@ static void recorded_steps_serve_other_lengths(void **state)
     }
 }
 
-/* Steps whose width is not recorded for want of memory run as they are.  Only a simulated GPU can be
- * told that it has none, and fails what asks for it. */
+/* Steps whose width is not recorded for want of memory run as they are.  Only a simulated GPU can
+ * be told that it has none, and fails what asks for it. */
 static void a_step_needs_no_memory_for_its_graph(void **state)
 {
     (void)state;

@@ -173,7 +173,11 @@ static void words_for_another_device_than_was_found_are_told(void **state)
         int n_ranks;
         const char *names;
     } table[] = {
-        {{.device = "auto", .dtype = "f16", .gpu_memory = 0.1, .device_index = 7, .cpu_isa = "avx2"},
+        {{.device = "auto",
+          .dtype = "f16",
+          .gpu_memory = 0.1,
+          .device_index = 7,
+          .cpu_isa = "avx2"},
          "cpu",
          1,
          "dtype, device-index, gpu-memory"},
@@ -470,7 +474,8 @@ static void a_check_prints_the_file_and_the_plan(void **state)
 static void a_check_of_random_weights_reads_no_file_of_them(void **state)
 {
     (void)state;
-    static const char *const words[] = {"BF16", "weights are random", "  weights ", "sequences    1 at once"};
+    static const char *const words[] = {"BF16", "weights are random", "  weights ",
+                                        "sequences    1 at once"};
     for (int n_ranks = 1; n_ranks <= 2; n_ranks++) {
         struct status st = {0};
         struct buf out;

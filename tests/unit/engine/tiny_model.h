@@ -10,7 +10,7 @@ struct tiny {
     int hidden, n_layers, n_heads, n_kv_heads, head_dim, ffn, vocab, context;
     enum dtype dtype; /* of the matrices */
     bool tied, has_bias, has_factors;
-    float rope_base;    /* 0 = 10000 */
+    float rope_base;      /* 0 = 10000 */
     uint64_t more_random; /* other values in the same shapes; 0 = the usual ones */
 };
 

@@ -20,7 +20,7 @@ struct shape {
     int n_seqs, kv_len[SEQS_MAX], n_new[SEQS_MAX];
     struct {
         bool alibi, bidirectional;
-        int q_gap; /* values between the queries of two tokens */
+        int q_gap;       /* values between the queries of two tokens */
         int n_generated; /* of each sequence, at its end */
     } more;
 };
@@ -84,8 +84,7 @@ enum { SHAPES = sizeof shapes / sizeof *shapes };
 struct world {
     struct kv_cache kv;
     struct batch batch;
-    int32_t *table, seq_start[SEQS_MAX + 1], kv_len[SEQS_MAX], n_prompt[SEQS_MAX],
-        slot[SEQS_MAX];
+    int32_t *table, seq_start[SEQS_MAX + 1], kv_len[SEQS_MAX], n_prompt[SEQS_MAX], slot[SEQS_MAX];
     int32_t *token_seq, *positions, *ids;
     float *q, *out, alibi[128];
     int q_stride;

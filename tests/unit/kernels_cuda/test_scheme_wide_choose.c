@@ -49,8 +49,10 @@ static void halves_end_where_one_wave_has_them_all(void **state)
     static const struct {
         int n_tiles, whole;
     } cases[] = {
-        {1, 1},     {SMS - 1, SMS - 1}, /* no whole wave */
-        {SMS, SMS}, {2 * SMS, 2 * SMS}, /* no rest */
+        {1, 1},
+        {SMS - 1, SMS - 1}, /* no whole wave */
+        {SMS, SMS},
+        {2 * SMS, 2 * SMS}, /* no rest */
         {SMS + 1, SMS},
         {448, 3 * SMS}, /* 512 rows of 28672 weights: 104 halves */
         {192, SMS},     /* 1024 of 6144: 120 */

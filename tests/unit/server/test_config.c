@@ -99,8 +99,7 @@ static void a_variable_that_is_no_option_is_named_with_the_nearest(void **state)
         if (was)
             setenv(table[i].name, was, 1);
         const bool is_told = lines.n != before.n;
-        if (is_told != (table[i].says != NULL) ||
-            (is_told && !strstr(lines.at, table[i].says)))
+        if (is_told != (table[i].says != NULL) || (is_told && !strstr(lines.at, table[i].says)))
             fail_msg("%s: %s", table[i].name, lines.at ? lines.at : "nothing");
         buf_close(&before);
         buf_close(&lines);
@@ -204,8 +203,7 @@ static void the_fake_engines_step_is_refused_without_it(void **state)
     struct status st;
     (void)state;
     assert_false(READ(&c, &st, "m.gguf", "--fake-step-us=100"));
-    assert_string_equal(st.msg,
-                        "fake-step-us: has a meaning with engine fake, not with process");
+    assert_string_equal(st.msg, "fake-step-us: has a meaning with engine fake, not with process");
     config_close(&c);
     assert_true(READ(&c, &st, "m.gguf", "--fake-step-us=100", "--engine=fake"));
     config_close(&c);
@@ -467,7 +465,10 @@ static void the_launchers_local_rank_chooses_the_device(void **state)
         const char *message;
     } rows[] = {
         {"torchrun",
-         {{"RANK", "5"}, {"WORLD_SIZE", "8"}, {"LOCAL_WORLD_SIZE", "4"}, {"LOCAL_RANK", "1"},
+         {{"RANK", "5"},
+          {"WORLD_SIZE", "8"},
+          {"LOCAL_WORLD_SIZE", "4"},
+          {"LOCAL_RANK", "1"},
           {"MASTER_ADDR", "10.0.0.1"}},
          1,
          NULL},
@@ -617,7 +618,7 @@ static void options_of_ranks_are_refused_where_they_would_do_nothing(void **stat
     static const char *const none = "is for a rank that a launcher started, one of several";
     static const struct {
         const char *flag, *more;
-        const char *size; /* WORLD_SIZE */
+        const char *size;    /* WORLD_SIZE */
         const char *message; /* NULL = taken */
     } rows[] = {
         {"--rank-secret-file=/nonexistent", "m", NULL, none},
@@ -646,8 +647,8 @@ static void options_of_ranks_are_refused_where_they_would_do_nothing(void **stat
         if (ok != !rows[i].message || (!ok && st.code != STATUS_BAD_INPUT))
             fail_msg("%s %s: %s", rows[i].flag, rows[i].more, st.msg);
         const char *name = rows[i].flag + 2;
-        if (!ok && (!strstr(st.msg, rows[i].message) ||
-                    strncmp(st.msg, name, strcspn(name, "=")) != 0))
+        if (!ok &&
+            (!strstr(st.msg, rows[i].message) || strncmp(st.msg, name, strcspn(name, "=")) != 0))
             fail_msg("%s %s: %s", rows[i].flag, rows[i].more, st.msg);
         config_close(&c);
         unsetenv("RANK");
