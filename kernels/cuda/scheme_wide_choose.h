@@ -24,10 +24,6 @@ enum scheme_wide_tile {
 
 bool scheme_wide_has(enum scheme_wide_tile tile, bool gated);
 
-/* Of n_tiles of 128 by 256, how many are taken whole; the others as two halves of 128 rows of x,
- * where such a wave is cheaper than one of whole tiles. */
-int scheme_wide_whole(int n_tiles, int sm_count);
-
 enum scheme_wide_tile scheme_wide_choose(int rows, int n, int in, bool gated, int sm_count);
 
 #ifdef __cplusplus

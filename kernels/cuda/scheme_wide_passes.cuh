@@ -5,7 +5,7 @@
  * multiplied with one half of the rows and then with the other, whose x are stages of their own;
  * chains of both halves take turns in one accumulator. While the second pass runs its last steps,
  * the first half of the next 128 columns is made; while the next first pass begins, the rest. The
- * other warpgroup's wgmma fill the gaps in which chains are added.  Half a tile has one pass. */
+ * other warpgroup's wgmma fill the gaps in which chains are added. */
 #ifndef KERNELS_CUDA_SCHEME_WIDE_PASSES_CUH
 #define KERNELS_CUDA_SCHEME_WIDE_PASSES_CUH
 
@@ -15,8 +15,6 @@ template <class T, int EXPAND, class TILE, int CHAINS> struct wide_passes {
     static const int N = TILE::PASS_ROWS, HALF = TILE_STEPS / 2; /* steps made at once */
     static const int STEPS_OF_WORDS = 4 / expand_words(EXPAND);
     static const uint32_t X_BYTES = N * 128; /* of half a stage */
-    /* Whose scales are commonly rows': these are asked for in the last step. */
-    static const bool ASKS_EARLY = EXPAND == EXPAND_INT8;
     static_assert(CHAINS <= 2 && TILE::BLOCKS == 1, "what registers hold");
 
     const wide_codes &codes;
@@ -108,31 +106,28 @@ template <class T, int EXPAND, class TILE, int CHAINS> struct wide_passes {
             mbarrier_arrive(ring.empty + 8 * stage);
     }
 
-    /* 128 columns, the first half of whose fragments is made, by PASSES. */
-    template <int PASSES, class SCALES>
-    __device__ __forceinline__ void step(bool is_last, const SCALES &row_scales)
+    /* 128 columns, the first half of whose fragments is made. */
+    __device__ __forceinline__ void step(bool is_last)
     {
         multiply(ring.at(), 0);
         load_scales();
         make(1);
-        if (PASSES == 2) {
-            if (CHAINS == 2) {
-                wgmma_wait<0>();
-                add(0, 0);
-            }
-            multiply(ring.at(), 1);
-            wgmma_wait<0>();
-            release(ring.stage);
-            add(0, CHAINS - 1);
-            ring.next();
-            mbarrier_wait(ring.full + 8 * ring.stage, ring.parity);
-            multiply(ring.at(), 0);
-        }
-        const uint32_t at = ring.at();
-        const int mine = ring.stage;
         if (CHAINS == 2) {
             wgmma_wait<0>();
-            add(PASSES - 1, 0);
+            add(0, 0);
+        }
+        multiply(ring.at(), 1);
+        wgmma_wait<0>();
+        release(ring.stage);
+        add(0, CHAINS - 1);
+        ring.next();
+        mbarrier_wait(ring.full + 8 * ring.stage, ring.parity);
+        const uint32_t at = ring.at();
+        const int mine = ring.stage;
+        multiply(at, 0);
+        if (CHAINS == 2) {
+            wgmma_wait<0>();
+            add(1, 0);
         }
         multiply(at, 1);
         ring.next();
@@ -142,26 +137,12 @@ template <class T, int EXPAND, class TILE, int CHAINS> struct wide_passes {
             wgmma_wait<1>();
         if (!is_last)
             make(0);
-        else if (ASKS_EARLY && codes.row_scale)
-            hold(row_scales(0));
         wgmma_wait<0>();
         release(mine);
-        add(PASSES - 1, CHAINS - 1);
+        add(1, CHAINS - 1);
     }
 
-    template <int PASSES, class SCALES>
-    __device__ __forceinline__ void steps(const SCALES &row_scales)
-    {
-        mbarrier_wait(ring.full + 8 * ring.stage, ring.parity);
-        make(0);
-#pragma unroll 1
-        for (int k = 0; k < n_k; k++)
-            step<PASSES>(k + 1 == n_k, row_scales);
-    }
-
-    /* sum = the tile's; of one pass, in the first half.  row_scales(0): of this lane's rows. */
-    template <class SCALES>
-    __device__ __forceinline__ void run(int passes, const SCALES &row_scales)
+    __device__ __forceinline__ void run()
     {
 #pragma unroll
         for (int i = 0; i < N; i++)
@@ -174,26 +155,15 @@ template <class T, int EXPAND, class TILE, int CHAINS> struct wide_passes {
 #pragma unroll
             for (int j = 0; j < 4; j++)
                 fragment[i][j] = 0;
-        if (passes == 2)
-            steps<2>(row_scales);
-        else
-            steps<1>(row_scales);
-        if (!ASKS_EARLY && codes.row_scale)
-            hold(row_scales(0));
-        if (codes.row_scale)
-            scale_rows();
+        mbarrier_wait(ring.full + 8 * ring.stage, ring.parity);
+        make(0);
+#pragma unroll 1
+        for (int k = 0; k < n_k; k++)
+            step(k + 1 == n_k);
     }
 
-    /* In a fragment, which after the last step has no use: there are no other registers. */
-    __device__ __forceinline__ void hold(float2 of_rows)
+    __device__ __forceinline__ void scale_rows(int, float2 by)
     {
-        fragment[0][0] = __float_as_uint(of_rows.x);
-        fragment[0][1] = __float_as_uint(of_rows.y);
-    }
-
-    __device__ __forceinline__ void scale_rows()
-    {
-        const float2 by = {__uint_as_float(fragment[0][0]), __uint_as_float(fragment[0][1])};
 #pragma unroll
         for (int i = 0; i < N; i++)
             sum[0][i] = __fmul_rn(i % 4 < 2 ? by.x : by.y, sum[0][i]);

@@ -196,9 +196,8 @@ template <class T, int EXPAND, class TILE, int CHAINS> struct wide_sums {
         add(sum[BLOCKS - 1], of);
     }
 
-    /* sum = the tile's.  row_scales(b): of this lane's rows in block b, where rows have them. */
-    template <class SCALES>
-    __device__ __forceinline__ void run(int /* passes: one */, const SCALES &row_scales)
+    /* sum = the tile's sums, without the scales of rows. */
+    __device__ __forceinline__ void run()
     {
 #pragma unroll
         for (int i = 0; i < N / 2; i++) {
@@ -229,10 +228,6 @@ template <class T, int EXPAND, class TILE, int CHAINS> struct wide_sums {
             settle(chain[TWO]);
         }
         ring.next();
-        if (codes.row_scale)
-#pragma unroll
-            for (int b = 0; b < BLOCKS; b++)
-                scale_rows(b, row_scales(b));
     }
 
     /* One scale a row: of this lane's two, in block b. */
