@@ -419,6 +419,12 @@ static void amx_gives_the_bits_of_avx512vnni(void **state)
     static const char *const isas[] = {"avx512vnni", "amx"};
     const struct shape s = {"both", 37, 40, 768, true, true};
     const size_t n = (size_t)(s.rows * s.out);
+    for (int k = 0; k < 2; k++) {
+        struct rig r;
+        if (!rig_open(&r, isas[k], PRECISION_FAST, 1))
+            skip();
+        rig_close(&r);
+    }
     for (int dtype = DT_Q4_0; dtype < DT_N; dtype++) {
         uint8_t *src = make_weights((enum dtype)dtype, s.out, s.in);
         struct product p = make_product((enum dtype)dtype, &s, src);
@@ -426,8 +432,7 @@ static void amx_gives_the_bits_of_avx512vnni(void **state)
         for (int k = 0; k < 2; k++) {
             struct rig r;
             struct tensor w;
-            if (!rig_open(&r, isas[k], PRECISION_FAST, 1))
-                skip();
+            assert_true(rig_open(&r, isas[k], PRECISION_FAST, 1));
             put_weight(&r, &w, (enum dtype)dtype, s.out, s.in, src);
             multiply(&r, &s, &p, &w, dtype % 2, 0, s.rows, y[k]);
             free(w.data);
