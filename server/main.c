@@ -25,8 +25,11 @@ static void warn_of_variables(void)
     struct buf lines;
     buf_init(&lines, 1 << 16);
     config_unknown_variables(&lines);
-    for (const char *s = lines.at; s && *s; s += strcspn(s, "\n") + 1)
-        fprintf(stderr, "inferd: warning: %.*s\n", (int)strcspn(s, "\n"), s);
+    for (const char *s = lines.at; s && *s;) {
+        const int n = (int)strcspn(s, "\n");
+        fprintf(stderr, "inferd: warning: %.*s\n", n, s);
+        s += n + (s[n] == '\n'); /* the last may have been cut */
+    }
     buf_close(&lines);
 }
 
