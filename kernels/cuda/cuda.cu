@@ -423,12 +423,16 @@ bool may_record(const device *d, uint64_t shape)
     return shape > 0 && shape < GRAPHS_MAX && d->batch.n_waves <= 1 && d->fault == cudaSuccess;
 }
 
-/* A graph takes memory of the device that no plan knows (2 MiB for 80 layers): so that no step fails for
- * want of it, those of new shapes run unrecorded once little is left. */
-bool has_memory_to_record(void)
+/* A graph takes memory of the device that no plan knows (2 MiB for 80 layers): so that no step
+ * fails for want of it, those of new shapes run unrecorded once little is left.  Not where NCCL is in
+ * them: all ranks record a step with its calls, or none does (NCCL, "Using NCCL with CUDA Graphs").
+ */
+bool has_memory_to_record(const device *d)
 {
     const size_t LEFT_MIN = (size_t)64 << 20;
     size_t n_free, n_total;
+    if ((d->peers && d->peers->nccl) || (d->grid && d->grid->nccl))
+        return true;
     return cudaMemGetInfo(&n_free, &n_total) == cudaSuccess && n_free >= LEFT_MIN;
 }
 
@@ -486,7 +490,7 @@ bool step_begin(device *d, const batch *b, uint64_t shape)
     const bool may = may_record(d, shape), recorded = may && h->graph[shape].exec;
     if (recorded)
         replay(d, &h->graph[shape], &step);
-    else if (may && has_memory_to_record())
+    else if (may && has_memory_to_record(d))
         begin_recording(d, shape, &step);
     else
         cuda_slots_step(d, &step);
