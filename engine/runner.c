@@ -235,7 +235,9 @@ static bool agree_on_plan(struct runner *r, const struct model_file *f,
     if (!plan_make(&r->plan, f, &agreed, r->ops, r->dev, available, st))
         return false;
     r->plan.kv_from = kv_from;
-    return agree(r, "the limits of a step",
+    mine = plan_rank(&r->plan, f);
+    return share_plan(r, &mine, st) && /* as they are now, for who is told */
+           agree(r, "the limits of a step",
                  hash64(&r->plan.limits, sizeof r->plan.limits, (uint64_t)r->plan.kv_dtype), st);
 }
 
