@@ -473,9 +473,8 @@ static bool is_open(const struct offer *t, const struct engine_options *o)
 {
     struct quant_choice chosen;
     struct status none = {0};
-    const bool kv_is_small = is_word(o->kv_dtype, "int8") || is_word(o->kv_dtype, "fp8");
     return quant_choice_read(&chosen, o, &none) && !(t->layers && chosen.has_layers) &&
-           !(t->head && chosen.has_head) && !(t->kv && kv_is_small);
+           !(t->head && chosen.has_head) && !(t->kv && o->kv_dtype && !is_word(o->kv_dtype, "auto"));
 }
 
 static bool offer_fits(const struct refused *r, const struct offer *t, struct plan *p)

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import select
 import shutil
 import struct
 import subprocess
@@ -142,7 +143,8 @@ def test_a_terminal_sees_a_bar_while_the_model_loads(c):
     try:
         while b"engine ready" not in seen:
             check(time.monotonic() < end and process.poll() is None, seen)
-            seen += os.read(master, 4096)
+            if select.select([master], [], [], 1)[0]:
+                seen += os.read(master, 4096)
     finally:
         process.terminate()
         while process.poll() is None:
