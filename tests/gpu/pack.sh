@@ -46,7 +46,7 @@ make_probes() {
         kernels/cuda/{scheme_layout,scheme_wide_choose}.c kernels/{scheme,tensor}.c base/status.c -lcublasLt
     probe probe_decode tests/gpu/probe_decode.cu
     probe probe_act8 tests/gpu/probe_act8.cu "${products[@]}"
-    probe bench_all_reduce tests/gpu/bench_all_reduce.cu kernels/cuda/{peers,nccl}.cu kernels/comm*.c \
+    probe bench_all_reduce tests/gpu/bench_all_reduce.cu kernels/cuda/{peers,nccl}.cu kernels/cuda/rank_device.c kernels/comm*.c \
         base/{status,clock,hash,event}.c -D_GNU_SOURCE -DINFERD_VERSION='"pack"' -ldl
     # shellcheck disable=SC2086
     probe check_prefill $prefill -DMBARRIER_SPINS_MAX=1000000
