@@ -57,8 +57,8 @@ template <class T, int EXPAND, int CHAINS, int ROWG, int TILES, int WAYS> struct
     bool puts; /* this lane has values of a chain that are asked for */
     /* Of this lane: in a stage's weights, in 64 columns of x; of scales and zero points of its two
      * rows, from its words of a tile; of its values' scales, from a stage. */
-    uint32_t w_at, x_at, pair_at, zero_at, share_at[SLICES];
-    uint32_t zero_keep, zero_fixed; /* (stored & keep) | fixed */
+    uint32_t w_at, x_at, pair_at, operand_at, share_at[SLICES];
+    uint32_t operand_keep, operand_fixed; /* (stored & keep) | fixed */
     uint32_t tile_bytes;
     /* The exchange: bytes of a chain, of a tile's, of a step's; this lane's places in this warp's
      * chains and in its first slice. */
@@ -88,10 +88,10 @@ template <class T, int EXPAND, int CHAINS, int ROWG, int TILES, int WAYS> struct
         const int row = a.c.resident ? min(lane % 8, a.p.rows - 1) : row_way * ROWG * 8 + lane % 8;
         x_at = held((uint32_t)(2 * way * HAND) * a.c.x_box + piece_at(0, row, lane / 8));
         pair_at = held(scales_from() + (uint32_t)(lane / 4 * 4 - lane * 16));
-        zero_at = held((a.l.zero_bytes ? a.l.zeros_at : 0) +
-                       (uint32_t)(lane / 4 * 2 * a.l.zero_bytes - lane * 16));
-        zero_keep = held(a.l.zero_bytes ? 0xffffu : 0u);
-        zero_fixed = held(a.l.zero_bytes ? 0u : 0x0808u);
+        operand_at = held((a.l.operand_bytes ? a.l.operands_at : 0) +
+                       (uint32_t)(lane / 4 * 2 * a.l.operand_bytes - lane * 16));
+        operand_keep = held(a.l.operand_bytes ? 0xffffu : 0u);
+        operand_fixed = held(a.l.operand_bytes ? 0u : 0x0808u);
         exchange_init(way);
     }
 
@@ -152,26 +152,26 @@ template <class T, int EXPAND, int CHAINS, int ROWG, int TILES, int WAYS> struct
 
     /* ---- chains ---- */
 
-    __device__ void zeros_load(uint32_t zero[2], uint32_t tile, int c)
+    __device__ void operands_load(uint32_t operand[2], uint32_t tile, int c)
     {
-        const uint32_t at = tile + zero_at;
+        const uint32_t at = tile + operand_at;
         if (EXPAND == EXPAND_INT4)
-            expand_zeros<T, EXPAND>(
-                zero, true,
-                bits_and_or(load_shared_2(at + (uint32_t)(c * UNIT_ROWS) * a.l.zero_bytes),
-                            zero_keep, zero_fixed));
+            expand_operands<T, EXPAND>(
+                operand, true,
+                bits_and_or(load_shared_2(at + (uint32_t)(c * UNIT_ROWS) * a.l.operand_bytes),
+                            operand_keep, operand_fixed));
         if (EXPAND == EXPAND_INT8_ZERO)
-            expand_zeros<T, EXPAND>(zero, true, load_shared_4(at + (uint32_t)(c * UNIT_ROWS * 2)));
+            expand_operands<T, EXPAND>(operand, true, load_shared_4(at + (uint32_t)(c * UNIT_ROWS * 2)));
     }
 
     __device__ __forceinline__ void fragment(uint32_t f[4], const uint32_t *w,
-                                             const uint32_t zero[2], int step)
+                                             const uint32_t operand[2], int step)
     {
         const bool permuted = ROWG * TILES <= 4 && step % PERMUTED_EVERY == PERMUTED_EVERY - 1;
         if (EXPAND == EXPAND_CODEBOOK && !permuted)
             table_step(f, w[0], s.book, (uint32_t)(4 * lane));
         else
-            expand_step<T, EXPAND>(f, w, zero, a.book);
+            expand_step<T, EXPAND>(f, w, operand, a.book);
     }
 
     /* A chain has ended, of the step's tile at `tile_at`. */
@@ -205,7 +205,7 @@ template <class T, int EXPAND, int CHAINS, int ROWG, int TILES, int WAYS> struct
 #pragma unroll
         for (int group = 0; group < GROUPS; group++) {
             float chain[SLOTS][TILES][ROWG][4] = {};
-            uint32_t words[SLOTS][TILES][4], zero[SLOTS][TILES][2];
+            uint32_t words[SLOTS][TILES][4], operand[SLOTS][TILES][2];
 #pragma unroll
             for (int part = 0; part < QUARTERS; part++)
 #pragma unroll
@@ -228,12 +228,12 @@ template <class T, int EXPAND, int CHAINS, int ROWG, int TILES, int WAYS> struct
                             *(uint4 *)w = load_shared_16(
                                 at + (uint32_t)((BITS == 8 ? quarter : quarter / 2) * 512));
                         if (part == 0)
-                            zeros_load(zero[slot][tile], at, c);
+                            operands_load(operand[slot][tile], at, c);
 #pragma unroll
                         for (int step = 0; step < 2; step++) {
                             uint32_t f[4];
                             fragment(f, w + (BITS == 8 ? 2 * step : quarter % 2 * 2 + step),
-                                     zero[slot][tile], 2 * quarter + step);
+                                     operand[slot][tile], 2 * quarter + step);
 #pragma unroll
                             for (int r = 0; r < ROWG; r++)
                                 mma_16816(chain[slot][tile][r], f, xs[r] + 2 * step, T());

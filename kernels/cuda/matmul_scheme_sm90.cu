@@ -452,11 +452,11 @@ wide_args args_of(const struct device *d, const struct product *p, const struct 
     a.codes.tile_bytes = l->tile_bytes;
     /* where a tile has none, any of its bytes: they are read and not used */
     a.codes.scales_at = l->scale == SCALE_ROW ? 0 : l->scales_at;
-    a.codes.zeros_at = l->zeros_at;
+    a.codes.operands_at = l->operands_at;
     a.codes.row_scale = l->scale == SCALE_ROW;
     a.codes.scale_shift = scale_bits_shift(l->scale);
     a.codes.scale_factor = scale_bits_factor(l->scale);
-    a.codes.zero_bytes = l->zero_bytes;
+    a.codes.operand_bytes = l->operand_bytes;
     a.codes.book = scheme_book(d->act, p->scheme);
     a.unit_bytes = l->unit_bytes;
     a.row_scales_at = l->row_scales_at;

@@ -21,7 +21,7 @@ enum { EXPAND_INT4, EXPAND_CODEBOOK, EXPAND_INT8, EXPAND_FP8, EXPAND_INT8_ZERO, 
 
 inline int expand_of(const struct scheme_layout *l)
 {
-    return l->kind == KIND_INT8 && l->zero_bytes ? (int)EXPAND_INT8_ZERO : (int)l->kind;
+    return l->kind == KIND_INT8 && l->operand_bytes ? (int)EXPAND_INT8_ZERO : (int)l->kind;
 }
 
 __host__ __device__ constexpr int expand_bits(int expand)
@@ -39,7 +39,7 @@ struct expand_book { /* a codebook in the activation type: upper and lower bytes
     uint32_t high[4], low[4];
 };
 
-/* ---- zero points ---- */
+/* ---- operands ---- */
 
 /* The pair whose last place is worth 1 and that is 128 (bf16) or 1024 (f16). */
 __device__ constexpr uint32_t magic(__nv_bfloat16)
@@ -55,15 +55,15 @@ __device__ constexpr uint32_t magic(__half)
 /* What expand_step subtracts for the lane's rows g and g + 8.  `stored`: the two zero points as
  * they lie in the tile, one (INT4) or two (INT8) bytes each; without them, 8 (INT4). */
 template <class T, int EXPAND>
-__device__ __forceinline__ void expand_zeros(uint32_t zero[2], bool has_zero, uint32_t stored)
+__device__ __forceinline__ void expand_operands(uint32_t operand[2], bool has_zero, uint32_t stored)
 {
     if (EXPAND == EXPAND_INT4) { /* whose magic's lower byte is 0 */
         const uint32_t both = has_zero ? stored : 0x0808;
-        zero[0] = bytes_pick(both, magic(T()), 0x5050);
-        zero[1] = bytes_pick(both, magic(T()), 0x5151);
+        operand[0] = bytes_pick(both, magic(T()), 0x5050);
+        operand[1] = bytes_pick(both, magic(T()), 0x5151);
     } else if (EXPAND == EXPAND_INT8_ZERO) {
-        zero[0] = bytes_pick(stored, 0, 0x1010);
-        zero[1] = bytes_pick(stored, 0, 0x3232);
+        operand[0] = bytes_pick(stored, 0, 0x1010);
+        operand[1] = bytes_pick(stored, 0, 0x3232);
     }
 }
 
@@ -83,7 +83,7 @@ __device__ __forceinline__ void expand_lookup(uint32_t a[2], uint32_t select, ui
 
 /* One byte in 0..7 and one in 16..23 of v: a pair. */
 template <class T, int EXPAND>
-__device__ __forceinline__ uint32_t expand_bytes(uint32_t v, uint32_t zero)
+__device__ __forceinline__ uint32_t expand_bytes(uint32_t v, uint32_t operand)
 {
     const bool bf16 = magic(T()) == 0x43004300;
     if (EXPAND == EXPAND_FP8)
@@ -94,18 +94,18 @@ __device__ __forceinline__ uint32_t expand_bytes(uint32_t v, uint32_t zero)
     uint32_t a = bf16 ? pair_sub(bits_and_or(v, 0x007f007f, 0x43004300),
                                  bits_and_or(v, 0x00800080, 0x43004300), T())
                       : pair_sub(bits_and_xor(v, 0x00ff00ff, 0x64806480), 0x64806480, T());
-    return EXPAND == EXPAND_INT8_ZERO ? pair_sub(a, zero, T()) : a;
+    return EXPAND == EXPAND_INT8_ZERO ? pair_sub(a, operand, T()) : a;
 }
 
 /* The A fragment of one step from the lane's words of it. */
 template <class T, int EXPAND>
 __device__ __forceinline__ void expand_step(uint32_t a[4], const uint32_t *w,
-                                            const uint32_t zero[2], const expand_book &book)
+                                            const uint32_t operand[2], const expand_book &book)
 {
     if constexpr (EXPAND == EXPAND_INT4) {
 #pragma unroll
         for (int i = 0; i < 4; i++)
-            a[i] = pair_sub(bits_and_or(w[0] >> 4 * i, 0x000f000f, magic(T())), zero[i % 2], T());
+            a[i] = pair_sub(bits_and_or(w[0] >> 4 * i, 0x000f000f, magic(T())), operand[i % 2], T());
     } else if constexpr (EXPAND == EXPAND_CODEBOOK) {
         const uint32_t select = w[0] & 0x77777777, even = w[0] << 4; /* top bits to bytes' own */
         expand_lookup(a, select, bytes_pick(even, w[0], 0xd9c8), book);
@@ -113,7 +113,7 @@ __device__ __forceinline__ void expand_step(uint32_t a[4], const uint32_t *w,
     } else {
 #pragma unroll
         for (int i = 0; i < 4; i++)
-            a[i] = expand_bytes<T, EXPAND>(w[i / 2] >> 8 * (i % 2), zero[i % 2]);
+            a[i] = expand_bytes<T, EXPAND>(w[i / 2] >> 8 * (i % 2), operand[i % 2]);
     }
 }
 

@@ -38,14 +38,14 @@ void scheme_layout(struct scheme_layout *l, const struct scheme *s, int64_t cols
     l->chain_k = s->group % 128 == 0 ? 128 : s->group % 64 == 0 ? 64 : 32;
     l->chains = TILE_COLS / l->chain_k;
     if (l->bits == 4)
-        l->zero_bytes = s->has_zero ? 1 : 0;
+        l->operand_bytes = s->has_zero ? 1 : 0;
     else if (l->kind == KIND_INT8)
-        l->zero_bytes = s->has_zero || l->chains > 1 ? 2 : 0;
+        l->operand_bytes = s->has_zero || l->chains > 1 ? 2 : 0;
     l->n_tiles = (int)((cols + TILE_COLS - 1) / TILE_COLS);
     l->scales_at = (uint32_t)(UNIT_ROWS * TILE_COLS * l->bits / 8);
-    l->zeros_at =
+    l->operands_at =
         l->scales_at + (l->scale == SCALE_ROW ? 0u : (uint32_t)(l->chains * UNIT_ROWS * 2));
-    l->tile_bytes = l->zeros_at + (uint32_t)(l->chains * UNIT_ROWS * l->zero_bytes);
+    l->tile_bytes = l->operands_at + (uint32_t)(l->chains * UNIT_ROWS * l->operand_bytes);
     l->row_scales_at = (size_t)l->n_tiles * l->tile_bytes;
     l->unit_bytes = l->row_scales_at + (l->scale == SCALE_ROW ? UNIT_ROWS * sizeof(float) : 0);
 }
@@ -190,7 +190,7 @@ static void take_tile(const struct packing *p, int64_t tile, uint8_t *codes)
 static void put_zero(const struct packing *p, int zero, int place, uint8_t *to)
 {
     const uint16_t as_act = to_act(p->act, (float)(zero - 128));
-    if (p->l.zero_bytes == 1)
+    if (p->l.operand_bytes == 1)
         to[place] = (uint8_t)zero;
     else
         memcpy(to + 2 * place, &as_act, 2);
@@ -210,8 +210,9 @@ static void pack_scales(const struct packing *p, int64_t tile, uint8_t *to)
                 const uint16_t v = scale_to_16(p->l.scale, p->from->scales[at]);
                 memcpy(to + p->l.scales_at + 2 * place, &v, 2);
             }
-            if (p->l.zero_bytes)
-                put_zero(p, p->from->zeros ? p->from->zeros[at] : 128, place, to + p->l.zeros_at);
+            if (p->l.operand_bytes)
+                put_zero(p, p->from->zeros ? p->from->zeros[at] : 128, place,
+                         to + p->l.operands_at);
         }
 }
 
@@ -262,11 +263,11 @@ static int code_at(const struct scheme_layout *l, const uint8_t *tile, int row, 
 static int zero_at(const struct scheme_layout *l, enum dtype act, const uint8_t *tile, int place)
 {
     uint16_t v;
-    if (l->zero_bytes == 0)
+    if (l->operand_bytes == 0)
         return l->kind == KIND_INT4 ? 8 : 128;
-    if (l->zero_bytes == 1)
-        return tile[l->zeros_at + (uint32_t)place];
-    memcpy(&v, tile + l->zeros_at + 2 * place, 2);
+    if (l->operand_bytes == 1)
+        return tile[l->operands_at + (uint32_t)place];
+    memcpy(&v, tile + l->operands_at + 2 * place, 2);
     return 128 + (int)from_act(act, v);
 }
 

@@ -7,11 +7,11 @@
  *
  *     weight   unit 0, unit 1, ...                          and, ordered, int32 order[cols]
  *     unit     tile 0, tile 1, ... of 128 columns each      and, one scale a row, f32 scale[16]
- *     tile     codes;  scale[chains][16];  zero[chains][16]
+ *     tile     codes;  scale[chains][16];  operand[chains][16]
  *
  * Columns past the last fill the last tile, with code 0 and scale 0: x must be 0 there, not just
- * any. Scales and zeros of a row r of 16 are at place 2 * (r % 8) + r / 8, so that one load gives
- * the two rows that a lane of mma has.
+ * any. Scales and operands (zero points, which a group's codes meet in registers) of a row r of 16
+ * are at place 2 * (r % 8) + r / 8, so that one load gives the two rows that a lane of mma has.
  *
  * Codes.  Weights are the A operand of mma.m16n8k16 (or of wgmma, each warp 16 of its 64 rows).  A
  * tile has 8 steps of 16 k.  A lane's A fragment of a step is 4 registers a[i] of 2 values: row g +
@@ -74,11 +74,11 @@ struct scheme_layout {
     int bits;           /* of a code */
     int chain_k;        /* columns */
     int chains;         /* of a tile: 1, 2 or 4; FP8 has 1 */
-    int zero_bytes;     /* of a zero point: 0 = none; 1 = INT4's, 0..16; 2 = INT8's - 128, as an
+    int operand_bytes;  /* 0 = none; 1 = INT4's zero point, 0..16; 2 = INT8's - 128, as an
                            activation: exact; INT8 with several chains has them always */
     int n_tiles;        /* of a unit */
     uint32_t scales_at; /* in a tile: behind its codes */
-    uint32_t zeros_at;
+    uint32_t operands_at;
     uint32_t tile_bytes;  /* multiple of 16 */
     size_t row_scales_at; /* in a unit: behind its tiles */
     size_t unit_bytes;    /* multiple of 16 */

@@ -37,13 +37,13 @@ template <class T, int EXPAND, class TILE, int CHAINS> struct wide_passes {
     __device__ __forceinline__ void make(int half)
     {
         const uint32_t tile = ring.at() + my_tile;
-        uint32_t zero[2] = {};
+        uint32_t operand[2] = {};
         if (EXPAND == EXPAND_INT4) {
             uint32_t stored = 0;
-            if (codes.zero_bytes)
+            if (codes.operand_bytes)
                 stored =
-                    load_shared_2(tile + codes.zeros_at + (half * (CHAINS - 1) * 8 + lane / 4) * 2);
-            expand_zeros<T, EXPAND>(zero, codes.zero_bytes != 0, stored);
+                    load_shared_2(tile + codes.operands_at + (half * (CHAINS - 1) * 8 + lane / 4) * 2);
+            expand_operands<T, EXPAND>(operand, codes.operand_bytes != 0, stored);
         }
         uint4 words = {};
 #pragma unroll
@@ -55,7 +55,7 @@ template <class T, int EXPAND, class TILE, int CHAINS> struct wide_passes {
                 table_step(fragment[s], w[s % STEPS_OF_WORDS], table, lane * 4);
             else
                 expand_step<T, EXPAND>(fragment[s], w + s % STEPS_OF_WORDS * expand_words(EXPAND),
-                                       zero, codes.book);
+                                       operand, codes.book);
             registers_pin(fragment[s]);
         }
     }

@@ -37,7 +37,7 @@ template <class T, int EXPAND, class TILE, int CHAINS> struct wide_sums {
     float chain[TWO ? 2 : 1][N / 2];
     uint32_t fragment[DEPTH][4];
     uint4 words[WORDS];
-    uint32_t zero[2];
+    uint32_t operand[2];
     float up, down; /* scales of the chain that is not added yet, of rows g and g + 8 */
     int held;       /* the stage before, of which wgmma may still run; -1 = none */
 
@@ -59,10 +59,10 @@ template <class T, int EXPAND, class TILE, int CHAINS> struct wide_sums {
             const uint32_t row_pair = s / PER_CHAIN * 8 + lane / 4;
             uint32_t stored = 0;
             if (EXPAND == EXPAND_INT8_ZERO)
-                stored = load_shared_4(tile + codes.zeros_at + row_pair * 4);
-            else if (codes.zero_bytes)
-                stored = load_shared_2(tile + codes.zeros_at + row_pair * 2);
-            expand_zeros<T, EXPAND>(zero, codes.zero_bytes != 0, stored);
+                stored = load_shared_4(tile + codes.operands_at + row_pair * 4);
+            else if (codes.operand_bytes)
+                stored = load_shared_2(tile + codes.operands_at + row_pair * 2);
+            expand_operands<T, EXPAND>(operand, codes.operand_bytes != 0, stored);
         }
     }
 
@@ -74,7 +74,7 @@ template <class T, int EXPAND, class TILE, int CHAINS> struct wide_sums {
             table_step(fragment[s % DEPTH], w[s % STEPS_OF_WORDS], table, lane * 4);
         else
             expand_step<T, EXPAND>(fragment[s % DEPTH],
-                                   w + s % STEPS_OF_WORDS * expand_words(EXPAND), zero, codes.book);
+                                   w + s % STEPS_OF_WORDS * expand_words(EXPAND), operand, codes.book);
     }
 
     __device__ __forceinline__ void multiply(float (&to)[N / 2], uint32_t stage, int s)

@@ -39,12 +39,12 @@ template <int ROWS, int OF_GROUPS, int OF_BLOCKS> struct wide_tile {
 };
 
 struct wide_codes { /* how a tile of a unit lies */
-    uint32_t tile_bytes, scales_at, zeros_at;
+    uint32_t tile_bytes, scales_at, operands_at;
     uint32_t up_pad;      /* before the first unit of `up`, whose copy wants 128 bytes' alignment */
     bool row_scale;       /* one a row: a chain's is 1 */
     uint32_t scale_shift; /* scale_from_bits */
     float scale_factor;
-    int zero_bytes;
+    int operand_bytes;
     struct expand_book book;
 };
 

@@ -64,17 +64,17 @@ __global__ void chain_kernel(float *y, const bf *x, const uint8_t *w, struct sch
     for (int s = 0; s < l.n_tiles * TILE_STEPS; s++) {
         const uint8_t *tile = unit + (size_t)(s / TILE_STEPS) * l.tile_bytes;
         const int step = s % TILE_STEPS, c = step * 16 / l.chain_k;
-        const uint8_t *zeros = tile + l.zeros_at + (c * UNIT_ROWS + place) * l.zero_bytes;
-        uint32_t a[4], b[2], words[2], zero[2], stored = 0;
-        if (l.zero_bytes == 1)
-            stored = *(const uint16_t *)zeros;
-        if (l.zero_bytes == 2)
-            stored = *(const uint32_t *)zeros;
-        expand_zeros<bf, EXPAND>(zero, l.zero_bytes != 0, stored);
+        const uint8_t *operands = tile + l.operands_at + (c * UNIT_ROWS + place) * l.operand_bytes;
+        uint32_t a[4], b[2], words[2], operand[2], stored = 0;
+        if (l.operand_bytes == 1)
+            stored = *(const uint16_t *)operands;
+        if (l.operand_bytes == 2)
+            stored = *(const uint32_t *)operands;
+        expand_operands<bf, EXPAND>(operand, l.operand_bytes != 0, stored);
         for (int i = 0; i < words_of; i++)
             words[i] = ((const uint32_t *)(tile + step / steps_of * 512 +
                                            lane * 16))[step % steps_of * words_of + i];
-        expand_step<bf, EXPAND>(a, words, zero, book);
+        expand_step<bf, EXPAND>(a, words, operand, book);
         for (int i = 0; i < 2; i++) {
             const int row = row0 + lane / 4, k = s * 16 + i * 8 + lane % 4 * 2;
             b[i] = row < rows && k < in ? *(const uint32_t *)(x + (size_t)row * in + k) : 0;
