@@ -25,7 +25,7 @@
 namespace
 {
 
-enum { ROWS_MAX = 4096, CHECK_ROWS = 300 };
+enum { ROWS_MAX = 4096, CHECK_ROWS = 600 };
 
 const struct scheme schemes[] = {
     {.codes = DT_INT4, .group = 128, .scale = DT_F16},
@@ -256,7 +256,7 @@ int check(struct device *d, const struct scheme *s, int n, int in, bool gated)
     const double error = error_of_want(&c);
     int bad = error > 1e-6;
     for (int tile = 0; tile < SCHEME_TILES; tile++)
-        for (int rows : {1, 65, 129, 300})
+        for (int rows : {1, 65, 129, 300, 600})
             for (int mode = 0; mode < (gated ? F32 : MODES); mode++)
                 if (scheme_wide_has((enum scheme_wide_tile)tile, gated))
                     bad += check_run(d, &c, tile, rows, (enum mode)mode);
