@@ -25,25 +25,26 @@ struct embed_scheme_args {
 };
 
 __device__ float scale_at(const embed_scheme_args &a, const uint8_t *unit, const uint8_t *tile,
-                          int c, int place)
+                          int part, int place)
 {
     if (a.l.scale == SCALE_ROW)
         return __ldg((const float *)(unit + a.l.row_scales_at) + place);
-    return scale_to_f32(__ldg((const uint16_t *)(tile + a.l.scales_at) + c * UNIT_ROWS + place),
+    return scale_to_f32(__ldg((const uint16_t *)(tile + a.l.scales_at) + part * UNIT_ROWS + place),
                         a.l.scale);
 }
 
 template <class PAIR, int EXPAND>
-__device__ void zeros_at(uint32_t zero[2], const embed_scheme_args &a, const uint8_t *tile, int c,
-                         int g)
+__device__ void operands_at(uint32_t operand[2], const embed_scheme_args &a, const uint8_t *tile,
+                            int part, int g)
 {
     uint32_t stored = 0;
-    const uint8_t *at = tile + a.l.zeros_at + (c * UNIT_ROWS + 2 * g) * a.l.zero_bytes;
-    if (EXPAND == EXPAND_INT4 && a.l.zero_bytes)
+    const uint8_t *at = tile + a.l.operands_at + (part * UNIT_ROWS + 2 * g) * a.l.operand_bytes;
+    if (EXPAND == EXPAND_INT4 && a.l.operand_bytes)
         stored = __ldg((const uint16_t *)at);
-    if (EXPAND == EXPAND_INT8_ZERO)
+    if (expand_has_operands(EXPAND))
         stored = __ldg((const uint32_t *)at);
-    expand_zeros<typename single_of<PAIR>::type, EXPAND>(zero, a.l.zero_bytes != 0, stored);
+    expand_operands<typename single_of<PAIR>::type, EXPAND>(operand, a.l.operand_bytes != 0,
+                                                            stored);
 }
 
 /* grid: [n_tokens, parts of a row]   block: [THREADS] */
@@ -69,11 +70,11 @@ __global__ void __launch_bounds__(THREADS)
 #pragma unroll
     for (int step = 0; step < STEPS; step++) {
         const int col = tile_index * TILE_COLS + (piece * STEPS + step) * 16 + 2 * t;
-        const int c = (piece * STEPS + step) * 16 / a.l.chain_k;
-        const float scale = scale_at(a, unit, tile, c, 2 * g + r / 8);
-        uint32_t zero[2], f[4];
-        zeros_at<PAIR, EXPAND>(zero, a, tile, c, g);
-        expand_step<act, EXPAND>(f, w + step * expand_words(EXPAND), zero, a.book);
+        const int part = (piece * STEPS + step) * 16 / a.l.part_k;
+        const float scale = scale_at(a, unit, tile, part, 2 * g + r / 8);
+        uint32_t operand[2], f[4];
+        operands_at<PAIR, EXPAND>(operand, a, tile, part, g);
+        expand_step<act, EXPAND>(f, w + step * expand_words(EXPAND), operand, a.book);
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             const uint32_t both = r < 8 ? f[2 * half] : f[2 * half + 1];

@@ -13,9 +13,9 @@ bool has_pairs(const struct scheme_layout *l)
 {
     switch (expand_of(l)) {
     case EXPAND_INT4:
-        return l->chains <= 2;
+        return l->parts <= 2;
     case EXPAND_CODEBOOK:
-        return l->chains == 2;
+        return l->parts == 2;
     default:
         return expand_of(l) == EXPAND_INT8;
     }

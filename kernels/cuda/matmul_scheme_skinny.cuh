@@ -36,11 +36,12 @@ static_assert(BARRIER_UNITS + (int)SCHEME_WARPS_FEW / 2 <= (int)BARRIER_OTHERS,
               "ids of units that meet");
 static_assert((int)TABLE_BYTES == (int)SCHEME_BOOK_BYTES, "the table has its place");
 
-/* What one warp does.  CHAINS: of a tile.  SLOTS: chains that run side by side, which come one
+/* What one warp does.  PARTS, CHAINS: of a tile.  SLOTS: chains that run side by side, which come one
  * after the other in k.  WAYS: warps that take a unit's tiles in turn; each adds at most SLICES
  * slices of a row group's values, 32 at a time. */
-template <class T, int EXPAND, int CHAINS, int ROWG, int TILES, int WAYS> struct scheme_worker {
+template <class T, int EXPAND, int PARTS, int ROWG, int TILES, int WAYS> struct scheme_worker {
     enum {
+        CHAINS = expand_chains(EXPAND, PARTS),
         BITS = expand_bits(EXPAND),
         HAND = scheme_in_hand(BITS, ROWG, TILES),
         SLOTS = HAND,
@@ -57,8 +58,8 @@ template <class T, int EXPAND, int CHAINS, int ROWG, int TILES, int WAYS> struct
     bool puts; /* this lane has values of a chain that are asked for */
     /* Of this lane: in a stage's weights, in 64 columns of x; of scales and zero points of its two
      * rows, from its words of a tile; of its values' scales, from a stage. */
-    uint32_t w_at, x_at, pair_at, zero_at, share_at[SLICES];
-    uint32_t zero_keep, zero_fixed; /* (stored & keep) | fixed */
+    uint32_t w_at, x_at, pair_at, operand_at, share_at[SLICES];
+    uint32_t operand_keep, operand_fixed; /* INT4's: (stored & keep) | fixed */
     uint32_t tile_bytes;
     /* The exchange: bytes of a chain, of a tile's, of a step's; this lane's places in this warp's
      * chains and in its first slice. */
@@ -88,10 +89,10 @@ template <class T, int EXPAND, int CHAINS, int ROWG, int TILES, int WAYS> struct
         const int row = a.c.resident ? min(lane % 8, a.p.rows - 1) : row_way * ROWG * 8 + lane % 8;
         x_at = held((uint32_t)(2 * way * HAND) * a.c.x_box + piece_at(0, row, lane / 8));
         pair_at = held(scales_from() + (uint32_t)(lane / 4 * 4 - lane * 16));
-        zero_at = held((a.l.zero_bytes ? a.l.zeros_at : 0) +
-                       (uint32_t)(lane / 4 * 2 * a.l.zero_bytes - lane * 16));
-        zero_keep = held(a.l.zero_bytes ? 0xffffu : 0u);
-        zero_fixed = held(a.l.zero_bytes ? 0u : 0x0808u);
+        operand_at = held((a.l.operand_bytes ? a.l.operands_at : 0) +
+                       (uint32_t)(lane / 4 * 2 * a.l.operand_bytes - lane * 16));
+        operand_keep = held(a.l.operand_bytes ? 0xffffu : 0u);
+        operand_fixed = held(a.l.operand_bytes ? 0u : 0x0808u);
         exchange_init(way);
     }
 
@@ -152,26 +153,32 @@ template <class T, int EXPAND, int CHAINS, int ROWG, int TILES, int WAYS> struct
 
     /* ---- chains ---- */
 
-    __device__ void zeros_load(uint32_t zero[2], uint32_t tile, int c)
+    __device__ void operands_load(uint32_t operand[2], uint32_t tile, int part)
     {
-        const uint32_t at = tile + zero_at;
+        const uint32_t at = tile + operand_at;
         if (EXPAND == EXPAND_INT4)
-            expand_zeros<T, EXPAND>(
-                zero, true,
-                bits_and_or(load_shared_2(at + (uint32_t)(c * UNIT_ROWS) * a.l.zero_bytes),
-                            zero_keep, zero_fixed));
-        if (EXPAND == EXPAND_INT8_ZERO)
-            expand_zeros<T, EXPAND>(zero, true, load_shared_4(at + (uint32_t)(c * UNIT_ROWS * 2)));
+            expand_operands<T, EXPAND>(
+                operand, true,
+                bits_and_or(load_shared_2(at + (uint32_t)(part * UNIT_ROWS) * a.l.operand_bytes),
+                            operand_keep, operand_fixed));
+        if (expand_has_operands(EXPAND))
+            expand_operands<T, EXPAND>(operand, true,
+                                       load_shared_4(at + (uint32_t)(part * UNIT_ROWS * 2)));
     }
 
     __device__ __forceinline__ void fragment(uint32_t f[4], const uint32_t *w,
-                                             const uint32_t zero[2], int step)
+                                             const uint32_t operand[2], int step)
     {
         const bool permuted = ROWG * TILES <= 4 && step % PERMUTED_EVERY == PERMUTED_EVERY - 1;
         if (EXPAND == EXPAND_CODEBOOK && !permuted)
-            table_step(f, w[0], s.book, (uint32_t)(4 * lane));
+            table_step<T>(f, w[0], operand, s.book, (uint32_t)(4 * lane));
         else
-            expand_step<T, EXPAND>(f, w, zero, a.book);
+            expand_step<T, EXPAND>(f, w, operand, a.book);
+    }
+
+    __device__ float chain_scale(uint32_t at)
+    {
+        return EXPAND == EXPAND_CODEBOOK ? 1 : scales.value(load_shared_2_signed(at));
     }
 
     /* A chain has ended, of the step's tile at `tile_at`. */
@@ -186,8 +193,7 @@ template <class T, int EXPAND, int CHAINS, int ROWG, int TILES, int WAYS> struct
             return;
         }
         const uint32_t at = tile_at + pair_at + (uint32_t)(c * UNIT_ROWS * 2);
-        const float up = scales.value(load_shared_2_signed(at)),
-                    down = scales.value(load_shared_2_signed(at + 2));
+        const float up = chain_scale(at), down = chain_scale(at + 2);
 #pragma unroll
         for (int r = 0; r < ROWG; r++)
 #pragma unroll
@@ -205,7 +211,7 @@ template <class T, int EXPAND, int CHAINS, int ROWG, int TILES, int WAYS> struct
 #pragma unroll
         for (int group = 0; group < GROUPS; group++) {
             float chain[SLOTS][TILES][ROWG][4] = {};
-            uint32_t words[SLOTS][TILES][4], zero[SLOTS][TILES][2];
+            uint32_t words[SLOTS][TILES][4], operand[SLOTS][TILES][2];
 #pragma unroll
             for (int part = 0; part < QUARTERS; part++)
 #pragma unroll
@@ -227,13 +233,13 @@ template <class T, int EXPAND, int CHAINS, int ROWG, int TILES, int WAYS> struct
                         if (BITS == 8 || quarter % 2 == 0 || part == 0)
                             *(uint4 *)w = load_shared_16(
                                 at + (uint32_t)((BITS == 8 ? quarter : quarter / 2) * 512));
-                        if (part == 0)
-                            zeros_load(zero[slot][tile], at, c);
+                        if (quarter * PARTS % 4 == 0)
+                            operands_load(operand[slot][tile], at, quarter * PARTS / 4);
 #pragma unroll
                         for (int step = 0; step < 2; step++) {
                             uint32_t f[4];
                             fragment(f, w + (BITS == 8 ? 2 * step : quarter % 2 * 2 + step),
-                                     zero[slot][tile], 2 * quarter + step);
+                                     operand[slot][tile], 2 * quarter + step);
 #pragma unroll
                             for (int r = 0; r < ROWG; r++)
                                 mma_16816(chain[slot][tile][r], f, xs[r] + 2 * step, T());
@@ -269,9 +275,8 @@ template <class T, int EXPAND, int CHAINS, int ROWG, int TILES, int WAYS> struct
             for (int i = 0; i < SPAN; i++, at += tile_bytes)
 #pragma unroll
                 for (int c = 0; c < CHAINS; c++, from += chain_bytes)
-                    v = __fmaf_rn(
-                        scales.value(load_shared_2_signed(at + (uint32_t)(c * UNIT_ROWS * 2))),
-                        __uint_as_float(load_shared_4(from)), v);
+                    v = __fmaf_rn(chain_scale(at + (uint32_t)(c * UNIT_ROWS * 2)),
+                                  __uint_as_float(load_shared_4(from)), v);
             sum[tile][value] = v;
         }
     }
@@ -377,7 +382,7 @@ __device__ inline void meet_as_often(const scheme_args &a)
 }
 
 /* grid: blocks of equal shares of units; block: a.c.warps that may work, and one that feeds. */
-template <class T, int EXPAND, int CHAINS, int ROWG, int TILES, int WAYS>
+template <class T, int EXPAND, int PARTS, int ROWG, int TILES, int WAYS>
 __global__ void
 __launch_bounds__(ROWG *TILES <= 2 ? SCHEME_THREADS_MAX : (SCHEME_WARPS_MANY + 1) * 32, 1)
     scheme_skinny_kernel(const __grid_constant__ scheme_maps maps,
@@ -421,61 +426,59 @@ __launch_bounds__(ROWG *TILES <= 2 ? SCHEME_THREADS_MAX : (SCHEME_WARPS_MANY + 1
     if (EXPAND == EXPAND_CODEBOOK || a.c.resident)
         barrier_sync(BARRIER_X, a.c.warps * 32);
     if (warp < workers)
-        scheme_worker<T, EXPAND, CHAINS, ROWG, TILES, WAYS>(a, s, warp, lane).run();
+        scheme_worker<T, EXPAND, PARTS, ROWG, TILES, WAYS>(a, s, warp, lane).run();
 #endif
 }
 
 /* ---- the kernels ---- */
 
 /* NULL where scheme_choose has no such cut.  RARE: formats that few models have do with fewer. */
-template <class T, int EXPAND, int CHAINS, int TILES, bool RARE>
+template <class T, int EXPAND, int PARTS, int TILES, bool RARE>
 scheme_function *scheme_kernel_of(const struct scheme_choice *c)
 {
     switch (c->row_groups * 16 + c->ways_k) {
     case 16 + 1:
-        return scheme_skinny_kernel<T, EXPAND, CHAINS, 1, TILES, 1>;
+        return scheme_skinny_kernel<T, EXPAND, PARTS, 1, TILES, 1>;
     case 32 + 1:
-        return scheme_skinny_kernel<T, EXPAND, CHAINS, 2, TILES, 1>;
+        return scheme_skinny_kernel<T, EXPAND, PARTS, 2, TILES, 1>;
     case 64 + 1:
-        return scheme_skinny_kernel<T, EXPAND, CHAINS, 4, TILES, 1>;
+        return scheme_skinny_kernel<T, EXPAND, PARTS, 4, TILES, 1>;
     }
     if constexpr (!RARE)
         switch (c->row_groups * 16 + c->ways_k) {
         case 16 + 2:
-            return scheme_skinny_kernel<T, EXPAND, CHAINS, 1, TILES, 2>;
+            return scheme_skinny_kernel<T, EXPAND, PARTS, 1, TILES, 2>;
         case 16 + 4:
-            return scheme_skinny_kernel<T, EXPAND, CHAINS, 1, 1, 4>;
+            return scheme_skinny_kernel<T, EXPAND, PARTS, 1, 1, 4>;
         case 16 + 8:
-            return scheme_skinny_kernel<T, EXPAND, CHAINS, 1, 1, 8>;
+            return scheme_skinny_kernel<T, EXPAND, PARTS, 1, 1, 8>;
         case 32 + 4:
-            return scheme_skinny_kernel<T, EXPAND, CHAINS, 2, 1, 4>;
+            return scheme_skinny_kernel<T, EXPAND, PARTS, 2, 1, 4>;
         case 32 + 8:
-            return scheme_skinny_kernel<T, EXPAND, CHAINS, 2, 1, 8>;
+            return scheme_skinny_kernel<T, EXPAND, PARTS, 2, 1, 8>;
         }
     return nullptr;
 }
 
-template <class T, int EXPAND, int CHAINS>
+template <class T, int EXPAND, int PARTS>
 scheme_function *scheme_kernel_often(const struct scheme_choice *c, bool gated)
 {
-    return gated ? scheme_kernel_of<T, EXPAND, CHAINS, 2, false>(c)
-                 : scheme_kernel_of<T, EXPAND, CHAINS, 1, false>(c);
+    return gated ? scheme_kernel_of<T, EXPAND, PARTS, 2, false>(c)
+                 : scheme_kernel_of<T, EXPAND, PARTS, 1, false>(c);
 }
 
-/* There is one for every layout: of 8 bits, several chains have zero points, and FP8 has one. */
+/* There is one for every layout: of 8 bits, several parts have zero points, and FP8 has one. */
 template <class T>
 scheme_function *scheme_kernel(const struct scheme_layout *l, const struct scheme_choice *c,
                                bool gated)
 {
-    switch (expand_of(l) * 8 + l->chains) {
+    switch (expand_of(l) * 8 + l->parts) {
     case EXPAND_INT4 * 8 + 1:
         return scheme_kernel_often<T, EXPAND_INT4, 1>(c, gated);
     case EXPAND_INT4 * 8 + 2:
         return scheme_kernel_often<T, EXPAND_INT4, 2>(c, gated);
     case EXPAND_INT4 * 8 + 4:
         return scheme_kernel_of<T, EXPAND_INT4, 4, 1, true>(c);
-    case EXPAND_CODEBOOK * 8 + 1:
-        return scheme_kernel_of<T, EXPAND_CODEBOOK, 1, 1, true>(c);
     case EXPAND_CODEBOOK * 8 + 2:
         return scheme_kernel_often<T, EXPAND_CODEBOOK, 2>(c, gated);
     case EXPAND_CODEBOOK * 8 + 4:

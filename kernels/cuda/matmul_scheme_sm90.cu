@@ -224,11 +224,11 @@ __device__ __forceinline__ void end_tile(float (&sum)[TILE::BLOCKS][TILE::N / 2]
             .run(sum);
 }
 
-template <class T, int EXPAND, class TILE, int CHAINS, wide_ending ENDING>
+template <class T, int EXPAND, class TILE, int PARTS, wide_ending ENDING>
 __device__ void multiply(const wide_args &a, const wide_ring &stages, wide_ring &pieces,
                          const wide_ring &away, uint32_t table, int warp, int lane)
 {
-    typename wide_sums_choice<T, EXPAND, TILE, CHAINS, TILE::PASSES>::type s(a.codes, stages, a.n_k,
+    typename wide_sums_choice<T, EXPAND, TILE, PARTS, TILE::PASSES>::type s(a.codes, stages, a.n_k,
                                                                              table, warp, lane);
     for (int i = blockIdx.x; i < a.row_tiles * a.col_tiles; i += gridDim.x) {
         s.run();
@@ -241,7 +241,7 @@ __device__ void multiply(const wide_args &a, const wide_ring &stages, wide_ring 
 
 /* grid: [blocks]   block: [TILE::THREADS]: warpgroups that multiply; of the last a thread fetches,
  * others carry, a warp brings near */
-template <class T, int EXPAND, class TILE, int CHAINS, wide_ending ENDING>
+template <class T, int EXPAND, class TILE, int PARTS, wide_ending ENDING>
 __global__ void __launch_bounds__(TILE::THREADS, 1)
     matmul_scheme_kernel(const __grid_constant__ wide_maps maps,
                          const __grid_constant__ wide_args a)
@@ -310,7 +310,7 @@ __global__ void __launch_bounds__(TILE::THREADS, 1)
     }
     registers_take<TILE::REGISTERS>();
     depend_wait();
-    multiply<T, EXPAND, TILE, CHAINS, ENDING>(a, r, out, away, table, warp, lane);
+    multiply<T, EXPAND, TILE, PARTS, ENDING>(a, r, out, away, table, warp, lane);
 #endif
 }
 
@@ -321,11 +321,11 @@ int divide_up(int a, int b)
     return (a + b - 1) / b;
 }
 
-template <class T, int EXPAND, class TILE, int CHAINS, wide_ending ENDING>
+template <class T, int EXPAND, class TILE, int PARTS, wide_ending ENDING>
 void launch_kernel(struct device *d, wide_args *a)
 {
     using S = shape<EXPAND, TILE, ENDING == ENDING_SILU>;
-    auto *kernel = matmul_scheme_kernel<T, EXPAND, TILE, CHAINS, ENDING>;
+    auto *kernel = matmul_scheme_kernel<T, EXPAND, TILE, PARTS, ENDING>;
     const int box_units = a->p.w_up ? TILE::UNITS / 2 : TILE::UNITS;
     wide_maps maps;
     tensor_map_2d(d, &maps.x, a->p.x, a->p.in, a->p.rows, a->p.in, BOX, TILE::PASS_ROWS);
@@ -365,11 +365,11 @@ void launch_kernel(struct device *d, wide_args *a)
 
 /* All shapes of tiles and quick ends for the schemes that weights commonly have; for the others the
  * largest tile, and an end that does everything. */
-constexpr bool is_common(int expand, int chains)
+constexpr bool is_common(int expand, int parts)
 {
-    return expand == EXPAND_INT4       ? chains <= 2
-           : expand == EXPAND_CODEBOOK ? chains == 2
-                                       : expand == EXPAND_INT8 && chains == 1;
+    return expand == EXPAND_INT4       ? parts <= 2
+           : expand == EXPAND_CODEBOOK ? parts == 2
+                                       : expand == EXPAND_INT8 && parts == 1;
 }
 
 wide_ending ending_of(const struct product *p)
@@ -379,69 +379,70 @@ wide_ending ending_of(const struct product *p)
     return p->w_up ? ENDING_SILU : ENDING_ADD;
 }
 
-template <class T, int EXPAND, int CHAINS>
+template <class T, int EXPAND, int PARTS>
 void launch_gated(struct device *d, wide_args *a, enum scheme_wide_tile tile)
 {
     if (tile == SCHEME_TILE_128_128)
-        launch_kernel<T, EXPAND, wide_tile<128, 2, 1>, CHAINS, ENDING_SILU>(d, a);
+        launch_kernel<T, EXPAND, wide_tile<128, 2, 1>, PARTS, ENDING_SILU>(d, a);
     else
-        launch_kernel<T, EXPAND, wide_tile<256, 2, 1>, CHAINS, ENDING_SILU>(d, a);
+        launch_kernel<T, EXPAND, wide_tile<256, 2, 1>, PARTS, ENDING_SILU>(d, a);
 }
 
-template <class T, int EXPAND, int CHAINS>
+template <class T, int EXPAND, int PARTS>
 void launch_plain(struct device *d, wide_args *a, enum scheme_wide_tile tile)
 {
     switch (tile) {
     case SCHEME_TILE_128_32:
-        return launch_kernel<T, EXPAND, wide_tile<32, 2, 1>, CHAINS, ENDING_ADD>(d, a);
+        return launch_kernel<T, EXPAND, wide_tile<32, 2, 1>, PARTS, ENDING_ADD>(d, a);
     case SCHEME_TILE_128_64:
-        return launch_kernel<T, EXPAND, wide_tile<64, 2, 1>, CHAINS, ENDING_ADD>(d, a);
+        return launch_kernel<T, EXPAND, wide_tile<64, 2, 1>, PARTS, ENDING_ADD>(d, a);
     case SCHEME_TILE_128_128:
-        return launch_kernel<T, EXPAND, wide_tile<128, 2, 1>, CHAINS, ENDING_ADD>(d, a);
+        return launch_kernel<T, EXPAND, wide_tile<128, 2, 1>, PARTS, ENDING_ADD>(d, a);
     case SCHEME_TILE_192_128:
-        return launch_kernel<T, EXPAND, wide_tile<128, 3, 1>, CHAINS, ENDING_ADD>(d, a);
+        return launch_kernel<T, EXPAND, wide_tile<128, 3, 1>, PARTS, ENDING_ADD>(d, a);
     default:
-        return launch_kernel<T, EXPAND, wide_tile<256, 2, 1>, CHAINS, ENDING_ADD>(d, a);
+        return launch_kernel<T, EXPAND, wide_tile<256, 2, 1>, PARTS, ENDING_ADD>(d, a);
     }
 }
 
-template <class T, int EXPAND, int CHAINS>
+template <class T, int EXPAND, int PARTS>
 void launch_tile(struct device *d, wide_args *a, enum scheme_wide_tile tile)
 {
     const wide_ending ending = ending_of(&a->p);
-    if constexpr (is_common(EXPAND, CHAINS))
+    if constexpr (is_common(EXPAND, PARTS))
         if (ending != ENDING_ANY)
-            return ending == ENDING_SILU ? launch_gated<T, EXPAND, CHAINS>(d, a, tile)
-                                         : launch_plain<T, EXPAND, CHAINS>(d, a, tile);
-    launch_kernel<T, EXPAND, wide_tile<128, 2, 2>, CHAINS, ENDING_ANY>(d, a);
+            return ending == ENDING_SILU ? launch_gated<T, EXPAND, PARTS>(d, a, tile)
+                                         : launch_plain<T, EXPAND, PARTS>(d, a, tile);
+    launch_kernel<T, EXPAND, wide_tile<128, 2, 2>, PARTS, ENDING_ANY>(d, a);
 }
 
 template <class T, int EXPAND>
-void launch_chains(struct device *d, wide_args *a, int chains, enum scheme_wide_tile tile)
+void launch_parts(struct device *d, wide_args *a, int parts, enum scheme_wide_tile tile)
 {
-    if (chains == 1)
-        launch_tile<T, EXPAND, 1>(d, a, tile);
-    else if (chains == 2)
+    if constexpr (EXPAND != EXPAND_CODEBOOK) /* which has 2 or 4 */
+        if (parts == 1)
+            return launch_tile<T, EXPAND, 1>(d, a, tile);
+    if (parts == 2)
         launch_tile<T, EXPAND, 2>(d, a, tile);
     else
         launch_tile<T, EXPAND, 4>(d, a, tile);
 }
 
 template <class T>
-void launch_expand(struct device *d, wide_args *a, int expand, int chains,
+void launch_expand(struct device *d, wide_args *a, int expand, int parts,
                    enum scheme_wide_tile tile)
 {
     switch (expand) {
     case EXPAND_INT4:
-        return launch_chains<T, EXPAND_INT4>(d, a, chains, tile);
+        return launch_parts<T, EXPAND_INT4>(d, a, parts, tile);
     case EXPAND_CODEBOOK:
-        return launch_chains<T, EXPAND_CODEBOOK>(d, a, chains, tile);
+        return launch_parts<T, EXPAND_CODEBOOK>(d, a, parts, tile);
     case EXPAND_INT8:
-        return launch_chains<T, EXPAND_INT8>(d, a, chains, tile);
+        return launch_parts<T, EXPAND_INT8>(d, a, parts, tile);
     case EXPAND_FP8:
-        return launch_chains<T, EXPAND_FP8>(d, a, chains, tile);
+        return launch_parts<T, EXPAND_FP8>(d, a, parts, tile);
     default:
-        return launch_chains<T, EXPAND_INT8_ZERO>(d, a, chains, tile);
+        return launch_parts<T, EXPAND_INT8_ZERO>(d, a, parts, tile);
     }
 }
 
@@ -452,11 +453,12 @@ wide_args args_of(const struct device *d, const struct product *p, const struct 
     a.codes.tile_bytes = l->tile_bytes;
     /* where a tile has none, any of its bytes: they are read and not used */
     a.codes.scales_at = l->scale == SCALE_ROW ? 0 : l->scales_at;
-    a.codes.zeros_at = l->zeros_at;
-    a.codes.row_scale = l->scale == SCALE_ROW;
+    a.codes.operands_at = l->operands_at;
+    a.codes.row_scale =
+        l->scale == SCALE_ROW && !(l->kind == KIND_CODEBOOK && d->act == DT_BF16); /* it is 1 */
     a.codes.scale_shift = scale_bits_shift(l->scale);
     a.codes.scale_factor = scale_bits_factor(l->scale);
-    a.codes.zero_bytes = l->zero_bytes;
+    a.codes.operand_bytes = l->operand_bytes;
     a.codes.book = scheme_book(d->act, p->scheme);
     a.unit_bytes = l->unit_bytes;
     a.row_scales_at = l->row_scales_at;
@@ -477,7 +479,7 @@ bool matmul_scheme_sm90_fits(const struct device *d, const struct product *p)
 {
     struct scheme_layout l;
     scheme_layout(&l, p->scheme, p->in);
-    return d->cc == 90 && (is_common(expand_of(&l), l.chains) || p->rows > LARGE_ROWS) &&
+    return d->cc == 90 && (is_common(expand_of(&l), l.parts) || p->rows > LARGE_ROWS) &&
            is_aligned(p->x) && p->in % 8 == 0 &&
            (p->y_f32
                 ? !p->add && !p->gate_in_y && !p->w_up
@@ -490,9 +492,9 @@ void matmul_scheme_sm90_tile(struct device *d, const struct product *p, enum sch
     scheme_layout(&l, p->scheme, p->in);
     wide_args a = args_of(d, p, &l);
     if (d->act == DT_F16)
-        launch_expand<__half>(d, &a, expand_of(&l), l.chains, tile);
+        launch_expand<__half>(d, &a, expand_of(&l), l.parts, tile);
     else
-        launch_expand<__nv_bfloat16>(d, &a, expand_of(&l), l.chains, tile);
+        launch_expand<__nv_bfloat16>(d, &a, expand_of(&l), l.parts, tile);
 }
 
 void matmul_scheme_sm90(struct device *d, const struct product *p)

@@ -21,7 +21,7 @@ enum { EXPAND_INT4, EXPAND_CODEBOOK, EXPAND_INT8, EXPAND_FP8, EXPAND_INT8_ZERO, 
 
 inline int expand_of(const struct scheme_layout *l)
 {
-    return l->kind == KIND_INT8 && l->zero_bytes ? (int)EXPAND_INT8_ZERO : (int)l->kind;
+    return l->kind == KIND_INT8 && l->operand_bytes ? (int)EXPAND_INT8_ZERO : (int)l->kind;
 }
 
 __host__ __device__ constexpr int expand_bits(int expand)
@@ -35,11 +35,23 @@ __host__ __device__ constexpr int expand_words(int expand)
     return expand_bits(expand) / 4;
 }
 
+/* Chains of a tile whose scales or operands are of so many parts. */
+__host__ __device__ constexpr int expand_chains(int expand, int parts)
+{
+    return expand == EXPAND_CODEBOOK ? 1 : parts;
+}
+
+/* Whether operands are always there, as activations: two bytes each. */
+__host__ __device__ constexpr bool expand_has_operands(int expand)
+{
+    return expand == EXPAND_CODEBOOK || expand == EXPAND_INT8_ZERO;
+}
+
 struct expand_book { /* a codebook in the activation type: upper and lower bytes of 16 values */
     uint32_t high[4], low[4];
 };
 
-/* ---- zero points ---- */
+/* ---- operands ---- */
 
 /* The pair whose last place is worth 1 and that is 128 (bf16) or 1024 (f16). */
 __device__ constexpr uint32_t magic(__nv_bfloat16)
@@ -52,18 +64,19 @@ __device__ constexpr uint32_t magic(__half)
     return 0x64006400;
 }
 
-/* What expand_step subtracts for the lane's rows g and g + 8.  `stored`: the two zero points as
- * they lie in the tile, one (INT4) or two (INT8) bytes each; without them, 8 (INT4). */
+/* Pairs of what expand_step subtracts from values of the lane's rows g and g + 8, or multiplies a
+ * codebook's with.  `stored`: the two operands as they lie in the tile, one (INT4) or two bytes
+ * each; without them, 8 (INT4). */
 template <class T, int EXPAND>
-__device__ __forceinline__ void expand_zeros(uint32_t zero[2], bool has_zero, uint32_t stored)
+__device__ __forceinline__ void expand_operands(uint32_t operand[2], bool has_zero, uint32_t stored)
 {
     if (EXPAND == EXPAND_INT4) { /* whose magic's lower byte is 0 */
         const uint32_t both = has_zero ? stored : 0x0808;
-        zero[0] = bytes_pick(both, magic(T()), 0x5050);
-        zero[1] = bytes_pick(both, magic(T()), 0x5151);
-    } else if (EXPAND == EXPAND_INT8_ZERO) {
-        zero[0] = bytes_pick(stored, 0, 0x1010);
-        zero[1] = bytes_pick(stored, 0, 0x3232);
+        operand[0] = bytes_pick(both, magic(T()), 0x5050);
+        operand[1] = bytes_pick(both, magic(T()), 0x5151);
+    } else if (expand_has_operands(EXPAND)) {
+        operand[0] = bytes_pick(stored, 0, 0x1010);
+        operand[1] = bytes_pick(stored, 0, 0x3232);
     }
 }
 
@@ -81,9 +94,17 @@ __device__ __forceinline__ void expand_lookup(uint32_t a[2], uint32_t select, ui
     a[1] = bytes_pick(low, high, 0x7362);
 }
 
+/* A codebook's values to those of their rows: times the scale. */
+template <class T> __device__ __forceinline__ void expand_scale(uint32_t a[4], const uint32_t by[2])
+{
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        a[i] = pair_mul(a[i], by[i % 2], T());
+}
+
 /* One byte in 0..7 and one in 16..23 of v: a pair. */
 template <class T, int EXPAND>
-__device__ __forceinline__ uint32_t expand_bytes(uint32_t v, uint32_t zero)
+__device__ __forceinline__ uint32_t expand_bytes(uint32_t v, uint32_t operand)
 {
     const bool bf16 = magic(T()) == 0x43004300;
     if (EXPAND == EXPAND_FP8)
@@ -94,26 +115,27 @@ __device__ __forceinline__ uint32_t expand_bytes(uint32_t v, uint32_t zero)
     uint32_t a = bf16 ? pair_sub(bits_and_or(v, 0x007f007f, 0x43004300),
                                  bits_and_or(v, 0x00800080, 0x43004300), T())
                       : pair_sub(bits_and_xor(v, 0x00ff00ff, 0x64806480), 0x64806480, T());
-    return EXPAND == EXPAND_INT8_ZERO ? pair_sub(a, zero, T()) : a;
+    return EXPAND == EXPAND_INT8_ZERO ? pair_sub(a, operand, T()) : a;
 }
 
 /* The A fragment of one step from the lane's words of it. */
 template <class T, int EXPAND>
 __device__ __forceinline__ void expand_step(uint32_t a[4], const uint32_t *w,
-                                            const uint32_t zero[2], const expand_book &book)
+                                            const uint32_t operand[2], const expand_book &book)
 {
     if constexpr (EXPAND == EXPAND_INT4) {
 #pragma unroll
         for (int i = 0; i < 4; i++)
-            a[i] = pair_sub(bits_and_or(w[0] >> 4 * i, 0x000f000f, magic(T())), zero[i % 2], T());
+            a[i] = pair_sub(bits_and_or(w[0] >> 4 * i, 0x000f000f, magic(T())), operand[i % 2], T());
     } else if constexpr (EXPAND == EXPAND_CODEBOOK) {
         const uint32_t select = w[0] & 0x77777777, even = w[0] << 4; /* top bits to bytes' own */
         expand_lookup(a, select, bytes_pick(even, w[0], 0xd9c8), book);
         expand_lookup(a + 2, select >> 16, bytes_pick(even, w[0], 0xfbea), book);
+        expand_scale<T>(a, operand);
     } else {
 #pragma unroll
         for (int i = 0; i < 4; i++)
-            a[i] = expand_bytes<T, EXPAND>(w[i / 2] >> 8 * (i % 2), zero[i % 2]);
+            a[i] = expand_bytes<T, EXPAND>(w[i / 2] >> 8 * (i % 2), operand[i % 2]);
     }
 }
 
@@ -141,14 +163,16 @@ __device__ inline void table_make(uint32_t table, const expand_book &book, int i
 }
 
 /* The A fragment of one step from the lane's word of it.  `lane_at`: 4 * lane. */
-__device__ __forceinline__ void table_step(uint32_t a[4], uint32_t w, uint32_t table,
-                                           uint32_t lane_at)
+template <class T>
+__device__ __forceinline__ void table_step(uint32_t a[4], uint32_t w, const uint32_t operand[2],
+                                           uint32_t table, uint32_t lane_at)
 {
     const uint32_t pair = 255 * TABLE_PAIR_BYTES;
     a[0] = load_shared_4(table + bits_and_or(w * TABLE_PAIR_BYTES, pair, lane_at));
     a[1] = load_shared_4(table + bits_and_or(w >> 1, pair, lane_at));
     a[2] = load_shared_4(table + bits_and_or(w >> 9, pair, lane_at));
     a[3] = load_shared_4(table + bits_and_or(w >> 17, pair, lane_at));
+    expand_scale<T>(a, operand);
 }
 
 /* ---- scales ---- */

@@ -2,10 +2,12 @@
 #include "kernels/cuda/scheme_layout.h"
 
 #include <assert.h>
+#include <math.h>
 #include <string.h>
 
 #include "kernels/half.h"
 
+enum { SCALE_TOP = 15, SHIFT_MAX = 126 }; /* exponents: scale_shift */
 enum { LANES = 32, LANE_WORDS = 4, PIECE_BYTES = LANES * LANE_WORDS * 4 };
 
 /* ---- sizes ---- */
@@ -26,7 +28,7 @@ static enum scheme_kind kind_of(enum dtype codes)
 
 static enum scheme_scale scale_of(const struct scheme *s)
 {
-    if (s->group == 0)
+    if (s->group == 0 || kind_of(s->codes) == KIND_CODEBOOK)
         return SCALE_ROW;
     return s->scale == DT_F16 ? SCALE_F16 : s->scale == DT_BF16 ? SCALE_BF16 : SCALE_WIDE;
 }
@@ -35,17 +37,22 @@ void scheme_layout(struct scheme_layout *l, const struct scheme *s, int64_t cols
 {
     *l = (struct scheme_layout){.kind = kind_of(s->codes), .scale = scale_of(s)};
     l->bits = l->kind == KIND_INT4 || l->kind == KIND_CODEBOOK ? 4 : 8;
-    l->chain_k = s->group % 128 == 0 ? 128 : s->group % 64 == 0 ? 64 : 32;
-    l->chains = TILE_COLS / l->chain_k;
-    if (l->bits == 4)
-        l->zero_bytes = s->has_zero ? 1 : 0;
+    l->part_k = s->group % 64 != 0                                ? 32
+                : s->group % 128 != 0 || l->kind == KIND_CODEBOOK ? 64
+                                                                  : 128;
+    l->parts = TILE_COLS / l->part_k;
+    l->chains = l->kind == KIND_CODEBOOK ? 1 : l->parts;
+    if (l->kind == KIND_CODEBOOK)
+        l->operand_bytes = 2;
+    else if (l->kind == KIND_INT4)
+        l->operand_bytes = s->has_zero ? 1 : 0;
     else if (l->kind == KIND_INT8)
-        l->zero_bytes = s->has_zero || l->chains > 1 ? 2 : 0;
+        l->operand_bytes = s->has_zero || l->parts > 1 ? 2 : 0;
     l->n_tiles = (int)((cols + TILE_COLS - 1) / TILE_COLS);
     l->scales_at = (uint32_t)(UNIT_ROWS * TILE_COLS * l->bits / 8);
-    l->zeros_at =
-        l->scales_at + (l->scale == SCALE_ROW ? 0u : (uint32_t)(l->chains * UNIT_ROWS * 2));
-    l->tile_bytes = l->zeros_at + (uint32_t)(l->chains * UNIT_ROWS * l->zero_bytes);
+    l->operands_at =
+        l->scales_at + (l->scale == SCALE_ROW ? 0u : (uint32_t)(l->parts * UNIT_ROWS * 2));
+    l->tile_bytes = l->operands_at + (uint32_t)(l->parts * UNIT_ROWS * l->operand_bytes);
     l->row_scales_at = (size_t)l->n_tiles * l->tile_bytes;
     l->unit_bytes = l->row_scales_at + (l->scale == SCALE_ROW ? UNIT_ROWS * sizeof(float) : 0);
 }
@@ -111,6 +118,19 @@ static float from_act(enum dtype act, uint16_t v)
     return act == DT_F16 ? f32_from_f16(v) : f32_from_bf16(v);
 }
 
+/* A codebook's row scale is 2^-shift: in f16 the largest scale times 2^shift is less than
+ * 2^SCALE_TOP. */
+static int scale_shift(const float *scales, int64_t n)
+{
+    float most = 0;
+    int exponent = 0;
+    for (int64_t i = 0; i < n; i++)
+        most = fmaxf(most, fabsf(scales[i]));
+    if (most > 0 && isfinite(most))
+        frexpf(most, &exponent);
+    return SCALE_TOP - exponent < SHIFT_MAX ? SCALE_TOP - exponent : SHIFT_MAX;
+}
+
 static int scale_place(int row)
 {
     return 2 * (row % 8) + row / 8;
@@ -127,6 +147,7 @@ struct packing {
     int64_t n;
     int64_t first; /* row of the unit in hand */
     int n_rows;    /* that it has */
+    int shift[UNIT_ROWS]; /* of its rows, of a codebook in f16; else 0 */
 };
 
 /* Where value j of register i of a lane's fragment lies from its first one's. */
@@ -187,46 +208,58 @@ static void take_tile(const struct packing *p, int64_t tile, uint8_t *codes)
                (size_t)(left < TILE_COLS ? left : TILE_COLS));
 }
 
-static void put_zero(const struct packing *p, int zero, int place, uint8_t *to)
+/* Of a group of row r of the unit. */
+static void put_operand(const struct packing *p, int r, int64_t group, int place, uint8_t *to)
 {
-    const uint16_t as_act = to_act(p->act, (float)(zero - 128));
-    if (p->l.zero_bytes == 1)
+    const int zero = p->from->zeros ? p->from->zeros[group] : 128;
+    const float v = p->l.kind == KIND_CODEBOOK ? ldexpf(p->from->scales[group], p->shift[r])
+                                               : (float)(zero - 128);
+    const uint16_t as_act = to_act(p->act, v);
+    if (p->l.operand_bytes == 1)
         to[place] = (uint8_t)zero;
     else
         memcpy(to + 2 * place, &as_act, 2);
 }
 
-/* Scales and zero points of the tile, for all its chains that begin inside the matrix. */
+/* Scales and operands of the tile, for all its parts that begin inside the matrix. */
 static void pack_scales(const struct packing *p, int64_t tile, uint8_t *to)
 {
-    for (int chain = 0; chain < p->l.chains; chain++)
+    for (int part = 0; part < p->l.parts; part++)
         for (int r = 0; r < p->n_rows; r++) {
-            const int64_t col = tile * TILE_COLS + chain * p->l.chain_k;
+            const int64_t col = tile * TILE_COLS + part * p->l.part_k;
             const int64_t at = (p->first + r) * p->n_groups + col / p->width;
-            const int place = chain * UNIT_ROWS + scale_place(r);
+            const int place = part * UNIT_ROWS + scale_place(r);
             if (col >= p->cols)
                 continue;
             if (p->l.scale != SCALE_ROW) {
                 const uint16_t v = scale_to_16(p->l.scale, p->from->scales[at]);
                 memcpy(to + p->l.scales_at + 2 * place, &v, 2);
             }
-            if (p->l.zero_bytes)
-                put_zero(p, p->from->zeros ? p->from->zeros[at] : 128, place, to + p->l.zeros_at);
+            if (p->l.operand_bytes)
+                put_operand(p, r, at, place, to + p->l.operands_at);
         }
 }
 
-static void pack_unit(const struct packing *p, uint8_t *to)
+static void pack_row_scale(const struct packing *p, int r, uint8_t *to)
+{
+    const float scale =
+        p->l.kind == KIND_CODEBOOK ? ldexpf(1, -p->shift[r]) : p->from->scales[p->first + r];
+    memcpy(to + sizeof scale * (size_t)scale_place(r), &scale, sizeof scale);
+}
+
+static void pack_unit(struct packing *p, uint8_t *to)
 {
     uint8_t codes[UNIT_ROWS * TILE_COLS];
     memset(to, 0, p->l.unit_bytes);
+    for (int r = 0; p->l.kind == KIND_CODEBOOK && p->act == DT_F16 && r < p->n_rows; r++)
+        p->shift[r] = scale_shift(p->from->scales + (p->first + r) * p->n_groups, p->n_groups);
     for (int64_t tile = 0; tile < p->l.n_tiles; tile++) {
         take_tile(p, tile, codes);
         pack_codes(p, codes, to + (size_t)tile * p->l.tile_bytes);
         pack_scales(p, tile, to + (size_t)tile * p->l.tile_bytes);
     }
     for (int r = 0; p->l.scale == SCALE_ROW && r < p->n_rows; r++)
-        memcpy(to + p->l.row_scales_at + sizeof(float) * (size_t)scale_place(r),
-               &p->from->scales[p->first + r], sizeof(float));
+        pack_row_scale(p, r, to + p->l.row_scales_at);
 }
 
 void scheme_pack(const struct scheme *s, enum dtype act, int64_t cols,
@@ -262,11 +295,11 @@ static int code_at(const struct scheme_layout *l, const uint8_t *tile, int row, 
 static int zero_at(const struct scheme_layout *l, enum dtype act, const uint8_t *tile, int place)
 {
     uint16_t v;
-    if (l->zero_bytes == 0)
+    if (l->operand_bytes == 0)
         return l->kind == KIND_INT4 ? 8 : 128;
-    if (l->zero_bytes == 1)
-        return tile[l->zeros_at + (uint32_t)place];
-    memcpy(&v, tile + l->zeros_at + 2 * place, 2);
+    if (l->operand_bytes == 1)
+        return tile[l->operands_at + (uint32_t)place];
+    memcpy(&v, tile + l->operands_at + 2 * place, 2);
     return 128 + (int)from_act(act, v);
 }
 
@@ -278,7 +311,7 @@ float scheme_unpack(const struct scheme *s, enum dtype act, int64_t cols, const 
     const uint8_t *unit = (const uint8_t *)units + (size_t)(row / UNIT_ROWS) * l.unit_bytes;
     const uint8_t *tile = unit + (size_t)(col / TILE_COLS) * l.tile_bytes;
     const int r = (int)(row % UNIT_ROWS), c = (int)(col % TILE_COLS);
-    const int place = c / l.chain_k * UNIT_ROWS + scale_place(r), code = code_at(&l, tile, r, c);
+    const int place = c / l.part_k * UNIT_ROWS + scale_place(r), code = code_at(&l, tile, r, c);
     if (l.scale == SCALE_ROW) {
         memcpy(scale, unit + l.row_scales_at + sizeof(float) * (size_t)scale_place(r),
                sizeof *scale);
@@ -289,7 +322,11 @@ float scheme_unpack(const struct scheme *s, enum dtype act, int64_t cols, const 
     }
     if (l.kind == KIND_FP8)
         return scheme_e4m3((uint8_t)code);
-    if (l.kind == KIND_CODEBOOK)
-        return from_act(act, to_act(act, scheme_codebook(s->codes)[code]));
+    if (l.kind == KIND_CODEBOOK) {
+        uint16_t by;
+        memcpy(&by, tile + l.operands_at + 2 * place, 2);
+        const float v = from_act(act, to_act(act, scheme_codebook(s->codes)[code]));
+        return from_act(act, to_act(act, v * from_act(act, by)));
+    }
     return (float)(code - zero_at(&l, act, tile, place));
 }

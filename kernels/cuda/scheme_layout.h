@@ -1,17 +1,19 @@
 /* scheme_layout.h - how the device keeps a matrix of a scheme: codes in the order in which mma
  * takes them.
  *
- * 16 rows of the matrix are a unit, and a unit is whole: codes, scales and zero points lie in it,
- * so matrices of one scheme and width that lie together in memory are one matrix (q, k and v). Rows
+ * 16 rows of the matrix are a unit, and a unit is whole: codes, scales and operands lie in it, so
+ * matrices of one scheme and width that lie together in memory are one matrix (q, k and v). Rows
  * past the last fill the last unit, with code 0 and scale 0.
  *
  *     weight   unit 0, unit 1, ...                          and, ordered, int32 order[cols]
  *     unit     tile 0, tile 1, ... of 128 columns each      and, one scale a row, f32 scale[16]
- *     tile     codes;  scale[chains][16];  zero[chains][16]
+ *     tile     codes;  scale[parts][16];  operand[parts][16]
  *
- * Columns past the last fill the last tile, with code 0 and scale 0: x must be 0 there, not just
- * any. Scales and zeros of a row r of 16 are at place 2 * (r % 8) + r / 8, so that one load gives
- * the two rows that a lane of mma has.
+ * A part is part_k columns: 128; 64 or 32 where the group is not a multiple of 128 or 64; of a
+ * codebook 64 or 32.  An operand is what its codes meet in registers: a zero point, or a codebook's
+ * scale.  Columns past the last fill the last tile, with code 0 and scale 0: x must be 0 there, not
+ * just any.  Scales and operands of a row r of 16 are at place 2 * (r % 8) + r / 8, so that one
+ * load gives the two rows that a lane of mma has.
  *
  * Codes.  Weights are the A operand of mma.m16n8k16 (or of wgmma, each warp 16 of its 64 rows).  A
  * tile has 8 steps of 16 k.  A lane's A fragment of a step is 4 registers a[i] of 2 values: row g +
@@ -26,18 +28,24 @@
  *
  * A lane's words of a half or quarter are one 16-byte load.  scheme_expand.cuh makes the fragments.
  *
- * Values in registers are 16-bit floats: code - zero exactly (integers of at most 256); E4M3
- * exactly; a codebook's rounded to the activation type, which costs half a unit in its last place
- * and is what the formats' own library computes with.
+ * Values in registers are floats of the activation type, 16 bits: code - zero exactly (integers of
+ * at most 256); E4M3 exactly; a codebook's
+ *
+ *     round(round(codebook[code]) * operand)     operand = round(scale / row scale)
+ *
+ * where the row scale is 1 in bf16; in f16 the power of two that brings the largest of the row's
+ * scales to 2^14 or more, but less than 2^15, so that none is lost below its range.  Three
+ * roundings, of half a unit in the last place each; the formats' own library makes the same three
+ * for few rows, and one for many.
  *
  * Order of summation, whichever kernel runs and however many rows x has:
  *
- *     chain = the mma of chain_k columns, in order of k, in one f32 accumulator that begins at 0
+ *     chain = the mma of some columns, in order of k, in one f32 accumulator that begins at 0
  *     groups      sum = fma(scale, chain, sum), chain after chain in order of k; sum begins at 0
  *     row scale   sum = sum + chain, chain after chain;                 then sum = scale * sum
  *
- * chain_k is 128; 64 or 32 where the group is not a multiple of 128 or 64.  Then as matmul_int.h
- * says.
+ * A chain is a part; of a codebook, which has a row scale always, 128 columns: beside a wgmma there
+ * is no time to add a chain for each 64.  Then as matmul_int.h says.
  *
  * Scales of groups are 16 bits: f16 and bf16 as they are (SCALE_F16, SCALE_BF16).  Those that a
  * checkpoint has as f32 are rounded to a sign, 6 bits of exponent (bias 45) and 9 of mantissa
@@ -60,7 +68,6 @@ enum {
     UNIT_ROWS = 16,
     TILE_COLS = 128,
     TILE_STEPS = TILE_COLS / 16,
-    CHAINS_MAX = 4, /* of a tile */
     SCALE_WIDE_BIAS = 45,
 };
 
@@ -72,13 +79,14 @@ struct scheme_layout {
     enum scheme_kind kind;
     enum scheme_scale scale;
     int bits;           /* of a code */
-    int chain_k;        /* columns */
-    int chains;         /* of a tile: 1, 2 or 4; FP8 has 1 */
-    int zero_bytes;     /* of a zero point: 0 = none; 1 = INT4's, 0..16; 2 = INT8's - 128, as an
-                           activation: exact; INT8 with several chains has them always */
+    int part_k;         /* columns */
+    int parts;          /* of a tile: 1, 2 or 4; FP8 has 1, a codebook 2 or 4 */
+    int chains;         /* of a tile: as many as parts, of a codebook 1 */
+    int operand_bytes;  /* 0 = none; 1 = INT4's zero point, 0..16; 2 = an activation: INT8's zero
+                           point - 128, exact, which several parts have always; a codebook's scale */
     int n_tiles;        /* of a unit */
     uint32_t scales_at; /* in a tile: behind its codes */
-    uint32_t zeros_at;
+    uint32_t operands_at;
     uint32_t tile_bytes;  /* multiple of 16 */
     size_t row_scales_at; /* in a unit: behind its tiles */
     size_t unit_bytes;    /* multiple of 16 */

@@ -11,11 +11,12 @@
 
 #include "kernels/cuda/scheme_wide_sums.cuh"
 
-template <class T, int EXPAND, class TILE, int CHAINS> struct wide_passes {
+template <class T, int EXPAND, class TILE, int PARTS> struct wide_passes {
     static const int N = TILE::PASS_ROWS, HALF = TILE_STEPS / 2; /* steps made at once */
+    static const int CHAINS = expand_chains(EXPAND, PARTS);
     static const int STEPS_OF_WORDS = 4 / expand_words(EXPAND);
     static const uint32_t X_BYTES = N * 128; /* of half a stage */
-    static_assert(CHAINS <= 2 && TILE::BLOCKS == 1, "what registers hold");
+    static_assert(PARTS <= 2 && TILE::BLOCKS == 1, "what registers hold");
 
     const wide_codes &codes;
     wide_ring ring;
@@ -37,14 +38,8 @@ template <class T, int EXPAND, class TILE, int CHAINS> struct wide_passes {
     __device__ __forceinline__ void make(int half)
     {
         const uint32_t tile = ring.at() + my_tile;
-        uint32_t zero[2] = {};
-        if (EXPAND == EXPAND_INT4) {
-            uint32_t stored = 0;
-            if (codes.zero_bytes)
-                stored =
-                    load_shared_2(tile + codes.zeros_at + (half * (CHAINS - 1) * 8 + lane / 4) * 2);
-            expand_zeros<T, EXPAND>(zero, codes.zero_bytes != 0, stored);
-        }
+        uint32_t operand[2] = {};
+        codes.operands<T, EXPAND>(operand, tile, half * (PARTS - 1), lane);
         uint4 words = {};
 #pragma unroll
         for (int s = half * HALF; s < half * HALF + HALF; s++) {
@@ -52,10 +47,10 @@ template <class T, int EXPAND, class TILE, int CHAINS> struct wide_passes {
                 words = load_shared_16(tile + s / STEPS_OF_WORDS * 512 + lane * 16);
             const uint32_t w[4] = {words.x, words.y, words.z, words.w};
             if constexpr (wide_has_table(EXPAND, N))
-                table_step(fragment[s], w[s % STEPS_OF_WORDS], table, lane * 4);
+                table_step<T>(fragment[s], w[s % STEPS_OF_WORDS], operand, table, lane * 4);
             else
                 expand_step<T, EXPAND>(fragment[s], w + s % STEPS_OF_WORDS * expand_words(EXPAND),
-                                       zero, codes.book);
+                                       operand, codes.book);
             registers_pin(fragment[s]);
         }
     }
@@ -63,7 +58,7 @@ template <class T, int EXPAND, class TILE, int CHAINS> struct wide_passes {
     __device__ __forceinline__ void load_scales()
     {
 #pragma unroll
-        for (int c = 0; c < CHAINS; c++) {
+        for (int c = 0; EXPAND != EXPAND_CODEBOOK && c < CHAINS; c++) {
             const uint32_t v =
                 load_shared_4(ring.at() + my_tile + codes.scales_at + c * 32 + lane / 4 * 4);
             const float low = scale_from_bits(v << 16, codes.scale_shift, codes.scale_factor);
@@ -94,9 +89,11 @@ template <class T, int EXPAND, class TILE, int CHAINS> struct wide_passes {
     {
         registers_pin(chain);
 #pragma unroll
-        for (int i = 0; i < N / 2; i++)
-            sum[0][pass * (N / 2) + i] =
-                __fmaf_rn(scale[c][i % 4 / 2], chain[i], sum[0][pass * (N / 2) + i]);
+        for (int i = 0; i < N / 2; i++) {
+            float &to = sum[0][pass * (N / 2) + i];
+            to = EXPAND == EXPAND_CODEBOOK ? __fadd_rn(to, chain[i]) /* scale 1 */
+                                           : __fmaf_rn(scale[c][i % 4 / 2], chain[i], to);
+        }
     }
 
     __device__ __forceinline__ void release(int stage)
@@ -171,12 +168,12 @@ template <class T, int EXPAND, class TILE, int CHAINS> struct wide_passes {
 };
 
 /* What multiplies a tile. */
-template <class T, int EXPAND, class TILE, int CHAINS, int PASSES> struct wide_sums_choice {
-    typedef wide_sums<T, EXPAND, TILE, CHAINS> type;
+template <class T, int EXPAND, class TILE, int PARTS, int PASSES> struct wide_sums_choice {
+    typedef wide_sums<T, EXPAND, TILE, PARTS> type;
 };
-template <class T, int EXPAND, class TILE, int CHAINS>
-struct wide_sums_choice<T, EXPAND, TILE, CHAINS, 2> {
-    typedef wide_passes<T, EXPAND, TILE, CHAINS> type;
+template <class T, int EXPAND, class TILE, int PARTS>
+struct wide_sums_choice<T, EXPAND, TILE, PARTS, 2> {
+    typedef wide_passes<T, EXPAND, TILE, PARTS> type;
 };
 
 #endif

@@ -10,8 +10,9 @@
 
 #include "kernels/cuda/scheme_wide_tile.cuh"
 
-template <class T, int EXPAND, class TILE, int CHAINS> struct wide_sums {
+template <class T, int EXPAND, class TILE, int PARTS> struct wide_sums {
     static const int N = TILE::N, BLOCKS = TILE::BLOCKS;
+    static const int CHAINS = expand_chains(EXPAND, PARTS);
     /* One block of two groups has registers for eight fragments: four steps are made together, and
      * multiplied together. */
     static const bool DEEP = BLOCKS == 1 && TILE::GROUPS == 2;
@@ -22,6 +23,7 @@ template <class T, int EXPAND, class TILE, int CHAINS> struct wide_sums {
     static const int STEPS_OF_WORDS = 4 / expand_words(EXPAND);
     static const int WORDS = BATCH > STEPS_OF_WORDS ? BATCH / STEPS_OF_WORDS : 1;
     static const int PER_CHAIN = TILE_STEPS / CHAINS; /* steps */
+    static const int PER_PART = TILE_STEPS / PARTS;
     static const bool TWO = DEEP && N <= 64; /* accumulators: few rows wait for a chain's end */
     static const int UNROLL = TWO ? 2 : 1;   /* stages */
     static_assert(!TWO || PER_CHAIN >= RUNNING, "a chain is added in the next");
@@ -37,7 +39,7 @@ template <class T, int EXPAND, class TILE, int CHAINS> struct wide_sums {
     float chain[TWO ? 2 : 1][N / 2];
     uint32_t fragment[DEPTH][4];
     uint4 words[WORDS];
-    uint32_t zero[2];
+    uint32_t operand[2];
     float up, down; /* scales of the chain that is not added yet, of rows g and g + 8 */
     int held;       /* the stage before, of which wgmma may still run; -1 = none */
 
@@ -55,15 +57,8 @@ template <class T, int EXPAND, class TILE, int CHAINS> struct wide_sums {
         if (s % STEPS_OF_WORDS == 0)
             words[s / STEPS_OF_WORDS % WORDS] =
                 load_shared_16(tile + s / STEPS_OF_WORDS * 512 + lane * 16);
-        if (s % PER_CHAIN == 0 && (EXPAND == EXPAND_INT4 || EXPAND == EXPAND_INT8_ZERO)) {
-            const uint32_t row_pair = s / PER_CHAIN * 8 + lane / 4;
-            uint32_t stored = 0;
-            if (EXPAND == EXPAND_INT8_ZERO)
-                stored = load_shared_4(tile + codes.zeros_at + row_pair * 4);
-            else if (codes.zero_bytes)
-                stored = load_shared_2(tile + codes.zeros_at + row_pair * 2);
-            expand_zeros<T, EXPAND>(zero, codes.zero_bytes != 0, stored);
-        }
+        if (s % PER_PART == 0)
+            codes.operands<T, EXPAND>(operand, tile, s / PER_PART, lane);
     }
 
     __device__ __forceinline__ void expand(int s)
@@ -71,10 +66,10 @@ template <class T, int EXPAND, class TILE, int CHAINS> struct wide_sums {
         const uint4 from = words[s / STEPS_OF_WORDS % WORDS];
         const uint32_t w[4] = {from.x, from.y, from.z, from.w};
         if constexpr (wide_has_table(EXPAND, N))
-            table_step(fragment[s % DEPTH], w[s % STEPS_OF_WORDS], table, lane * 4);
+            table_step<T>(fragment[s % DEPTH], w[s % STEPS_OF_WORDS], operand, table, lane * 4);
         else
             expand_step<T, EXPAND>(fragment[s % DEPTH],
-                                   w + s % STEPS_OF_WORDS * expand_words(EXPAND), zero, codes.book);
+                                   w + s % STEPS_OF_WORDS * expand_words(EXPAND), operand, codes.book);
     }
 
     __device__ __forceinline__ void multiply(float (&to)[N / 2], uint32_t stage, int s)
@@ -97,11 +92,15 @@ template <class T, int EXPAND, class TILE, int CHAINS> struct wide_sums {
         registers_pin(from);
 #pragma unroll
         for (int i = 0; i < N / 2; i++)
-            to[i] = __fmaf_rn(i % 4 < 2 ? up : down, from[i], to[i]); /* scale 1: a plain sum */
+            to[i] = EXPAND == EXPAND_CODEBOOK /* scale 1: a plain sum */
+                        ? __fadd_rn(to[i], from[i])
+                        : __fmaf_rn(i % 4 < 2 ? up : down, from[i], to[i]);
     }
 
     __device__ __forceinline__ void load_scales(uint32_t stage, int b, int s)
     {
+        if (EXPAND == EXPAND_CODEBOOK)
+            return;
         const uint32_t v = load_shared_4(stage + my_tile + b * TILE::WARPS * codes.tile_bytes +
                                          codes.scales_at + s / PER_CHAIN * 32 + lane / 4 * 4);
         const float low = scale_from_bits(v << 16, codes.scale_shift, codes.scale_factor);

@@ -39,13 +39,27 @@ template <int ROWS, int OF_GROUPS, int OF_BLOCKS> struct wide_tile {
 };
 
 struct wide_codes { /* how a tile of a unit lies */
-    uint32_t tile_bytes, scales_at, zeros_at;
+    uint32_t tile_bytes, scales_at, operands_at;
     uint32_t up_pad;      /* before the first unit of `up`, whose copy wants 128 bytes' alignment */
-    bool row_scale;       /* one a row: a chain's is 1 */
+    bool row_scale;       /* one a row, at the end: a chain's is 1 */
     uint32_t scale_shift; /* scale_from_bits */
     float scale_factor;
-    int zero_bytes;
+    int operand_bytes;
     struct expand_book book;
+
+    /* Of a part of the tile at `tile`, of this lane's two rows. */
+    template <class T, int EXPAND>
+    __device__ __forceinline__ void operands(uint32_t (&to)[2], uint32_t tile, int part,
+                                             int lane) const
+    {
+        const uint32_t row_pair = part * 8 + lane / 4;
+        uint32_t stored = 0;
+        if (expand_has_operands(EXPAND))
+            stored = load_shared_4(tile + operands_at + row_pair * 4);
+        else if (EXPAND == EXPAND_INT4 && operand_bytes)
+            stored = load_shared_2(tile + operands_at + row_pair * 2);
+        expand_operands<T, EXPAND>(to, operand_bytes != 0, stored);
+    }
 };
 
 /* Are codes looked up in shared memory?  Few rows wait longer for it than permutations take. */

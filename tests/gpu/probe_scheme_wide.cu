@@ -25,7 +25,7 @@
 namespace
 {
 
-enum { ROWS_MAX = 4096, CHECK_ROWS = 300 };
+enum { ROWS_MAX = 4096, CHECK_ROWS = 600 };
 
 const struct scheme schemes[] = {
     {.codes = DT_INT4, .group = 128, .scale = DT_F16},
@@ -39,6 +39,9 @@ const struct scheme schemes[] = {
     {.codes = DT_INT8, .has_zero = true},
     {.codes = DT_INT8, .group = 32, .scale = DT_F16, .has_zero = true},
     {.codes = DT_FP8},
+    {.codes = DT_FP4, .group = 64, .scale = DT_F32},
+    {.codes = DT_NF4, .group = 32, .scale = DT_F16},
+    {.codes = DT_NF4, .group = 256, .scale = DT_F32},
 };
 
 uint32_t random_bits()
@@ -63,26 +66,27 @@ __global__ void chain_kernel(float *y, const bf *x, const uint8_t *w, struct sch
     float sum[4] = {}, chain[4] = {};
     for (int s = 0; s < l.n_tiles * TILE_STEPS; s++) {
         const uint8_t *tile = unit + (size_t)(s / TILE_STEPS) * l.tile_bytes;
-        const int step = s % TILE_STEPS, c = step * 16 / l.chain_k;
-        const uint8_t *zeros = tile + l.zeros_at + (c * UNIT_ROWS + place) * l.zero_bytes;
-        uint32_t a[4], b[2], words[2], zero[2], stored = 0;
-        if (l.zero_bytes == 1)
-            stored = *(const uint16_t *)zeros;
-        if (l.zero_bytes == 2)
-            stored = *(const uint32_t *)zeros;
-        expand_zeros<bf, EXPAND>(zero, l.zero_bytes != 0, stored);
+        const int step = s % TILE_STEPS, part = step * 16 / l.part_k;
+        const uint8_t *operands =
+            tile + l.operands_at + (part * UNIT_ROWS + place) * l.operand_bytes;
+        uint32_t a[4], b[2], words[2], operand[2], stored = 0;
+        if (l.operand_bytes == 1)
+            stored = *(const uint16_t *)operands;
+        if (l.operand_bytes == 2)
+            stored = *(const uint32_t *)operands;
+        expand_operands<bf, EXPAND>(operand, l.operand_bytes != 0, stored);
         for (int i = 0; i < words_of; i++)
             words[i] = ((const uint32_t *)(tile + step / steps_of * 512 +
                                            lane * 16))[step % steps_of * words_of + i];
-        expand_step<bf, EXPAND>(a, words, zero, book);
+        expand_step<bf, EXPAND>(a, words, operand, book);
         for (int i = 0; i < 2; i++) {
             const int row = row0 + lane / 4, k = s * 16 + i * 8 + lane % 4 * 2;
             b[i] = row < rows && k < in ? *(const uint32_t *)(x + (size_t)row * in + k) : 0;
         }
         mma_16816(chain, a, b, bf());
-        for (int i = 0; (step + 1) * 16 % l.chain_k == 0 && i < 4; i++) {
+        for (int i = 0; (step + 1) * l.chains % TILE_STEPS == 0 && i < 4; i++) {
             const uint16_t v =
-                ((const uint16_t *)(tile + l.scales_at))[c * UNIT_ROWS + place + i / 2];
+                ((const uint16_t *)(tile + l.scales_at))[part * UNIT_ROWS + place + i / 2];
             sum[i] = l.scale == SCALE_ROW ? __fadd_rn(sum[i], chain[i])
                                           : __fmaf_rn(scale_to_f32(v, l.scale), chain[i], sum[i]);
             chain[i] = 0;
@@ -252,7 +256,7 @@ int check(struct device *d, const struct scheme *s, int n, int in, bool gated)
     const double error = error_of_want(&c);
     int bad = error > 1e-6;
     for (int tile = 0; tile < SCHEME_TILES; tile++)
-        for (int rows : {1, 65, 129, 300})
+        for (int rows : {1, 65, 129, 300, 600})
             for (int mode = 0; mode < (gated ? F32 : MODES); mode++)
                 if (scheme_wide_has((enum scheme_wide_tile)tile, gated))
                     bad += check_run(d, &c, tile, rows, (enum mode)mode);

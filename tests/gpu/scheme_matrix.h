@@ -137,7 +137,25 @@ static inline void put_matrix(const struct tested *t, struct pool *pool, struct 
         die("weights_done", &st);
 }
 
-/* A row of a matrix in float, of a block format as fragments hold it; free() it. */
+static inline bool has_codebook(const struct scheme *s)
+{
+    return s->codes == DT_NF4 || s->codes == DT_FP4;
+}
+
+/* A codebook's values as fragments hold them (scheme_layout.h): UP keeps f16 above its subnormals,
+ * as the row's scale does. */
+static inline void codebook_values(const struct tested *t, const struct scheme *s,
+                                   const struct scheme_rows *row, int cols, float *w)
+{
+    const float *book = s->codes == DT_NF4 ? scheme_nf4 : scheme_fp4, up = 0x1p16f;
+    const int width = cols / (int)scheme_groups(s, cols);
+    for (int i = 0; i < cols; i++) {
+        const float scale = act_rounded(t, row->scales[i / width] * up);
+        w[i] = act_rounded(t, act_rounded(t, book[row->codes[i]]) * scale) / up;
+    }
+}
+
+/* A row of a matrix in float, of a block format or a codebook as fragments hold it; free() it. */
 static inline float *row_values(const struct tested *t, const struct matrix *m, int row)
 {
     float *w = take_host((size_t)m->cols * sizeof *w);
@@ -152,7 +170,10 @@ static inline float *row_values(const struct tested *t, const struct matrix *m, 
     const struct scheme_rows one = {m->made.codes + (size_t)row * (size_t)m->cols,
                                     m->made.scales + (size_t)(row * groups),
                                     m->made.zeros ? m->made.zeros + (size_t)(row * groups) : NULL};
-    scheme_dequantize_row(m->scheme, &one, m->cols, w);
+    if (has_codebook(m->scheme))
+        codebook_values(t, m->scheme, &one, m->cols, w);
+    else
+        scheme_dequantize_row(m->scheme, &one, m->cols, w);
     return w;
 }
 

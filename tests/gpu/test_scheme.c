@@ -27,6 +27,8 @@ static const struct form forms[] = {
     {"int8 by 32 asymmetric", {.codes = DT_INT8, .group = 32, .scale = DT_F16, .has_zero = true}},
     {"nf4", {.codes = DT_NF4, .group = 64}},
     {"nf4 nested", {.codes = DT_NF4, .group = 64, .nested = true}},
+    {"nf4 by 32", {.codes = DT_NF4, .group = 32, .scale = DT_BF16}},
+    {"nf4 by 128", {.codes = DT_NF4, .group = 128}},
     {"fp4", {.codes = DT_FP4, .group = 64}},
     {"fp8 rows", {.codes = DT_FP8}},
     {"q4_0", {.codes = DT_Q4_0}},
@@ -92,13 +94,12 @@ static int outs_written(const struct operands *o)
 /* ---- matrices ---- */
 
 /* The value of a row's code, and what the device's way of holding it may cost. */
-static double value_of(const struct tested *t, const struct matrix *m, const float *row, int col,
-                       double *slack)
+static double value_of(const struct matrix *m, const float *row, int col, double *slack)
 {
     const double v = (double)row[col];
-    const bool book = m->scheme->codes == DT_NF4 || m->scheme->codes == DT_FP4;
-    const bool wide = m->scheme->group != 0 && m->scheme->scale == DT_F32;
-    *slack = fabs(v) * ((book ? act_unit(t) : 0) + (wide ? 0x1p-10 : 0));
+    const bool wide =
+        m->scheme->group != 0 && m->scheme->scale == DT_F32 && !has_codebook(m->scheme);
+    *slack = wide ? fabs(v) * 0x1p-10 : 0;
     return v;
 }
 
@@ -204,7 +205,7 @@ static struct value reference_sum(const struct tested *t, const struct operands 
     double sum = 0, all = 0, lost = 0;
     for (int i = 0; i < o->in; i++) {
         double slack;
-        const double xv = (double)x[m->order[i]], v = value_of(t, m, w, i, &slack) * xv;
+        const double xv = (double)x[m->order[i]], v = value_of(m, w, i, &slack) * xv;
         sum += v;
         all += fabs(v);
         lost += pow(slack * xv, 2);

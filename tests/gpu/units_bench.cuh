@@ -16,9 +16,11 @@ static __global__ void units_kernel(uint32_t *to, size_t n, struct scheme_layout
         const uint32_t in_tile = (uint32_t)(at % l.tile_bytes);
         uint32_t v = mix(seed * 0x9e3779b97f4a7c15ull + i);
         if (at >= l.row_scales_at)
-            v = l.bits == 8 ? 0x3a23d70a : 0x3c23d70a; /* 0.0006 or 0.01: gates of a few units */
-        else if (in_tile >= l.zeros_at)
-            v = l.zero_bytes == 1 ? 0x08070908 : 0;
+            v = l.bits == 8                ? 0x3a23d70a
+                : l.kind == KIND_CODEBOOK ? 0x3f800000
+                                          : 0x3c23d70a; /* 0.0006 or 0.01: gates of a few units */
+        else if (in_tile >= l.operands_at)
+            v = l.kind == KIND_CODEBOOK ? 0x3c233c23 : l.operand_bytes == 1 ? 0x08070908 : 0;
         else if (in_tile >= l.scales_at)
             v = l.scale == SCALE_F16    ? 0x211f211f
                 : l.scale == SCALE_BF16 ? 0x3c233c23

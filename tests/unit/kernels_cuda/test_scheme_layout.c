@@ -28,8 +28,11 @@ static const struct form {
     {"int8 by 128 asymmetric",
      {.codes = DT_INT8, .group = 128, .scale = DT_F16, .has_zero = true},
      0.516},
-    {"nf4", {.codes = DT_NF4, .group = 64}, 0.266},
-    {"fp4", {.codes = DT_FP4, .group = 64, .nested = true}, 0.266},
+    {"nf4", {.codes = DT_NF4, .group = 64}, 0.2662},
+    {"nf4 by 32", {.codes = DT_NF4, .group = 32, .scale = DT_BF16}, 0.282},
+    {"nf4 by 256", {.codes = DT_NF4, .group = 256, .scale = DT_F16}, 0.2662},
+    {"fp4", {.codes = DT_FP4, .group = 64, .nested = true}, 0.2662},
+    {"fp4 rows", {.codes = DT_FP4}, 0.2662},
     {"fp8 rows", {.codes = DT_FP8}, 0.501},
 };
 enum { FORMS = sizeof forms / sizeof forms[0] };
@@ -74,12 +77,30 @@ static void drop(struct matrix *m)
     free(m->made.zeros);
 }
 
-static float code_value(const struct scheme *s, enum dtype act, int code, int zero)
+static bool has_codebook(const struct scheme *s)
+{
+    return s->codes == DT_NF4 || s->codes == DT_FP4;
+}
+
+static float rounded(enum dtype act, float v)
+{
+    return act == DT_F16 ? f32_from_f16(f32_to_f16(v)) : f32_from_bf16(f32_to_bf16(v));
+}
+
+/* A codebook's, scaled up from where f16 has fewer bits. */
+static float book_value(const struct scheme *s, enum dtype act, int code, float scale_up)
 {
     const float book = s->codes == DT_NF4 ? scheme_nf4[code & 15] : scheme_fp4[code & 15];
-    if (s->codes == DT_NF4 || s->codes == DT_FP4)
-        return act == DT_F16 ? f32_from_f16(f32_to_f16(book)) : f32_from_bf16(f32_to_bf16(book));
-    return s->codes == DT_FP8 ? scheme_e4m3((uint8_t)code) : (float)(code - zero);
+    return rounded(act, rounded(act, book) * rounded(act, scale_up));
+}
+
+static bool is_value(const struct scheme *s, enum dtype act, int code, int zero, float scale,
+                     float v, float by)
+{
+    if (has_codebook(s))
+        return v * by == book_value(s, act, code, scale * 0x1p16F) * 0x1p-16F;
+    return by == scale &&
+           v == (s->codes == DT_FP8 ? scheme_e4m3((uint8_t)code) : (float)(code - zero));
 }
 
 static void check(const struct form *f, enum dtype act, int64_t rows, int64_t cols)
@@ -95,8 +116,7 @@ static void check(const struct form *f, enum dtype act, int64_t rows, int64_t co
             const int zero = s->has_zero ? m.made.zeros[g] : s->codes == DT_INT4 ? 8 : 128;
             float scale;
             const float v = scheme_unpack(s, act, cols, units, r, c, &scale);
-            if (v != code_value(s, act, m.made.codes[r * cols + c], zero) ||
-                scale != m.made.scales[g])
+            if (!is_value(s, act, m.made.codes[r * cols + c], zero, m.made.scales[g], v, scale))
                 fail_msg("%s: row %d, column %d: %g * %g", f->name, (int)r, (int)c, (double)v,
                          (double)scale);
         }
@@ -116,6 +136,37 @@ static void every_value_is_found_again(void **state)
             check(&forms[i], DT_BF16, shapes[k][0], shapes[k][1]);
             check(&forms[i], DT_F16, shapes[k][0], shapes[k][1]);
         }
+}
+
+/* Rows whose scales are as small, as large and as far apart as floats may be; the error as a part
+ * of the value, or of the row's largest where the block hardly counts in it. */
+static void a_codebook_keeps_scales_of_any_size(void **state)
+{
+    (void)state;
+    static const struct scheme s = {.codes = DT_NF4, .group = 64};
+    static const float sizes[] = {1e-24F, 1e-12F, 1e-8F, 1e-6F, 1e-5F, 1e-4F,
+                                  0.01F,  1,      300,   1e5F,  1e24F};
+    enum { COLS = 256, GROUPS = 4, SIZES = sizeof sizes / sizeof sizes[0] };
+    struct matrix m = make(&s, SIZES, COLS);
+    uint8_t *units = malloc(scheme_units_bytes(&s, SIZES, COLS));
+    for (int r = 0; r < SIZES; r++)
+        for (int g = 0; g < GROUPS; g++)
+            m.made.scales[r * GROUPS + g] =
+                sizes[r] * (0.37F + (float)(next_random() % 999) / 999) * powf(10, (float)(-3 * g));
+    for (int f16 = 0; f16 < 2; f16++) {
+        const float unit = 3 * (f16 ? 0x1p-11F : 0x1p-8F);
+        scheme_pack(&s, f16 ? DT_F16 : DT_BF16, COLS, &m.made, SIZES, units);
+        for (int i = 0; i < SIZES * COLS; i++) {
+            float scale;
+            const float v =
+                scheme_unpack(&s, f16 ? DT_F16 : DT_BF16, COLS, units, i / COLS, i % COLS, &scale);
+            const float want = m.made.scales[i / 64] * scheme_nf4[m.made.codes[i]];
+            if (!(fabsf(v * scale - want) <= unit * fabsf(want) + 0x1p-38F * sizes[i / COLS]))
+                fail_msg("f16 %d: %g, want %g", f16, (double)(v * scale), (double)want);
+        }
+    }
+    free(units);
+    drop(&m);
 }
 
 static void rows_may_be_packed_in_parts(void **state)
@@ -203,6 +254,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_value_is_found_again),
+        cmocka_unit_test(a_codebook_keeps_scales_of_any_size),
         cmocka_unit_test(rows_may_be_packed_in_parts),
         cmocka_unit_test(units_are_small_and_aligned),
         cmocka_unit_test(an_order_lies_behind_the_units),
