@@ -402,6 +402,28 @@ struct device_options {
                             NULL = the only stage */
 };
 
+/* Products of the vendor's own library, for benchmarks to set beside the device's: y = x w^T of values
+ * of the device's activation type, summed in f32.  Nothing else asks for them. */
+struct vendor; /* the library with one device; opaque */
+
+struct vendor_product {
+    int rows, in, n;
+    bool y_f32; /* y is f32, as logits are; else as x */
+};
+
+struct vendor_ops {
+    const char *name; /* the library's, for people */
+    /* Loads the library, and takes memory of the device until close.  NULL, and `why` says why: no
+     * failure of the device. */
+    struct vendor *(*open)(struct device *, struct status *why);
+    /* What the library proposes first for such a product; false <=> nothing. */
+    bool (*choose)(struct vendor *, const struct vendor_product *);
+    /* The product chosen last, within a step, as an op: device memory y [rows, n], x [rows, in] and
+     * w [n, in], one row behind the other.  A failure is the device's. */
+    void (*multiply)(struct vendor *, void *y, const void *x, const void *w);
+    void (*close)(struct vendor *); /* before the device; accepts NULL */
+};
+
 /* What a kind of device is before one is open. */
 struct backend {
     uint32_t abi; /* OPS_ABI: a module built from other headers is refused */
@@ -417,9 +439,10 @@ struct backend {
      * bytes that a copy reads and writes, and 2 * m * n * k of the device's own product of large
      * random matrices, a second.  NULL = it cannot say. */
     bool (*rates)(struct device *, double *copy_bytes_s, double *matmul_flops, struct status *st);
+    const struct vendor_ops *vendor; /* NULL = there is no such library */
 };
 
-enum { OPS_ABI = 11 };
+enum { OPS_ABI = 12 };
 
 extern const struct backend cpu_backend; /* kernels/cpu */
 

@@ -608,4 +608,5 @@ extern "C" __attribute__((visibility("default"))) const backend inferd_backend =
     .variant = variant,
     .memory = count_memory,
     .rates = cuda_rates,
+    .vendor = &cuda_vendor,
 };

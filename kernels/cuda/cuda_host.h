@@ -45,4 +45,7 @@ void cuda_loader_close(struct loader *);
 /* rates.cu */
 bool cuda_rates(struct device *, double *copy_bytes_s, double *matmul_flops, struct status *st);
 
+/* vendor.cu */
+extern const struct vendor_ops cuda_vendor;
+
 #endif

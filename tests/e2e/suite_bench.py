@@ -1,4 +1,4 @@
-"""`inferd bench http` against a daemon whose engine takes a known time a step."""
+"""`inferd bench http` against a daemon whose engine takes a known time a step; `bench kernels` on a CPU."""
 import json
 import re
 import subprocess
@@ -61,7 +61,10 @@ def test_flags_that_are_wrong_or_idle_are_refused_by_name(c):
             ("http", ("--lengths", "sharegpt", "--max-tokens", "9"), "max-tokens: has no effect with lengths"),
             ("http", ("--prompt-tokens", "9", "--lengths", "sharegpt"), "prompt-tokens: has no effect"),
             ("kernels", ("--rows-max", "x"), "rows-max:"), ("kernels", ("--threads", "-1"), "threads:"),
-            ("kernels", ("--device-index", "1a"), "device-index:"),
+            ("kernels", ("--device-index", "1a"), "device-index:"), ("kernels", ("--ranks", "-1"), "ranks:"),
+            ("kernels", ("--shape", "9b"), 'shape "9b": want 8b, 1b, 70b/2, tiny'),
+            ("kernels", ("--op", "matmull"), 'op "matmull": want matmul.qkv|.o|.gated|.down, matmul_rope_kv, '),
+            ("kernels", ("--format", "int3"), 'format "int3": want 16-bit, w8a16, '),
             ("engine", ("--repeats", "x"), "repeats:"), ("engine", ("--parallel-max", "99"), "parallel-max:"),
             ("engine", ("--decode", "4x"), "decode:"), ("engine", ("--prefill", "1,x"), "prefill:"),
             ("engine", ("--threads", "x"), "threads:")]
@@ -88,3 +91,32 @@ def test_a_full_server_is_told_from_its_filling(c):
     check(abs(many["saturated_tokens_per_s"] / many["saturated_events_per_s"] - ratio) < 0.01, many)
     c.say(f"{many['events_per_s']:.0f} events/s, {many['saturated_events_per_s']:.0f} while "
           f"requests waited")
+
+
+def kernels(c, *flags):
+    return subprocess.run([c.options.binary, "bench", "kernels", "--device", "cpu", "--threads", "2",
+                           "--shape", "tiny", "--rows-max", "16", *flags],
+                          capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+def test_every_op_has_a_time(c):
+    found = json.loads(kernels(c, "--json", "--ranks", "2"))
+    ops = {"embed", "head", "head_split", "matmul_rope_kv", "rope_kv", "all_reduce", "send", "recv"}
+    ops |= {f"matmul.{part}" for part in ("qkv", "o", "gated", "down")}
+    ops |= {"attention.prefill", "attention.decode", "norm.rms", "norm.rms_add", "norm.layer"}
+    ops |= {f"sample.{kind}" for kind in ("greedy", "random", "cut", "top_p", "all", "score")}
+    equal({t["op"] for t in found["times"]}, ops)
+    check(found["copy_gb_per_s"] > 0 and found["matmul_tflops"] > 0, found)
+    equal([found["vendor"], found["no_vendor"], found["skipped"]], ["", "the cpu device has none", []])
+    for t in found["times"]:
+        check(0 < t["us"] < 1e6 and t["gb_per_s"] > 0, t)
+        equal([t["vendor_us"], t["times_vendor"]], [None, None], t)
+
+
+def test_the_table_has_a_row_for_what_is_chosen(c):
+    lines = kernels(c, "--op", "matmul.o", "--format", "q4_k").splitlines()
+    check("the cpu device has none" in lines[1], lines)
+    equal(lines[2].split()[:4], ["shape", "op", "format", "rows"])
+    for line, rows in zip(lines[3:], ("1", "16"), strict=True):
+        equal(line.split()[:4], ["tiny", "matmul.o", "q4_k", rows])
+        equal(line.split()[-2:], ["-", "-"])
