@@ -44,11 +44,11 @@ RUN cmake --preset release -DBUILD_TESTING=OFF -DINFERD_CUDA=OFF -DCMAKE_INSTALL
     && DESTDIR=/image cmake --install build/release --strip --component program \
     && deploy/image-root.sh /image
 
-# ---- the compiler of the CUDA module, from NVIDIA's Python packages; of cuBLAS the header, for `bench kernels` ----
+# ---- the compiler of the CUDA module, from NVIDIA's Python packages ----
 FROM microhttpd AS build-cuda
 RUN python3 -m venv /opt/cuda && /opt/cuda/bin/pip install --no-cache-dir nvidia-cuda-nvcc==13.0.88 \
         nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-runtime==13.0.96 \
-        nvidia-cuda-cccl==13.0.85 nvidia-cublas==13.1.0.3 nvidia-nccl-cu13==2.28.9 \
+        nvidia-cuda-cccl==13.0.85 nvidia-nccl-cu13==2.28.9 \
     && ln -s /opt/cuda/lib/python3.11/site-packages/nvidia/cu13 /usr/local/cuda \
     && ln -s lib /usr/local/cuda/lib64
 WORKDIR /src/inferd

@@ -229,7 +229,7 @@ __device__ void multiply(const wide_args &a, const wide_ring &stages, wide_ring 
                          const wide_ring &away, uint32_t table, int warp, int lane)
 {
     typename wide_sums_choice<T, EXPAND, TILE, PARTS, TILE::PASSES>::type s(a.codes, stages, a.n_k,
-                                                                             table, warp, lane);
+                                                                            table, warp, lane);
     for (int i = blockIdx.x; i < a.row_tiles * a.col_tiles; i += gridDim.x) {
         s.run();
         const place t = place_at<TILE>(a, i);
@@ -499,6 +499,9 @@ void matmul_scheme_sm90_tile(struct device *d, const struct product *p, enum sch
 
 void matmul_scheme_sm90(struct device *d, const struct product *p)
 {
-    matmul_scheme_sm90_tile(
-        d, p, scheme_wide_choose(p->rows, p->n, p->in, p->w_up != nullptr, d->sm_count));
+    struct scheme_layout l;
+    scheme_layout(&l, p->scheme, p->in);
+    matmul_scheme_sm90_tile(d, p,
+                            scheme_wide_choose(p->rows, p->n, p->in, p->w_up != nullptr,
+                                               l.kind == KIND_CODEBOOK, d->sm_count));
 }

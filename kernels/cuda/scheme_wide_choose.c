@@ -3,16 +3,17 @@
 
 #include <stdint.h>
 
-/* What a tile, plain and gated (0: there is none), and each 128 columns of its k cost an SM, in
- * nanoseconds, as measured on an H200 at its own clocks; gated, by cycles on an H100. */
+/* What a tile, plain and gated (0: there is none), and each 128 columns of its k cost an SM, of
+ * integers and of a codebook, in nanoseconds, as measured on an H200 at its own clocks; gated, by
+ * cycles on an H100; a codebook's by what they take beside INT4's on an H100. */
 static const struct tile {
-    int weights, rows, plain, gated, step;
+    int weights, rows, plain, gated, step[2];
 } tiles[SCHEME_TILES] = {
-    [SCHEME_TILE_128_32] = {128, 32, 700, 0, 428},
-    [SCHEME_TILE_128_64] = {128, 64, 1200, 0, 530},
-    [SCHEME_TILE_128_128] = {128, 128, 1400, 1600, 706},
-    [SCHEME_TILE_192_128] = {192, 128, 1500, 0, 1050},
-    [SCHEME_TILE_128_256] = {128, 256, 2500, 2800, 1300},
+    [SCHEME_TILE_128_32] = {128, 32, 700, 0, {428, 627}},
+    [SCHEME_TILE_128_64] = {128, 64, 1200, 0, {530, 742}},
+    [SCHEME_TILE_128_128] = {128, 128, 1400, 1600, {706, 857}},
+    [SCHEME_TILE_192_128] = {192, 128, 1500, 0, {1050, 1179}},
+    [SCHEME_TILE_128_256] = {128, 256, 2500, 2800, {1300, 1376}},
 };
 
 static int64_t divide_up(int64_t a, int64_t b)
@@ -25,7 +26,8 @@ bool scheme_wide_has(enum scheme_wide_tile tile, bool gated)
     return (gated ? tiles[tile].gated : tiles[tile].plain) > 0;
 }
 
-enum scheme_wide_tile scheme_wide_choose(int rows, int n, int in, bool gated, int sm_count)
+enum scheme_wide_tile scheme_wide_choose(int rows, int n, int in, bool gated, bool has_book,
+                                         int sm_count)
 {
     enum scheme_wide_tile best = SCHEME_TILE_128_128;
     int64_t best_cost = INT64_MAX;
@@ -35,7 +37,7 @@ enum scheme_wide_tile scheme_wide_choose(int rows, int n, int in, bool gated, in
             continue;
         const int64_t n_tiles =
             divide_up(rows, t->rows) * divide_up(gated ? 2 * (int64_t)n : n, t->weights);
-        const int64_t one = (gated ? t->gated : t->plain) + divide_up(in, 128) * t->step;
+        const int64_t one = (gated ? t->gated : t->plain) + divide_up(in, 128) * t->step[has_book];
         const int64_t cost = divide_up(n_tiles, sm_count) * one;
         if (cost < best_cost) {
             best_cost = cost;

@@ -24,7 +24,9 @@ enum scheme_wide_tile {
 
 bool scheme_wide_has(enum scheme_wide_tile tile, bool gated);
 
-enum scheme_wide_tile scheme_wide_choose(int rows, int n, int in, bool gated, int sm_count);
+/* has_book: codes are looked up, which small tiles have less time for. */
+enum scheme_wide_tile scheme_wide_choose(int rows, int n, int in, bool gated, bool has_book,
+                                         int sm_count);
 
 #ifdef __cplusplus
 }

@@ -377,7 +377,6 @@ void bench_rows(struct bench *b, const struct layer *l, int rows, const std::vec
                 const std::vector<copies> &schemes)
 {
     const int launches = rows <= 256 ? 40 : 8;
-    const int chosen = scheme_wide_choose(rows, l->n, l->in, l->gated, b->d.sm_count);
     std::vector<turn> turns = {lt_turn(b, l, rows, w, false, launches)};
     if (l->gated)
         turns.push_back(lt_turn(b, l, rows, w, true, launches));
@@ -392,6 +391,10 @@ void bench_rows(struct bench *b, const struct layer *l, int rows, const std::vec
     if (l->gated)
         printf(", SwiGLU too %7.2f", turns[1].median());
     for (const copies &c : schemes) {
+        struct scheme_layout layout;
+        scheme_layout(&layout, c.s, l->in);
+        const int chosen = scheme_wide_choose(rows, l->n, l->in, l->gated,
+                                              layout.kind == KIND_CODEBOOK, b->d.sm_count);
         printf(" | %s", dtype_traits[c.s->codes].name);
         for (int tile = 0; tile < SCHEME_TILES; tile++)
             if (scheme_wide_has((enum scheme_wide_tile)tile, l->gated)) {
