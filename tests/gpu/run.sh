@@ -142,7 +142,7 @@ find_sanitizer() {
 sanitizer_jobs() { # the longest first
     local tool t
     for tool in racecheck initcheck memcheck synccheck; do
-        for t in "scheme waves int4" "matmul waves" "scheme waves fp8"; do echo "$tool gpu_test_$t"; done
+        for t in "scheme waves int4" "scheme waves nf4" "matmul waves" "scheme waves fp8"; do echo "$tool gpu_test_$t"; done
     done
     for t in matmul qkv scheme gguf act8 engine attention kv8 sample small_ops head; do
         [ -x "$bin/gpu_test_$t" ] || continue
