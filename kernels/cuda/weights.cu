@@ -1,13 +1,13 @@
 /* weights.cu - brings weights to the device: several threads read, convert and copy at once.
  *
  * A weight is cut into chunks of whole rows.  A thread takes the next chunk, reads it (pread where
- * the file is known: no page faults in the way of the copy) into one of its two pinned buffers, converts what the
- * device holds in another type, and sends it on a stream of its own; while that copy runs it fills
- * the other buffer.  The queue is short, so weight_put tells how far things are.
+ * the file is known: no page faults in the way of the copy) into one of its two pinned buffers,
+ * converts what the device holds in another type, and sends it on a stream of its own; while that
+ * copy runs it fills the other buffer.  The queue is short, so weight_put tells how far things are.
  *
- * The device holds a matrix of a scheme or a block format as weight_layout.h has it, every other row
- * after row in its activation type.  A device without kernels for them holds those so, too: the threads
- * make the rows, dequantize them, and put ordered columns back where x has them. */
+ * The device holds a matrix of a scheme or a block format as weight_layout.h has it, every other
+ * row after row in its activation type.  A device without kernels for them holds those so, too: the
+ * threads make the rows, dequantize them, and put ordered columns back where x has them. */
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -23,16 +23,16 @@ static const size_t BUFFER_BYTES = 8 << 20;
 
 struct chunk { /* rows of one weight */
     weight_source src;
-    tensor w;                  /* as the source has it; data is where it goes */
-    const weight_layout *way;  /* NULL <=> row after row, in 16 bits */
+    tensor w;                 /* as the source has it; data is where it goes */
+    const weight_layout *way; /* NULL <=> row after row, in 16 bits */
     int64_t first, rows;
     size_t src_bytes;
 };
 
 struct thread_buffers {
     char *pinned[2];
-    char *raw;   /* a chunk in file layout, where it must be converted */
-    float *row;  /* one row in float */
+    char *raw;  /* a chunk in file layout, where it must be converted */
+    float *row; /* one row in float */
     cudaEvent_t sent[2];
     cudaStream_t stream;
 };
@@ -50,7 +50,8 @@ struct loader {
     cudaError_t fault;
 };
 
-namespace {
+namespace
+{
 
 void loader_fail(loader *l, const status *why, cudaError_t e)
 {
@@ -95,8 +96,7 @@ bool read_piece(const weight_source *src, size_t skip, char *to, size_t n, statu
         return true;
     }
     for (size_t done = 0; done < n;) {
-        const ssize_t got =
-            pread(src->fd, to + done, n - done, (off_t)(src->offset + skip + done));
+        const ssize_t got = pread(src->fd, to + done, n - done, (off_t)(src->offset + skip + done));
         if (got < 0 && errno == EINTR)
             continue;
         if (got <= 0)
@@ -330,10 +330,11 @@ size_t cuda_weight_bytes(const device *d, const tensor *w)
     return way ? way->bytes(w) : (size_t)w->rows * (size_t)w->cols * sizeof(uint16_t);
 }
 
-namespace {
+namespace
+{
 
-/* What is made of a chunk fits `raw`, what is sent `pinned`; 0 where the fewest rows that are packed
- * together do not. */
+/* What is made of a chunk fits `raw`, what is sent `pinned`; 0 where the fewest rows that are
+ * packed together do not. */
 int64_t chunk_rows(const tensor *w, const weight_layout *way)
 {
     int64_t n = (int64_t)(BUFFER_BYTES / sizeof(uint16_t)) / w->cols;
@@ -388,11 +389,14 @@ void cuda_weight_put(device *d, tensor *w, const weight_source *src)
     }
     put_chunks(d, w, way, src, row_bytes);
     if (way) {
-        if (w->scheme && w->scheme->ordered)
+        if (w->scheme && w->scheme->ordered) {
             cuda_check(d,
-                       cudaMemcpy(static_cast<char *>(w->data) + way->order_at(w), src->order,
-                                  (size_t)w->cols * sizeof(int32_t), cudaMemcpyHostToDevice),
+                       cudaMemcpyAsync(static_cast<char *>(w->data) + way->order_at(w), src->order,
+                                       (size_t)w->cols * sizeof(int32_t), cudaMemcpyHostToDevice,
+                                       d->stream),
                        "copy the order of columns");
+            cuda_check(d, cudaStreamSynchronize(d->stream), "copy the order of columns");
+        }
         w->layout = LAYOUT_PACKED;
         return;
     }

@@ -143,6 +143,7 @@ void make_weight(checked *c, int which)
     c->w[which] = take<uint8_t>(c->units[which].size());
     OK(cudaMemcpy(c->w[which], c->units[which].data(), c->units[which].size(),
                   cudaMemcpyHostToDevice));
+    OK(cudaDeviceSynchronize()); /* the copy may end after the call: streams do not wait for it */
 }
 
 void make_want(struct device *d, checked *c, int which)

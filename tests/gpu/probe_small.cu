@@ -219,7 +219,7 @@ void check_embed(enum dtype table_type)
     dev.batch.ids = dids.at;
     dev.batch.n_tokens = n;
     struct tensor table = {table_type == DT_F32 ? (void *)df.at : (void *)dh.at, table_type,
-                           LAYOUT_PACKED, vocab, hidden};
+                           LAYOUT_PLAIN, vocab, hidden};
     struct embed_args a = {out.at, &table, scale};
     cuda_embed(&dev, &a);
     const auto got = out.get();
