@@ -123,9 +123,11 @@ def test_variables_that_are_no_options_are_named(c):
     lines = [line for line in log_of(server) if "environment" in line]
     server.stop()
     equal([line.split(" ", 1)[1] for line in lines], [f"warn  {said}"], "warnings")
-    config = subprocess.run([c.options.binary, "config"], env={**os.environ, **env}, check=True,
-                            capture_output=True, text=True)
-    equal(config.stderr, f"inferd: warning: {said}\n")
+    for command in (("config",), ("check", c.options.model), ("health", "--port", "1"),
+                    ("bench", "engine", "/nowhere.gguf")):
+        run = subprocess.run([c.options.binary, *command], env={**os.environ, **env},
+                             capture_output=True, text=True, timeout=60)
+        equal(run.stderr.splitlines()[0], f"inferd: warning: {said}", command)
     refused = subprocess.run([c.options.binary, "serve", c.options.model],
                              env={**os.environ, "INFERD_PORT": "tcp://10.0.0.1:8080"},
                              capture_output=True, text=True, timeout=30)
