@@ -381,6 +381,11 @@ static void what_was_chosen_is_not_offered_again(void **state)
     assert_true(plan_1b(&p, &o, 8 * GIB, &st));
     assert_false(plan_1b(&p, &o, p.total_bytes - 1, &st));
     assert_non_null(strstr(st.msg, "; fits with --quantize-head int8 ("));
+    o.kv_dtype = "f16"; /* as exact as it is wanted */
+    st = (struct status){0};
+    assert_true(plan_1b(&p, &o, 8 * GIB, &st));
+    assert_false(plan_1b(&p, &o, p.total_bytes - 1, &st));
+    assert_non_null(strstr(st.msg, "; fits with --quantize-head int8 ("));
     o.quantize_head = "nf4";
     st = (struct status){0};
     assert_true(plan_1b(&p, &o, 8 * GIB, &st));
@@ -539,12 +544,12 @@ int main(void)
         cmocka_unit_test(words_for_another_device_than_was_found_are_told),
         cmocka_unit_test(what_does_not_fit_is_refused_with_numbers),
         cmocka_unit_test(what_would_fit_is_offered),
+        cmocka_unit_test(the_longest_offer_is_said_whole),
         cmocka_unit_test(what_was_chosen_is_not_offered_again),
         cmocka_unit_test(weights_are_listed_by_scheme),
         cmocka_unit_test(the_widest_input_with_outliers_is_a_limit),
         cmocka_unit_test(the_table_names_every_part),
         cmocka_unit_test(a_check_prints_the_file_and_the_plan),
-        cmocka_unit_test(the_longest_offer_is_said_whole),
         cmocka_unit_test(a_check_of_random_weights_reads_no_file_of_them),
     };
     return cmocka_run_group_tests_name("plan", tests, open_fixture, close_fixture);
