@@ -10,12 +10,12 @@
 #include <string.h>
 
 #include "kernels/cuda/act8.h"
+#include "kernels/cuda/archs.h"
 #include "kernels/cuda/cuda_host.h"
 #include "kernels/cuda/peers.h"
 
 extern "C" {
 #include "base/clock.h"
-#include "kernels/cuda/archs.h"
 }
 
 void cuda_check(device *d, cudaError_t e, const char *at)
