@@ -137,8 +137,8 @@ def test_variables_that_are_no_options_are_named(c):
 
 def test_a_terminal_sees_a_bar_while_the_model_loads(c):
     master, slave = os.openpty()
-    args = [c.options.binary, "serve", c.options.model, *OPTIONS, "--port", "0", "--quantize", "int8", "--threads", "1",
-            "--engine", c.options.engine]
+    args = [c.options.binary, "serve", c.options.model, *OPTIONS, "--port", "0", "--threads", "1", # for long:
+            "--quantize", "int4", "--quantize-head", "int4", "--engine", c.options.engine]
     process = subprocess.Popen(args, stdin=subprocess.DEVNULL, stdout=slave, stderr=slave)
     os.close(slave)
     seen, end = b"", time.monotonic() + 120
@@ -149,9 +149,13 @@ def test_a_terminal_sees_a_bar_while_the_model_loads(c):
                 seen += os.read(master, 4096)
     finally:
         process.terminate()
+        end = time.monotonic() + 30
         while process.poll() is None:
+            if time.monotonic() > end:
+                process.kill()
             with contextlib.suppress(OSError):
-                os.read(master, 4096)
+                if select.select([master], [], [], 1)[0]:
+                    os.read(master, 4096)
         os.close(master)
     text = seen.decode()
     bars = re.findall(r"\r(\[#*\.*\] +\d+%  \d+ of \d+ MiB)", text)
