@@ -643,7 +643,7 @@ static void ranks_of_several_machines_meet_at_a_port(void **state)
 
 static void options_of_ranks_are_refused_where_they_would_do_nothing(void **state)
 {
-    static const char *const none = "is for a rank that a launcher started, one of several";
+    static const char *const none = "is for a rank that a launcher started; want RANK";
     static const struct {
         const char *flag, *more;
         const char *size;    /* WORLD_SIZE */
@@ -654,7 +654,8 @@ static void options_of_ranks_are_refused_where_they_would_do_nothing(void **stat
         {"--rank-transport=socket", "m", NULL, none},
         {"--rank-transport=shared", "--tensor-parallel=2", NULL, none},
         {"--rank-transport=auto", "--rank-port=0", NULL, NULL},
-        {"--rank-secret-file=/nonexistent", "m", "1", "WORLD_SIZE says that this is the only one"},
+        {"--rank-secret-file=/nonexistent", "--rank-port=29500", "1", NULL}, /* a launcher's one */
+        {"--rank-transport=socket", "m", "1", NULL},
         {"--rank-secret-file=/nonexistent", "m", "2", "these share memory (rank-transport auto)"},
         {"--rank-port=29500", "m", "2", "these share memory (rank-transport auto)"},
         {"--rank-secret-file=/nonexistent", "--rank-transport=shared", "2", "these share memory;"},
@@ -828,8 +829,8 @@ int main(void)
         cmocka_unit_test(a_flag_is_written_in_two_ways),
         cmocka_unit_test(a_flag_wins_over_environment_over_file),
         cmocka_unit_test(a_variable_that_is_no_option_is_named_with_the_nearest),
-        cmocka_unit_test(a_service_link_of_kubernetes_is_refused_as_what_it_is),
         cmocka_unit_test(variables_beyond_the_room_for_them_are_counted),
+        cmocka_unit_test(a_service_link_of_kubernetes_is_refused_as_what_it_is),
         cmocka_unit_test(bytes_have_units),
         cmocka_unit_test(an_error_says_what_would_be_right),
         cmocka_unit_test(the_fake_engines_step_is_refused_without_it),
