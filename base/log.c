@@ -13,7 +13,7 @@
 
 #include "base/buf.h"
 
-enum { LINE_MAX_BYTES = 4096, DRAWN_MAX = 128 };
+enum { LINE_MAX_BYTES = 4096, TEXT_LINE_MAX = 255, DRAWN_MAX = 128 };
 
 static struct {
     enum log_level min;
@@ -160,13 +160,38 @@ void log_write(enum log_level level, const char *msg, const struct log_field *fi
     buf_close(&line);
 }
 
+/* As many lines as an event has room for. */
+static void write_text_json(enum log_level level, const char *msg, const char *text)
+{
+    const size_t REST_BYTES = 256; /* time, level, keys and the count */
+    struct buf kept, escaped;
+    int n_left = 0;
+    buf_init(&kept, LINE_MAX_BYTES);
+    buf_init(&escaped, LINE_MAX_BYTES - REST_BYTES);
+    buf_put_json(&escaped, msg, strlen(msg));
+    for (size_t n; *text; text += n + (text[n] == '\n')) {
+        n = strcspn(text, "\n");
+        const int n_kept = n < TEXT_LINE_MAX ? (int)n : TEXT_LINE_MAX;
+        if (buf_put_json(&escaped, text, (size_t)n_kept) && buf_put_str(&escaped, "\\n"))
+            buf_printf(&kept, "%.*s\n", n_kept, text);
+        else
+            n_left++;
+    }
+    if (n_left > 0)
+        log_event(level, msg, LOG_S("text", kept.at), LOG_I("lines_left_out", n_left));
+    else
+        log_event(level, msg, LOG_S("text", kept.at));
+    buf_close(&kept);
+    buf_close(&escaped);
+}
+
 void log_text(enum log_level level, const char *msg, const char *text)
 {
+    char line[TEXT_LINE_MAX + 1];
     if (state.format == LOG_JSON) {
-        log_event(level, msg, LOG_S("text", text));
+        write_text_json(level, msg, text);
         return;
     }
-    char line[256];
     for (size_t n; *text; text += n + (text[n] == '\n')) {
         n = strcspn(text, "\n");
         snprintf(line, sizeof line, "%.*s", (int)n, text);

@@ -43,7 +43,8 @@ struct log_field {
 
 void log_init(enum log_level min, enum log_format format); /* before threads start */
 void log_write(enum log_level level, const char *msg, const struct log_field *fields, int n);
-/* A text of several lines: in text each is a line of its own, in JSON all are the "text" of one. */
+/* A text of several lines, each cut at 255 bytes: in text each is a line of its own, in JSON as
+ * many as there is room for are the "text" of one, and "lines_left_out" counts the others. */
 void log_text(enum log_level level, const char *msg, const char *text);
 /* Draws over the terminal's last line, at level info; the next line of the log takes its place.
  * False where lines should be written instead: no terminal, or JSON. */

@@ -56,10 +56,10 @@ struct engine_fake {
     uint64_t *kv; /* [n_blocks * block_tokens] chain hash of the token that was written there */
 
     bool dying, hung;
-    char cause[240];
-    char broken[240];  /* "" <=> nothing broke the contract */
-    uint64_t until_ns; /* STARTING: ready then; DOWN: starting then */
-    uint64_t ready_ns; /* of this life */
+    char cause[STATUS_MSG_BYTES];
+    char broken[STATUS_MSG_BYTES]; /* "" <=> nothing broke the contract */
+    uint64_t until_ns;             /* STARTING: ready then; DOWN: starting then */
+    uint64_t ready_ns;             /* of this life */
     uint64_t death_ns[DEATHS_MAX];
     uint32_t n_backoff; /* deaths since the last minute of health */
 };

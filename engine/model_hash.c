@@ -1,6 +1,7 @@
 /* model_hash.c - two numbers that tell checkpoints apart. */
 #include "engine/model_hash.h"
 
+#include <stddef.h>
 #include <string.h>
 
 #include "base/hash.h"

@@ -442,7 +442,7 @@ struct backend {
     const struct vendor_ops *vendor; /* NULL = there is no such library */
 };
 
-enum { OPS_ABI = 12 };
+enum { OPS_ABI = 13 };
 
 extern const struct backend cpu_backend; /* kernels/cpu */
 

@@ -67,10 +67,10 @@ struct scheduler_view {
     enum engine_state engine_state;
     uint32_t engine_epoch, engine_deaths;
     int64_t engine_pid;
-    bool engine_given_up;          /* DOWN for good */
-    bool engine_stalled;           /* READY, but its process does not run */
-    char engine_why[240];          /* of the last death; "" before the first */
-    struct engine_facts facts;     /* zero until READY once */
+    bool engine_given_up;              /* DOWN for good */
+    bool engine_stalled;               /* READY, but its process does not run */
+    char engine_why[STATUS_MSG_BYTES]; /* of the last death; "" before the first */
+    struct engine_facts facts;         /* zero until READY once */
     struct engine_progress progress;
     int32_t n_waiting, n_running;
     int32_t n_blocks, n_blocks_free, n_blocks_cached; /* cached are free too, with content */

@@ -309,6 +309,7 @@ int bench_engine_main(int argc, char **argv)
     int code = 0;
     if (!b)
         return 1;
+    config_warn_of_variables();
     if (!read_options(b, argc, argv, &st)) {
         code = 2;
     } else {

@@ -470,13 +470,31 @@ static void tell_unknown_variable(const char *name, size_t n, struct buf *lines)
 
 void config_unknown_variables(struct buf *lines)
 {
+    const size_t LINE_BYTES = 512; /* what each takes at most, and the last line */
+    int n_more = 0;
     for (char **e = environ; e && *e; e++) {
         const char *equals = strchr(*e, '=');
         const size_t n = equals ? (size_t)(equals - *e) : 0;
-        if (n >= sizeof PREFIX - 1 && memcmp(*e, PREFIX, sizeof PREFIX - 1) == 0 &&
-            !is_for_tests(*e) && !is_known_variable(*e, n) && !is_service_link(*e, n, equals + 1))
+        if (n < sizeof PREFIX - 1 || memcmp(*e, PREFIX, sizeof PREFIX - 1) != 0 ||
+            is_for_tests(*e) || is_known_variable(*e, n) || is_service_link(*e, n, equals + 1))
+            continue;
+        if (lines->n + 2 * LINE_BYTES <= lines->n_max)
             tell_unknown_variable(*e, n, lines);
+        else
+            n_more++;
     }
+    if (n_more > 0)
+        buf_printf(lines, "%d more environment variables are no options\n", n_more);
+}
+
+void config_warn_of_variables(void)
+{
+    struct buf lines;
+    buf_init(&lines, CONFIG_VARIABLES_BYTES_MAX);
+    config_unknown_variables(&lines);
+    for (const char *s = lines.at, *end; s && (end = strchr(s, '\n')) != NULL; s = end + 1)
+        fprintf(stderr, "inferd: warning: %.*s\n", (int)(end - s), s);
+    buf_close(&lines);
 }
 
 static bool read_environment(struct config *c, struct status *st)

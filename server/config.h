@@ -62,9 +62,13 @@ void config_close(struct config *c);
  * is, or where ranks share memory), or ranks on several machines do not know where rank 0 is. */
 bool config_ranks(struct config *c, struct status *st) MUST_CHECK;
 
+enum { CONFIG_VARIABLES_BYTES_MAX = 1 << 16 };
+
 /* A line, with its end, for each INFERD_ variable of the environment that is no option, with the
- * nearest one.  What Kubernetes sets for Services and what the project's tests set is left out. */
+ * nearest one; the last counts those that lines has no room for.  What Kubernetes sets for Services
+ * and what the project's tests set is left out. */
 void config_unknown_variables(struct buf *lines);
+void config_warn_of_variables(void); /* the same to standard error, of a command without a log */
 
 /* One `name = value` line, for tests and the fuzzer; n bytes, any bytes. */
 bool config_parse_text(struct config *c, const char *text, size_t n, struct status *st) MUST_CHECK;

@@ -123,19 +123,14 @@ static const char *find_set(const struct config *c, bool with_transport)
 }
 
 /* What is about other ranks must not be there for nothing: a secret would seem to guard something.
- */
-static bool refuse_alone(const struct config *c, const struct launcher *l, struct status *st)
+ * But a launcher of one may have the options of more: it says that there are no others. */
+static bool refuse_alone(const struct config *c, struct status *st)
 {
     const char *name = find_set(c, true);
-    if (!name)
-        return true;
-    if (config_environment(l->size))
-        return status_fail(st, STATUS_BAD_INPUT,
-                           "%s: is for a rank of several, and %s says that this is the only one",
-                           name, l->size);
-    return status_fail(st, STATUS_BAD_INPUT,
-                       "%s: is for a rank that a launcher started, one of several; want RANK and "
-                       "WORLD_SIZE, or those of mpirun or a LeaderWorkerSet, in the environment",
+    return !name ||
+           status_fail(st, STATUS_BAD_INPUT,
+                       "%s: is for a rank that a launcher started; want RANK and WORLD_SIZE, or "
+                       "those of mpirun or a LeaderWorkerSet, in the environment",
                        name);
 }
 
@@ -196,11 +191,13 @@ bool config_ranks(struct config *c, struct status *st)
     if (!read_count(l->size, ENGINE_RANKS_MAX, &size, st) ||
         !read_count(l->rank, size, &rank, st) || !read_count(l->here, size, &here, st))
         return false;
-    if (size <= 1)
-        return refuse_alone(c, l, st);
+    if (size == 0)
+        return refuse_alone(c, st);
     if (rank == size)
         return status_fail(st, STATUS_BAD_INPUT, "rank %lld is not one of %lld", (long long)rank,
                            (long long)size);
+    if (size == 1)
+        return true;
     if (c->engine[0] != 'p')
         return status_fail(st, STATUS_UNSUPPORTED,
                            "engine: want process for a rank of several, as %s says, found %s",

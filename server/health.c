@@ -56,7 +56,7 @@ void api_readyz(struct exchange *x, struct server *sv)
 {
     struct scheduler_view v;
     struct buf body;
-    char reason[256];
+    char reason[32 + STATUS_MSG_BYTES];
     scheduler_view(sv->sched, &v);
     bool ready = is_ready(sv, &v, reason, sizeof reason);
     buf_init(&body, 4096);

@@ -20,19 +20,6 @@ static int print_buf(struct buf *b, int code)
     return code;
 }
 
-static void warn_of_variables(void)
-{
-    struct buf lines;
-    buf_init(&lines, 1 << 16);
-    config_unknown_variables(&lines);
-    for (const char *s = lines.at; s && *s;) {
-        const int n = (int)strcspn(s, "\n");
-        fprintf(stderr, "inferd: warning: %.*s\n", n, s);
-        s += n + (s[n] == '\n'); /* the last may have been cut */
-    }
-    buf_close(&lines);
-}
-
 static int run_check(int argc, char **argv)
 {
     struct config c = {0};
@@ -41,7 +28,7 @@ static int run_check(int argc, char **argv)
     struct buf out;
     int code = 0;
     buf_init(&out, 1 << 20);
-    warn_of_variables();
+    config_warn_of_variables();
     if (!config_read(&c, argc, argv, &st)) {
         code = 2;
     } else if (!c.model[0]) {
@@ -67,7 +54,7 @@ static int run_config(int argc, char **argv)
     struct status st = {0};
     struct buf out;
     buf_init(&out, 1 << 20);
-    warn_of_variables();
+    config_warn_of_variables();
     bool ok = config_read(&c, argc, argv, &st);
     if (ok)
         config_print(&c, &out);

@@ -31,7 +31,6 @@ enum {
      * that linger, and what the engine's next life must find free however full the house is. */
     SPARE_FDS = 512,
     CONNECTIONS_MIN = 64,
-    VARIABLES_BYTES_MAX = 1 << 16,
 };
 
 struct front { /* everything serve opens, in order */
@@ -353,7 +352,7 @@ static void on_reload_signal(uv_signal_t *s, int signum)
 static void warn_of_variables(void)
 {
     struct buf lines;
-    buf_init(&lines, VARIABLES_BYTES_MAX);
+    buf_init(&lines, CONFIG_VARIABLES_BYTES_MAX);
     config_unknown_variables(&lines);
     if (lines.n > 0)
         log_text(LOG_WARN, "unknown environment variables", lines.at);

@@ -11,6 +11,10 @@
 
 #include <stdbool.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* cc: 90 = 9.0. */
 bool archs_have(const char *list, int cc);
 
@@ -20,5 +24,9 @@ static inline bool arch_is_small(int cc)
 {
     return cc < 90 || cc >= 120;
 }
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -10,12 +10,12 @@
 #include <string.h>
 
 #include "kernels/cuda/act8.h"
+#include "kernels/cuda/archs.h"
 #include "kernels/cuda/cuda_host.h"
 #include "kernels/cuda/peers.h"
 
 extern "C" {
 #include "base/clock.h"
-#include "kernels/cuda/archs.h"
 }
 
 void cuda_check(device *d, cudaError_t e, const char *at)
@@ -424,16 +424,22 @@ bool may_record(const device *d, uint64_t shape)
 }
 
 /* A graph takes memory of the device that no plan knows (2 MiB for 80 layers): so that no step
- * fails for want of it, those of new shapes run unrecorded once little is left.  Not where NCCL is in
- * them: all ranks record a step with its calls, or none does (NCCL, "Using NCCL with CUDA Graphs").
- */
+ * fails for want of it, those of new shapes run unrecorded once little is left.  Each of them would
+ * ask the driver, so that it is short holds for a second.  Not where NCCL is in them: all ranks
+ * record a step with its calls, or none does (NCCL, "Using NCCL with CUDA Graphs"). */
 bool has_memory_to_record(const device *d)
 {
     const size_t LEFT_MIN = (size_t)64 << 20;
+    const uint64_t SHORT_NS = 1000 * NS_PER_MS, now = clock_now(&clock_real);
     size_t n_free, n_total;
     if ((d->peers && d->peers->nccl) || (d->grid && d->grid->nccl))
         return true;
-    return cudaMemGetInfo(&n_free, &n_total) == cudaSuccess && n_free >= LEFT_MIN;
+    if (now < d->host->short_until_ns)
+        return false;
+    if (cudaMemGetInfo(&n_free, &n_total) == cudaSuccess && n_free >= LEFT_MIN)
+        return true;
+    d->host->short_until_ns = now + SHORT_NS;
+    return false;
 }
 
 void replay(device *d, const cuda_graph *g, const cuda_step *step)

@@ -29,6 +29,7 @@ struct cuda_host {
     uint64_t n_begun, n_waited; /* steps; the one in hand is n_begun - 1 */
     struct cuda_graph graph[GRAPHS_MAX]; /* by shape */
     uint64_t recording;                  /* the shape, or 0 */
+    uint64_t short_until_ns;             /* memory for graphs was short: not asked again before */
     void **mem;                          /* [n_mem] what mem_take gave */
     int n_mem, mem_max;
     double memory_share;

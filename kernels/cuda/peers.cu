@@ -183,7 +183,10 @@ bool peers_choose_device(struct comm *c, const device_options *o, int *index, st
         return false;
     for (int r = 0; r < rank; r++)
         place.n_before += machine[r] == machine[rank];
-    cudaGetDeviceCount(&place.n_devices);
+    const cudaError_t e = cudaGetDeviceCount(&place.n_devices);
+    if (e != cudaSuccess)
+        return status_fail(st, STATUS_UNSUPPORTED, "rank %d has no CUDA device: %s", rank,
+                           cudaGetErrorString(e));
     *index = rank_device(&place);
     return *index < place.n_devices ||
            status_fail(st, STATUS_BAD_INPUT, "rank %d wants CUDA device %d%s, and there are %d",

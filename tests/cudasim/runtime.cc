@@ -227,10 +227,14 @@ cudaError_t cudaIpcCloseMemHandle(void *)
 
 /* ---- memory ---- */
 
-/* CUDASIM_FREE: bytes that are said to be free, of a device that others fill. */
+/* CUDASIM_FREE: bytes that are said to be free, of a device that others fill.  Tests look how often
+ * it was asked. */
+long cudasim_n_asked;
+
 cudaError_t cudaMemGetInfo(size_t *n_free, size_t *n_total)
 {
     const char *given = getenv("CUDASIM_FREE");
+    cudasim_n_asked++;
     *n_total = MEMORY_BYTES;
     *n_free = given ? strtoull(given, NULL, 10) : MEMORY_BYTES;
     return cudaSuccess;

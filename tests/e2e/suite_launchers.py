@@ -56,6 +56,18 @@ def test_what_torchrun_says_to_its_ranks(c):
                 group.stop()
 
 
+def test_a_set_of_one_serves_alone(c):
+    """A LeaderWorkerSet that was scaled down to one pod keeps its configuration."""
+    env = {"LWS_GROUP_SIZE": "1", "LWS_WORKER_INDEX": "0", "LWS_LEADER_ADDRESS": "inferd-ranks-0.inferd-ranks"}
+    server = harness.Server(c.options.binary, c.options.model, "--kv-memory", "64MiB", "--rank-transport",
+                            "socket", "--rank-port", "29500", "--rank-secret-file", "/run/secrets/rank", env=env)
+    try:
+        check(all(run_all(server)), "a stream said nothing")
+        equal(server.metric("inferd_engine_ranks"), 1, "ranks")
+    finally:
+        server.stop()
+
+
 def torchrun():
     python = os.environ.get("INFERD_E2E_TORCH_PYTHON")
     if not python:

@@ -11,9 +11,11 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <dlfcn.h>
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "kernels/backend.h"
 #include "tests/gpu/answers.h"
 #include "tests/gpu/make_quant.h"
@@ -247,8 +249,19 @@ static void recorded_steps_serve_other_lengths(void **state)
     }
 }
 
-/* Steps whose width is not recorded for want of memory run as they are.  Only a simulated GPU can
- * be told that it has none, and fails what asks for it. */
+/* How often a simulated GPU was asked what is free; one that is real does not tell. */
+static long count_asked(void)
+{
+    void *sim = dlopen("libcudasim.so", RTLD_NOW | RTLD_NOLOAD);
+    const long *n = sim ? dlsym(sim, "cudasim_n_asked") : NULL;
+    const long found = n ? *n : 0;
+    if (sim)
+        dlclose(sim);
+    return found;
+}
+
+/* Steps whose width is not recorded for want of memory run as they are, and ask again each second.
+ * Only a simulated GPU can be told that it has none, and fails what asks for it. */
 static void a_step_needs_no_memory_for_its_graph(void **state)
 {
     (void)state;
@@ -258,11 +271,15 @@ static void a_step_needs_no_memory_for_its_graph(void **state)
     answer(&d, 1, PROMPT, want);
     drive_close(&d);
     open_engine(&d, device, 0);
+    const long n_before = count_asked();
+    const uint64_t start = clock_now(&clock_real);
     setenv("CUDASIM_FREE", "1000000", 1);
     answer(&d, 1, PROMPT, got);
     unsetenv("CUDASIM_FREE");
+    const long n_seconds = (long)((clock_now(&clock_real) - start) / NS_PER_S);
     drive_close(&d);
     assert_memory_equal(got, want, sizeof *got);
+    assert_true(count_asked() - n_before <= n_seconds + 1);
 }
 
 int main(int argc, char **argv)

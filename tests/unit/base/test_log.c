@@ -9,6 +9,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -102,6 +103,36 @@ static void lines_stay_lines_in_text_and_are_one_event_in_json(void **state)
     assert_non_null(strstr(text, "\"msg\":\"plan\",\"text\":\"memory\\n  weights"));
 }
 
+static void a_long_text_in_json_keeps_whole_lines_and_counts_the_others(void **state)
+{
+    (void)state;
+    static const char line[] = "environment variable INFERD_\x01\"QUOTED\" is no option\n";
+    enum { N = 200, BYTES = sizeof line - 1 };
+    static char lines[N * BYTES + 1], wide[2001], text[8192];
+    struct status st = {0};
+    enum json_fault fault;
+    for (int i = 0; i < N; i++)
+        memcpy(lines + i * BYTES, line, sizeof line);
+    log_init(LOG_INFO, LOG_JSON);
+    log_text(LOG_WARN, "unknown environment variables", lines);
+    const size_t n = read_lines(text, sizeof text);
+    assert_true(n > 3500 && n <= 4096);
+    assert_true(json_scan(text, n, &json_limits_default, &fault, &st));
+    int n_kept = 0, n_left = 0;
+    for (const char *at = text; (at = strstr(at, "is no option\\n")); at++)
+        n_kept++;
+    const char *count = strstr(text, "\",\"lines_left_out\":");
+    assert_non_null(count);
+    assert_int_equal(sscanf(count, "\",\"lines_left_out\":%d}\n", &n_left), 1);
+    assert_int_equal(n_kept + n_left, N);
+
+    memset(wide, '\x01', sizeof wide - 1); /* six bytes each */
+    log_text(LOG_WARN, "wide", wide);
+    read_lines(text, sizeof text);
+    assert_non_null(strstr(text, "\"text\":\"\\u0001"));
+    assert_null(strstr(text, "lines_left_out"));
+}
+
 static void a_full_pipe_loses_lines_and_no_time(void **state)
 {
     (void)state;
@@ -161,6 +192,7 @@ int main(void)
         T(a_value_can_not_forge_a_line),
         T(a_json_line_is_json),
         T(lines_stay_lines_in_text_and_are_one_event_in_json),
+        T(a_long_text_in_json_keeps_whole_lines_and_counts_the_others),
         T(a_full_pipe_loses_lines_and_no_time),
         T(what_is_drawn_gives_way_to_the_next_line),
     };

@@ -277,7 +277,7 @@ static size_t stored_bytes(const struct device *d, const struct tensor *w)
 }
 
 static bool plan_1b_rank(struct plan *p, const struct engine_options *o, int n_ranks,
-                         uint64_t available, struct status *st)
+                         struct plan_memory available, struct status *st)
 {
     struct model_file f;
     struct ops ops = *cpu_backend.ops;
@@ -285,7 +285,7 @@ static bool plan_1b_rank(struct plan *p, const struct engine_options *o, int n_r
     assert_true(model_file_open_random(&f, "tests/bench/shapes/llama-3.2-1b", st));
     struct device *dev = cpu_backend.open(&(struct device_options){.n_threads = 1}, st);
     const bool fits = shard_model(&f, 0, n_ranks, st) && quant_load_apply(&f, o, st) &&
-                      plan_make(p, &f, o, &ops, dev, (struct plan_memory){.device = available}, st);
+                      plan_make(p, &f, o, &ops, dev, available, st);
     ops.close(dev);
     model_file_close(&f);
     return fits;
@@ -294,7 +294,7 @@ static bool plan_1b_rank(struct plan *p, const struct engine_options *o, int n_r
 static bool plan_1b(struct plan *p, const struct engine_options *o, uint64_t available,
                     struct status *st)
 {
-    return plan_1b_rank(p, o, 1, available, st);
+    return plan_1b_rank(p, o, 1, (struct plan_memory){.device = available}, st);
 }
 
 static void what_would_fit_is_offered(void **state)
@@ -334,6 +334,38 @@ static void what_would_fit_is_offered(void **state)
     }
 }
 
+/* With numbers of seven digits, of a device that is one of many, in the front's context or in what
+ * a rank tells the others. */
+static void the_longest_offer_is_said_whole(void **state)
+{
+    (void)state;
+    enum { TOLD_BYTES = 199 }; /* kernels/comm_wire.h */
+    struct plan p;
+    struct status st = {0};
+    const struct engine_options o = {
+        .kv_blocks = (8 << 20) - 1, .seqs_max = 1, .step_tokens_max = 16, .block_tokens = 32};
+    struct engine_options all = o;
+    all.quantize = "int4";
+    all.quantize_head = all.kv_dtype = "int8";
+    if (!plan_1b(&p, &all, UINT64_MAX / 2, &st))
+        fail_msg("%s", st.msg);
+    const struct plan_memory available = {
+        .device = p.total_bytes, .rank = 15, .is_capped = true, .host = UINT64_MAX / 2};
+    char end[128];
+    snprintf(end, sizeof end,
+             "; fits with --quantize int4 --quantize-head int8 --kv-dtype int8 (%llu MiB)",
+             (unsigned long long)(p.total_bytes >> 20));
+    assert_true(p.total_bytes >> 20 > 1000000);
+    assert_false(plan_1b_rank(&p, &o, 1, available, &st));
+    assert_non_null(strstr(st.msg, "device 15 may hold "));
+    status_wrap(&st, "load model");
+    assert_true(strlen(st.msg) <= TOLD_BYTES);
+    status_wrap(&st, "layer-split auto: stage 15 of 16, layers 119 to 127");
+    status_wrap(&st, "load model");
+    status_wrap(&st, "engine");
+    assert_string_equal(st.msg + strlen(st.msg) - strlen(end), end);
+}
+
 static void what_was_chosen_is_not_offered_again(void **state)
 {
     (void)state;
@@ -345,6 +377,11 @@ static void what_was_chosen_is_not_offered_again(void **state)
     assert_false(plan_1b(&p, &o, p.total_bytes - 1, &st));
     assert_non_null(strstr(st.msg, "; fits with --kv-dtype int8 ("));
     o.kv_dtype = "fp8";
+    st = (struct status){0};
+    assert_true(plan_1b(&p, &o, 8 * GIB, &st));
+    assert_false(plan_1b(&p, &o, p.total_bytes - 1, &st));
+    assert_non_null(strstr(st.msg, "; fits with --quantize-head int8 ("));
+    o.kv_dtype = "f16"; /* as exact as it is wanted */
     st = (struct status){0};
     assert_true(plan_1b(&p, &o, 8 * GIB, &st));
     assert_false(plan_1b(&p, &o, p.total_bytes - 1, &st));
@@ -410,7 +447,7 @@ static void the_widest_input_with_outliers_is_a_limit(void **state)
         o.kv_blocks = 8;
         o.seqs_max = 1;
         o.step_tokens_max = 16;
-        if (!plan_1b_rank(&p, &o, rows[i].n_ranks, 4 * GIB, &st))
+        if (!plan_1b_rank(&p, &o, rows[i].n_ranks, (struct plan_memory){.device = 4 * GIB}, &st))
             fail_msg("%s: %s", rows[i].name, st.msg);
         if (p.device.in_outliers_max != rows[i].columns)
             fail_msg("%s: want %d columns, found %d", rows[i].name, rows[i].columns,
@@ -507,6 +544,7 @@ int main(void)
         cmocka_unit_test(words_for_another_device_than_was_found_are_told),
         cmocka_unit_test(what_does_not_fit_is_refused_with_numbers),
         cmocka_unit_test(what_would_fit_is_offered),
+        cmocka_unit_test(the_longest_offer_is_said_whole),
         cmocka_unit_test(what_was_chosen_is_not_offered_again),
         cmocka_unit_test(weights_are_listed_by_scheme),
         cmocka_unit_test(the_widest_input_with_outliers_is_a_limit),

@@ -271,6 +271,63 @@ static void what_cannot_be_divided_is_refused_with_its_numbers(void **state)
     }
 }
 
+/* --- what they say of it ---------------------------------------------------------------------- */
+
+struct told {
+    int32_t n_blocks;
+    uint64_t total_bytes, kv_bytes; /* of all ranks */
+    char table[1024];               /* at start: its lines of ranks */
+};
+
+static void open_and_hear(const struct engine_options *o, struct told *told)
+{
+    struct drive d;
+    drive_open(&d, o);
+    const struct engine_facts *facts = ranks_facts(d.ranks);
+    const char *lines = strstr(facts->plan, "ranks\n");
+    assert_non_null(lines);
+    snprintf(told->table, sizeof told->table, "%s", lines);
+    told->n_blocks = facts->limits.n_blocks;
+    told->total_bytes = facts->total_bytes;
+    told->kv_bytes = facts->kv_bytes;
+    drive_close(&d);
+}
+
+/* One that may hold less decides for all: the others' caches are not those they proposed. */
+static void the_table_has_what_ranks_agreed_on(void **state)
+{
+    (void)state;
+    const struct tiny t = {.hidden = 64,
+                           .n_layers = 2,
+                           .n_heads = 4,
+                           .n_kv_heads = 2,
+                           .head_dim = 32,
+                           .ffn = 64,
+                           .vocab = 160,
+                           .context = 32768,
+                           .dtype = DT_F32};
+    char path[64], caps[64];
+    struct told most, agreed, want;
+    write_tiny(path, &t);
+    struct engine_options o = options(path, "exact", 2);
+    o.kv_blocks = 0;
+    open_and_hear(&o, &most);
+    for (int rank = 0; rank < 2; rank++) { /* half a cache fits beside the rest */
+        snprintf(caps, sizeof caps, "%d=%llu", rank,
+                 (unsigned long long)(most.total_bytes - most.kv_bytes / 2) / 2);
+        o.kv_blocks = 0;
+        o.max_memory = caps;
+        open_and_hear(&o, &agreed);
+        assert_true(agreed.n_blocks < most.n_blocks);
+        o.kv_blocks = agreed.n_blocks;
+        o.max_memory = NULL;
+        open_and_hear(&o, &want);
+        assert_int_equal(agreed.n_blocks, want.n_blocks);
+        assert_string_equal(agreed.table, want.table);
+    }
+    unlink(path);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -279,6 +336,7 @@ int main(void)
         cmocka_unit_test(every_run_gives_the_same_bits),
         cmocka_unit_test(shares_cover_the_model_once),
         cmocka_unit_test(what_cannot_be_divided_is_refused_with_its_numbers),
+        cmocka_unit_test(the_table_has_what_ranks_agreed_on),
     };
     return cmocka_run_group_tests_name("ranks", tests, NULL, NULL);
 }

@@ -107,6 +107,34 @@ static void a_variable_that_is_no_option_is_named_with_the_nearest(void **state)
     }
 }
 
+static void variables_beyond_the_room_for_them_are_counted(void **state)
+{
+    enum { N = 200 };
+    char name[32];
+    struct buf lines;
+    int n_more = 0, n_told = 0;
+    (void)state;
+    for (int i = 0; i < N; i++) {
+        snprintf(name, sizeof name, "INFERD_NO_OPTION_%03d", i);
+        setenv(name, "1", 1);
+    }
+    buf_init(&lines, 4096);
+    config_unknown_variables(&lines);
+    for (int i = 0; i < N; i++) {
+        snprintf(name, sizeof name, "INFERD_NO_OPTION_%03d", i);
+        n_told += strstr(lines.at, name) != NULL;
+        unsetenv(name);
+    }
+    assert_false(lines.failed);
+    const char *last = strstr(lines.at, " is no option\n");
+    for (const char *at = last; (at = strstr(at + 1, " is no option\n")) != NULL;)
+        last = at;
+    assert_int_equal(sscanf(last, " is no option\n%d more environment variables", &n_more), 1);
+    assert_true(n_told > 40);
+    assert_true(n_told + n_more >= N); /* there may be others */
+    buf_close(&lines);
+}
+
 static void a_service_link_of_kubernetes_is_refused_as_what_it_is(void **state)
 {
     struct config c;
@@ -615,7 +643,7 @@ static void ranks_of_several_machines_meet_at_a_port(void **state)
 
 static void options_of_ranks_are_refused_where_they_would_do_nothing(void **state)
 {
-    static const char *const none = "is for a rank that a launcher started, one of several";
+    static const char *const none = "is for a rank that a launcher started; want RANK";
     static const struct {
         const char *flag, *more;
         const char *size;    /* WORLD_SIZE */
@@ -626,7 +654,8 @@ static void options_of_ranks_are_refused_where_they_would_do_nothing(void **stat
         {"--rank-transport=socket", "m", NULL, none},
         {"--rank-transport=shared", "--tensor-parallel=2", NULL, none},
         {"--rank-transport=auto", "--rank-port=0", NULL, NULL},
-        {"--rank-secret-file=/nonexistent", "m", "1", "WORLD_SIZE says that this is the only one"},
+        {"--rank-secret-file=/nonexistent", "--rank-port=29500", "1", NULL}, /* a launcher's one */
+        {"--rank-transport=socket", "m", "1", NULL},
         {"--rank-secret-file=/nonexistent", "m", "2", "these share memory (rank-transport auto)"},
         {"--rank-port=29500", "m", "2", "these share memory (rank-transport auto)"},
         {"--rank-secret-file=/nonexistent", "--rank-transport=shared", "2", "these share memory;"},
@@ -800,6 +829,7 @@ int main(void)
         cmocka_unit_test(a_flag_is_written_in_two_ways),
         cmocka_unit_test(a_flag_wins_over_environment_over_file),
         cmocka_unit_test(a_variable_that_is_no_option_is_named_with_the_nearest),
+        cmocka_unit_test(variables_beyond_the_room_for_them_are_counted),
         cmocka_unit_test(a_service_link_of_kubernetes_is_refused_as_what_it_is),
         cmocka_unit_test(bytes_have_units),
         cmocka_unit_test(an_error_says_what_would_be_right),
