@@ -138,7 +138,7 @@ def test_variables_that_are_no_options_are_named(c):
 def test_a_terminal_sees_a_bar_while_the_model_loads(c):
     master, slave = os.openpty()
     args = [c.options.binary, "serve", c.options.model, *OPTIONS, "--port", "0", "--threads", "1", # for long:
-            "--quantize", "int4", "--quantize-head", "int4", "--engine", c.options.engine]
+            "--quantize", "int8", "--quantize-head", "int8", "--engine", c.options.engine]
     process = subprocess.Popen(args, stdin=subprocess.DEVNULL, stdout=slave, stderr=slave)
     os.close(slave)
     seen, end = b"", time.monotonic() + 120
