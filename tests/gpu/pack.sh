@@ -20,16 +20,29 @@ make_all() {
     cmake --build --preset release -j "${JOBS:-$(nproc)}" --target inferd inferd_cuda gpu_tests
 }
 
-probe() { # probe NAME SOURCES [OPTIONS]: built when a source is newer than it
-    local name=$1 target=$build/gpu/$1; shift
+# Objects are shared by the probes that are compiled with the same options: most have all products in them.
+object() { # object FOLDER SOURCE OPTIONS...: made when a source is newer than it
+    local to=$1/${2//\//_}.o from=$2; shift 2
+    [ -e "$to" ] && [ -z "$(find kernels tests/gpu base -newer "$to" \( -name '*.cu*' -o -name '*.h' -o -name '*.c' \) | head -1)" ] && return
+    # shellcheck disable=SC2086
+    ${CMAKE_CUDA_COMPILER_LAUNCHER:-} "$nvcc" -std=c++17 -O3 "-gencode=arch=compute_$arch,code=sm_$arch" -I. "$@" -c "$from" -o "$to"
+}
+
+probe() { # probe NAME SOURCES [OPTIONS]
+    local name=$1 target=$build/gpu/$1 a at objects=() sources=() options=(); shift
     case " ${INFERD_PROBES-$name} " in *" $name "*) ;; *) return ;; esac
     probes+=("$target")
-    mkdir -p "$build/gpu"
-    if [ -x "$target" ] && [ -z "$(find kernels tests/gpu -newer "$target" \( -name '*.cu*' -o -name '*.h' -o -name '*.c' \) | head -1)" ]; then
-        return
-    fi
     echo "probe $name"
-    "$nvcc" -std=c++17 -O3 "-gencode=arch=compute_$arch,code=sm_$arch" -I. "$@" -o "$target" ||
+    for a; do case $a in *.cu|*.c) sources+=("$a") ;; *) options+=("$a") ;; esac; done
+    at=$build/gpu/objects-$(printf %s "${options[*]-}" | cksum | cut -d' ' -f1)
+    mkdir -p "$at"
+    for a in "${sources[@]}"; do
+        while [ "$(jobs -rp | wc -l)" -ge "${JOBS:-$(nproc)}" ]; do wait -n || true; done
+        object "$at" "$a" ${options[@]+"${options[@]}"} &
+        objects+=("$at/${a//\//_}.o")
+    done
+    wait
+    "$nvcc" "-gencode=arch=compute_$arch,code=sm_$arch" "${objects[@]}" ${options[@]+"${options[@]}"} -o "$target" ||
         { echo "probe $name: not built, left out" >&2; rm -f "$target"; }
 }
 
