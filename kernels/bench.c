@@ -135,10 +135,31 @@ static bool check_ranks(const struct kernel_bench *b, struct status *st)
     if (b->n_ranks > COMM_RANKS_MAX)
         return status_fail(st, STATUS_BAD_INPUT, "ranks: want at most %d, found %d", COMM_RANKS_MAX,
                            b->n_ranks);
-    for (size_t i = 0; b->op && b->n_ranks < 2 && i < sizeof of_ranks / sizeof of_ranks[0]; i++)
-        if (strcmp(b->op, of_ranks[i]) == 0)
-            return status_fail(st, STATUS_BAD_INPUT, "op: %s wants ranks, 2 or more", b->op);
-    return true;
+    bool is_of_ranks = false;
+    for (size_t i = 0; b->op && i < sizeof of_ranks / sizeof of_ranks[0]; i++)
+        is_of_ranks |= strcmp(b->op, of_ranks[i]) == 0;
+    if (is_of_ranks && b->n_ranks < 2)
+        return status_fail(st, STATUS_BAD_INPUT, "op: %s wants ranks, 2 or more", b->op);
+    return !b->op || is_of_ranks || b->n_ranks < 2 ||
+           status_fail(st, STATUS_BAD_INPUT, "ranks: op %s is one device's", b->op);
+}
+
+/* A format of weights is for ops that read them, one of the cache for those that read that. */
+static bool check_pair(const struct kernel_bench *b, struct status *st)
+{
+    static const char *const of_weights[] = {"embed", "matmul", "matmul_rope_kv", "head"};
+    static const char *const of_cache[] = {"attention", "rope_kv"};
+    bool is_cache = false, fits = false;
+    if (!b->op || !b->format || strcmp(b->format, "all") == 0)
+        return true;
+    for (int i = 0; i < CACHE_FORMATS; i++)
+        is_cache |= strcmp(b->format, bench_cache_formats[i].name) == 0;
+    for (size_t i = 0; !is_cache && i < sizeof of_weights / sizeof of_weights[0]; i++)
+        fits |= is_part_of(b->op, of_weights[i]);
+    for (size_t i = 0; is_cache && i < sizeof of_cache / sizeof of_cache[0]; i++)
+        fits |= is_part_of(b->op, of_cache[i]);
+    return fits || status_fail(st, STATUS_BAD_INPUT, "format: %s is of %s, which op %s has none of",
+                               b->format, is_cache ? "a cache" : "weights", b->op);
 }
 
 /* ---- a run ---- */
@@ -180,7 +201,7 @@ bool kernel_bench_run(const struct kernel_bench *b, const struct kernel_sink *si
         bench_products, bench_cache, bench_head, bench_rows, bench_samples, bench_ranks};
     struct bench_run r = {.wanted = b, .sink = sink};
     if (!check_shape(b, st) || !check_op(b, st) || !check_format(b, st) || !check_ranks(b, st) ||
-        !begin(b, sink, &r, st))
+        !check_pair(b, st) || !begin(b, sink, &r, st))
         return false;
     for (int i = 0; i < N_SHAPES; i++) {
         r.shape = &shapes[i];

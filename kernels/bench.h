@@ -29,7 +29,7 @@ struct kernel_bench {
     bool no_rates;      /* leave out what the device does at best */
 };
 
-struct kernel_facts { /* before the first time */
+struct kernel_facts { /* before the first time; texts but the vendor's until begin returns */
     const char *variant;
     double copy_bytes_s, matmul_flops; /* 0 = unknown */
     const char *vendor;                /* the library's name; NULL = not there, */

@@ -149,7 +149,8 @@ static bool run_type(const struct bench_run *r, const struct bench_cache_format 
     struct bench_device b;
     bool ok = bench_device_open(&b, r, &needs, st);
     if (ok && !b.ops->kv_fits(b.dev, b.kv.dtype))
-        r->sink->skip(r->sink->ctx, r->shape->name, "attention", f->name,
+        r->sink->skip(r->sink->ctx, r->shape->name,
+                      r->wanted->op ? r->wanted->op : "attention and rope_kv", f->name,
                       "the device has no such cache");
     else
         ok = ok && (!bench_wants(r, "rope_kv") || run_rope(&b, f->name, st)) &&

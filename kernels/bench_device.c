@@ -205,7 +205,6 @@ bool bench_device_open(struct bench_device *b, const struct bench_run *r,
                        const struct bench_needs *needs, struct status *st)
 {
     struct device_options o = r->wanted->options;
-    struct status why = {0};
     const bool on_cpu = r->backend->ops->host_memory;
     const int rows = r->wanted->rows_max ? r->wanted->rows_max : on_cpu ? ROWS_MAX_CPU : ROWS_MAX;
     o.comm = r->comm;
@@ -223,7 +222,9 @@ bool bench_device_open(struct bench_device *b, const struct bench_run *r,
     if (!b->dev)
         return false;
     b->act_bytes = b->ops->act_dtype(b->dev) == DT_F32 ? 4 : 2;
-    b->vendor = needs->vendor && r->has_vendor ? r->backend->vendor->open(b->dev, &why) : NULL;
+    const bool has_vendor = needs->vendor && r->has_vendor;
+    if (has_vendor && !(b->vendor = r->backend->vendor->open(b->dev, st)))
+        return status_wrap(st, "%s", r->backend->vendor->name);
     return take_host(b, st) && take_device(b, needs, st);
 }
 

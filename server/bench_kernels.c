@@ -29,6 +29,7 @@ static void begin(void *ctx, const struct kernel_facts *f)
 {
     struct report *r = ctx;
     r->facts = *f;
+    r->facts.variant = r->facts.no_vendor = NULL; /* gone when this returns */
     r->has_begun = true;
     if (r->json) {
         printf("{\"device\":");
@@ -92,10 +93,14 @@ static void note_skip(void *ctx, const char *shape, const char *op, const char *
                       const char *why)
 {
     struct report *r = ctx;
-    buf_printf(&r->skipped,
-               r->json ? "%s{\"shape\":\"%s\",\"op\":\"%s\",\"format\":\"%s\",\"why\":\"%s\"}"
-                       : "%sskipped: %s, %s of %s: %s\n",
-               r->json && r->n_skipped ? "," : "", shape, op, format, why);
+    if (r->json) {
+        buf_printf(&r->skipped, "%s{\"shape\":\"%s\",\"op\":\"%s\",\"format\":\"%s\",\"why\":\"",
+                   r->n_skipped ? "," : "", shape, op, format);
+        buf_put_json(&r->skipped, why, strlen(why));
+        buf_put_str(&r->skipped, "\"}");
+    } else {
+        buf_printf(&r->skipped, "skipped: %s, %s of %s: %s\n", shape, op, format, why);
+    }
     r->n_skipped++;
 }
 

@@ -20,16 +20,18 @@
 #include "scheduler/scheduler.h"
 #include "server/server.h"
 
-/* All values are strings or int64_t, as the table names them; the groups below are filled from it. */
+/* All values are strings or int64_t, as the table names them; the groups below are filled from it.
+ */
 struct config {
     /* model and engine */
     const char *model, *served_model_name, *weights, *engine;
     const char *cpu_precision, *cpu_isa, *kv_dtype, *device, *dtype, *gpu_memory;
     const char *quantize, *quantize_head, *quantize_skip, *layer_split, *max_memory;
-    int64_t n_stages; /* layer_split as a number, or ENGINE_SPLIT_AUTO */
+    int64_t n_stages;        /* layer_split as a number, or ENGINE_SPLIT_AUTO */
     double gpu_memory_share; /* gpu_memory as a number */
     int64_t engine_deaths_max, engine_backoff_ms;
-    int64_t device_index, threads, tensor_parallel, kv_blocks, kv_memory, block_tokens, max_seqs, max_step_tokens, max_context;
+    int64_t device_index, threads, tensor_parallel, kv_blocks, kv_memory, block_tokens, max_seqs,
+        max_step_tokens, max_context;
     int64_t fake_step_us;
     /* scheduling */
     int64_t prefill_chunk, mixed_step_tokens, queue_max, queue_wait_ms, prefix_cache, peer_memory;
@@ -59,7 +61,8 @@ bool config_read(struct config *c, int argc, char **argv, struct status *st) MUS
 void config_close(struct config *c);
 /* What torchrun, mpirun or a LeaderWorkerSet says in the environment of the ranks it starts, if one
  * of them did.  BAD_INPUT where options contradict it or would do nothing (a secret where no rank
- * is, or where ranks share memory), or ranks on several machines do not know where rank 0 is. */
+ * is, or where ranks share memory; a launcher of one rank may have them), or ranks on several
+ * machines do not know where rank 0 is. */
 bool config_ranks(struct config *c, struct status *st) MUST_CHECK;
 
 enum { CONFIG_VARIABLES_BYTES_MAX = 1 << 16 };
@@ -74,7 +77,7 @@ void config_warn_of_variables(void); /* the same to standard error, of a command
 bool config_parse_text(struct config *c, const char *text, size_t n, struct status *st) MUST_CHECK;
 bool config_defaults(struct config *c, struct status *st) MUST_CHECK;
 
-void config_help(struct buf *out);                        /* the options, by group */
+void config_help(struct buf *out);                          /* the options, by group */
 void config_print(const struct config *c, struct buf *out); /* as a configuration file */
 
 /* What the modules want. */

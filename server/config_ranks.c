@@ -127,11 +127,11 @@ static const char *find_set(const struct config *c, bool with_transport)
 static bool refuse_alone(const struct config *c, struct status *st)
 {
     const char *name = find_set(c, true);
-    return !name ||
-           status_fail(st, STATUS_BAD_INPUT,
-                       "%s: is for a rank that a launcher started; want RANK and WORLD_SIZE, or "
-                       "those of mpirun or a LeaderWorkerSet, in the environment",
-                       name);
+    return !name || status_fail(st, STATUS_BAD_INPUT,
+                                "%s: is for a rank that a launcher started; want RANK and "
+                                "WORLD_SIZE (1 or more), or "
+                                "those of mpirun or a LeaderWorkerSet, in the environment",
+                                name);
 }
 
 static bool refuse_shared(const struct config *c, struct status *st)

@@ -56,7 +56,7 @@ template <class T, int EXPAND, int PARTS, int ROWG, int TILES, int WAYS> struct 
     scale_reader scales;
     int lane, mine, row_way, first_slice, slices; /* slices: of this warp */
     bool puts; /* this lane has values of a chain that are asked for */
-    /* Of this lane: in a stage's weights, in 64 columns of x; of scales and zero points of its two
+    /* Of this lane: in a stage's weights, in 64 columns of x; of scales and operands of its two
      * rows, from its words of a tile; of its values' scales, from a stage. */
     uint32_t w_at, x_at, pair_at, operand_at, share_at[SLICES];
     uint32_t operand_keep, operand_fixed; /* INT4's: (stored & keep) | fixed */

@@ -454,8 +454,8 @@ wide_args args_of(const struct device *d, const struct product *p, const struct 
     /* where a tile has none, any of its bytes: they are read and not used */
     a.codes.scales_at = l->scale == SCALE_ROW ? 0 : l->scales_at;
     a.codes.operands_at = l->operands_at;
-    a.codes.row_scale =
-        l->scale == SCALE_ROW && !(l->kind == KIND_CODEBOOK && d->act == DT_BF16); /* it is 1 */
+    /* A codebook's in bf16 is 1.  Its chains have no scale in either type (expand_chains). */
+    a.codes.row_scale = l->scale == SCALE_ROW && !(l->kind == KIND_CODEBOOK && d->act == DT_BF16);
     a.codes.scale_shift = scale_bits_shift(l->scale);
     a.codes.scale_factor = scale_bits_factor(l->scale);
     a.codes.operand_bytes = l->operand_bytes;

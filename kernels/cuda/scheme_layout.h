@@ -33,10 +33,11 @@
  *
  *     round(round(codebook[code]) * operand)     operand = round(scale / row scale)
  *
- * where the row scale is 1 in bf16; in f16 the power of two that brings the largest of the row's
- * scales to 2^14 or more, but less than 2^15, so that none is lost below its range.  Three
- * roundings, of half a unit in the last place each; the formats' own library makes the same three
- * for few rows, and one for many.
+ * where the row scale is 1 in bf16.  In f16 it is the power of two that brings the largest scale of
+ * the row (of a rank's part of it) to between 2^14 and 2^15, but at least 2^-126, and 2^-15 where
+ * none is finite and not 0: scales down to 2^-28 of the largest keep all their bits, and others
+ * that are lost are lost beside it.  Three roundings, of half a unit in the last place each; the
+ * formats' own library makes the same three for few rows, and one for many.
  *
  * Order of summation, whichever kernel runs and however many rows x has:
  *

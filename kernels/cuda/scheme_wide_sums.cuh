@@ -24,6 +24,7 @@ template <class T, int EXPAND, class TILE, int PARTS> struct wide_sums {
     static const int WORDS = BATCH > STEPS_OF_WORDS ? BATCH / STEPS_OF_WORDS : 1;
     static const int PER_CHAIN = TILE_STEPS / CHAINS; /* steps */
     static const int PER_PART = TILE_STEPS / PARTS;
+    static_assert(PER_PART % BATCH == 0, "operands of one part are in hand");
     static const bool TWO = DEEP && N <= 64; /* accumulators: few rows wait for a chain's end */
     static const int UNROLL = TWO ? 2 : 1;   /* stages */
     static_assert(!TWO || PER_CHAIN >= RUNNING, "a chain is added in the next");
@@ -69,7 +70,8 @@ template <class T, int EXPAND, class TILE, int PARTS> struct wide_sums {
             table_step<T>(fragment[s % DEPTH], w[s % STEPS_OF_WORDS], operand, table, lane * 4);
         else
             expand_step<T, EXPAND>(fragment[s % DEPTH],
-                                   w + s % STEPS_OF_WORDS * expand_words(EXPAND), operand, codes.book);
+                                   w + s % STEPS_OF_WORDS * expand_words(EXPAND), operand,
+                                   codes.book);
     }
 
     __device__ __forceinline__ void multiply(float (&to)[N / 2], uint32_t stage, int s)

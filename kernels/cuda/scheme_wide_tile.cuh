@@ -41,7 +41,7 @@ template <int ROWS, int OF_GROUPS, int OF_BLOCKS> struct wide_tile {
 struct wide_codes { /* how a tile of a unit lies */
     uint32_t tile_bytes, scales_at, operands_at;
     uint32_t up_pad;      /* before the first unit of `up`, whose copy wants 128 bytes' alignment */
-    bool row_scale;       /* one a row, at the end: a chain's is 1 */
+    bool row_scale;       /* rows are scaled at the end, and a chain's scale is 1 */
     uint32_t scale_shift; /* scale_from_bits */
     float scale_factor;
     int operand_bytes;

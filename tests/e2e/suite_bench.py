@@ -65,6 +65,10 @@ def test_flags_that_are_wrong_or_idle_are_refused_by_name(c):
             ("kernels", ("--shape", "9b"), 'shape "9b": want 8b, 1b, 70b/2, tiny'),
             ("kernels", ("--op", "matmull"), 'op "matmull": want matmul.qkv|.o|.gated|.down, matmul_rope_kv, '),
             ("kernels", ("--format", "int3"), 'format "int3": want 16-bit, w8a16, '),
+            ("kernels", ("--op", "norm.rms", "--format", "int4"), "format: int4 is of weights, which op norm.rms has none of"),
+            ("kernels", ("--op", "matmul.o", "--format", "kv-int8"), "format: kv-int8 is of a cache, which op matmul.o"),
+            ("kernels", ("--op", "norm", "--ranks", "2"), "ranks: op norm is one device's"),
+            ("kernels", ("--op", "send"), "op: send wants ranks, 2 or more"),
             ("engine", ("--repeats", "x"), "repeats:"), ("engine", ("--parallel-max", "99"), "parallel-max:"),
             ("engine", ("--decode", "4x"), "decode:"), ("engine", ("--prefill", "1,x"), "prefill:"),
             ("engine", ("--threads", "x"), "threads:")]

@@ -24,6 +24,7 @@ make_all() {
 object() { # object FOLDER SOURCE OPTIONS...: made when a source is newer than it
     local to=$1/${2//\//_}.o from=$2; shift 2
     [ -e "$to" ] && [ -z "$(find kernels tests/gpu base -newer "$to" \( -name '*.cu*' -o -name '*.h' -o -name '*.c' \) | head -1)" ] && return
+    rm -f "$to" # a compiler that fails leaves it, and the probe would be that of before
     # shellcheck disable=SC2086
     ${CMAKE_CUDA_COMPILER_LAUNCHER:-} "$nvcc" -std=c++17 -O3 "-gencode=arch=compute_$arch,code=sm_$arch" -I. "$@" -c "$from" -o "$to"
 }
@@ -34,7 +35,7 @@ probe() { # probe NAME SOURCES [OPTIONS]
     probes+=("$target")
     echo "probe $name"
     for a; do case $a in *.cu|*.c) sources+=("$a") ;; *) options+=("$a") ;; esac; done
-    at=$build/gpu/objects-$(printf %s "${options[*]-}" | cksum | cut -d' ' -f1)
+    at=$build/gpu/objects-$(printf %s "$arch ${options[*]-}" | cksum | cut -d' ' -f1)
     mkdir -p "$at"
     for a in "${sources[@]}"; do
         while [ "$(jobs -rp | wc -l)" -ge "${JOBS:-$(nproc)}" ]; do wait -n || true; done

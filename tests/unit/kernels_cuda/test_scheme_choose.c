@@ -21,7 +21,7 @@ static struct scheme_shape shape(const struct scheme *s, int rows, int in, int n
                                  .chains = l.chains,
                                  .has_book = l.kind == KIND_CODEBOOK,
                                  .tile_bytes = l.tile_bytes,
-                                 .is_rare = l.chains == 4,
+                                 .is_rare = l.parts == 4,
                                  .sm_count = 132};
 }
 
@@ -56,6 +56,7 @@ static void every_shape_has_a_cut(void **state)
         {.codes = DT_INT4, .group = 128, .scale = DT_F16, .has_zero = true},
         {.codes = DT_INT4, .group = 32, .scale = DT_F16, .has_zero = true},
         {.codes = DT_NF4, .group = 64},
+        {.codes = DT_NF4, .group = 32},
         {.codes = DT_INT8},
         {.codes = DT_INT8, .group = 32, .scale = DT_F16, .has_zero = true},
     };

@@ -144,8 +144,8 @@ static void a_codebook_keeps_scales_of_any_size(void **state)
 {
     (void)state;
     static const struct scheme s = {.codes = DT_NF4, .group = 64};
-    static const float sizes[] = {1e-24F, 1e-12F, 1e-8F, 1e-6F, 1e-5F, 1e-4F,
-                                  0.01F,  1,      300,   1e5F,  1e24F};
+    static const float sizes[] = {0,     1e-24F, 1e-12F, 1e-8F, 1e-6F, 1e-5F,
+                                  1e-4F, 0.01F,  1,      300,   1e5F,  1e24F};
     enum { COLS = 256, GROUPS = 4, SIZES = sizeof sizes / sizeof sizes[0] };
     struct matrix m = make(&s, SIZES, COLS);
     uint8_t *units = malloc(scheme_units_bytes(&s, SIZES, COLS));
