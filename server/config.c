@@ -57,7 +57,8 @@ static const struct option options[] = {
     {"Model", "gpu-memory", TEXT, AT(gpu_memory), "0.92", 1, 16, 0,
      "share of a CUDA device's memory that may be used, above 0 and at most 1"},
     {"Model", "quantize", TEXT, AT(quantize), "none", 1, 63, 0,
-     "quantize the layers' matrices while they are loaded: int8[:threshold=6], w8a16, nf4[:nested], "
+     "quantize the layers' matrices while they are loaded: int8[:threshold=6], w8a16, "
+     "nf4[:nested], "
      "fp4[:nested], int4[:asymmetric][:group=128] or fp8; none = as the file has them"},
     {"Model", "quantize-head", TEXT, AT(quantize_head), "none", 1, 63, 0,
      "the same for the embedding and the output"},
@@ -82,14 +83,16 @@ static const struct option options[] = {
      "there itself, or 29500"},
     {"Model", "rank-secret-file", TEXT, AT(rank_secret_file), "", 0, 4096, 0,
      "file with a secret that all ranks have, at least 16 bytes, mode as that of api-key-file; "
-     "over TCP a rank without it is refused; where no ranks meet over TCP it is an error"},
+     "over TCP a rank without it is refused; where no ranks meet over TCP it is an error, unless a "
+     "launcher started one rank alone"},
     {"Model", "peer-memory", SWITCH, AT(peer_memory), "on", 0, 1, 0,
      "CUDA devices of several ranks write each other's memory where they can; off = NCCL carries "
      "everything"},
     {"Model", "cpu-precision", CHOICE, AT(cpu_precision), "fast", 0, 0, "fast|exact",
      "fast: 8-bit activations for quantized weights; exact: float32 throughout"},
     {"Model", "cpu-isa", TEXT, AT(cpu_isa), "", 0, 31, 0,
-     "at most this instruction set: scalar, avx2, avx512, avx512vnni, avx512bf16 or amx; a CPU that "
+     "at most this instruction set: scalar, avx2, avx512, avx512vnni, avx512bf16 or amx; a CPU "
+     "that "
      "has less uses what it has, and the log says which; default: the best this CPU has"},
     {"Model", "engine-deaths-max", NUMBER, AT(engine_deaths_max), "5", -1, 32, 0,
      "deaths of the engine in 10 minutes, after which it stays down; -1 = always start it again"},

@@ -134,6 +134,22 @@ static bool refuse_alone(const struct config *c, struct status *st)
                                 name);
 }
 
+/* One rank, as l says: a WORLD_SIZE that was left from elsewhere would make each rank of mpirun a
+ * server alone. */
+static bool check_only(const struct launcher *l, struct status *st)
+{
+    for (int i = 0; i < N_LAUNCHERS; i++) {
+        int64_t size;
+        if (!read_count(launchers[i].size, ENGINE_RANKS_MAX, &size, st))
+            return false;
+        if (size > 1)
+            return status_fail(st, STATUS_BAD_INPUT,
+                               "%s says that this is the only rank, and %s that it is one of %lld",
+                               l->size, launchers[i].size, (long long)size);
+    }
+    return true;
+}
+
 static bool refuse_shared(const struct config *c, struct status *st)
 {
     const char *name = find_set(c, false);
@@ -197,7 +213,7 @@ bool config_ranks(struct config *c, struct status *st)
         return status_fail(st, STATUS_BAD_INPUT, "rank %lld is not one of %lld", (long long)rank,
                            (long long)size);
     if (size == 1)
-        return true;
+        return check_only(l, st);
     if (c->engine[0] != 'p')
         return status_fail(st, STATUS_UNSUPPORTED,
                            "engine: want process for a rank of several, as %s says, found %s",

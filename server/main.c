@@ -79,8 +79,10 @@ static const struct command {
     {"check", run_check, "MODEL [options]", "say what is in a model file and what it would take"},
     {"config", run_config, "[options]", "print the options in force, as a configuration file"},
     {"health", probe_main, "[options]", "ask the daemon with these options whether it is ready"},
-    {"bench", bench_main, "engine|kernels|http [options]", "measure a model's speed, its kernels', or a server's"},
-    {"quantize", quantize_main, "IN OUT --scheme SCHEME [...]", "write a checkpoint, quantized, as a new folder"},
+    {"bench", bench_main, "engine|kernels|http [options]",
+     "measure a model's speed, its kernels', or a server's"},
+    {"quantize", quantize_main, "IN OUT --scheme SCHEME [...]",
+     "write a checkpoint, quantized, as a new folder"},
     {"engine", run_engine, "", NULL},
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
@@ -111,10 +113,8 @@ static bool open_standard(void)
     return fd > STDERR_FILENO && close(fd) == 0;
 }
 
-int main(int argc, char **argv)
+static int run(int argc, char **argv)
 {
-    if (!open_standard())
-        return 1;
     if (argc < 2)
         return print_help(2);
     for (int i = 1; i < argc; i++)
@@ -129,4 +129,15 @@ int main(int argc, char **argv)
             return commands[i].run(argc - 2, argv + 2);
     fprintf(stderr, "inferd: no command \"%.60s\"; --help lists them\n", argv[1]);
     return 2;
+}
+
+int main(int argc, char **argv)
+{
+    if (!open_standard())
+        return 1;
+    const int code = run(argc, argv);
+    if (fflush(stdout) == 0 && !ferror(stdout))
+        return code;
+    fputs("inferd: not all could be written to standard output\n", stderr);
+    return code ? code : 1;
 }

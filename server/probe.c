@@ -89,7 +89,6 @@ int probe_main(int argc, char **argv)
     struct config c = {0};
     struct status st = {0};
     int fd = -1, code = 2;
-    config_warn_of_variables();
     if (config_read(&c, argc, argv, &st)) {
         fd = connect_to(reachable(c.host), (int)c.port, &st);
         code = fd >= 0 && ask(fd, &st) ? 0 : 1;

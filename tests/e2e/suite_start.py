@@ -115,6 +115,14 @@ def test_options_of_another_device_than_auto_found_are_named(c):
     check("without effect" not in c.server.tail(), c.server.tail())
 
 
+def test_output_that_cannot_be_written_is_an_error(c):
+    for command in (("config",), ("--version",), ("check", c.options.model)):
+        with open("/dev/full", "w") as full:
+            run = subprocess.run([c.options.binary, *command], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+        equal(run.returncode, 1, command)
+        check("standard output" in run.stderr, command, run.stderr)
+
+
 def test_variables_that_are_no_options_are_named(c):
     env = {"INFERD_KV_DTYP": "int8", "INFERD_SERVICE_HOST": "10.0.0.1",
            "INFERD_PORT_8080_TCP": "tcp://10.0.0.1:8080"}
@@ -123,11 +131,13 @@ def test_variables_that_are_no_options_are_named(c):
     lines = [line for line in log_of(server) if "environment" in line]
     server.stop()
     equal([line.split(" ", 1)[1] for line in lines], [f"warn  {said}"], "warnings")
-    for command in (("config",), ("check", c.options.model), ("health", "--port", "1"),
-                    ("bench", "engine", "/nowhere.gguf")):
+    for command in (("config",), ("check", c.options.model), ("bench", "engine", "/nowhere.gguf")):
         run = subprocess.run([c.options.binary, *command], env={**os.environ, **env},
                              capture_output=True, text=True, timeout=60)
         equal(run.stderr.splitlines()[0], f"inferd: warning: {said}", command)
+    probed = subprocess.run([c.options.binary, "health", "--port", "1"], env={**os.environ, **env},
+                            capture_output=True, text=True, timeout=60)
+    check("warning" not in probed.stderr, "a probe keeps to its reason", probed.stderr)
     refused = subprocess.run([c.options.binary, "serve", c.options.model],
                              env={**os.environ, "INFERD_PORT": "tcp://10.0.0.1:8080"},
                              capture_output=True, text=True, timeout=30)
