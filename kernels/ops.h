@@ -15,9 +15,10 @@
  * a token of a step may be TOKEN_SAMPLED: what its slot sampled in the step before, which
  * only the device knows yet.
  *
- * Activations have the device's activation type (`act_dtype`): f32 on the CPU, bf16 or f16 on
- * CUDA; norm weights, biases and logits are f32 everywhere.  All pointers to them are device
- * memory: on the CPU that is ordinary memory, elsewhere only copy_in and copy_out reach it.
+ * Activations have the device's activation type (`act_dtype`): f32 on the CPU, bf16, f16 or f32 on
+ * CUDA, where f32 means that every weight is held in f32, too; norm weights, biases and logits are
+ * f32 everywhere.  All pointers to them are device memory: on the CPU that is ordinary memory,
+ * elsewhere only copy_in and copy_out reach it.
  *
  * Batch invariance is part of the contract: the bits of a row depend on that row
  * alone, never on how many rows or sequences run beside it, nor on the number of
@@ -394,7 +395,7 @@ struct device_options {
     int index;           /* CUDA: which device; of ranks on a machine the first's, others follow it */
     bool has_local_rank; /* CUDA: which rank of its machine this one is, is known: */
     int local_rank;      /*   it has the device index + local_rank; else they are counted */
-    enum dtype act;      /* CUDA: DT_BF16 or DT_F16 */
+    enum dtype act;      /* CUDA: DT_BF16, DT_F16, or of the only rank DT_F32 */
     double memory_share; /* CUDA: of the device's memory that may be used, (0, 1] */
     bool no_peers;       /* CUDA: ranks exchange through NCCL also where their GPUs reach each other */
     struct comm *comm;   /* this rank's end, open as long as the device; NULL = the only rank */
@@ -442,7 +443,7 @@ struct backend {
     const struct vendor_ops *vendor; /* NULL = there is no such library */
 };
 
-enum { OPS_ABI = 13 };
+enum { OPS_ABI = 14 };
 
 extern const struct backend cpu_backend; /* kernels/cpu */
 

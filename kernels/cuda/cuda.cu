@@ -199,6 +199,11 @@ bool meet_ranks(device *d, const device_options *o, status *st)
 device *open_device(const device_options *o, status *st)
 {
     struct comm *all = o->grid ? o->grid : o->comm;
+    if (all && o->act == DT_F32) { /* sums of ranks and what stages pass on are of 16 bits */
+        status_fail(st, STATUS_UNSUPPORTED,
+                    "dtype: f32 runs on one cuda device, not with tensor-parallel or layer-split");
+        return NULL;
+    }
     device *d = static_cast<device *>(calloc(1, sizeof *d));
     cuda_host *h = static_cast<cuda_host *>(calloc(1, sizeof *h));
     if (!d || !h) {
@@ -209,7 +214,7 @@ device *open_device(const device_options *o, status *st)
     }
     d->host = h;
     d->index = o->index;
-    d->act = o->act == DT_F16 ? DT_F16 : DT_BF16;
+    d->act = o->act == DT_F16 || o->act == DT_F32 ? o->act : DT_BF16;
     h->memory_share = o->memory_share;
     if ((!all || peers_choose_device(all, o, &d->index, st)) && read_properties(d, st) &&
         open_streams(d, st) && find_code(d, st) && (!all || meet_ranks(d, o, st)))
@@ -254,7 +259,7 @@ enum dtype act_dtype(const device *d)
 
 bool kv_fits(const device *d, enum dtype dtype)
 {
-    return dtype == d->act || kv_has_scales(dtype);
+    return dtype == d->act || (kv_has_scales(dtype) && d->act != DT_F32);
 }
 
 /* Memory. */
@@ -326,7 +331,8 @@ void list_parts(device *d, const device_limits *l, part list[N_PARTS])
 {
     const size_t word = sizeof(int32_t);
     const size_t tokens = l->step_tokens_max, seqs = l->seqs_max;
-    const int outliers = act8_runs_on(d->cc) ? l->in_outliers_max : 0; /* columns with them */
+    const bool has_act8 = act8_runs_on(d->cc) && d->act != DT_F32;
+    const int outliers = has_act8 ? l->in_outliers_max : 0; /* columns with them */
     const size_t partial = (size_t)l->n_heads * (l->head_dim + 2) * sizeof(float);
     const part all[N_PARTS] = {
         {(void **)&d->batch.ids, tokens * word},
@@ -338,7 +344,7 @@ void list_parts(device *d, const device_limits *l, part list[N_PARTS])
         {(void **)&d->slots.slot, seqs * sizeof(cuda_slot)},
         {(void **)&d->slots.bias, seqs * l->bias_slot_max * sizeof(sample_bias)},
         {(void **)&d->slots.seen, seqs * l->vocab * sizeof(uint16_t)},
-        {&d->scratch_norm, scratch_norm_bytes(l)},
+        {&d->scratch_norm, scratch_norm_bytes(l, d->act)},
         {(void **)&d->act8_high, (size_t)outliers * act8_high_stride(l->step_tokens_max)},
         {(void **)&d->act8_mask, act8_mask_words(outliers) * word},
         {(void **)&d->act8_readers, act8_readers_words(l->step_tokens_max) * word},

@@ -46,7 +46,7 @@ struct device {
     int index;
     int sm_count;
     int cc;               /* compute capability, 90 = 9.0 */
-    enum dtype act;       /* DT_BF16 or DT_F16 */
+    enum dtype act;       /* DT_BF16, DT_F16, or DT_F32, which has kernels of its own: *_f32.cu */
     cudaStream_t stream;
     cudaError_t fault;    /* sticky: the first, with where */
     char fault_at[96];
@@ -72,10 +72,11 @@ struct device {
     struct peers *grid;     /* the ranks of all stages; NULL <=> the only stage */
 };
 
-static inline size_t scratch_norm_bytes(const struct device_limits *l)
+static inline size_t scratch_norm_bytes(const struct device_limits *l, enum dtype act)
 {
     const size_t scales = 32; /* of a row: its scale, and codes padded to whole 16 bytes */
-    return (size_t)l->step_tokens_max * ((size_t)l->in_max * 2 + scales) + 4096;
+    const size_t row = (size_t)l->in_max * (size_t)dtype_traits[act].block_bytes;
+    return (size_t)l->step_tokens_max * (row + scales) + 4096;
 }
 
 /* Notes the first failure, which step_wait reports; ops after it may still be launched. */
@@ -96,9 +97,11 @@ void cuda_head(struct device *, const struct head_args *);          /* head.cu: 
 void cuda_sample(struct device *, const struct sample_args *);      /* sample.cu: into (*d->sample_out)[first..] */
 size_t cuda_sample_work_bytes(const struct device_limits *);
 
-/* attention_prefill*.cu, attention_decode.cu: the launchers that cuda_attention calls. */
+/* attention_prefill*.cu, attention_decode.cu, attention_f32.cu: the launchers that cuda_attention
+ * calls. */
 void cuda_attention_prefill(struct device *, const struct attention_args *);
 void cuda_attention_decode(struct device *, const struct attention_args *);
+void cuda_attention_f32(struct device *, const struct attention_args *);
 
 /* slots.cu: at step_begin, in stream order: `set` and history are in device memory. */
 struct cuda_slot_set { /* one batch_slot, flat */

@@ -27,8 +27,8 @@ __device__ inline void load_chunk(float v[CHUNK], const float *row, int chunk)
  * FROM is the table's type: float, or a pair of activations. */
 template <class PAIR, class FROM>
 __global__ void __launch_bounds__(THREADS)
-    embed_kernel(uint4 *out, const char *table, const int32_t *ids, int width, size_t row_bytes,
-                 float scale, int first, int rows)
+    embed_kernel(chunk_of<PAIR> *out, const char *table, const int32_t *ids, int width,
+                 size_t row_bytes, float scale, int first, int rows)
 {
     const int n_chunks = width / CHUNK, chunk = (int)(blockIdx.y * THREADS + threadIdx.x);
     await_previous();
@@ -50,9 +50,9 @@ template <class PAIR, class FROM> void launch_embed(struct device *d, const stru
     const size_t value_bytes = a->table->dtype == DT_F32 ? 4 : 2;
     const dim3 grid((unsigned)d->batch.n_tokens,
                     (unsigned)((width / CHUNK + THREADS - 1) / THREADS));
-    launch(d, "embed", {grid, dim3(THREADS), 0, 0}, embed_kernel<PAIR, FROM>, (uint4 *)a->out,
-           (const char *)a->table->data, (const int32_t *)d->batch.ids, width,
-           (size_t)width * value_bytes, a->scale, a->first, (int)a->table->rows);
+    launch(d, "embed", {grid, dim3(THREADS), 0, 0}, embed_kernel<PAIR, FROM>,
+           (chunk_of<PAIR> *)a->out, (const char *)a->table->data, (const int32_t *)d->batch.ids,
+           width, (size_t)width * value_bytes, a->scale, a->first, (int)a->table->rows);
 }
 
 } /* namespace */
@@ -70,7 +70,7 @@ void cuda_embed(struct device *d, const struct embed_args *a)
         cuda_embed_block(d, a);
         return;
     }
-    with_act_type(d->act, [&](auto pair) {
+    with_any_act_type(d->act, [&](auto pair) {
         typedef decltype(pair) act;
         if (a->table->dtype == DT_F32)
             launch_embed<act, float>(d, a);

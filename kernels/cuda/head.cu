@@ -11,8 +11,8 @@
 namespace {
 
 struct gather_args {
-    uint4 *y;                      /* [n, width] */
-    const uint4 *x;                /* [n_tokens, width] */
+    void *y;                       /* [n, width] */
+    const void *x;                 /* [n_tokens, width] */
     const struct batch_head *head; /* [n] */
     int width;
     bool has_norm;
@@ -27,8 +27,9 @@ __global__ void __launch_bounds__(NORM_THREADS) gather_kernel(const gather_args 
 {
     __shared__ float warp_sum[NORM_WARPS];
     int n_chunks = a.width / NORM_CHUNK;
-    const uint4 *x = a.x + (size_t)a.head[blockIdx.x].row * n_chunks;
-    uint4 *y = a.y + (size_t)blockIdx.x * n_chunks;
+    typedef chunk_of<PAIR> chunk;
+    const chunk *x = (const chunk *)a.x + (size_t)a.head[blockIdx.x].row * n_chunks;
+    chunk *y = (chunk *)a.y + (size_t)blockIdx.x * n_chunks;
     float mean = 0.0f, sum = 0.0f;
     if (a.has_norm && a.kind == NORM_LAYER) {
         for (int i = threadIdx.x; i < n_chunks; i += NORM_THREADS)
@@ -49,8 +50,8 @@ __global__ void __launch_bounds__(NORM_THREADS) gather_kernel(const gather_args 
 void gather(struct device *d, const struct product *p)
 {
     gather_args a = {};
-    a.y = (uint4 *)d->scratch_norm;
-    a.x = (const uint4 *)p->x;
+    a.y = d->scratch_norm;
+    a.x = p->x;
     a.head = p->gather;
     a.width = p->in;
     if ((a.has_norm = p->norm != nullptr)) {
@@ -60,7 +61,10 @@ void gather(struct device *d, const struct product *p)
         a.eps = p->norm->eps;
     }
     launch_alone(d, "gathering heads", {dim3((unsigned)p->rows), dim3(NORM_THREADS), 0, 0},
-                 d->act == DT_F16 ? gather_kernel<__half2> : gather_kernel<__nv_bfloat162>, a);
+                 d->act == DT_F32   ? gather_kernel<float2>
+                 : d->act == DT_F16 ? gather_kernel<__half2>
+                                    : gather_kernel<__nv_bfloat162>,
+                 a);
 }
 
 } // namespace

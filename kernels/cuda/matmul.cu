@@ -43,6 +43,11 @@ struct product product_of(const struct device *d, const struct matmul_args *a, c
     return p;
 }
 
+size_t act_bytes(const struct device *d)
+{
+    return (size_t)dtype_traits[d->act].block_bytes;
+}
+
 bool follows(const void *a, size_t n_bytes, const void *b)
 {
     return (const char *)a + n_bytes == (const char *)b;
@@ -74,18 +79,20 @@ bool same_weights(const struct product *p, const struct product *next)
            scheme_same_units(p->scheme, next->scheme);
 }
 
-bool runs_as_one(const struct product *p, const struct product *next)
+bool runs_as_one(const struct product *p, const struct product *next, size_t act_bytes)
 {
     size_t n = (size_t)p->n;
     return p->in == next->in && same_weights(p, next) && follows(p->w, p->w_bytes, next->w) &&
-           p->y_stride == next->y_stride && follows(p->y, n * 2, next->y) &&
-           follows_too(p->add, n * 2, next->add) &&
+           p->y_stride == next->y_stride && follows(p->y, n * act_bytes, next->y) &&
+           follows_too(p->add, n * act_bytes, next->add) &&
            follows_too(p->bias, n * sizeof(float), next->bias);
 }
 
 /* Whether gate and up may be one product. */
-bool pairs(const struct product *gate, const struct product *up)
+bool pairs(const struct device *d, const struct product *gate, const struct product *up)
 {
+    if (d->act == DT_F32)
+        return false;
     if (gate->act8 || up->act8)
         return same_act8(gate, up);
     if (gate->blocks || up->blocks)
@@ -137,7 +144,7 @@ int join_outs(const struct call *c, int i, struct product *p)
     *p = product_of(c->d, a, &a->out[i++]);
     for (; i < a->n_outs; i++) {
         struct product next = product_of(c->d, a, &a->out[i]);
-        if (!runs_as_one(p, &next))
+        if (!runs_as_one(p, &next, act_bytes(c->d)))
             break;
         p->n += next.n;
         p->w_bytes += next.w_bytes;
@@ -159,7 +166,7 @@ bool heads_fit(const struct device *d, const struct product *p, const struct rop
     const struct matmul_shape s = shape_of(d, p);
     struct heads_shape h = {};
     struct matmul_choice c;
-    if (p->scheme || p->blocks)
+    if (p->scheme || p->blocks || d->act == DT_F32)
         return false;
     matmul_choose(&c, &s);
     h.head_dim = j->head_dim;
@@ -173,8 +180,9 @@ bool heads_fit(const struct device *d, const struct product *p, const struct rop
 void run_gated(struct call *c)
 {
     const struct matmul_args *a = c->a;
-    struct product p = product_of(c->d, a, &a->out[0]), up = product_of(c->d, a, &a->out[1]);
-    if (pairs(&p, &up)) {
+    const struct device *d = c->d;
+    struct product p = product_of(d, a, &a->out[0]), up = product_of(d, a, &a->out[1]);
+    if (pairs(d, &p, &up)) {
         p.w_up = up.w;
         p.bias_up = up.bias;
         p.act = a->act;
@@ -234,7 +242,7 @@ void matmul_take_weight(const struct device *d, struct product *p, const struct 
     p->scheme = w->scheme;
     p->act8 = w->scheme && weight_has_act8(w->scheme, d->cc);
     p->blocks = way && !w->scheme ? w->dtype : DT_F32;
-    p->w_bytes = way ? way->bytes(w) : (size_t)p->n * (size_t)p->in * 2;
+    p->w_bytes = way ? way->bytes(w) : (size_t)p->n * (size_t)p->in * act_bytes(d);
     if (way && w->scheme && w->scheme->ordered) {
         p->w_bytes = way->order_at(w);
         p->order = (const int32_t *)((const char *)w->data + p->w_bytes);
@@ -253,6 +261,8 @@ bool matmul_fuses_norm(const struct device *d, const struct product *p)
 {
     struct matmul_shape s = shape_of(d, p);
     struct matmul_choice c;
+    if (d->act == DT_F32)
+        return false;
     if (p->blocks)
         return matmul_block_fuses_norm(d, p);
     if (p->scheme)
@@ -263,7 +273,9 @@ bool matmul_fuses_norm(const struct device *d, const struct product *p)
 
 void matmul_product(struct device *d, const struct product *p)
 {
-    if (p->blocks)
+    if (d->act == DT_F32)
+        matmul_f32(d, p);
+    else if (p->blocks)
         matmul_block(d, p);
     else if (!p->scheme)
         run_16_bits(d, p);

@@ -1,8 +1,8 @@
 /* matmul_int.h - one product, what becomes of its sums, and the ways to run it.
  *
- * With 16-bit weights, and those of a block format of GGUF, each sum is one chain of mma over k, 16 at a
- * time, in order, in f32; with those of a scheme it is what their layout says (scheme_layout.h).  Then, in
- * every way alike, so that a row's bits do not depend on the rows beside it:
+ * In f32 each sum is what matmul_f32.cu says.  With 16-bit weights, and those of a block format of GGUF, it is
+ * one chain of mma over k, 16 at a time, in order, in f32; with those of a scheme it is what their layout says
+ * (scheme_layout.h).  Then, in every way alike, so that a row's bits do not depend on the rows beside it:
  *
  *     v = sum + bias                                 f32
  *     y = v + add, or act(round(v)) + add            f32, rounded once to y's type
@@ -18,7 +18,7 @@ struct product { /* y[rows, n] of x[rows, in] and w; one or several weights that
     const void *x;
     int rows, in, n;
     const void *w, *w_up;        /* [n, in]; w_up NULL <=> not gated */
-    const struct scheme *scheme; /* of both; NULL <=> 16 bits, or blocks */
+    const struct scheme *scheme; /* of both; NULL <=> activations' type, or blocks */
     bool act8;                   /* its activations are rounded to 8 bits: weight_has_act8 */
     size_t w_bytes;              /* of w, without its order */
     const int32_t *order;        /* [in] column i of w meets x[order[i]]; NULL <=> x[i] */
@@ -40,6 +40,8 @@ struct product { /* y[rows, n] of x[rows, in] and w; one or several weights that
 void matmul_skinny(struct device *, const struct product *, const struct matmul_choice *);
 /* matmul_tiles.cu: any shape on any device, at no great speed; norm and gather are NULL. */
 void matmul_tiles(struct device *, const struct product *);
+/* matmul_f32.cu: all in f32, any shape on any device; w_up, norm, gather and heads are NULL. */
+void matmul_f32(struct device *, const struct product *);
 
 /* Weights of a scheme with wide activations, as units (scheme_layout.h); order is NULL. */
 enum {

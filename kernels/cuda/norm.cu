@@ -24,20 +24,21 @@ __device__ inline void load_weights(float v[CHUNK], const float *w, int chunk)
  * chunk before it writes it */
 template <class PAIR, bool LAYER, int CHUNKS>
 __global__ void __launch_bounds__(NORM_THREADS)
-    norm_kernel(uint4 *y, const uint4 *x, const uint4 *add, const float *w, const float *b,
-                int width, float eps)
+    norm_kernel(chunk_of<PAIR> *y, const chunk_of<PAIR> *x, const chunk_of<PAIR> *add,
+                const float *w, const float *b, int width, float eps)
 {
     __shared__ float warp_sum[NORM_WARPS];
     const int n_chunks = width / CHUNK, t = (int)threadIdx.x;
     const int64_t row = (int64_t)blockIdx.x * n_chunks;
-    uint4 mine[CHUNKS];
+    chunk_of<PAIR> mine[CHUNKS];
     float mean = 0, sum = 0;
 
     depend_launch(); /* the product behind this fetches weights meanwhile */
     depend_wait();
 #pragma unroll
     for (int i = 0; i < CHUNKS; i++)
-        mine[i] = t + i * NORM_THREADS < n_chunks ? x[row + t + i * NORM_THREADS] : uint4();
+        mine[i] =
+            t + i * NORM_THREADS < n_chunks ? x[row + t + i * NORM_THREADS] : chunk_of<PAIR>();
     if (LAYER) {
 #pragma unroll
         for (int i = 0; i < CHUNKS; i++) {
@@ -77,13 +78,14 @@ __global__ void __launch_bounds__(NORM_THREADS)
 
 template <class PAIR, bool LAYER> void launch_norm(struct device *d, const struct norm_args *a)
 {
+    typedef chunk_of<PAIR> chunk;
     const int chunks = (a->width / CHUNK + NORM_THREADS - 1) / NORM_THREADS;
     auto kernel = chunks <= 1   ? norm_kernel<PAIR, LAYER, 1>
                   : chunks <= 2 ? norm_kernel<PAIR, LAYER, 2>
                   : chunks <= 4 ? norm_kernel<PAIR, LAYER, 4>
                                 : norm_kernel<PAIR, LAYER, ROW_CHUNKS_MAX>;
-    launch(d, "norm", {dim3((unsigned)a->rows), dim3(NORM_THREADS), 0, 0}, kernel, (uint4 *)a->y,
-           (const uint4 *)a->x, (const uint4 *)a->add, a->norm.w, a->norm.b, a->width, a->norm.eps);
+    launch(d, "norm", {dim3((unsigned)a->rows), dim3(NORM_THREADS), 0, 0}, kernel, (chunk *)a->y,
+           (const chunk *)a->x, (const chunk *)a->add, a->norm.w, a->norm.b, a->width, a->norm.eps);
 }
 
 } /* namespace */
@@ -92,7 +94,7 @@ void cuda_norm(struct device *d, const struct norm_args *a)
 {
     if (a->rows <= 0)
         return;
-    with_act_type(d->act, [&](auto pair) {
+    with_any_act_type(d->act, [&](auto pair) {
         if (a->norm.kind == NORM_LAYER)
             launch_norm<decltype(pair), true>(d, a);
         else

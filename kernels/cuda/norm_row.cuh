@@ -37,8 +37,31 @@ __device__ inline void pair_from_f32(__half2 *to, float a, float b)
     *to = __floats2half2_rn(a, b);
 }
 
-/* PAIR is __nv_bfloat162 or __half2: two activations. */
-template <class PAIR> __device__ inline void chunk_to_f32(float v[NORM_CHUNK], uint4 chunk)
+__device__ inline float2 pair_to_f32(float2 v)
+{
+    return v;
+}
+
+__device__ inline void pair_from_f32(float2 *to, float a, float b)
+{
+    *to = make_float2(a, b);
+}
+
+/* A chunk in memory: 16 bytes, or 32 of f32. */
+struct alignas(16) chunk_f32 {
+    float4 half[2];
+};
+template <class PAIR> struct chunk_type {
+    typedef uint4 type;
+};
+template <> struct chunk_type<float2> {
+    typedef chunk_f32 type;
+};
+template <class PAIR> using chunk_of = typename chunk_type<PAIR>::type;
+
+/* PAIR is __nv_bfloat162, __half2 or float2: two activations. */
+template <class PAIR>
+__device__ inline void chunk_to_f32(float v[NORM_CHUNK], const chunk_of<PAIR> &chunk)
 {
     const PAIR *pair = reinterpret_cast<const PAIR *>(&chunk);
 #pragma unroll
@@ -49,9 +72,9 @@ template <class PAIR> __device__ inline void chunk_to_f32(float v[NORM_CHUNK], u
     }
 }
 
-template <class PAIR> __device__ inline uint4 chunk_from_f32(const float v[NORM_CHUNK])
+template <class PAIR> __device__ inline chunk_of<PAIR> chunk_from_f32(const float v[NORM_CHUNK])
 {
-    uint4 out;
+    chunk_of<PAIR> out;
     PAIR *pair = reinterpret_cast<PAIR *>(&out);
 #pragma unroll
     for (int i = 0; i < NORM_CHUNK / 2; i++)
@@ -59,7 +82,7 @@ template <class PAIR> __device__ inline uint4 chunk_from_f32(const float v[NORM_
     return out;
 }
 
-template <class PAIR> __device__ inline float norm_chunk_sum(float sum, uint4 chunk)
+template <class PAIR> __device__ inline float norm_chunk_sum(float sum, const chunk_of<PAIR> &chunk)
 {
     float v[NORM_CHUNK];
     chunk_to_f32<PAIR>(v, chunk);
@@ -70,7 +93,8 @@ template <class PAIR> __device__ inline float norm_chunk_sum(float sum, uint4 ch
 }
 
 /* Sum of (x - mean)^2. */
-template <class PAIR> __device__ inline float norm_chunk_squares(float sum, uint4 chunk, float mean)
+template <class PAIR>
+__device__ inline float norm_chunk_squares(float sum, const chunk_of<PAIR> &chunk, float mean)
 {
     float v[NORM_CHUNK];
     chunk_to_f32<PAIR>(v, chunk);
@@ -126,8 +150,8 @@ __device__ inline float norm_scale(float squares, int width, float eps)
 /* ((x - mean) * scale) * w + b, each step rounded to f32.  w and b are [NORM_CHUNK] of the chunk, or
  * NULL. */
 template <class PAIR>
-__device__ inline void norm_chunk_f32(float v[NORM_CHUNK], uint4 chunk, float mean, float scale,
-                                      const float *w, const float *b)
+__device__ inline void norm_chunk_f32(float v[NORM_CHUNK], const chunk_of<PAIR> &chunk, float mean,
+                                      float scale, const float *w, const float *b)
 {
     chunk_to_f32<PAIR>(v, chunk);
 #pragma unroll
@@ -142,8 +166,8 @@ __device__ inline void norm_chunk_f32(float v[NORM_CHUNK], uint4 chunk, float me
 
 /* The same, rounded to the activation type. */
 template <class PAIR>
-__device__ inline uint4 norm_chunk(uint4 chunk, float mean, float scale, const float *w,
-                                   const float *b)
+__device__ inline chunk_of<PAIR> norm_chunk(const chunk_of<PAIR> &chunk, float mean, float scale,
+                                            const float *w, const float *b)
 {
     float v[NORM_CHUNK];
     norm_chunk_f32<PAIR>(v, chunk, mean, scale, w, b);

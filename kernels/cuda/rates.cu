@@ -33,7 +33,10 @@ __global__ void fill_kernel(T *to, uint32_t n, uint32_t seed)
 void fill(device *d, void *to, uint32_t n, uint32_t seed)
 {
     const launch_shape shape = {dim3((n + THREADS - 1) / THREADS), dim3(THREADS), 0, 0};
-    if (d->act == DT_F16)
+    if (d->act == DT_F32)
+        launch_alone(d, "random values", shape, fill_kernel<float>, static_cast<float *>(to), n,
+                     seed);
+    else if (d->act == DT_F16)
         launch_alone(d, "random values", shape, fill_kernel<__half>, static_cast<__half *>(to), n,
                      seed);
     else
@@ -50,7 +53,7 @@ void copy(device *d, char *at)
 
 void products(device *d, char *at)
 {
-    const size_t n_bytes = (size_t)EDGE * EDGE * 2;
+    const size_t n_bytes = (size_t)EDGE * EDGE * dtype_traits[d->act].block_bytes;
     struct product p = {};
     p.x = at;
     p.w = at + n_bytes;

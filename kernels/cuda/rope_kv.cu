@@ -8,7 +8,7 @@
  * For a cache of 8 bits the heads of q and k are then turned by a Hadamard matrix, in the order of
  * the CPU's additions, and a row of K or V gets its scale.
  *
- * Heads of whole chunks go 16 bytes at a time, a chunk a lane; others a value at a time, a warp a
+ * Heads of whole chunks go a chunk a lane; others a value at a time, a warp a
  * head.  The norm's sum is in f32 in an order that depends on the head's size alone. */
 #include "kernels/cuda/act_type.cuh"
 #include "kernels/cuda/cache8.cuh"
@@ -163,7 +163,7 @@ __device__ inline void store_turned(const struct rope_job &j, const float read[C
         v[i] = is_k ? turned[i] : read[i];
     const float scale = chunk_scale<LANES>(v, is_e4m3);
     if (here && is_q) {
-        ((uint4 *)j.q)[q_at] = chunk_from_f32<PAIR>(turned);
+        ((chunk_of<PAIR> *)j.q)[q_at] = chunk_from_f32<PAIR>(turned);
     } else if (here) {
         const size_t at = page_row(j, token, head);
         *(uint2 *)((char *)(is_k ? j.cache_k : j.cache_v) + at + c * CHUNK) =
@@ -191,10 +191,10 @@ __global__ void __launch_bounds__(THREADS) rope_kv_kernel(const struct rope_job 
         const bool is_q = head < j.n_heads, is_k = !is_q && head < j.n_heads + j.n_kv_heads;
         const bool here = head < n_all && c < j.head_dim / CHUNK;
         const int of_kind = is_q ? head : (head - j.n_heads) % j.n_kv_heads;
-        const uint4 *from = (const uint4 *)(is_q ? j.q : is_k ? j.k : j.v);
+        const chunk_of<PAIR> *from = (const chunk_of<PAIR> *)(is_q ? j.q : is_k ? j.k : j.v);
         const size_t at = (row + (size_t)of_kind * j.head_dim) / CHUNK + c;
         float v[CHUNK];
-        chunk_to_f32<PAIR>(v, here ? from[at] : uint4());
+        chunk_to_f32<PAIR>(v, here ? from[at] : chunk_of<PAIR>());
         /* A warp may hold heads of several kinds: all of it turns, and v keeps what it read. */
         float turned[CHUNK];
 #pragma unroll
@@ -209,7 +209,7 @@ __global__ void __launch_bounds__(THREADS) rope_kv_kernel(const struct rope_job 
         if (!here)
             continue;
         if (is_q)
-            ((uint4 *)j.q)[at] = chunk_from_f32<PAIR>(turned);
+            ((chunk_of<PAIR> *)j.q)[at] = chunk_from_f32<PAIR>(turned);
         else
             store_cache<PAIR>(is_k ? j.cache_k : j.cache_v, page_row(j, token, of_kind) + c * CHUNK,
                               j.cache_dtype, is_k ? turned : v);
@@ -405,6 +405,10 @@ void cuda_rope_kv(struct device *d, const struct rope_kv_args *a)
     if (d->batch.n_tokens <= 0)
         return;
     const struct rope_job j = rope_job_of(d, a);
+    if (d->act == DT_F32) { /* whose cache is never of 8 bits: kv_fits */
+        launch_cache<float2, false>(d, j);
+        return;
+    }
     with_act_type(d->act, [&](auto pair) {
         typedef decltype(pair) act;
         if (j.k_scale)

@@ -2,7 +2,8 @@
  *
  * The loader (weights.cu) asks the way for sizes and places, lets the source make rows, and hands them
  * to the way's pack: so how a matrix lies on the device is written in one file for each way, and the
- * loader knows none of them.  A weight without a way is kept row after row in the activation type.
+ * loader knows none of them.  A weight without a way is kept row after row in the activation type; where
+ * that is f32, each is.
  *
  * Thread: any; pure. */
 #ifndef KERNELS_CUDA_WEIGHT_LAYOUT_H
@@ -41,8 +42,8 @@ extern const struct weight_layout weight_layout_units;  /* scheme_layout.h */
 extern const struct weight_layout weight_layout_act8;   /* act8_layout.h */
 extern const struct weight_layout weight_layout_blocks; /* block_layout.h */
 
-/* NULL <=> 16 bits.  `cc`: the device's compute capability; kernels of schemes want what
- * 9.0 and 10.x have (archs.h), those of blocks wgmma. */
+/* Of weights that meet 16-bit activations; NULL <=> 16 bits.  `cc`: the device's compute
+ * capability; kernels of schemes want what 9.0 and 10.x have (archs.h), those of blocks wgmma. */
 const struct weight_layout *weight_layout_of(const struct tensor *w, int cc);
 
 /* Whether the product of this scheme rounds activations to 8 bits, and so has a layout and kernels of

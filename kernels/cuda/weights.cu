@@ -6,8 +6,9 @@
  * copy runs it fills the other buffer.  The queue is short, so weight_put tells how far things are.
  *
  * The device holds a matrix of a scheme or a block format as weight_layout.h has it, every other
- * row after row in its activation type.  A device without kernels for them holds those so, too: the
- * threads make the rows, dequantize them, and put ordered columns back where x has them. */
+ * row after row in its activation type.  A device without kernels for them holds those so, too, and
+ * so does each with activations in f32: the threads make the rows, dequantize them, and put ordered
+ * columns back where x has them. */
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -24,7 +25,7 @@ static const size_t BUFFER_BYTES = 8 << 20;
 struct chunk { /* rows of one weight */
     weight_source src;
     tensor w;                 /* as the source has it; data is where it goes */
-    const weight_layout *way; /* NULL <=> row after row, in 16 bits */
+    const weight_layout *way; /* NULL <=> row after row, in the activation type */
     int64_t first, rows;
     size_t src_bytes;
 };
@@ -119,19 +120,28 @@ bool read_source(const chunk *c, char *to, status *st)
     return true;
 }
 
-uint16_t narrow(enum dtype act, float v)
+size_t act_bytes(enum dtype act)
 {
-    return act == DT_F16 ? f32_to_f16(v) : f32_to_bf16(v);
+    return (size_t)dtype_traits[act].block_bytes;
 }
 
-void convert_rows(const chunk *c, const char *raw, float *row, enum dtype act, uint16_t *to)
+/* Value `at` of an array of activations. */
+void put_value(enum dtype act, void *to, int64_t at, float v)
+{
+    if (act == DT_F32)
+        static_cast<float *>(to)[at] = v;
+    else
+        static_cast<uint16_t *>(to)[at] = act == DT_F16 ? f32_to_f16(v) : f32_to_bf16(v);
+}
+
+void convert_rows(const chunk *c, const char *raw, float *row, enum dtype act, void *to)
 {
     const int64_t cols = c->w.cols;
     const size_t row_bytes = c->src_bytes / c->rows;
     for (int64_t r = 0; r < c->rows; r++) {
         dequantize_row(c->w.dtype, raw + r * row_bytes, row, cols);
         for (int64_t i = 0; i < cols; i++)
-            to[r * cols + i] = narrow(act, row[i]);
+            put_value(act, to, r * cols + i, row[i]);
     }
 }
 
@@ -153,23 +163,25 @@ scheme_rows make_rows(const chunk *c, char *raw)
     return made;
 }
 
-void widen_rows(const chunk *c, const scheme_rows *made, float *row, enum dtype act, uint16_t *to)
+void widen_rows(const chunk *c, const scheme_rows *made, float *row, enum dtype act, void *to)
 {
     const int64_t cols = c->w.cols, groups = scheme_groups(c->w.scheme, cols);
     const int32_t *order = c->w.scheme->ordered ? c->src.order : NULL;
+    scheme s = *c->w.scheme;
+    s.value = act == DT_F32 ? DT_F32 : s.value; /* as the CPU, which does not round them either */
     for (int64_t r = 0; r < c->rows; r++) {
         const scheme_rows one = {made->codes + r * cols, made->scales + r * groups,
                                  made->zeros ? made->zeros + r * groups : NULL};
-        scheme_dequantize_row(c->w.scheme, &one, cols, row);
+        scheme_dequantize_row(&s, &one, cols, row);
         for (int64_t i = 0; i < cols; i++)
-            to[r * cols + (order ? order[i] : i)] = narrow(act, row[i]);
+            put_value(act, to, r * cols + (order ? order[i] : i), row[i]);
     }
 }
 
 /* Where the chunk's rows lie on the device. */
-int chunk_pieces(const chunk *c, weight_piece piece[WEIGHT_PIECES_MAX])
+int chunk_pieces(const chunk *c, enum dtype act, weight_piece piece[WEIGHT_PIECES_MAX])
 {
-    const size_t row_bytes = (size_t)c->w.cols * sizeof(uint16_t);
+    const size_t row_bytes = (size_t)c->w.cols * act_bytes(act);
     if (c->way)
         return c->way->pieces(&c->w, c->first, c->rows, piece);
     piece[0] = {(size_t)c->first * row_bytes, (size_t)c->rows * row_bytes};
@@ -180,7 +192,7 @@ void pack_rows(const chunk *c, const scheme_rows *made, enum dtype act, char *pi
 {
     weight_piece piece[WEIGHT_PIECES_MAX];
     void *to[WEIGHT_PIECES_MAX];
-    const int n = chunk_pieces(c, piece);
+    const int n = chunk_pieces(c, act, piece);
     for (int i = 0; i < n; pinned += piece[i++].n_bytes)
         to[i] = pinned;
     c->way->pack(&c->w, act, made, c->rows, to);
@@ -194,7 +206,7 @@ bool fill(loader *l, const chunk *c, thread_buffers *b, char *pinned, status *st
         if (c->way)
             pack_rows(c, &made, act, pinned);
         else
-            widen_rows(c, &made, b->row, act, reinterpret_cast<uint16_t *>(pinned));
+            widen_rows(c, &made, b->row, act, pinned);
         return true;
     }
     if (c->w.dtype == act)
@@ -206,15 +218,15 @@ bool fill(loader *l, const chunk *c, thread_buffers *b, char *pinned, status *st
         c->way->pack_file(&c->w, b->raw, c->rows, to);
         return true;
     }
-    convert_rows(c, b->raw, b->row, act, reinterpret_cast<uint16_t *>(pinned));
+    convert_rows(c, b->raw, b->row, act, pinned);
     return true;
 }
 
 /* The pieces lie in `pinned` one behind the other. */
-cudaError_t send(const chunk *c, const char *pinned, cudaStream_t stream)
+cudaError_t send(const chunk *c, enum dtype act, const char *pinned, cudaStream_t stream)
 {
     weight_piece piece[WEIGHT_PIECES_MAX];
-    const int n = chunk_pieces(c, piece);
+    const int n = chunk_pieces(c, act, piece);
     cudaError_t e = cudaSuccess;
     for (int i = 0; i < n && e == cudaSuccess; pinned += piece[i++].n_bytes)
         e = cudaMemcpyAsync(static_cast<char *>(c->w.data) + piece[i].at, pinned, piece[i].n_bytes,
@@ -265,7 +277,7 @@ void *load(void *arg)
             e = cudaEventSynchronize(b.sent[i]);
         if (e != cudaSuccess || st.code != STATUS_OK || !fill(l, &c, &b, b.pinned[i], &st))
             continue;
-        e = send(&c, b.pinned[i], b.stream);
+        e = send(&c, l->d->act, b.pinned[i], b.stream);
         if (e == cudaSuccess)
             e = cudaEventRecord(b.sent[i], b.stream);
     }
@@ -324,10 +336,21 @@ void cuda_loader_close(loader *l)
     free(l);
 }
 
+namespace
+{
+
+/* Kernels of schemes and blocks multiply 16-bit activations. */
+const weight_layout *way_of(const device *d, const tensor *w)
+{
+    return d->act == DT_F32 ? NULL : weight_layout_of(w, d->cc);
+}
+
+} // namespace
+
 size_t cuda_weight_bytes(const device *d, const tensor *w)
 {
-    const weight_layout *way = weight_layout_of(w, d->cc);
-    return way ? way->bytes(w) : (size_t)w->rows * (size_t)w->cols * sizeof(uint16_t);
+    const weight_layout *way = way_of(d, w);
+    return way ? way->bytes(w) : (size_t)w->rows * (size_t)w->cols * act_bytes(d->act);
 }
 
 namespace
@@ -335,9 +358,9 @@ namespace
 
 /* What is made of a chunk fits `raw`, what is sent `pinned`; 0 where the fewest rows that are
  * packed together do not. */
-int64_t chunk_rows(const tensor *w, const weight_layout *way)
+int64_t chunk_rows(const tensor *w, const weight_layout *way, enum dtype act)
 {
-    int64_t n = (int64_t)(BUFFER_BYTES / sizeof(uint16_t)) / w->cols;
+    int64_t n = (int64_t)(BUFFER_BYTES / act_bytes(act)) / w->cols;
     if (w->scheme) {
         const int64_t made = (int64_t)(2 * BUFFER_BYTES / made_row_bytes(w->scheme, w->cols));
         n = made < n ? made : n;
@@ -353,7 +376,7 @@ int64_t chunk_rows(const tensor *w, const weight_layout *way)
 void put_chunks(device *d, const tensor *w, const weight_layout *way, const weight_source *src,
                 size_t row_bytes)
 {
-    const int64_t rows_max = chunk_rows(w, way);
+    const int64_t rows_max = chunk_rows(w, way, d->act);
     if (rows_max < 1) {
         cuda_check(d, cudaErrorInvalidValue,
                    "load a quantized matrix: rows that are packed together take more than 8 MiB");
@@ -379,7 +402,7 @@ void put_chunks(device *d, const tensor *w, const weight_layout *way, const weig
 
 void cuda_weight_put(device *d, tensor *w, const weight_source *src)
 {
-    const weight_layout *way = weight_layout_of(w, d->cc);
+    const weight_layout *way = way_of(d, w);
     size_t row_bytes;
     if (!d->host->loader)
         d->host->loader = open_loader(d);

@@ -28,13 +28,15 @@ static const struct device_limits limits = {.step_tokens_max = TOKENS_MAX,
                                             .in_max = WIDTH_MAX};
 
 /* One rounding to the activation type costs half of its last place; f32 before it a hundredth of
- * that, and where terms cancel, something of their size, which is about 1. */
+ * that, and where terms cancel, something of their size, which is about 1: where activations are
+ * f32, some of its roundings. */
 static void assert_close(const float *got, const float *want, size_t n, enum dtype act,
                          const char *what)
 {
-    float unit = 1.01f * (act == DT_F16 ? 0x1p-11f : 0x1p-8f);
+    const float unit = act == DT_F32 ? 1e-6f : 1.01f * (act == DT_F16 ? 0x1p-11f : 0x1p-8f);
+    const float cancelled = act == DT_F32 ? 4e-6f : 2e-4f;
     for (size_t i = 0; i < n; i++) {
-        if (!(fabsf(got[i] - want[i]) <= unit * fabsf(want[i]) + 2e-4f))
+        if (!(fabsf(got[i] - want[i]) <= unit * fabsf(want[i]) + cancelled))
             fail_msg("%s: value %zu is %g, want %g", what, i, (double)got[i], (double)want[i]);
     }
 }
@@ -234,8 +236,10 @@ static void embed_reads_quantized_tables(void **state)
         struct quant_table q = make_table(schemes[k]);
         float *want = embed_table(&p->dev[0], &q), *got = embed_table(&p->dev[1], &q);
         /* The value is rounded, a codebook before, and so are its scales. */
-        const float unit = (q.scheme.codes == DT_NF4 ? 3.0f : 1.01f) *
-                           (p->dev[1].act == DT_F16 ? 0x1p-10f : 0x1p-8f);
+        const float unit = p->dev[1].act == DT_F32
+                               ? 0x1p-23f
+                               : (q.scheme.codes == DT_NF4 ? 3.0f : 1.01f) *
+                                     (p->dev[1].act == DT_F16 ? 0x1p-10f : 0x1p-8f);
         for (size_t i = 0; i < (size_t)TOKENS_MAX * TABLE_COLS; i++)
             if (!(fabsf(got[i] - want[i]) <= unit * fabsf(want[i]) + 1e-6f))
                 fail_msg("scheme %zu: value %zu is %g, want %g", k, i, (double)got[i],
@@ -348,6 +352,13 @@ static int open_f16(void **state)
     return pair_open(&pair, DT_F16, &limits) ? 0 : -1;
 }
 
+static int open_f32(void **state)
+{
+    static struct pair pair;
+    *state = &pair;
+    return pair_open(&pair, DT_F32, &limits) ? 0 : -1;
+}
+
 static int close_pair(void **state)
 {
     pair_close(*state);
@@ -363,5 +374,6 @@ int main(void)
         cmocka_unit_test(rope_kv_agrees_with_the_cpu),
     };
     int n_failed = cmocka_run_group_tests_name("small ops, bf16", tests, open_bf16, close_pair);
-    return n_failed + cmocka_run_group_tests_name("small ops, f16", tests, open_f16, close_pair);
+    n_failed += cmocka_run_group_tests_name("small ops, f16", tests, open_f16, close_pair);
+    return n_failed + cmocka_run_group_tests_name("small ops, f32", tests, open_f32, close_pair);
 }
