@@ -60,7 +60,8 @@ struct engine_options {
     const char *kv_dtype;      /* "auto", "f32", "f16", "bf16", "int8", "fp8"; auto = f16, f32 when
                                   exact; on other devices the type of activations */
     const char *device;        /* "auto", "cpu", "cuda"; NULL = auto */
-    const char *dtype;         /* of activations on other devices: "auto", "bf16", "f16" */
+    const char *dtype;         /* of activations on other devices: "auto", "bf16", "f16"; or
+                                  "f32": weights, too */
     const char *quantize;      /* the layers' matrices, as scheme_parse reads it; NULL, "" and
                                   "none" = as in the file */
     const char *quantize_head; /* embedding and output, likewise */

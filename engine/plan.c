@@ -69,8 +69,10 @@ static bool choose_act(const struct model_file *f, const struct engine_options *
         out->act = DT_BF16;
     else if (is_word(o->dtype, "f16"))
         out->act = DT_F16;
+    else if (is_word(o->dtype, "f32"))
+        out->act = DT_F32;
     else
-        return status_fail(st, STATUS_BAD_INPUT, "dtype: want auto, bf16 or f16, found %.32s",
+        return status_fail(st, STATUS_BAD_INPUT, "dtype: want auto, bf16, f16 or f32, found %.32s",
                            o->dtype);
     return true;
 }
@@ -170,7 +172,8 @@ static bool choose_kv_dtype(struct plan *p, const struct engine_options *o, cons
 {
     const enum dtype act = ops->act_dtype(dev);
     if (!o->kv_dtype || is_word(o->kv_dtype, "auto")) {
-        p->kv_dtype = act != DT_F32 ? act : p->precision == PRECISION_EXACT ? DT_F32 : DT_F16;
+        const bool narrow = ops->host_memory && p->precision == PRECISION_FAST;
+        p->kv_dtype = act == DT_F32 && narrow ? DT_F16 : act;
         return true;
     }
     return find_kv_dtype(o->kv_dtype, &p->kv_dtype, st) &&
@@ -553,6 +556,29 @@ bool plan_shares(const struct model_file *f, const struct engine_options *o, con
     return true;
 }
 
+/* What all in f32 on a device means to a model. */
+static bool check_f32(const struct model_file *f, const struct engine_options *o,
+                      const struct ops *ops, struct status *st)
+{
+    if (!is_word(o->dtype, "f32") || ops->host_memory)
+        return true;
+    if (f->cfg.n_ranks > 1 || f->cfg.n_stages > 1)
+        return status_fail(st, STATUS_UNSUPPORTED,
+                           "dtype: f32 runs on one %s device, not with tensor-parallel or "
+                           "layer-split",
+                           ops->name);
+    for (size_t i = 0; i < f->n_bound; i++) {
+        const struct weight *w = f->bound[i].src;
+        if (w->scheme && w->scheme->act != ACTS_WIDE)
+            return status_fail(
+                st, STATUS_UNSUPPORTED,
+                "dtype: f32 rounds no activations, and the quantization of %s rounds "
+                "them to 8 bits",
+                str_show(w->name).text);
+    }
+    return true;
+}
+
 bool plan_make(struct plan *p, const struct model_file *f, const struct engine_options *o,
                const struct ops *ops, const struct device *dev, struct plan_memory available,
                struct status *st)
@@ -563,6 +589,8 @@ bool plan_make(struct plan *p, const struct model_file *f, const struct engine_o
     if (f->cfg.n_stages > 1 && !ops->send)
         return status_fail(st, STATUS_UNSUPPORTED, "layer-split: %s devices are one stage alone",
                            ops->name);
+    if (!check_f32(f, o, ops, st))
+        return false;
     *p = (struct plan){.available_bytes = available.device,
                        .rank = available.rank,
                        .is_capped = available.is_capped,

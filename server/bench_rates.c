@@ -1,6 +1,7 @@
 #include "server/bench_rates.h"
 
 #include <errno.h>
+#include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -8,8 +9,12 @@
 
 static void ask(struct bench_rates *r, const struct engine_options *o)
 {
-    const struct device_options options = {
-        .n_threads = o->n_threads, .index = o->device_index, .act = DT_BF16, .memory_share = 1};
+    const bool is_f32 =
+        o->dtype && strcmp(o->dtype, "f32") == 0; /* tensor cores have no part in it */
+    const struct device_options options = {.n_threads = o->n_threads,
+                                           .index = o->device_index,
+                                           .act = is_f32 ? DT_F32 : DT_BF16,
+                                           .memory_share = 1};
     const struct backend *backend;
     struct status why = {0};
     struct device *dev = backend_open(o->device, &options, &backend, &why, &why);

@@ -51,9 +51,9 @@ static const struct option options[] = {
      "what runs the model; auto = cuda where its module and a device are there, else the CPU"},
     {"Model", "device-index", NUMBER, AT(device_index), "0", 0, 1023, 0,
      "which CUDA device, as CUDA_VISIBLE_DEVICES numbers them"},
-    {"Model", "dtype", CHOICE, AT(dtype), "auto", 0, 0, "auto|bf16|f16",
+    {"Model", "dtype", CHOICE, AT(dtype), "auto", 0, 0, "auto|bf16|f16|f32",
      "type of activations on a CUDA device; auto = f16 for weights that are f16 or quantized, else "
-     "bf16"},
+     "bf16; f32 = weights, keys and values in f32, too: to check answers, at 4 bytes a weight"},
     {"Model", "gpu-memory", TEXT, AT(gpu_memory), "0.92", 1, 16, 0,
      "share of a CUDA device's memory that may be used, above 0 and at most 1"},
     {"Model", "quantize", TEXT, AT(quantize), "none", 1, 63, 0,

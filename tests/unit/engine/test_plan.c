@@ -146,6 +146,10 @@ static void words_for_another_device_are_refused(void **state)
         const char *says; /* NULL = taken */
     } table[] = {
         {{.device = "cpu", .dtype = "bf16"}, "dtype: has a meaning on device cuda, not on cpu"},
+        {{.device = "cpu", .dtype = "f32"}, "dtype: has a meaning on device cuda, not on cpu"},
+        {{.device = "cuda", .dtype = "f32"}, NULL},
+        {{.device = "cuda", .dtype = "float32"},
+         "dtype: want auto, bf16, f16 or f32, found float32"},
         {{.device = "cpu", .device_index = 3}, "device-index"},
         {{.device = "cpu", .gpu_memory = 0.5}, "gpu-memory"},
         {{.device = "cuda", .cpu_precision = "exact"}, "cpu-precision"},
@@ -199,6 +203,45 @@ static void words_for_another_device_than_was_found_are_told(void **state)
         plan_idle_options(&table[i].o, table[i].device, table[i].n_ranks, &names);
         assert_string_equal(names.at ? names.at : "", table[i].names);
         buf_close(&names);
+    }
+}
+
+/* The CPU's ops stand for a device: their activations are f32, too. */
+static void all_in_f32_is_for_one_device_and_activations_as_they_are(void **state)
+{
+    static const struct {
+        int n_ranks, n_stages;
+        const char *quantize, *says; /* NULL = taken */
+    } rows[] = {
+        {1, 1, NULL, NULL},
+        {1, 1, "int4", NULL},
+        {1, 1, "w8a16", NULL},
+        {2, 1, NULL, "dtype: f32 runs on one cpu device, not with tensor-parallel or layer-split"},
+        {1, 2, NULL, "dtype: f32 runs on one cpu device, not with tensor-parallel or layer-split"},
+        {1, 1, "int8", "dtype: f32 rounds no activations, and the quantization of "},
+        {1, 1, "fp8", "_proj.weight rounds them to 8 bits"},
+    };
+    const struct fixture *x = *state;
+    struct ops ops = *cpu_backend.ops;
+    ops.host_memory = false;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct plan p;
+        struct model_file f;
+        struct status st = {0};
+        const struct engine_options o = {
+            .dtype = "f32", .quantize = rows[i].quantize, .kv_blocks = 8, .seqs_max = 1};
+        assert_true(model_file_open_random(&f, "tests/bench/shapes/llama-3.2-1b", &st));
+        assert_true(quant_load_apply(&f, &o, &st));
+        f.cfg.n_ranks = rows[i].n_ranks;
+        f.cfg.n_stages = rows[i].n_stages;
+        const bool ok = plan_make(&p, &f, &o, &ops, x->dev,
+                                  (struct plan_memory){.device = 64 * GIB, .host = 8 * GIB}, &st);
+        assert_int_equal(ok, rows[i].says == NULL);
+        if (!ok && !strstr(st.msg, rows[i].says))
+            fail_msg("want \"%s\", got \"%s\"", rows[i].says, st.msg);
+        if (ok)
+            assert_int_equal(p.kv_dtype, DT_F32);
+        model_file_close(&f);
     }
 }
 
@@ -542,6 +585,7 @@ int main(void)
         cmocka_unit_test(options_decide_over_defaults),
         cmocka_unit_test(words_for_another_device_are_refused),
         cmocka_unit_test(words_for_another_device_than_was_found_are_told),
+        cmocka_unit_test(all_in_f32_is_for_one_device_and_activations_as_they_are),
         cmocka_unit_test(what_does_not_fit_is_refused_with_numbers),
         cmocka_unit_test(what_would_fit_is_offered),
         cmocka_unit_test(the_longest_offer_is_said_whole),

@@ -197,7 +197,7 @@ static void an_error_says_what_would_be_right(void **state)
         {"--weights=none", "file|random"},
         {"--device=gpu", "auto|cpu|cuda"},
         {"--device-index=-1", "from 0 to 1023"},
-        {"--dtype=f32", "auto|bf16|f16"},
+        {"--dtype=f64", "auto|bf16|f16|f32"},
         {"--gpu-memory=0", "above 0 and at most 1, found \"0\""},
         {"--gpu-memory=1.01", "above 0 and at most 1"},
         {"--gpu-memory=nan", "above 0 and at most 1"},
