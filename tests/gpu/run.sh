@@ -144,12 +144,12 @@ sanitizer_jobs() { # the longest first
     for tool in racecheck initcheck memcheck synccheck; do
         for t in "scheme waves int4" "scheme waves nf4" "matmul waves" "scheme waves fp8"; do echo "$tool gpu_test_$t"; done
     done
-    for t in matmul qkv scheme gguf act8 engine attention kv8 sample small_ops head; do
+    for t in matmul qkv scheme gguf act8 engine attention kv8 f32 sample small_ops head; do
         [ -x "$bin/gpu_test_$t" ] || continue
         for tool in racecheck initcheck memcheck synccheck; do
             case $tool,$t in racecheck,engine|racecheck,gguf) continue ;; esac
             case $t in
-            act8|attention|engine|gguf|head|kv8|matmul|qkv|sample|scheme) echo "$tool gpu_test_$t small" ;;
+            act8|attention|engine|f32|gguf|head|kv8|matmul|qkv|sample|scheme) echo "$tool gpu_test_$t small" ;;
             *) echo "$tool gpu_test_$t" ;;
             esac
         done
@@ -208,6 +208,7 @@ engine() {
     t=$(test_model)
     if [ -n "$t" ]; then
         part "engine greedy" 'grep "texts of"' "$bin/gpu_test_greedy" "$t"
+        part "engine greedy f32" 'grep "texts of"' "$bin/gpu_test_greedy" "$t" cuda f32
     else
         row skipped "engine greedy" - "INFERD_TEST_MODEL names no SmolLM2-135M-Instruct.Q4_1.gguf, and models/ has none"
     fi
@@ -230,6 +231,7 @@ logits() {
     fi
     for name in tiny small qwen2-small gemma3-small llama-3.2-1b llama-3.1-8b; do
         part "logits $name" 'grep "bf16:"' "${py[@]}" tests/gpu/hf_logits.py "$bin" "$(model "$name")"
+        part "logits $name f32" 'grep "f32:"' "${py[@]}" tests/gpu/hf_logits.py "$bin" "$(model "$name")" --dtypes f32
     done
     part "logits tiny, sharded" 'grep "bf16:"' "${py[@]}" tests/gpu/hf_logits.py "$bin" "$(model tiny 60000)"
 }

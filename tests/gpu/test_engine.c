@@ -1,6 +1,7 @@
 /* What the engine on CUDA promises: the log-probabilities of the CPU in float32, but for the
- * rounding of 16-bit activations; and the same bits for a sequence alone as among others, for a
- * prompt in one step as in several, and from a recorded step whatever its lengths.
+ * rounding of 16-bit activations (with `dtype f32` none); and the same bits for a sequence alone as
+ * among others, for a prompt in one step as in several, and from a recorded step whatever its
+ * lengths.
  *
  *     gpu_test_engine [small | DEVICE [SHAPES]]
  *
@@ -24,30 +25,35 @@ static const double SPREAD_MIN = 0.05; /* of log-probabilities: else a wrong mod
 /* Root mean square, in units of the spread; with activations in 8 bits, where a last bit of 16 may
  * decide on one of 8, more. */
 static const double ERROR_MAX = 0.05, ERROR_MAX_8 = 0.15;
+static const double ERROR_MAX_F32 = 2e-5; /* with activations in f32 */
 
 static const char *device = "cuda", *shapes = "tests/gpu/shapes";
 static char folder[] = "/tmp/inferd-quant-XXXXXX";
 static const struct tried {
     struct model model;
     const char *quantize;
-    enum made made; /* a folder of that format, instead of random weights */
-} models[] = {{{"small", "auto"}, NULL, MADE_NOTHING},
-              {{"wide-heads", "auto"}, NULL, MADE_NOTHING},
-              {{"small", "int8"}, NULL, MADE_NOTHING},
-              {{"wide-heads", "fp8"}, NULL, MADE_NOTHING},
-              {{"small", "auto"}, "int8:threshold=0", MADE_NOTHING},
-              {{"wide-heads", "auto"}, "int8:threshold=1", MADE_NOTHING},
-              {{"small", "auto"}, "fp8", MADE_NOTHING},
-              {{"small", "auto"}, "int4", MADE_NOTHING},
-              {{"wide-heads", "auto"}, "int4:asymmetric", MADE_NOTHING},
-              {{"small", "auto"}, "nf4", MADE_NOTHING},
-              {{"wide-heads", "auto"}, "w8a16", MADE_NOTHING},
-              {{"small", "auto"}, "fp4", MADE_NOTHING},
-              {{"", "auto"}, NULL, MADE_GPTQ},
-              {{"", "auto"}, NULL, MADE_AWQ},
-              {{"", "auto"}, NULL, MADE_CT},
-              {{"", "auto"}, NULL, MADE_BNB_NF4},
-              {{"", "auto"}, NULL, MADE_BNB_INT8}};
+    enum made made;    /* a folder of that format, instead of random weights */
+    const char *dtype; /* NULL = auto */
+} models[] = {{{"small", "auto"}, NULL, MADE_NOTHING, NULL},
+              {{"wide-heads", "auto"}, NULL, MADE_NOTHING, NULL},
+              {{"small", "int8"}, NULL, MADE_NOTHING, NULL},
+              {{"wide-heads", "fp8"}, NULL, MADE_NOTHING, NULL},
+              {{"small", "auto"}, "int8:threshold=0", MADE_NOTHING, NULL},
+              {{"wide-heads", "auto"}, "int8:threshold=1", MADE_NOTHING, NULL},
+              {{"small", "auto"}, "fp8", MADE_NOTHING, NULL},
+              {{"small", "auto"}, "int4", MADE_NOTHING, NULL},
+              {{"wide-heads", "auto"}, "int4:asymmetric", MADE_NOTHING, NULL},
+              {{"small", "auto"}, "nf4", MADE_NOTHING, NULL},
+              {{"wide-heads", "auto"}, "w8a16", MADE_NOTHING, NULL},
+              {{"small", "auto"}, "fp4", MADE_NOTHING, NULL},
+              {{"", "auto"}, NULL, MADE_GPTQ, NULL},
+              {{"", "auto"}, NULL, MADE_AWQ, NULL},
+              {{"", "auto"}, NULL, MADE_CT, NULL},
+              {{"", "auto"}, NULL, MADE_BNB_NF4, NULL},
+              {{"", "auto"}, NULL, MADE_BNB_INT8, NULL},
+              {{"small", "auto"}, NULL, MADE_NOTHING, "f32"},
+              {{"wide-heads", "auto"}, "w8a16", MADE_NOTHING, "f32"},
+              {{"", "auto"}, NULL, MADE_GPTQ, "f32"}};
 enum { N_SMALL_MODELS = 7, N_MODELS = sizeof models / sizeof models[0] };
 static int n_models = N_MODELS;
 
@@ -67,6 +73,7 @@ static void open_engine(struct drive *d, const char *on, int i)
     char path[512];
     struct engine_options o = answers_options(on, shapes, &m->model, path);
     o.quantize = o.quantize_head = m->quantize;
+    o.dtype = strcmp(on, "cpu") == 0 ? NULL : m->dtype;
     if (m->made) {
         o.model_path = folder;
         o.random_weights = false;
@@ -86,6 +93,11 @@ static bool rounds_activations(const struct tried *m)
                                                         strcmp(m->quantize, "fp8") == 0));
 }
 
+static double error_max(const struct tried *m)
+{
+    return m->dtype ? ERROR_MAX_F32 : rounds_activations(m) ? ERROR_MAX_8 : ERROR_MAX;
+}
+
 static void scores_are_those_of_the_cpu(void **state)
 {
     (void)state;
@@ -102,11 +114,11 @@ static void scores_are_those_of_the_cpu(void **state)
         answer(&d, 1, PROMPT, got);
         drive_close(&d);
         const double error = answers_error(want, got, &spread);
-        printf("%s, kv %s, quantize %s: spread %.4f, error %.5f of it\n",
-               m->made ? made_names[m->made] : m->model.name, m->model.kv_dtype,
-               m->quantize ? m->quantize : "none", spread, error);
+        printf("%s, dtype %s, kv %s, quantize %s: spread %.4f, error %.7f of it\n",
+               m->made ? made_names[m->made] : m->model.name, m->dtype ? m->dtype : "auto",
+               m->model.kv_dtype, m->quantize ? m->quantize : "none", spread, error);
         assert_true(spread > SPREAD_MIN);
-        assert_true(error < (rounds_activations(m) ? ERROR_MAX_8 : ERROR_MAX)); /* NaN fails too */
+        assert_true(error < error_max(m)); /* NaN fails too */
     }
 }
 
@@ -141,11 +153,12 @@ struct generated {
     float logprob[STEPS];
 };
 
-static void open_wide_engine(struct drive *d, const char *kv_dtype)
+static void open_wide_engine(struct drive *d, const char *kv_dtype, const char *dtype)
 {
     const struct model m = {"many-kv-heads", kv_dtype};
     char path[512];
     struct engine_options o = answers_options(device, shapes, &m, path);
+    o.dtype = dtype;
     o.seqs_max = WIDE;
     o.step_tokens_max = CHUNK;
     o.context_max = LONG_CONTEXT;
@@ -235,14 +248,15 @@ static void check_widths(struct drive *d, const struct text t[WIDE])
 static void recorded_steps_serve_other_lengths(void **state)
 {
     (void)state;
-    static const char *const kv_dtypes[] = {"auto", "int8"};
+    static const char *const types[][2] = {{"auto", "auto"}, {"int8", "auto"}, {"auto", "f32"}};
     static struct text t[WIDE];
-    for (int some_are_long = 0; some_are_long < 2; some_are_long++) {
+    for (int i = 0; i < 3; i++) {
+        const bool some_are_long = i == 1;
         struct drive d;
-        open_wide_engine(&d, kv_dtypes[some_are_long]);
+        open_wide_engine(&d, types[i][0], types[i][1]);
         for (int round = 0; round < 2; round++) {
-            for (int i = 0; i < WIDE; i++)
-                make_text(&t[i], i, some_are_long != round);
+            for (int k = 0; k < WIDE; k++)
+                make_text(&t[k], k, some_are_long != round);
             check_widths(&d, t);
         }
         drive_close(&d);
