@@ -142,6 +142,27 @@ static void codes_of_a_scheme_become_values_with_columns_in_order(void **state)
     t.ops->close(t.d);
 }
 
+/* ---- what it refuses ---- */
+
+static void it_is_alone_and_its_cache_is_f32(void **state)
+{
+    const struct device_limits limits = limits_of(4, 64, 1000);
+    struct status st = {0};
+    struct tested t;
+    char other[1]; /* of a group nothing is asked */
+    (void)state;
+    device_open(&t, DT_F32, &limits);
+    for (int dtype = 0; dtype < DT_ALL_N; dtype++)
+        assert_int_equal(t.ops->kv_fits(t.d, (enum dtype)dtype), dtype == DT_F32);
+    t.ops->close(t.d);
+    const struct backend *backend = backend_find("cuda", &st);
+    const struct device_options o = {
+        .act = DT_F32, .memory_share = 1, .comm = (struct comm *)(void *)other};
+    assert_null(backend->open(&o, &st));
+    assert_int_equal(st.code, STATUS_UNSUPPORTED);
+    assert_non_null(strstr(st.msg, "dtype: f32 runs on one cuda device"));
+}
+
 /* ---- products ---- */
 
 enum { ROWS_MAX = 200, OUTS = 3, SAMPLES = 100 };
@@ -837,6 +858,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(weights_have_the_values_of_their_format),
         cmocka_unit_test(codes_of_a_scheme_become_values_with_columns_in_order),
+        cmocka_unit_test(it_is_alone_and_its_cache_is_f32),
         cmocka_unit_test(products_are_those_of_float64_and_rows_their_own),
         cmocka_unit_test(attention_is_that_of_float64_and_tokens_are_their_own),
         cmocka_unit_test(logits_are_those_of_the_rows_named),
