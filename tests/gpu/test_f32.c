@@ -481,13 +481,14 @@ static const struct seq mixed[] = {
     {2049, 1, 2000},  {77, 77, 77}, {300, 40, 290}, /* a prompt's end, and what was generated */
     {2, 1, 1},        {1, 1, 1},    {257, 1, 200},  {700, 1, 700}, /* a prompt's last token alone */
 };
-/* Of few kv heads: enough tokens that some items are runs. */
-static const struct seq many[] = {{4500, 120, 4380}, {2300, 60, 2240}, {515, 3, 515},
-                                  {300, 100, 200},   {150, 1, 1},      {90, 90, 90}};
+/* Of few kv heads: enough tokens that items may be runs, and as many items as fill turns, so that
+ * they are (attention_plan.c).  Alone and in pieces the same tokens have splits. */
+static const struct seq many[] = {{4500, 90, 4410}, {2300, 60, 2240}, {515, 3, 515},
+                                  {300, 100, 200},  {150, 1, 1},      {90, 90, 90}};
 static const struct seq prompts[] = {
     {300, 300, 300}, {77, 77, 77}, {1, 1, 1}, {2500, 1, 2400}, {20, 20, 15}};
 static const struct seq few[] = {{2400, 1, 2050}, {300, 22, 280}, {70, 40, 70}};
-static const struct seq some_runs[] = {{2100, 165, 1935}};
+static const struct seq some_runs[] = {{2400, 210, 2190}}; /* the second run has two splits */
 static const struct seq two[] = {{600, 1, 580}, {90, 70, 88}};
 
 #define SEQS(list) list, sizeof list / sizeof *list
