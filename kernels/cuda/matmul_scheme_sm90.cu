@@ -14,7 +14,8 @@
  * fragment and adding the chain are some 25 and N / 8: fragments made for 128 rows of x bound the
  * products (80 clocks of 64), so the largest tile makes them once for 256 (scheme_wide_passes.cuh,
  * 70 of 64).  The second-level cache gives 24 to 35 bytes a clock with 4-bit codes (bf16 times bf16
- * in tiles of 128 by 256: 48).  Other tiles are there so that all SMs have as much to do.
+ * in tiles of 128 by 256: 48).  Other tiles are there so that all SMs have as much to do; so are
+ * halves of 128 rows, of those of the largest that no whole wave is made of.
  *
  * Measured: the end of a tile by ordinary loads and stores, which overlapped with nothing, took as
  * long as a tenth to a quarter of its products; so the copy engine carries y (scheme_wide_end.cuh).
@@ -54,10 +55,11 @@ struct wide_args {
     size_t unit_bytes, row_scales_at;
     int n_units, n_k;         /* units of each weight; tiles of a unit */
     int row_tiles, col_tiles; /* of y */
+    int whole, n_places;      /* tiles taken whole; with the halves of the others */
     int stages, stage_bytes;
 };
 
-struct place {
+struct place {     /* of a tile, or half of one */
     int row, unit; /* first row of x; first unit of each weight */
 };
 
@@ -68,14 +70,24 @@ template <int EXPAND, class TILE, bool GATED> struct shape { /* bytes of shared 
     static const int FIXED_BYTES = 1024 + END_BYTES + BOOK_BYTES; /* 1024: room to align */
 };
 
-/* GROUP_ROWS tiles of rows, all their columns, then the next. */
+/* Of the i-th: two of PASS_ROWS each, or one. */
+template <class TILE> __device__ __forceinline__ int passes_at(const wide_args &a, int i)
+{
+    return TILE::PASSES == 2 && i >= a.whole ? 1 : TILE::PASSES;
+}
+
+/* GROUP_ROWS tiles of rows, all their columns, then the next; the last ones' halves side by side.
+ */
 template <class TILE> __device__ place place_at(const wide_args &a, int i)
 {
     const int units = a.p.w_up ? TILE::UNITS / 2 : TILE::UNITS; /* of one weight */
+    const int half = TILE::PASSES == 2 ? max(i - a.whole, 0) : 0;
+    const int tile = i - (half + 1) / 2;
     const int in_groups = GROUP_ROWS * a.col_tiles;
-    const int first = i / in_groups * GROUP_ROWS, rest = i % in_groups;
+    const int first = tile / in_groups * GROUP_ROWS, rest = tile % in_groups;
     const int height = min(a.row_tiles - first, GROUP_ROWS);
-    return {(first + rest % height) * TILE::N, rest / height * units};
+    const int row = (first + rest % height) * TILE::N + half % 2 * TILE::PASS_ROWS;
+    return {row, rest / height * units};
 }
 
 /* ---- the thread that fetches ---- */
@@ -89,13 +101,14 @@ template <class S, class TILE> struct feeder {
     const wide_maps &maps;
     const wide_args &a;
     wide_ring r;
+    int passes; /* of the tile in hand */
 
     /* Of stage j of a tile: a pass of 128 columns, the first of them with the codes. */
     __device__ __forceinline__ void codes(const wide_ring &at, const place &t, int j)
     {
         const uint32_t bar = at.full + 8 * at.stage, to = at.at() + 2 * S::X_BYTES;
-        const int k = j / TILE::PASSES;
-        if (j % TILE::PASSES) {
+        const int k = passes == 2 ? j / 2 : j;
+        if (passes == 2 && j % 2) {
             mbarrier_arrive_expect(bar, 2 * S::X_BYTES);
             return;
         }
@@ -108,7 +121,8 @@ template <class S, class TILE> struct feeder {
 
     __device__ __forceinline__ void rows(const place &t, int j)
     {
-        const int k = j / TILE::PASSES, row = t.row + j % TILE::PASSES * TILE::PASS_ROWS;
+        const int k = passes == 2 ? j / 2 : j;
+        const int row = passes == 2 ? t.row + j % 2 * TILE::PASS_ROWS : t.row;
 #pragma unroll
         for (int half = 0; half < 2; half++)
             tensor_copy_2d(r.at() + half * S::X_BYTES, &maps.x, r.full + 8 * r.stage,
@@ -119,9 +133,10 @@ template <class S, class TILE> struct feeder {
      * is. */
     __device__ void run()
     {
-        for (int i = blockIdx.x; i < a.row_tiles * a.col_tiles; i += gridDim.x) {
+        for (int i = blockIdx.x; i < a.n_places; i += gridDim.x) {
             const place t = place_at<TILE>(a, i);
-            const int all = a.n_k * TILE::PASSES;
+            passes = passes_at<TILE>(a, i);
+            const int all = a.n_k * passes;
             int j = 0;
             if (i == (int)blockIdx.x) {
                 wide_ring ahead = r;
@@ -146,19 +161,24 @@ template <class S, class TILE> struct feeder {
 
 /* ---- beside it: those that carry y, and one that brings near ---- */
 
-template <class TILE> struct block_tiles { /* of this block, from before its first */
+template <class TILE>
+struct block_tiles { /* of this block, from before its first; with rows of y */
     const wide_args &a;
     int i, row, col; /* first of y */
 
     __device__ bool next()
     {
         i += gridDim.x;
-        if (i >= a.row_tiles * a.col_tiles)
+        if (i >= a.n_places)
             return false;
         const place t = place_at<TILE>(a, i);
         row = t.row;
         col = t.unit * UNIT_ROWS;
-        return true;
+        return row < a.p.rows; /* a half, which is a block's last, may have none */
+    }
+    __device__ int rows() const
+    {
+        return passes_at<TILE>(a, i) * TILE::PASS_ROWS;
     }
 };
 
@@ -185,7 +205,7 @@ template <class T, class TILE> __device__ void bring_near(const wide_args &a, in
         return;
     depend_wait();
     for (block_tiles<TILE> t = tiles_of<TILE>(a); t.next();)
-        for (int at = lane; at < TILE::N * TILE::UNITS / 4; at += 32) {
+        for (int at = lane; at < t.rows() * TILE::UNITS / 4; at += 32) {
             const int r = t.row + at / (TILE::UNITS / 4), c = t.col + at % (TILE::UNITS / 4) * LINE;
             if (r < a.p.rows && c < a.p.n)
                 prefetch_l2(from + (size_t)r * a.p.y_stride + c);
@@ -208,11 +228,11 @@ __device__ __forceinline__ void scale_rows(SUMS &s, const wide_args &a, const pl
     }
 }
 
-/* A tile's sums to y. */
+/* A tile's sums, of so many rows, to y. */
 template <class T, int BITS, class TILE, wide_ending ENDING>
-__device__ __forceinline__ void end_tile(float (&sum)[TILE::BLOCKS][TILE::N / 2],
-                                         const wide_args &a, const place &t, wide_ring &pieces,
-                                         const wide_ring &away, int warp, int lane)
+__device__ __forceinline__ void
+end_tile(float (&sum)[TILE::BLOCKS][TILE::N / 2], const wide_args &a, const place &t, int rows,
+         wide_ring &pieces, const wide_ring &away, int warp, int lane)
 {
     const int col = t.unit * UNIT_ROWS;
     if constexpr (ENDING == ENDING_ANY)
@@ -220,7 +240,8 @@ __device__ __forceinline__ void end_tile(float (&sum)[TILE::BLOCKS][TILE::N / 2]
                                              warp, lane)
             .run(sum);
     else
-        wide_end<T, TILE, ENDING == ENDING_SILU, BITS>{a.p, pieces, away, t.row, col, warp, lane}
+        wide_end<T, TILE, ENDING == ENDING_SILU, BITS>{a.p,  pieces, away, t.row,
+                                                       rows, col,    warp, lane}
             .run(sum);
 }
 
@@ -230,12 +251,14 @@ __device__ void multiply(const wide_args &a, const wide_ring &stages, wide_ring 
 {
     typename wide_sums_choice<T, EXPAND, TILE, PARTS, TILE::PASSES>::type s(a.codes, stages, a.n_k,
                                                                             table, warp, lane);
-    for (int i = blockIdx.x; i < a.row_tiles * a.col_tiles; i += gridDim.x) {
-        s.run();
+    for (int i = blockIdx.x; i < a.n_places; i += gridDim.x) {
+        const int passes = passes_at<TILE>(a, i);
+        s.run(passes);
         const place t = place_at<TILE>(a, i);
         if (a.codes.row_scale)
             scale_rows<TILE>(s, a, t, warp, lane);
-        end_tile<T, expand_bits(EXPAND), TILE, ENDING>(s.sum, a, t, pieces, away, warp, lane);
+        end_tile<T, expand_bits(EXPAND), TILE, ENDING>(s.sum, a, t, passes * TILE::PASS_ROWS,
+                                                       pieces, away, warp, lane);
     }
 }
 
@@ -301,7 +324,7 @@ __global__ void __launch_bounds__(TILE::THREADS, 1)
     if (last >= 0) {
         registers_give<TILE::REGISTERS_LEFT>();
         if (last == 0 && lane == 0)
-            feeder<S, TILE>{maps, a, r}.run();
+            feeder<S, TILE>{maps, a, r, 0}.run();
         else if (TILE::GROUPS == 2 && last == 3)
             bring_near<T, TILE>(a, lane);
         else if (last > 0 && last <= TILE::GROUPS && lane == 0 && ENDING != ENDING_ANY)
@@ -357,9 +380,11 @@ void launch_kernel(struct device *d, wide_args *a)
         ready_on = d->index + 1;
     }
     const int tiles = a->row_tiles * a->col_tiles;
+    a->whole = TILE::PASSES == 2 ? scheme_wide_whole(tiles, d->sm_count) : tiles;
+    a->n_places = 2 * tiles - a->whole;
     launch(d, "run matmul",
-           {dim3((unsigned)(tiles < d->sm_count ? tiles : d->sm_count)), dim3(TILE::THREADS),
-            (size_t)(S::FIXED_BYTES + a->stages * a->stage_bytes), 0},
+           {dim3((unsigned)(a->n_places < d->sm_count ? a->n_places : d->sm_count)),
+            dim3(TILE::THREADS), (size_t)(S::FIXED_BYTES + a->stages * a->stage_bytes), 0},
            kernel, maps, *a);
 }
 

@@ -26,22 +26,35 @@ bool scheme_wide_has(enum scheme_wide_tile tile, bool gated)
     return (gated ? tiles[tile].gated : tiles[tile].plain) > 0;
 }
 
+int scheme_wide_whole(int n_tiles, int sm_count)
+{
+    const int rest = n_tiles % sm_count;
+    return n_tiles > sm_count && 2 * rest <= sm_count ? n_tiles - rest : n_tiles;
+}
+
+static int64_t tile_cost(enum scheme_wide_tile i, int in, bool gated, bool has_book)
+{
+    const struct tile *t = &tiles[i];
+    return (gated ? t->gated : t->plain) + divide_up(in, 128) * t->step[has_book];
+}
+
 enum scheme_wide_tile scheme_wide_choose(int rows, int n, int in, bool gated, bool has_book,
                                          int sm_count)
 {
     enum scheme_wide_tile best = SCHEME_TILE_128_128;
     int64_t best_cost = INT64_MAX;
-    for (int i = 0; i < SCHEME_TILES; i++) {
-        const struct tile *t = &tiles[i];
-        if (!scheme_wide_has((enum scheme_wide_tile)i, gated))
+    for (enum scheme_wide_tile i = 0; i < SCHEME_TILES; i++) {
+        if (!scheme_wide_has(i, gated))
             continue;
-        const int64_t n_tiles =
-            divide_up(rows, t->rows) * divide_up(gated ? 2 * (int64_t)n : n, t->weights);
-        const int64_t one = (gated ? t->gated : t->plain) + divide_up(in, 128) * t->step[has_book];
-        const int64_t cost = divide_up(n_tiles, sm_count) * one;
+        const int n_tiles = (int)(divide_up(rows, tiles[i].rows) *
+                                  divide_up(gated ? 2 * (int64_t)n : n, tiles[i].weights));
+        const int whole = i == SCHEME_TILE_128_256 ? scheme_wide_whole(n_tiles, sm_count) : n_tiles;
+        int64_t cost = divide_up(whole, sm_count) * tile_cost(i, in, gated, has_book);
+        if (whole < n_tiles) /* a half costs what a tile of its size does */
+            cost += tile_cost(SCHEME_TILE_128_128, in, gated, has_book);
         if (cost < best_cost) {
             best_cost = cost;
-            best = (enum scheme_wide_tile)i;
+            best = i;
         }
     }
     return best;

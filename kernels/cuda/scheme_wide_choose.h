@@ -24,6 +24,10 @@ enum scheme_wide_tile {
 
 bool scheme_wide_has(enum scheme_wide_tile tile, bool gated);
 
+/* Of n_tiles of 128 by 256, how many are taken whole; the others as two halves of 128 rows of x,
+ * where such a wave is cheaper than one of whole tiles. */
+int scheme_wide_whole(int n_tiles, int sm_count);
+
 /* has_book: codes are looked up, which small tiles have less time for. */
 enum scheme_wide_tile scheme_wide_choose(int rows, int n, int in, bool gated, bool has_book,
                                          int sm_count);

@@ -41,16 +41,17 @@ template <class TILE, bool GATED, int BITS> struct wide_pieces {
     static const int BYTES = TILE::GROUPS * RING * PIECE_BYTES;
     static const int STATES = GATED ? 3 : 2; /* given, ready, sent */
 
-    /* Gated, all, as each has its place in the ring; else of these rows. */
-    __device__ static int count(int rows_left)
+    /* Of a tile or half of so many rows, `left` of them y's.  Gated, all, as each has its place in
+     * the ring; else y's. */
+    __device__ static int count(int rows, int left)
     {
         if (GATED)
-            return rows_left > 0 ? RING : 0;
-        return (min(rows_left, N) + PIECE_ROWS - 1) / PIECE_ROWS * BLOCKS;
+            return left > 0 ? rows / PIECE_ROWS / 2 : 0;
+        return (min(left, rows) + PIECE_ROWS - 1) / PIECE_ROWS * BLOCKS;
     }
-    __device__ static int row(int group, int piece)
+    __device__ static int row(int rows, int group, int piece)
     {
-        return (GATED ? group * RING + piece : piece / BLOCKS) * PIECE_ROWS;
+        return GATED ? group * rows / 2 + piece * PIECE_ROWS : piece / BLOCKS * PIECE_ROWS;
     }
     __device__ static int col(int group, int piece)
     {
@@ -70,7 +71,7 @@ template <class T, class TILE, bool GATED, int BITS> struct wide_end {
     const struct product &p;
     wide_ring &ring;       /* of pieces it finishes: full = given, or gated sent; empty = ready */
     const wide_ring &away; /* gated: of pieces it hands over, full = given, empty = sent */
-    int row, col;          /* of y, the tile's first */
+    int row, rows, col;    /* of y: the tile's first row, how many, its first column */
     int warp, lane;        /* warp: of the tile's */
 
     __device__ __forceinline__ int my_col() const
@@ -136,7 +137,7 @@ template <class T, class TILE, bool GATED, int BITS> struct wide_end {
             for (int b = 0; b < BLOCKS; b++)
                 add_bias(sum[b], p.bias, b);
 #pragma unroll 1
-        for (int i = 0; i < N / ROWS; i++, row += ROWS) {
+        for (int left = rows; left > 0; left -= ROWS, row += ROWS) {
             if (p.add)
                 put_rows<true>(sum);
             else
@@ -153,7 +154,7 @@ template <class T, class TILE, bool GATED, int BITS> struct wide_end {
     __device__ __forceinline__ void send(const uint32_t (&pairs)[PAIRS]) const
     {
 #pragma unroll
-        for (int q = 0; q < pieces::RING; q++) {
+        for (int q = 0; q < pieces::RING && q < pieces::count(rows, 1); q++) {
             const uint32_t at = away.stages + q * PIECE_BYTES, *from = pairs + q * PIECE_PAIRS;
             mbarrier_wait(away.full + 8 * q, ring.parity);
 #pragma unroll
@@ -192,9 +193,15 @@ template <class T, class TILE, bool GATED, int BITS> struct wide_end {
     {
         const bool is_up = warp >= 4;
         const float *bias = is_up ? p.bias_up : p.bias;
+        if (row >= p.rows) /* a half without rows, the last: it has no pieces */
+            return;
         uint32_t mine[PAIRS], others[PAIRS];
         if (bias)
             add_bias(sum, bias, 0);
+        if (rows < N) /* a half: its lower rows to where a tile's are */
+#pragma unroll
+            for (int i = 0; i < N / 8; i++)
+                sum[N / 4 + i] = sum[N / 8 + i];
 #pragma unroll
         for (int i = 0; i < PAIRS; i++) { /* gate's finishes the upper rows */
             const uint32_t upper = pair_of<T>(sum[2 * i], sum[2 * i + 1]);
@@ -204,11 +211,11 @@ template <class T, class TILE, bool GATED, int BITS> struct wide_end {
         }
         send(others);
 #pragma unroll 1
-        for (int q = 0; q < pieces::RING; q += AT_ONCE) {
+        for (int q = 0; q < pieces::count(rows, 1); q += AT_ONCE) {
 #pragma unroll
             for (int i = 0; i < AT_ONCE; i++)
                 mbarrier_wait(ring.full + 8 * (q + i), ring.parity);
-            if (row + pieces::row(is_up, q) < p.rows)
+            if (row + pieces::row(rows, is_up, q) < p.rows)
                 finish(ring.stages + q * PIECE_BYTES, is_up, mine);
             fence_proxy_async();
             __syncwarp();
@@ -231,7 +238,7 @@ template <class T, class TILE, bool GATED, int BITS> struct wide_end {
 };
 
 /* The carrier of one warpgroup.  TILES: `bool next()` goes to the block's next tile, `row` and
- * `col` are its first; before the first, row is all rows. */
+ * `col` are its first, `rows()` how many; before the first, row is all rows. */
 template <class PIECES, class TILES> struct wide_carrier {
     const struct product &p;
     const CUtensorMap &y, &add;
@@ -244,7 +251,7 @@ template <class PIECES, class TILES> struct wide_carrier {
 
         __device__ bool next(int rows)
         {
-            if (++piece < PIECES::count(rows - tile.row))
+            if (++piece < PIECES::count(tile.rows(), rows - tile.row))
                 return true;
             piece = 0;
             return tile.next();
@@ -257,7 +264,7 @@ template <class PIECES, class TILES> struct wide_carrier {
         if (p.add) {
             mbarrier_arrive_expect(bar, PIECE_BYTES);
             tensor_copy_2d(w.ring.at(), &add, bar, w.tile.col + PIECES::col(group, w.piece),
-                           w.tile.row + PIECES::row(group, w.piece));
+                           w.tile.row + PIECES::row(w.tile.rows(), group, w.piece));
         } else {
             mbarrier_arrive(bar);
         }
@@ -268,7 +275,7 @@ template <class PIECES, class TILES> struct wide_carrier {
     {
         mbarrier_wait(w.ring.empty + 8 * w.ring.stage, w.ring.parity);
         tensor_store_2d(&y, w.ring.at(), w.tile.col + PIECES::col(group, w.piece),
-                        w.tile.row + PIECES::row(group, w.piece));
+                        w.tile.row + PIECES::row(w.tile.rows(), group, w.piece));
         store_commit();
         w.ring.next();
     }
@@ -279,6 +286,7 @@ template <class PIECES, class TILES> struct wide_carrier {
     {
         walk given = {tiles, ring, 0}, taken = given;
         bool more = true;
+#pragma unroll 1
         for (int i = 0; i < PIECES::RING && more; i++)
             if ((more = given.next(p.rows)))
                 give(given);

@@ -5,7 +5,7 @@
  * multiplied with one half of the rows and then with the other, whose x are stages of their own;
  * chains of both halves take turns in one accumulator. While the second pass runs its last steps,
  * the first half of the next 128 columns is made; while the next first pass begins, the rest. The
- * other warpgroup's wgmma fill the gaps in which chains are added. */
+ * other warpgroup's wgmma fill the gaps in which chains are added.  Half a tile has one pass. */
 #ifndef KERNELS_CUDA_SCHEME_WIDE_PASSES_CUH
 #define KERNELS_CUDA_SCHEME_WIDE_PASSES_CUH
 
@@ -103,28 +103,30 @@ template <class T, int EXPAND, class TILE, int PARTS> struct wide_passes {
             mbarrier_arrive(ring.empty + 8 * stage);
     }
 
-    /* 128 columns, the first half of whose fragments is made. */
-    __device__ __forceinline__ void step(bool is_last)
+    /* 128 columns, the first half of whose fragments is made, by PASSES. */
+    template <int PASSES> __device__ __forceinline__ void step(bool is_last)
     {
         multiply(ring.at(), 0);
         load_scales();
         make(1);
-        if (CHAINS == 2) {
+        if (PASSES == 2) {
+            if (CHAINS == 2) {
+                wgmma_wait<0>();
+                add(0, 0);
+            }
+            multiply(ring.at(), 1);
             wgmma_wait<0>();
-            add(0, 0);
+            release(ring.stage);
+            add(0, CHAINS - 1);
+            ring.next();
+            mbarrier_wait(ring.full + 8 * ring.stage, ring.parity);
+            multiply(ring.at(), 0);
         }
-        multiply(ring.at(), 1);
-        wgmma_wait<0>();
-        release(ring.stage);
-        add(0, CHAINS - 1);
-        ring.next();
-        mbarrier_wait(ring.full + 8 * ring.stage, ring.parity);
         const uint32_t at = ring.at();
         const int mine = ring.stage;
-        multiply(at, 0);
         if (CHAINS == 2) {
             wgmma_wait<0>();
-            add(1, 0);
+            add(PASSES - 1, 0);
         }
         multiply(at, 1);
         ring.next();
@@ -136,10 +138,20 @@ template <class T, int EXPAND, class TILE, int PARTS> struct wide_passes {
             make(0);
         wgmma_wait<0>();
         release(mine);
-        add(1, CHAINS - 1);
+        add(PASSES - 1, CHAINS - 1);
     }
 
-    __device__ __forceinline__ void run()
+    template <int PASSES> __device__ __forceinline__ void steps()
+    {
+        mbarrier_wait(ring.full + 8 * ring.stage, ring.parity);
+        make(0);
+#pragma unroll 1
+        for (int k = 0; k < n_k; k++)
+            step<PASSES>(k + 1 == n_k);
+    }
+
+    /* Of one pass, in the first half of the sums. */
+    __device__ __forceinline__ void run(int passes)
     {
 #pragma unroll
         for (int i = 0; i < N; i++)
@@ -152,11 +164,10 @@ template <class T, int EXPAND, class TILE, int PARTS> struct wide_passes {
 #pragma unroll
             for (int j = 0; j < 4; j++)
                 fragment[i][j] = 0;
-        mbarrier_wait(ring.full + 8 * ring.stage, ring.parity);
-        make(0);
-#pragma unroll 1
-        for (int k = 0; k < n_k; k++)
-            step(k + 1 == n_k);
+        if (passes == 2)
+            steps<2>();
+        else
+            steps<1>();
     }
 
     __device__ __forceinline__ void scale_rows(int, float2 by)

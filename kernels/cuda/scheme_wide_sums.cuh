@@ -198,7 +198,7 @@ template <class T, int EXPAND, class TILE, int PARTS> struct wide_sums {
     }
 
     /* sum = the tile's sums, without the scales of rows. */
-    __device__ __forceinline__ void run()
+    __device__ __forceinline__ void run(int /* passes: one */)
     {
 #pragma unroll
         for (int i = 0; i < N / 2; i++) {

@@ -2,7 +2,8 @@
  * how fast.
  *
  * Right: against the chains that scheme_layout.h defines, made here by mma.sync, and those against
- * f64. Fast: every tile beside cublasLt in bf16, and the one that is chosen. The gated product,
+ * f64; also as if there were few SMs, so that a block has several tiles, and the last waves are of
+ * halves. Fast: every tile beside cublasLt in bf16, and the one that is chosen. The gated product,
  * whose SwiGLU is fused, beside the product alone and beside it and a kernel of SwiGLU; `bare` is
  * the same weights' product without SwiGLU.  All take turns, so that clocks are alike: medians.
  *
@@ -200,8 +201,10 @@ bool is_right(const checked *c, mode mode, size_t at, int col)
     return fabs(f32_from_bf16(c->host_y[at]) - want) <= 0.005 * (fabs(want) + 1e-3);
 }
 
-int check_run(struct device *d, checked *c, int tile, int rows, mode mode)
+int check_run(struct device *d, checked *c, int tile, int rows, mode mode, int sm_count)
 {
+    struct device some = *d;
+    some.sm_count = sm_count;
     const size_t n = (size_t)CHECK_ROWS * c->n;
     struct product p = {};
     p.x = c->x;
@@ -218,7 +221,7 @@ int check_run(struct device *d, checked *c, int tile, int rows, mode mode)
     p.add = (mode == ADD || mode == BIAS_ADD) && !c->gated ? c->add : nullptr;
     OK(cudaMemsetAsync(c->y, 0xff, n * 2, d->stream));
     OK(cudaMemsetAsync(c->y_f32, 0xff, n * 4, d->stream));
-    matmul_scheme_sm90_tile(d, &p, (enum scheme_wide_tile)tile);
+    matmul_scheme_sm90_tile(&some, &p, (enum scheme_wide_tile)tile);
     OK(cudaStreamSynchronize(d->stream));
     c->host_y = fetched<uint16_t>(c->y, n);
     c->host_f32 = fetched<float>(c->y_f32, n);
@@ -229,8 +232,8 @@ int check_run(struct device *d, checked *c, int tile, int rows, mode mode)
         else
             outside += mode == F32 ? f32_to_bits(c->host_f32[at]) != ~0u : c->host_y[at] != 0xffff;
     if (wrong || outside)
-        printf("  tile %d rows %d mode %d: %d wrong, %d written outside\n", tile, rows, mode, wrong,
-               outside);
+        printf("  tile %d rows %d mode %d, %d SMs: %d wrong, %d written outside\n", tile, rows, mode,
+               sm_count, wrong, outside);
     return wrong || outside;
 }
 
@@ -259,8 +262,9 @@ int check(struct device *d, const struct scheme *s, int n, int in, bool gated)
     for (int tile = 0; tile < SCHEME_TILES; tile++)
         for (int rows : {1, 65, 129, 300, 600})
             for (int mode = 0; mode < (gated ? F32 : MODES); mode++)
-                if (scheme_wide_has((enum scheme_wide_tile)tile, gated))
-                    bad += check_run(d, &c, tile, rows, (enum mode)mode);
+                for (int sm_count : {d->sm_count, 5, 4})
+                    if (scheme_wide_has((enum scheme_wide_tile)tile, gated))
+                        bad += check_run(d, &c, tile, rows, (enum mode)mode, sm_count);
     char text[96];
     printf("%s %s n %d in %d%s: sums within %.2g of f64\n", bad ? "FAIL" : "ok  ",
            scheme_describe(s, text, sizeof text), n, in, gated ? " gated" : "", error);

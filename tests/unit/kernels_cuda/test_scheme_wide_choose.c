@@ -19,7 +19,7 @@ static void the_choice_is_the_measured_best(void **state)
         {128, 4096, 4096, SCHEME_TILE_128_32},   {256, 4096, 4096, SCHEME_TILE_128_64},
         {512, 4096, 4096, SCHEME_TILE_128_128},  {4096, 4096, 4096, SCHEME_TILE_128_256},
         {128, 6144, 4096, SCHEME_TILE_128_64},   {256, 6144, 4096, SCHEME_TILE_128_128},
-        {512, 6144, 4096, SCHEME_TILE_192_128},  {1024, 6144, 4096, SCHEME_TILE_192_128},
+        {512, 6144, 4096, SCHEME_TILE_192_128},  {1024, 6144, 4096, SCHEME_TILE_128_256},
         {128, 4096, 14336, SCHEME_TILE_128_32},  {512, 4096, 14336, SCHEME_TILE_128_128},
         {1024, 4096, 4096, SCHEME_TILE_128_256}, {2048, 6144, 4096, SCHEME_TILE_128_256},
     };
@@ -28,8 +28,6 @@ static void the_choice_is_the_measured_best(void **state)
             assert_int_equal(
                 scheme_wide_choose(cases[i].rows, cases[i].n, cases[i].in, false, book, SMS),
                 cases[i].want);
-    assert_int_equal(scheme_wide_choose(512, 28672, 4096, false, false, SMS), SCHEME_TILE_128_128);
-    assert_int_equal(scheme_wide_choose(512, 28672, 4096, false, true, SMS), SCHEME_TILE_128_256);
 }
 
 static void a_gated_product_fills_its_waves(void **state)
@@ -42,7 +40,7 @@ static void a_gated_product_fills_its_waves(void **state)
         {65, {SCHEME_TILE_128_128, SCHEME_TILE_128_128}},
         {128, {SCHEME_TILE_128_128, SCHEME_TILE_128_128}},
         {256, {SCHEME_TILE_128_256, SCHEME_TILE_128_256}},
-        {512, {SCHEME_TILE_128_128, SCHEME_TILE_128_256}},
+        {512, {SCHEME_TILE_128_256, SCHEME_TILE_128_256}},
         {1024, {SCHEME_TILE_128_256, SCHEME_TILE_128_256}},
         {2048, {SCHEME_TILE_128_256, SCHEME_TILE_128_256}},
         {4096, {SCHEME_TILE_128_256, SCHEME_TILE_128_256}},
@@ -51,6 +49,42 @@ static void a_gated_product_fills_its_waves(void **state)
         for (int book = 0; book <= 1; book++)
             assert_int_equal(scheme_wide_choose(cases[i].rows, 14336, 4096, true, book, SMS),
                              cases[i].want[book]);
+}
+
+static void halves_end_where_one_wave_has_them_all(void **state)
+{
+    (void)state;
+    static const struct {
+        int n_tiles, whole;
+    } cases[] = {
+        {1, 1},
+        {SMS - 1, SMS - 1}, /* no whole wave */
+        {SMS, SMS},
+        {2 * SMS, 2 * SMS}, /* no rest */
+        {SMS + 1, SMS},
+        {448, 3 * SMS}, /* 512 rows of 28672 weights: 104 halves */
+        {192, SMS},     /* 1024 of 6144: 120 */
+        {2 * SMS + SMS / 2, 2 * SMS},
+        {2 * SMS + SMS / 2 + 1, 2 * SMS + SMS / 2 + 1}, /* two waves of halves are no less */
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        assert_int_equal(scheme_wide_whole(cases[i].n_tiles, SMS), cases[i].whole);
+    for (int sms = 1; sms <= 20; sms++)
+        for (int n = 1; n <= 100; n++) {
+            const int whole = scheme_wide_whole(n, sms), halves = 2 * (n - whole);
+            assert_true(whole <= n && halves <= sms && (halves == 0 || whole % sms == 0));
+            assert_true(whole > 0);
+        }
+}
+
+/* One wave and a little: whole tiles alone would pay two, and 192 by 128 was the better. */
+static void a_rest_in_halves_keeps_the_largest_tile(void **state)
+{
+    (void)state;
+    for (int rest = 1; rest <= SMS; rest++)
+        for (int book = 0; book <= 1; book++)
+            assert_int_equal(scheme_wide_choose(256, (SMS + rest) * 128, 4096, false, book, SMS),
+                             SCHEME_TILE_128_256);
 }
 
 static void a_product_has_the_tile_it_is_given(void **state)
@@ -77,6 +111,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_choice_is_the_measured_best),
         cmocka_unit_test(a_gated_product_fills_its_waves),
+        cmocka_unit_test(halves_end_where_one_wave_has_them_all),
+        cmocka_unit_test(a_rest_in_halves_keeps_the_largest_tile),
         cmocka_unit_test(a_product_has_the_tile_it_is_given),
         cmocka_unit_test(few_rows_take_small_tiles),
     };
