@@ -21,11 +21,12 @@ struct block_wide_args {
     uint32_t tile_bytes, up_at; /* up_at: up's tiles, behind gate's, where a copy may write */
     int n_units, n_k;           /* units of each weight; tiles of a unit */
     int row_tiles, col_tiles;   /* of y */
+    int last_rows;              /* of x in the last tile of rows; a multiple of 8 */
     int stages, stage_bytes;
 };
 
 struct block_wide_maps {
-    CUtensorMap x, w, w_up;
+    CUtensorMap x, x_last, w, w_up;
 };
 
 struct block_wide_place {
@@ -79,11 +80,18 @@ template <int UNITS, int N> struct block_wide_feeder {
     const block_wide_args &a;
     block_wide_ring r;
 
+    /* All of a tile's rows, or those there are of the last: a copy fills a row that is not there in
+     * the time of two or three that are. */
+    __device__ __forceinline__ int n_rows(const block_wide_place &t) const
+    {
+        return t.row + N <= a.p.rows ? N : a.last_rows;
+    }
+
     __device__ __forceinline__ void codes(const block_wide_ring &to, const block_wide_place &t,
                                           int k)
     {
         const uint32_t bar = to.full + 8 * to.at, at = to.here() + 2 * X_BYTES;
-        mbarrier_arrive_expect(bar, UNITS * a.tile_bytes + 2 * X_BYTES);
+        mbarrier_arrive_expect(bar, UNITS * a.tile_bytes + 2 * BLOCK_WIDE_BOX * 2 * n_rows(t));
         tensor_copy_4d(at, &maps.w, bar, 0, 0, k, t.unit);
         if (a.p.w_up)
             tensor_copy_4d(at + a.up_at, &maps.w_up, bar, 0, 0, k, t.unit);
@@ -91,9 +99,10 @@ template <int UNITS, int N> struct block_wide_feeder {
 
     __device__ __forceinline__ void rows(const block_wide_place &t, int k)
     {
+        const CUtensorMap *x = n_rows(t) == N ? &maps.x : &maps.x_last;
 #pragma unroll
         for (int half = 0; half < 2; half++)
-            tensor_copy_2d(r.here() + half * X_BYTES, &maps.x, r.full + 8 * r.at,
+            tensor_copy_2d(r.here() + half * X_BYTES, x, r.full + 8 * r.at,
                            (2 * k + half) * BLOCK_WIDE_BOX, t.row);
     }
 

@@ -194,7 +194,10 @@ void launch_cut(struct device *d, block_wide_args *a, size_t unit_bytes, const c
     const int box_units = a->p.w_up ? c.units / 2 : c.units;
     const void *up = a->p.w_up ? a->p.w_up : a->p.w;
     block_wide_maps maps;
+    a->last_rows = ((a->p.rows - 1) % c.n / 8 + 1) * 8; /* a swizzle atom has 8 */
     tensor_map_2d(d, &maps.x, a->p.x, a->p.in, a->p.rows, a->p.in, BLOCK_WIDE_BOX, c.n);
+    tensor_map_2d(d, &maps.x_last, a->p.x, a->p.in, a->p.rows, a->p.in, BLOCK_WIDE_BOX,
+                  a->last_rows);
     tensor_map_units(d, &maps.w, a->p.w, a->tile_bytes, a->n_k, unit_bytes, a->n_units, 1,
                      box_units);
     tensor_map_units(d, &maps.w_up, up, a->tile_bytes, a->n_k, unit_bytes, a->n_units, 1,

@@ -55,6 +55,7 @@ struct wide_args {
     size_t unit_bytes, row_scales_at;
     int n_units, n_k;         /* units of each weight; tiles of a unit */
     int row_tiles, col_tiles; /* of y */
+    int last_rows;            /* of x in the last pass of those that have any; a multiple of 8 */
     int whole, n_places;      /* tiles taken whole; with the halves of the others */
     int stages, stage_bytes;
 };
@@ -90,10 +91,18 @@ template <class TILE> __device__ place place_at(const wide_args &a, int i)
     return {row, rest / height * units};
 }
 
+/* Rows of x from `row` on that a pass has: all of its own, those there are, or none.  A copy fills
+ * a row that is not there in the time of two or three that are. */
+template <class TILE> __device__ __forceinline__ int pass_rows(const wide_args &a, int row)
+{
+    const int left = a.p.rows - row;
+    return left >= TILE::PASS_ROWS ? TILE::PASS_ROWS : left > 0 ? a.last_rows : 0;
+}
+
 /* ---- the thread that fetches ---- */
 
 struct wide_maps {
-    CUtensorMap x, w, w_up, y, add;
+    CUtensorMap x, x_last, w, w_up, y, add;
 };
 
 /* Few copies, and large: a copy from memory costs its thread about 100 cycles whatever its size. */
@@ -103,16 +112,22 @@ template <class S, class TILE> struct feeder {
     wide_ring r;
     int passes; /* of the tile in hand */
 
+    __device__ __forceinline__ int first_row(const place &t, int j) const
+    {
+        return passes == 2 ? t.row + j % 2 * TILE::PASS_ROWS : t.row;
+    }
+
     /* Of stage j of a tile: a pass of 128 columns, the first of them with the codes. */
     __device__ __forceinline__ void codes(const wide_ring &at, const place &t, int j)
     {
         const uint32_t bar = at.full + 8 * at.stage, to = at.at() + 2 * S::X_BYTES;
         const int k = passes == 2 ? j / 2 : j;
+        const int x_bytes = 2 * BOX * 2 * pass_rows<TILE>(a, first_row(t, j));
         if (passes == 2 && j % 2) {
-            mbarrier_arrive_expect(bar, 2 * S::X_BYTES);
+            mbarrier_arrive_expect(bar, x_bytes);
             return;
         }
-        mbarrier_arrive_expect(bar, TILE::UNITS * a.codes.tile_bytes + 2 * S::X_BYTES);
+        mbarrier_arrive_expect(bar, TILE::UNITS * a.codes.tile_bytes + x_bytes);
         tensor_copy_4d(to, &maps.w, bar, 0, 0, k, t.unit);
         if (a.p.w_up)
             tensor_copy_4d(to + TILE::UNITS / 2 * a.codes.tile_bytes + a.codes.up_pad, &maps.w_up,
@@ -121,11 +136,13 @@ template <class S, class TILE> struct feeder {
 
     __device__ __forceinline__ void rows(const place &t, int j)
     {
-        const int k = passes == 2 ? j / 2 : j;
-        const int row = passes == 2 ? t.row + j % 2 * TILE::PASS_ROWS : t.row;
+        const int k = passes == 2 ? j / 2 : j, row = first_row(t, j), n = pass_rows<TILE>(a, row);
+        const CUtensorMap *x = n == TILE::PASS_ROWS ? &maps.x : &maps.x_last;
+        if (n == 0)
+            return;
 #pragma unroll
         for (int half = 0; half < 2; half++)
-            tensor_copy_2d(r.at() + half * S::X_BYTES, &maps.x, r.full + 8 * r.stage,
+            tensor_copy_2d(r.at() + half * S::X_BYTES, x, r.full + 8 * r.stage,
                            (2 * k + half) * BOX, row);
     }
 
@@ -351,7 +368,9 @@ void launch_kernel(struct device *d, wide_args *a)
     auto *kernel = matmul_scheme_kernel<T, EXPAND, TILE, PARTS, ENDING>;
     const int box_units = a->p.w_up ? TILE::UNITS / 2 : TILE::UNITS;
     wide_maps maps;
+    a->last_rows = ((a->p.rows - 1) % TILE::PASS_ROWS / 8 + 1) * 8; /* a swizzle atom has 8 */
     tensor_map_2d(d, &maps.x, a->p.x, a->p.in, a->p.rows, a->p.in, BOX, TILE::PASS_ROWS);
+    tensor_map_2d(d, &maps.x_last, a->p.x, a->p.in, a->p.rows, a->p.in, BOX, a->last_rows);
     tensor_map_units(d, &maps.w, a->p.w, a->codes.tile_bytes, a->n_k, a->unit_bytes, a->n_units, 1,
                      box_units);
     tensor_map_units(d, &maps.w_up, a->p.w_up ? a->p.w_up : a->p.w, a->codes.tile_bytes, a->n_k,
