@@ -281,10 +281,8 @@ void matmul_product(struct device *d, const struct product *p)
         run_16_bits(d, p);
     else if (p->act8)
         matmul_act8(d, p);
-    else if (p->rows < SCHEME_WIDE_ROWS_MIN)
-        matmul_scheme_skinny(d, p);
     else
-        matmul_scheme_wide(d, p);
+        matmul_scheme(d, p);
 }
 
 bool matmul_heads(struct device *d, const struct matmul_args *a, const struct rope_job *j)

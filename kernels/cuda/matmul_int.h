@@ -44,16 +44,13 @@ void matmul_tiles(struct device *, const struct product *);
 void matmul_f32(struct device *, const struct product *);
 
 /* Weights of a scheme with wide activations, as units (scheme_layout.h); order is NULL. */
-enum {
-    SCHEME_SKINNY_ROWS_MAX = 64,
-    SCHEME_WIDE_ROWS_MIN = 33, /* from here on the wide product is faster, as measured */
-};
+enum { SCHEME_SKINNY_ROWS_MAX = 64 };
 /* matmul_scheme_skinny.cu: at most so many rows; norm and gather only where fuses_norm says so. */
 bool matmul_scheme_pairs(const struct scheme *, int in); /* may gate and up be one product? */
 bool matmul_scheme_fuses_norm(const struct device *, const struct product *);
 void matmul_scheme_skinny(struct device *, const struct product *);
-/* matmul_scheme_wide.cu: any number; norm and gather are NULL. */
-void matmul_scheme_wide(struct device *, const struct product *);
+/* matmul_scheme.cu: any number. */
+void matmul_scheme(struct device *, const struct product *);
 /* Weights of a block format, as units (block_layout.h).  matmul_block.cu: any number of rows; norm and
  * gather only where fuses_norm says so.  matmul_block_sm90.cu: many rows; can it write p's results? */
 bool matmul_block_fuses_norm(const struct device *, const struct product *);

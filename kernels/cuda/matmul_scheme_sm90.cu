@@ -3,9 +3,10 @@
  *
  * y^T = w x^T: the weights are the 64 rows of wgmma, rows of x its columns.  A unit's codes lie as
  * the fragments of 16 rows do (scheme_layout.h), so a warp expands them in registers and
- * multiplies; x lies in shared memory, as the copy engine brings it.  A tile is 128 to 256 rows of
- * the weights by 32 to 256 rows of x: two or three warpgroups multiply, a thread of the last
- * fetches 128 columns of k a stage, in three or four copies.  Blocks stay and take tile after tile.
+ * multiplies; x lies in shared memory, as the copy engine brings it.  A tile is 64 to 192 rows of
+ * the weights by 32 to 256 rows of x: two or three warpgroups multiply, side by side or by turns
+ * along k (scheme_wide_turns.cuh), a thread of the last fetches 128 columns of k a stage, in three
+ * or four copies.  Blocks stay and take tile after tile.
  *
  * Why so.  Chains of 128 columns are scaled and added in f32, so a sum is two accumulators, and
  * what registers hold is 128 by 256 sums with the chains of half of them.  A wgmma of 64 by N
@@ -28,6 +29,7 @@
 #include "kernels/cuda/scheme_book.cuh"
 #include "kernels/cuda/scheme_wide_end.cuh"
 #include "kernels/cuda/scheme_wide_passes.cuh"
+#include "kernels/cuda/scheme_wide_turns.cuh"
 #include "kernels/cuda/tensor_map.h"
 
 namespace
@@ -67,8 +69,9 @@ struct place {     /* of a tile, or half of one */
 template <int EXPAND, class TILE, bool GATED> struct shape { /* bytes of shared memory */
     static const int X_BYTES = TILE::PASS_ROWS * BOX * 2;    /* of half a stage's */
     static const int END_BYTES = wide_pieces<TILE, GATED, expand_bits(EXPAND)>::BYTES;
-    static const int BOOK_BYTES = wide_has_table(EXPAND, TILE::PASS_ROWS) ? TABLE_BYTES : 0;
-    static const int FIXED_BYTES = 1024 + END_BYTES + BOOK_BYTES; /* 1024: room to align */
+    static const int BOOK_BYTES = wide_has_table<TILE>(EXPAND) ? TABLE_BYTES : 0;
+    static const int FIXED_BYTES = /* 1024: room to align */
+        1024 + END_BYTES + BOOK_BYTES + TILE::TURN_BYTES;
 };
 
 /* Of the i-th: two of PASS_ROWS each, or one. */
@@ -231,17 +234,20 @@ template <class T, class TILE> __device__ void bring_near(const wide_args &a, in
 
 /* ---- the warps that multiply ---- */
 
-template <class TILE, class SUMS>
-__device__ __forceinline__ void scale_rows(SUMS &s, const wide_args &a, const place &t, int warp,
-                                           int lane)
+template <class TILE>
+__device__ __forceinline__ void scale_rows(float (&sum)[TILE::BLOCKS][TILE::N / 2],
+                                           const wide_args &a, const place &t, int warp, int lane)
 {
 #pragma unroll
     for (int b = 0; b < TILE::BLOCKS; b++) {
-        const int in_tile = 4 * TILE::GROUPS * b + warp;
+        const int in_tile = TILE::SIDE_WARPS * b + warp % TILE::SIDE_WARPS;
         const bool of_up = a.p.w_up && in_tile >= TILE::UNITS / 2;
         const int unit = min(t.unit + in_tile - (of_up ? TILE::UNITS / 2 : 0), a.n_units - 1);
         const uint8_t *w = (const uint8_t *)(of_up ? a.p.w_up : a.p.w) + unit * a.unit_bytes;
-        s.scale_rows(b, ((const float2 *)(w + a.row_scales_at))[lane / 4]);
+        const float2 by = ((const float2 *)(w + a.row_scales_at))[lane / 4];
+#pragma unroll
+        for (int i = 0; i < TILE::N / 2; i++)
+            sum[b][i] = __fmul_rn(i % 4 < 2 ? by.x : by.y, sum[b][i]);
     }
 }
 
@@ -262,21 +268,65 @@ end_tile(float (&sum)[TILE::BLOCKS][TILE::N / 2], const wide_args &a, const plac
             .run(sum);
 }
 
-template <class T, int EXPAND, class TILE, int PARTS, wide_ending ENDING>
-__device__ void multiply(const wide_args &a, const wide_ring &stages, wide_ring &pieces,
-                         const wide_ring &away, uint32_t table, int warp, int lane)
+template <class T, int EXPAND, class TILE, wide_ending ENDING, class SUMS>
+__device__ __forceinline__ void multiply(SUMS &s, const wide_args &a, wide_ring &pieces,
+                                         const wide_ring &away, int warp, int lane)
 {
-    typename wide_sums_choice<T, EXPAND, TILE, PARTS, TILE::PASSES>::type s(a.codes, stages, a.n_k,
-                                                                            table, warp, lane);
     for (int i = blockIdx.x; i < a.n_places; i += gridDim.x) {
         const int passes = passes_at<TILE>(a, i);
         s.run(passes);
         const place t = place_at<TILE>(a, i);
         if (a.codes.row_scale)
-            scale_rows<TILE>(s, a, t, warp, lane);
+            scale_rows<TILE>(s.sum, a, t, warp, lane);
         end_tile<T, expand_bits(EXPAND), TILE, ENDING>(s.sum, a, t, passes * TILE::PASS_ROWS,
                                                        pieces, away, warp, lane);
     }
+}
+
+/* What warpgroups that take turns ask of the block's tiles. */
+template <class T, int BITS, class TILE, wide_ending ENDING> struct tiles_by_turns {
+    typedef wide_pieces<TILE, false, BITS> of;
+    const wide_args &a;
+    wide_ring &pieces;
+    int warp, lane;
+    int counted; /* tiles whose pieces are behind */
+
+    __device__ place at(int i) const
+    {
+        return place_at<TILE>(a, blockIdx.x + i * gridDim.x);
+    }
+    __device__ int count() const
+    {
+        return (a.n_places - (int)blockIdx.x + (int)gridDim.x - 1) / (int)gridDim.x;
+    }
+    __device__ void end(int i, const float (&chain)[TILE::N / 2])
+    {
+        for (; counted < i; counted++) /* other warpgroups' */
+            for (int n = of::count(TILE::N, a.p.rows - at(counted).row); n > 0; n--)
+                pieces.next();
+        counted++;
+        float sum[1][TILE::N / 2];
+#pragma unroll
+        for (int v = 0; v < TILE::N / 2; v++)
+            sum[0][v] = chain[v];
+        if (a.codes.row_scale)
+            scale_rows<TILE>(sum, a, at(i), warp, lane);
+        end_tile<T, BITS, TILE, ENDING>(sum, a, at(i), TILE::N, pieces, pieces, warp, lane);
+    }
+};
+
+/* sums: in shared memory; bars: [ways][warps of a side] */
+template <class T, int EXPAND, class TILE, int PARTS, wide_ending ENDING>
+__device__ void multiply_turns(const wide_args &a, const wide_ring &stages, wide_ring &pieces,
+                               uint32_t table, uint32_t sums, uint32_t bars, int warp, int lane)
+{
+    const int way = warp / TILE::SIDE_WARPS, side = warp % TILE::SIDE_WARPS;
+    const int after = (way + 1) % TILE::WAYS;
+    const wide_turn turn = {sums + side * (TILE::N / 8 * 512) + lane * 16,
+                            bars + 8 * (way * TILE::SIDE_WARPS + side),
+                            bars + 8 * (after * TILE::SIDE_WARPS + side), way};
+    tiles_by_turns<T, expand_bits(EXPAND), TILE, ENDING> tiles = {a, pieces, warp, lane, 0};
+    wide_turns<T, EXPAND, TILE, PARTS>(a.codes, stages, turn, table, warp, lane).run(tiles, a.n_k);
 }
 
 /* grid: [blocks]   block: [TILE::THREADS]: warpgroups that multiply; of the last a thread fetches,
@@ -291,8 +341,8 @@ __global__ void __launch_bounds__(TILE::THREADS, 1)
     const bool gated = ENDING == ENDING_SILU;
     using S = shape<EXPAND, TILE, gated>;
     typedef wide_pieces<TILE, gated, expand_bits(EXPAND)> pieces;
-    __shared__ uint64_t bars[2 * STAGES_MAX],
-        piece_bars[TILE::GROUPS][pieces::STATES][pieces::RING];
+    __shared__ uint64_t bars[2 * STAGES_MAX], piece_bars[TILE::SIDES][pieces::STATES][pieces::RING],
+        turn_bars[TILE::WAYS > 1 ? TILE::WARPS : 1];
     const wide_ring r = {(shared_addr(shared_raw) + 1023) & ~1023u,
                          shared_addr(bars),
                          shared_addr(bars + STAGES_MAX),
@@ -305,9 +355,9 @@ __global__ void __launch_bounds__(TILE::THREADS, 1)
     const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
     const int last = warp - TILE::MATHS / 32; /* of the last warpgroup, from 0 */
     /* A warpgroup's, its carrier's; others have no use for it. */
-    const int group = last < 0 ? warp / 4 : min(max(last - 1, 0), TILE::GROUPS - 1);
+    const int group = last < 0 ? warp / 4 % TILE::SIDES : min(max(last - 1, 0), TILE::SIDES - 1);
     const uint32_t behind = r.stages + a.stages * a.stage_bytes, table = behind + S::END_BYTES;
-    wide_ring out = {behind + group * pieces::BYTES / TILE::GROUPS,
+    wide_ring out = {behind + group * pieces::BYTES / TILE::SIDES,
                      shared_addr(piece_bars[group][0]),
                      shared_addr(piece_bars[group][1]),
                      PIECE_BYTES,
@@ -317,7 +367,7 @@ __global__ void __launch_bounds__(TILE::THREADS, 1)
     wide_ring away = out; /* the other warpgroup's */
     if (gated && last < 0) {
         out.full = shared_addr(piece_bars[group][pieces::STATES - 1]);
-        away.stages = behind + (1 - group) * pieces::BYTES / TILE::GROUPS;
+        away.stages = behind + (1 - group) * pieces::BYTES / TILE::SIDES;
         away.full = shared_addr(piece_bars[1 - group][0]);
         away.empty = shared_addr(piece_bars[1 - group][pieces::STATES - 1]);
     }
@@ -326,15 +376,20 @@ __global__ void __launch_bounds__(TILE::THREADS, 1)
         tensor_map_prefetch(&maps.x);
         for (int s = 0; s < a.stages; s++) {
             mbarrier_init(r.full + 8 * s, 1);
-            mbarrier_init(r.empty + 8 * s, TILE::WARPS);
+            mbarrier_init(r.empty + 8 * s, TILE::SIDE_WARPS);
         }
-        for (int i = 0; i < TILE::GROUPS * pieces::STATES * pieces::RING; i++) {
+        for (int i = 0; i < TILE::SIDES * pieces::STATES * pieces::RING; i++) {
             const bool is_given = i / pieces::RING % pieces::STATES == 0;
             mbarrier_init(shared_addr(&piece_bars[0][0][0] + i), is_given ? 1 : 4);
         }
+        for (int i = 0; TILE::WAYS > 1 && i < TILE::WARPS; i++) {
+            mbarrier_init(shared_addr(turn_bars + i), 1);
+            if (i < TILE::SIDE_WARPS) /* the first turn is the first warpgroup's */
+                mbarrier_arrive(shared_addr(turn_bars + i));
+        }
         fence_mbarrier_init();
     }
-    if (wide_has_table(EXPAND, TILE::PASS_ROWS))
+    if (wide_has_table<TILE>(EXPAND))
         table_make(table, a.codes.book, threadIdx.x, TILE::THREADS);
     __syncthreads();
     depend_launch();
@@ -342,15 +397,22 @@ __global__ void __launch_bounds__(TILE::THREADS, 1)
         registers_give<TILE::REGISTERS_LEFT>();
         if (last == 0 && lane == 0)
             feeder<S, TILE>{maps, a, r, 0}.run();
-        else if (TILE::GROUPS == 2 && last == 3)
+        else if (TILE::SIDES <= 2 && last == 3)
             bring_near<T, TILE>(a, lane);
-        else if (last > 0 && last <= TILE::GROUPS && lane == 0 && ENDING != ENDING_ANY)
+        else if (last > 0 && last <= TILE::SIDES && lane == 0 && ENDING != ENDING_ANY)
             carry<pieces, TILE>(maps, a, group, out);
         return;
     }
     registers_take<TILE::REGISTERS>();
     depend_wait();
-    multiply<T, EXPAND, TILE, PARTS, ENDING>(a, r, out, away, table, warp, lane);
+    if constexpr (TILE::WAYS > 1) {
+        multiply_turns<T, EXPAND, TILE, PARTS, ENDING>(a, r, out, table, table + S::BOOK_BYTES,
+                                                       shared_addr(turn_bars), warp, lane);
+    } else {
+        typename wide_sums_choice<T, EXPAND, TILE, PARTS, TILE::PASSES>::type s(a.codes, r, a.n_k,
+                                                                                table, warp, lane);
+        multiply<T, EXPAND, TILE, ENDING>(s, a, out, away, warp, lane);
+    }
 #endif
 }
 
@@ -435,6 +497,13 @@ void launch_gated(struct device *d, wide_args *a, enum scheme_wide_tile tile)
 template <class T, int EXPAND, int PARTS>
 void launch_plain(struct device *d, wide_args *a, enum scheme_wide_tile tile)
 {
+    if constexpr (expand_chains(EXPAND, PARTS) == 1) {
+        const int ways = SCHEME_WAYS;
+        if (tile == SCHEME_TILE_64_32)
+            return launch_kernel<T, EXPAND, wide_tile<32, ways, 1, ways>, PARTS, ENDING_ADD>(d, a);
+        if (tile == SCHEME_TILE_64_64)
+            return launch_kernel<T, EXPAND, wide_tile<64, ways, 1, ways>, PARTS, ENDING_ADD>(d, a);
+    }
     switch (tile) {
     case SCHEME_TILE_128_32:
         return launch_kernel<T, EXPAND, wide_tile<32, 2, 1>, PARTS, ENDING_ADD>(d, a);
@@ -511,6 +580,20 @@ wide_args args_of(const struct device *d, const struct product *p, const struct 
     return a;
 }
 
+enum scheme_wide_tile tile_of(const struct device *d, const struct product *p)
+{
+    struct scheme_layout l;
+    scheme_layout(&l, p->scheme, p->in);
+    const struct scheme_wide_shape s = {p->rows,
+                                        p->n,
+                                        p->in,
+                                        p->w_up != nullptr,
+                                        l.kind == KIND_CODEBOOK,
+                                        l.chains == 1 && is_common(expand_of(&l), l.parts),
+                                        d->sm_count};
+    return scheme_wide_choose(&s);
+}
+
 bool is_aligned(const void *at)
 {
     return (uintptr_t)at % 16 == 0;
@@ -535,6 +618,8 @@ void matmul_scheme_sm90_tile(struct device *d, const struct product *p, enum sch
     struct scheme_layout l;
     scheme_layout(&l, p->scheme, p->in);
     wide_args a = args_of(d, p, &l);
+    if (scheme_wide_takes_turns(tile) && !scheme_wide_has_turns(p->in))
+        tile = SCHEME_TILE_128_64;
     if (d->act == DT_F16)
         launch_expand<__half>(d, &a, expand_of(&l), l.parts, tile);
     else
@@ -543,9 +628,11 @@ void matmul_scheme_sm90_tile(struct device *d, const struct product *p, enum sch
 
 void matmul_scheme_sm90(struct device *d, const struct product *p)
 {
-    struct scheme_layout l;
-    scheme_layout(&l, p->scheme, p->in);
-    matmul_scheme_sm90_tile(d, p,
-                            scheme_wide_choose(p->rows, p->n, p->in, p->w_up != nullptr,
-                                               l.kind == KIND_CODEBOOK, d->sm_count));
+    matmul_scheme_sm90_tile(d, p, tile_of(d, p));
+}
+
+bool matmul_scheme_sm90_takes_turns(const struct device *d, const struct product *p)
+{
+    return matmul_scheme_sm90_fits(d, p) && ending_of(p) == ENDING_ADD &&
+           scheme_wide_takes_turns(tile_of(d, p));
 }

@@ -12,6 +12,10 @@
 /* Can it write p's results, and is it the faster way?  On compute capability 9.0 only. */
 bool matmul_scheme_sm90_fits(const struct device *, const struct product *p);
 
+/* Does it fit, and is the tile that is chosen one whose warpgroups take turns?  These are fast from
+ * fewer rows on. */
+bool matmul_scheme_sm90_takes_turns(const struct device *, const struct product *p);
+
 /* p has neither norm, gather nor order; any number of rows. */
 void matmul_scheme_sm90(struct device *, const struct product *p);
 

@@ -8,10 +8,13 @@
  * cycles on an H100; a codebook's by what they take beside INT4's on an H100. */
 static const struct tile {
     int weights, rows, plain, gated, step[2];
+    bool turns;
 } tiles[SCHEME_TILES] = {
+    [SCHEME_TILE_64_32] = {64, 32, 1800, 0, {275, 272}, true},
+    [SCHEME_TILE_64_64] = {64, 64, 3200, 0, {324, 343}, true},
     [SCHEME_TILE_128_32] = {128, 32, 700, 0, {428, 627}},
-    [SCHEME_TILE_128_64] = {128, 64, 1200, 0, {530, 742}},
-    [SCHEME_TILE_128_128] = {128, 128, 1400, 1600, {706, 857}},
+    [SCHEME_TILE_128_64] = {128, 64, 1450, 0, {510, 571}},
+    [SCHEME_TILE_128_128] = {128, 128, 1400, 1600, {706, 830}},
     [SCHEME_TILE_192_128] = {192, 128, 1500, 0, {1050, 1179}},
     [SCHEME_TILE_128_256] = {128, 256, 2500, 2800, {1300, 1376}},
 };
@@ -26,32 +29,48 @@ bool scheme_wide_has(enum scheme_wide_tile tile, bool gated)
     return (gated ? tiles[tile].gated : tiles[tile].plain) > 0;
 }
 
+bool scheme_wide_takes_turns(enum scheme_wide_tile tile)
+{
+    return tiles[tile].turns;
+}
+
+bool scheme_wide_has_turns(int in)
+{
+    return divide_up(in, SCHEME_TURN_COLUMNS) >= SCHEME_WAYS;
+}
+
 int scheme_wide_whole(int n_tiles, int sm_count)
 {
     const int rest = n_tiles % sm_count;
     return n_tiles > sm_count && 2 * rest <= sm_count ? n_tiles - rest : n_tiles;
 }
 
-static int64_t tile_cost(enum scheme_wide_tile i, int in, bool gated, bool has_book)
+static int64_t tile_cost(enum scheme_wide_tile i, const struct scheme_wide_shape *s)
 {
     const struct tile *t = &tiles[i];
-    return (gated ? t->gated : t->plain) + divide_up(in, 128) * t->step[has_book];
+    return (s->gated ? t->gated : t->plain) + divide_up(s->in, 128) * t->step[s->has_book];
 }
 
-enum scheme_wide_tile scheme_wide_choose(int rows, int n, int in, bool gated, bool has_book,
-                                         int sm_count)
+/* Waves; a half costs what a tile of its size does. */
+static int64_t tiles_cost(enum scheme_wide_tile i, const struct scheme_wide_shape *s)
+{
+    const struct tile *t = &tiles[i];
+    const int64_t n = s->gated ? 2 * (int64_t)s->n : s->n;
+    const int n_tiles = (int)(divide_up(s->rows, t->rows) * divide_up(n, t->weights));
+    const int whole = i == SCHEME_TILE_128_256 ? scheme_wide_whole(n_tiles, s->sm_count) : n_tiles;
+    const int64_t cost = divide_up(whole, s->sm_count) * tile_cost(i, s);
+    return whole == n_tiles ? cost : cost + tile_cost(SCHEME_TILE_128_128, s);
+}
+
+enum scheme_wide_tile scheme_wide_choose(const struct scheme_wide_shape *s)
 {
     enum scheme_wide_tile best = SCHEME_TILE_128_128;
     int64_t best_cost = INT64_MAX;
     for (enum scheme_wide_tile i = 0; i < SCHEME_TILES; i++) {
-        if (!scheme_wide_has(i, gated))
+        if (!scheme_wide_has(i, s->gated) ||
+            (tiles[i].turns && !(s->one_chain && scheme_wide_has_turns(s->in))))
             continue;
-        const int n_tiles = (int)(divide_up(rows, tiles[i].rows) *
-                                  divide_up(gated ? 2 * (int64_t)n : n, tiles[i].weights));
-        const int whole = i == SCHEME_TILE_128_256 ? scheme_wide_whole(n_tiles, sm_count) : n_tiles;
-        int64_t cost = divide_up(whole, sm_count) * tile_cost(i, in, gated, has_book);
-        if (whole < n_tiles) /* a half costs what a tile of its size does */
-            cost += tile_cost(SCHEME_TILE_128_128, in, gated, has_book);
+        const int64_t cost = tiles_cost(i, s);
         if (cost < best_cost) {
             best_cost = cost;
             best = i;

@@ -14,6 +14,8 @@ extern "C" {
 /* Rows of the weights by rows of x: the smaller, the more blocks.  A gated product, half of whose
  * weights' rows are the gate's and half up's, has two of them. */
 enum scheme_wide_tile {
+    SCHEME_TILE_64_32,
+    SCHEME_TILE_64_64,
     SCHEME_TILE_128_32,
     SCHEME_TILE_128_64,
     SCHEME_TILE_128_128,
@@ -24,13 +26,25 @@ enum scheme_wide_tile {
 
 bool scheme_wide_has(enum scheme_wide_tile tile, bool gated);
 
+/* Do its SCHEME_WAYS warpgroups take turns along k (scheme_wide_turns.cuh)?  And has k as many
+ * turns as there are warpgroups, so that each has ended its tile of y before the next one ends? */
+enum { SCHEME_WAYS = 3, SCHEME_TURN_COLUMNS = 2 * 128 };
+bool scheme_wide_takes_turns(enum scheme_wide_tile tile);
+bool scheme_wide_has_turns(int in);
+
 /* Of n_tiles of 128 by 256, how many are taken whole; the others as two halves of 128 rows of x,
  * where such a wave is cheaper than one of whole tiles. */
 int scheme_wide_whole(int n_tiles, int sm_count);
 
-/* has_book: codes are looked up, which small tiles have less time for. */
-enum scheme_wide_tile scheme_wide_choose(int rows, int n, int in, bool gated, bool has_book,
-                                         int sm_count);
+struct scheme_wide_shape {
+    int rows, n, in; /* of x; of the weights: rows, each of gate and up; columns */
+    bool gated;
+    bool has_book;  /* codes are looked up, which small tiles have less time for */
+    bool one_chain; /* in 128 columns: warpgroups may take turns */
+    int sm_count;
+};
+
+enum scheme_wide_tile scheme_wide_choose(const struct scheme_wide_shape *);
 
 #ifdef __cplusplus
 }

@@ -38,7 +38,7 @@ template <class TILE, bool GATED, int BITS> struct wide_pieces {
      * many of 256 rows' eight as leave room for four stages, of 4-bit codes or of 8-bit ones. */
     static const int OF_MANY = BITS == 4 ? 6 : 4;
     static const int RING = GATED ? N / PIECE_ROWS / 2 : N > 128 ? OF_MANY : BLOCKS + 1;
-    static const int BYTES = TILE::GROUPS * RING * PIECE_BYTES;
+    static const int BYTES = TILE::SIDES * RING * PIECE_BYTES;
     static const int STATES = GATED ? 3 : 2; /* given, ready, sent */
 
     /* Of a tile or half of so many rows, `left` of them y's.  Gated, all, as each has its place in
@@ -55,7 +55,7 @@ template <class TILE, bool GATED, int BITS> struct wide_pieces {
     }
     __device__ static int col(int group, int piece)
     {
-        return GATED ? 0 : (piece % BLOCKS * TILE::GROUPS + group) * PIECE_COLS;
+        return GATED ? 0 : (piece % BLOCKS * TILE::SIDES + group) * PIECE_COLS;
     }
 };
 
@@ -76,12 +76,12 @@ template <class T, class TILE, bool GATED, int BITS> struct wide_end {
 
     __device__ __forceinline__ int my_col() const
     {
-        return col + (GATED ? warp % 4 : warp) * 16;
+        return col + warp % (GATED ? 4 : TILE::SIDE_WARPS) * 16;
     }
 
     __device__ __forceinline__ void add_bias(float (&sum)[N / 2], const float *bias, int b) const
     {
-        const int first = my_col() + b * PIECE_COLS * TILE::GROUPS + lane / 4;
+        const int first = my_col() + b * PIECE_COLS * TILE::SIDES + lane / 4;
         const float low = bias[min(first, p.n - 1)], high = bias[min(first + 8, p.n - 1)];
 #pragma unroll
         for (int i = 0; i < N / 2; i++)

@@ -46,7 +46,7 @@ template <class T, int EXPAND, class TILE, int PARTS> struct wide_passes {
             if (s % STEPS_OF_WORDS == 0)
                 words = load_shared_16(tile + s / STEPS_OF_WORDS * 512 + lane * 16);
             const uint32_t w[4] = {words.x, words.y, words.z, words.w};
-            if constexpr (wide_has_table(EXPAND, N))
+            if constexpr (wide_has_table<TILE>(EXPAND))
                 table_step<T>(fragment[s], w[s % STEPS_OF_WORDS], operand, table, lane * 4);
             else
                 expand_step<T, EXPAND>(fragment[s], w + s % STEPS_OF_WORDS * expand_words(EXPAND),
@@ -168,13 +168,6 @@ template <class T, int EXPAND, class TILE, int PARTS> struct wide_passes {
             steps<2>();
         else
             steps<1>();
-    }
-
-    __device__ __forceinline__ void scale_rows(int, float2 by)
-    {
-#pragma unroll
-        for (int i = 0; i < N; i++)
-            sum[0][i] = __fmul_rn(i % 4 < 2 ? by.x : by.y, sum[0][i]);
     }
 };
 

@@ -66,7 +66,7 @@ template <class T, int EXPAND, class TILE, int PARTS> struct wide_sums {
     {
         const uint4 from = words[s / STEPS_OF_WORDS % WORDS];
         const uint32_t w[4] = {from.x, from.y, from.z, from.w};
-        if constexpr (wide_has_table(EXPAND, N))
+        if constexpr (wide_has_table<TILE>(EXPAND))
             table_step<T>(fragment[s % DEPTH], w[s % STEPS_OF_WORDS], operand, table, lane * 4);
         else
             expand_step<T, EXPAND>(fragment[s % DEPTH],
@@ -229,14 +229,6 @@ template <class T, int EXPAND, class TILE, int PARTS> struct wide_sums {
             settle(chain[TWO]);
         }
         ring.next();
-    }
-
-    /* One scale a row: of this lane's two, in block b. */
-    __device__ __forceinline__ void scale_rows(int b, float2 scale)
-    {
-#pragma unroll
-        for (int i = 0; i < N / 2; i++)
-            sum[b][i] = __fmul_rn(i % 4 < 2 ? scale.x : scale.y, sum[b][i]);
     }
 };
 

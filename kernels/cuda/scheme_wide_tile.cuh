@@ -18,16 +18,23 @@ struct wide_ring { /* stages: x's 128 columns in two boxes, then a tile of each 
             parity ^= 1;
         }
     }
+    __device__ __forceinline__ void skip(int by)
+    {
+        for (stage += by; stage >= n; stage -= n)
+            parity ^= 1;
+    }
     __device__ __forceinline__ uint32_t at() const
     {
         return stages + stage * stage_bytes;
     }
 };
 
-/* A tile of y: GROUPS warpgroups, each with BLOCKS times 64 rows of the weights by N rows of x. */
-template <int ROWS, int OF_GROUPS, int OF_BLOCKS> struct wide_tile {
-    static const int N = ROWS, GROUPS = OF_GROUPS, BLOCKS = OF_BLOCKS;
-    static const int WARPS = GROUPS * 4, UNITS = WARPS * BLOCKS;
+/* A tile of y: GROUPS warpgroups, each with BLOCKS times 64 rows of the weights by N rows of x; or
+ * WAYS of them with the same rows of the weights, which take the tiles of k in turn. */
+template <int ROWS, int OF_GROUPS, int OF_BLOCKS, int OF_WAYS = 1> struct wide_tile {
+    static const int N = ROWS, GROUPS = OF_GROUPS, BLOCKS = OF_BLOCKS, WAYS = OF_WAYS;
+    static const int SIDES = GROUPS / WAYS; /* warpgroups side by side along the weights' rows */
+    static const int WARPS = GROUPS * 4, SIDE_WARPS = SIDES * 4, UNITS = SIDE_WARPS * BLOCKS;
     static const int MATHS = WARPS * 32; /* threads that multiply */
     static const int THREADS = MATHS + 128;
     /* Of a thread that multiplies, and of the last warpgroup's: together no more than a block
@@ -36,6 +43,7 @@ template <int ROWS, int OF_GROUPS, int OF_BLOCKS> struct wide_tile {
     static const int REGISTERS_LEFT = GROUPS == 2 ? 24 : 32;
     static const int PASSES = N > 128 ? 2 : 1; /* over 128 columns, of half the rows each */
     static const int PASS_ROWS = N / PASSES;
+    static const int TURN_BYTES = WAYS > 1 ? 64 * N * 4 : 0; /* sums that go round */
 };
 
 struct wide_codes { /* how a tile of a unit lies */
@@ -62,10 +70,11 @@ struct wide_codes { /* how a tile of a unit lies */
     }
 };
 
-/* Are codes looked up in shared memory?  Few rows wait longer for it than permutations take. */
-__host__ __device__ constexpr bool wide_has_table(int expand, int n)
+/* Are codes looked up in shared memory?  Few rows wait longer for it than permutations take, but
+ * where warpgroups take turns and wait for each other. */
+template <class TILE> __host__ __device__ constexpr bool wide_has_table(int expand)
 {
-    return expand == EXPAND_CODEBOOK && n > 64;
+    return expand == EXPAND_CODEBOOK && (TILE::PASS_ROWS >= 64 || TILE::WAYS > 1);
 }
 
 #endif

@@ -9,6 +9,12 @@
 
 enum { SMS = 132 };
 
+static enum scheme_wide_tile chosen(int rows, int n, int in, bool gated, bool has_book)
+{
+    const struct scheme_wide_shape s = {rows, n, in, gated, has_book, true, SMS};
+    return scheme_wide_choose(&s);
+}
+
 static void the_choice_is_the_measured_best(void **state)
 {
     (void)state;
@@ -16,18 +22,18 @@ static void the_choice_is_the_measured_best(void **state)
         int rows, n, in;
         enum scheme_wide_tile want; /* whether codes are looked up or not */
     } cases[] = {
-        {128, 4096, 4096, SCHEME_TILE_128_32},   {256, 4096, 4096, SCHEME_TILE_128_64},
+        {64, 4096, 4096, SCHEME_TILE_64_32},     {64, 6144, 4096, SCHEME_TILE_64_64},
+        {128, 4096, 4096, SCHEME_TILE_64_64},    {256, 4096, 4096, SCHEME_TILE_128_64},
         {512, 4096, 4096, SCHEME_TILE_128_128},  {4096, 4096, 4096, SCHEME_TILE_128_256},
         {128, 6144, 4096, SCHEME_TILE_128_64},   {256, 6144, 4096, SCHEME_TILE_128_128},
         {512, 6144, 4096, SCHEME_TILE_192_128},  {1024, 6144, 4096, SCHEME_TILE_128_256},
-        {128, 4096, 14336, SCHEME_TILE_128_32},  {512, 4096, 14336, SCHEME_TILE_128_128},
+        {128, 4096, 14336, SCHEME_TILE_64_64},   {512, 4096, 14336, SCHEME_TILE_128_128},
         {1024, 4096, 4096, SCHEME_TILE_128_256}, {2048, 6144, 4096, SCHEME_TILE_128_256},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
         for (int book = 0; book <= 1; book++)
-            assert_int_equal(
-                scheme_wide_choose(cases[i].rows, cases[i].n, cases[i].in, false, book, SMS),
-                cases[i].want);
+            assert_int_equal(chosen(cases[i].rows, cases[i].n, cases[i].in, false, book),
+                             cases[i].want);
 }
 
 static void a_gated_product_fills_its_waves(void **state)
@@ -47,8 +53,7 @@ static void a_gated_product_fills_its_waves(void **state)
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
         for (int book = 0; book <= 1; book++)
-            assert_int_equal(scheme_wide_choose(cases[i].rows, 14336, 4096, true, book, SMS),
-                             cases[i].want[book]);
+            assert_int_equal(chosen(cases[i].rows, 14336, 4096, true, book), cases[i].want[book]);
 }
 
 static void halves_end_where_one_wave_has_them_all(void **state)
@@ -83,7 +88,7 @@ static void a_rest_in_halves_keeps_the_largest_tile(void **state)
     (void)state;
     for (int rest = 1; rest <= SMS; rest++)
         for (int book = 0; book <= 1; book++)
-            assert_int_equal(scheme_wide_choose(256, (SMS + rest) * 128, 4096, false, book, SMS),
+            assert_int_equal(chosen(256, (SMS + rest) * 128, 4096, false, book),
                              SCHEME_TILE_128_256);
 }
 
@@ -93,17 +98,37 @@ static void a_product_has_the_tile_it_is_given(void **state)
     for (int gated = 0; gated <= 1; gated++)
         for (int rows = 1; rows <= 8192; rows += rows < 300 ? 1 : 511)
             for (int book = 0; book <= 1; book++)
-                assert_true(scheme_wide_has(scheme_wide_choose(rows, 14336, 4096, gated, book, SMS),
-                                            gated));
+                assert_true(scheme_wide_has(chosen(rows, 14336, 4096, gated, book), gated));
 }
 
 static void few_rows_take_small_tiles(void **state)
 {
     (void)state;
     for (int rows = 1; rows <= 32; rows++)
-        for (int book = 0; book <= 1; book++)
-            assert_int_equal(scheme_wide_choose(rows, 4096, 4096, false, book, SMS),
-                             SCHEME_TILE_128_32);
+        for (int book = 0; book <= 1; book++) {
+            assert_int_equal(chosen(rows, 4096, 4096, false, book), SCHEME_TILE_64_32);
+            assert_int_equal(chosen(rows, 28672, 4096, false, book),
+                             book ? SCHEME_TILE_128_64 : SCHEME_TILE_128_32);
+        }
+}
+
+/* By turns only where a tile of k has one chain, and k enough of them. */
+static void turns_are_taken_where_there_are_some(void **state)
+{
+    (void)state;
+    struct scheme_wide_shape s = {64, 4096, 4096, false, false, true, SMS};
+    assert_true(scheme_wide_takes_turns(scheme_wide_choose(&s)));
+    s.one_chain = false;
+    assert_false(scheme_wide_takes_turns(scheme_wide_choose(&s)));
+    s.one_chain = true;
+    s.gated = true;
+    assert_false(scheme_wide_takes_turns(scheme_wide_choose(&s)));
+    s.gated = false;
+    for (s.in = 64; s.in <= 8192; s.in += 64) {
+        assert_int_equal(scheme_wide_has_turns(s.in), s.in > 2 * SCHEME_TURN_COLUMNS);
+        assert_true(scheme_wide_has_turns(s.in) ||
+                    !scheme_wide_takes_turns(scheme_wide_choose(&s)));
+    }
 }
 
 int main(void)
@@ -115,6 +140,7 @@ int main(void)
         cmocka_unit_test(a_rest_in_halves_keeps_the_largest_tile),
         cmocka_unit_test(a_product_has_the_tile_it_is_given),
         cmocka_unit_test(few_rows_take_small_tiles),
+        cmocka_unit_test(turns_are_taken_where_there_are_some),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,9 +1,20 @@
-/* matmul_scheme_wide.cu - products of many rows with weights of a scheme: by matmul_scheme_sm90.cu where
- * it fits, else few rows at a time. */
+/* matmul_scheme.cu - products with weights of a scheme: few rows by matmul_scheme_skinny.cu, many
+ * by matmul_scheme_sm90.cu where it fits, else few at a time. */
 #include "kernels/cuda/matmul_scheme_sm90.h"
+#include "kernels/cuda/scheme_choose.h"
 
 namespace
 {
+
+enum {
+    WIDE_ROWS_MIN = 33
+}; /* from here on the wide product is faster, as measured; by turns, sooner */
+
+bool is_wide(const struct device *d, const struct product *p)
+{
+    return p->rows >= WIDE_ROWS_MIN ||
+           (p->rows > SCHEME_FEW_ROWS && matmul_scheme_sm90_takes_turns(d, p));
+}
 
 const void *skip_rows(const void *at, int rows, int stride)
 {
@@ -12,8 +23,12 @@ const void *skip_rows(const void *at, int rows, int stride)
 
 } // namespace
 
-void matmul_scheme_wide(struct device *d, const struct product *p)
+void matmul_scheme(struct device *d, const struct product *p)
 {
+    if (!is_wide(d, p)) {
+        matmul_scheme_skinny(d, p);
+        return;
+    }
     if (matmul_scheme_sm90_fits(d, p)) {
         matmul_scheme_sm90(d, p);
         return;
