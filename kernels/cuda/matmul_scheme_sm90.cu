@@ -24,6 +24,8 @@
  * copies a stage, each by its own lane, cost 110 cycles each and bounded all tiles. */
 #include "kernels/cuda/matmul_scheme_sm90.h"
 
+#include <assert.h>
+
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/scheme_book.cuh"
 #include "kernels/cuda/scheme_wide_end.cuh"
@@ -284,6 +286,7 @@ void launch_kernel(struct device *d, wide_args *a)
         1024;
     a->stages = (SHARED_MAX - S::FIXED_BYTES) / a->stage_bytes;
     a->stages = a->stages < STAGES_MAX ? a->stages : STAGES_MAX;
+    assert(TILE::WAYS == 1 || a->stages >= 2 * TILE::WAYS);
     static thread_local int ready_on; /* 1 + the device whose function has it; a thread for each */
     if (ready_on != d->index + 1) {
         cuda_check(

@@ -19,8 +19,8 @@ bool matmul_scheme_sm90_takes_turns(const struct device *, const struct product 
 /* p has neither norm, gather nor order; any number of rows. */
 void matmul_scheme_sm90(struct device *, const struct product *p);
 
-/* The same with a tile that the caller chose, where p's scheme has it: what a benchmark compares.
- */
+/* The same with a tile that the caller chose, where p's scheme and k have it, else with another:
+ * what a benchmark compares. */
 void matmul_scheme_sm90_tile(struct device *, const struct product *p, enum scheme_wide_tile);
 
 #endif

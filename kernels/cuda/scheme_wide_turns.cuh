@@ -10,7 +10,9 @@
  * Warps with the same 16 rows of the weights have turns of their own, and each lane its own sums.
  * Turns go round over all tiles of y of a block: the warpgroup with a tile's last turn ends it,
  * while the others multiply the next.  A tile has WAYS turns at least, so that no two are ended at
- * once: the pieces in which y leaves are given in order.
+ * once: the pieces in which y leaves are given in order.  A warpgroup holds one stage while it
+ * waits for the one 2 WAYS - 1 ahead, so that there are 2 WAYS at least, or all would wait for
+ * ever.
  *
  * Measured against one tile of k a turn by four warpgroups, which read and write the sums twice as
  * often: 64 by 64 takes 6 to 13 % less time, 64 by 32 the same. */
@@ -114,11 +116,14 @@ template <class T, int EXPAND, class TILE, int PARTS> struct wide_turns {
         arrive(ring.empty + 8 * stage);
     }
 
-    /* To the stage that is `by` ahead, and the first half of its fragments; unless it is 0. */
+    /* To the stage that is `by` ahead, and the first half of its fragments; unless it is 0.  What
+     * was there before, another warpgroup's, must be given back: a parity tells a phase from the
+     * one next to it alone. */
     __device__ __forceinline__ void go_on(int by)
     {
         if (by > 0) {
             ring.skip(by);
+            mbarrier_wait(ring.empty + 8 * ring.stage, ring.parity ^ 1);
             mbarrier_wait(ring.full + 8 * ring.stage, ring.parity);
         }
         wgmma_wait<1>();
