@@ -61,7 +61,7 @@ struct engine_options {
                                   exact; on other devices the type of activations */
     const char *device;        /* "auto", "cpu", "cuda"; NULL = auto */
     const char *dtype;         /* of activations on other devices: "auto", "bf16", "f16"; or
-                                  "f32": weights, too */
+                                  "f32": weights, keys and values, too */
     const char *quantize;      /* the layers' matrices, as scheme_parse reads it; NULL, "" and
                                   "none" = as in the file */
     const char *quantize_head; /* embedding and output, likewise */

@@ -129,7 +129,7 @@ static bool set_dtype(struct kernel_bench *b, const char *text, struct status *s
     b->options.act = strcmp(text, "f16") == 0 ? DT_F16 : DT_BF16;
     return b->options.act == DT_F16 || strcmp(text, "bf16") == 0 ||
            status_fail(st, STATUS_BAD_INPUT, "dtype: want bf16 or f16, found %.32s%s", text,
-                       strcmp(text, "f32") == 0 ? ", which bench engine takes" : "");
+                       strcmp(text, "f32") == 0 ? "; f32 runs in bench engine alone" : "");
 }
 
 static bool read_options(struct kernel_bench *b, struct report *r, int argc, char **argv,

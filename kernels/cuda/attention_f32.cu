@@ -338,6 +338,8 @@ __device__ inline struct summed<D> take_partial(const struct job &j, int partial
     return s;
 }
 
+static_assert(ATTENTION_SPLIT_MAX < ATTENTION_RUN, "as many splits as runs are one");
+
 /* All items of a token, for one head: splits to runs, unless the items are runs, and these. */
 template <int D>
 __device__ inline struct summed<D> join_items(const struct job &j, const struct attention_item &it,

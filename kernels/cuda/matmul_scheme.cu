@@ -6,9 +6,9 @@
 namespace
 {
 
-enum {
-    WIDE_ROWS_MIN = 33
-}; /* from here on the wide product is faster, as measured; by turns, sooner */
+/* From here on the wide product is faster, by turns sooner: at 32 rows of 4096 x 14336 32 us for 43
+ * with INT4, and where no tile is by turns, as gated, 57 for 40. */
+constexpr int WIDE_ROWS_MIN = 33;
 
 bool is_wide(const struct device *d, const struct product *p)
 {

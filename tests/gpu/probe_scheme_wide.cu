@@ -222,6 +222,7 @@ int check_run(struct device *d, checked *c, int tile, int rows, mode mode, int s
     OK(cudaMemsetAsync(c->y, 0xff, n * 2, d->stream));
     OK(cudaMemsetAsync(c->y_f32, 0xff, n * 4, d->stream));
     matmul_scheme_sm90_tile(&some, &p, (enum scheme_wide_tile)tile);
+    OK(some.fault);
     OK(cudaStreamSynchronize(d->stream));
     c->host_y = fetched<uint16_t>(c->y, n);
     c->host_f32 = fetched<float>(c->y_f32, n);

@@ -1,7 +1,7 @@
 /* What greedy decoding of a real model on CUDA promises: the tokens of the CPU in float32, but
  * where its two likeliest are so close that the rounding of 16-bit activations decides; and a
  * sequence that finds its own way goes the one on which it was led, as far as that is the same.
- * With activations in f32 all texts are the CPU's, whole.
+ * With activations in f32 all texts of MODEL are the CPU's, whole: no tie is so narrow.
  *
  *     gpu_test_greedy [MODEL [DEVICE [DTYPE]]]
  *
