@@ -594,6 +594,7 @@ bool plan_make(struct plan *p, const struct model_file *f, const struct engine_o
     *p = (struct plan){.available_bytes = available.device,
                        .rank = available.rank,
                        .is_capped = available.is_capped,
+                       .widened = !ops->host_memory && ops->act_dtype(dev) == DT_F32,
                        .n_ranks = f->cfg.n_ranks};
     if (!plan_weights(p, f, ops, dev, st))
         return false;
@@ -623,7 +624,8 @@ void plan_print(const struct plan *p, struct buf *out)
     const struct step_limits *l = &p->limits;
     char why[128];
     buf_put_str(out, p->n_ranks > 1 || l->n_stages > 1 ? "memory of rank 0\n" : "memory\n");
-    print_line(out, "weights", p->weight_bytes, "as the device holds them");
+    print_line(out, "weights", p->weight_bytes,
+               p->widened ? "as the device holds them: all as f32" : "as the device holds them");
     plan_weights_print(&p->weights, out);
     snprintf(why, sizeof why, "%d blocks of %d tokens, %s%s, %llu bytes a block: %s", l->n_blocks,
              l->block_tokens, dtype_traits[p->kv_dtype].name,

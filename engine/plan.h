@@ -24,6 +24,7 @@ struct plan {
     struct step_limits limits;
     struct device_limits device;
     enum dtype kv_dtype;
+    bool widened; /* weights lie on the device as f32, whatever the file has */
     enum precision precision;
     const char *kv_from, *context_from; /* what decided them, for people */
     int32_t rank;    /* that it is for */

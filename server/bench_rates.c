@@ -1,7 +1,9 @@
 #include "server/bench_rates.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -43,6 +45,7 @@ void bench_rates_measure(struct bench_rates *r, const struct engine_options *o)
         return;
     const pid_t pid = fork();
     if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL); /* a device is not kept busy for nobody */
         ask(r, o);
         const bool ok = write(ends[1], r, sizeof *r) == (ssize_t)sizeof *r;
         _exit(!ok);
