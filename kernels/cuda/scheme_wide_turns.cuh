@@ -15,7 +15,8 @@
  * ever.
  *
  * Measured against one tile of k a turn by four warpgroups, which read and write the sums twice as
- * often: 64 by 64 takes 6 to 13 % less time, 64 by 32 the same. */
+ * often (H200, 4096 x 14336): 64 by 64 takes 1 % less time with INT4 and 10 % with NF4, 64 by 32 7
+ * % more. */
 #ifndef KERNELS_CUDA_SCHEME_WIDE_TURNS_CUH
 #define KERNELS_CUDA_SCHEME_WIDE_TURNS_CUH
 
