@@ -415,20 +415,6 @@ wide_args args_of(const struct device *d, const struct product *p, const struct 
     return a;
 }
 
-enum scheme_wide_tile tile_of(const struct device *d, const struct product *p)
-{
-    struct scheme_layout l;
-    scheme_layout(&l, p->scheme, p->in);
-    const struct scheme_wide_shape s = {p->rows,
-                                        p->n,
-                                        p->in,
-                                        p->w_up != nullptr,
-                                        l.kind == KIND_CODEBOOK,
-                                        l.chains == 1 && is_common(expand_of(&l), l.parts),
-                                        d->sm_count};
-    return scheme_wide_choose(&s);
-}
-
 bool is_aligned(const void *at)
 {
     return (uintptr_t)at % 16 == 0;
@@ -448,6 +434,20 @@ bool matmul_scheme_sm90_fits(const struct device *d, const struct product *p)
                 : is_aligned(p->y) && is_aligned(p->add) && p->n % 8 == 0 && p->y_stride % 8 == 0);
 }
 
+enum scheme_wide_tile matmul_scheme_sm90_chosen(const struct device *d, const struct product *p)
+{
+    struct scheme_layout l;
+    scheme_layout(&l, p->scheme, p->in);
+    const struct scheme_wide_shape s = {p->rows,
+                                        p->n,
+                                        p->in,
+                                        p->w_up != nullptr,
+                                        l.kind == KIND_CODEBOOK,
+                                        l.chains == 1 && is_common(expand_of(&l), l.parts),
+                                        d->sm_count};
+    return scheme_wide_choose(&s);
+}
+
 void matmul_scheme_sm90_tile(struct device *d, const struct product *p, enum scheme_wide_tile tile)
 {
     struct scheme_layout l;
@@ -463,11 +463,11 @@ void matmul_scheme_sm90_tile(struct device *d, const struct product *p, enum sch
 
 void matmul_scheme_sm90(struct device *d, const struct product *p)
 {
-    matmul_scheme_sm90_tile(d, p, tile_of(d, p));
+    matmul_scheme_sm90_tile(d, p, matmul_scheme_sm90_chosen(d, p));
 }
 
 bool matmul_scheme_sm90_takes_turns(const struct device *d, const struct product *p)
 {
     return matmul_scheme_sm90_fits(d, p) && ending_of(p) == ENDING_ADD &&
-           scheme_wide_takes_turns(tile_of(d, p));
+           scheme_wide_takes_turns(matmul_scheme_sm90_chosen(d, p));
 }

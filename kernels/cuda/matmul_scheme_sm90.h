@@ -12,6 +12,9 @@
 /* Can it write p's results, and is it the faster way?  On compute capability 9.0 only. */
 bool matmul_scheme_sm90_fits(const struct device *, const struct product *p);
 
+/* The tile it takes. */
+enum scheme_wide_tile matmul_scheme_sm90_chosen(const struct device *, const struct product *p);
+
 /* Does it fit, and is the tile that is chosen one whose warpgroups take turns?  These are fast from
  * fewer rows on. */
 bool matmul_scheme_sm90_takes_turns(const struct device *, const struct product *p);

@@ -46,11 +46,9 @@ template <class T, int EXPAND, class TILE, int PARTS> struct wide_passes {
             if (s % STEPS_OF_WORDS == 0)
                 words = load_shared_16(tile + s / STEPS_OF_WORDS * 512 + lane * 16);
             const uint32_t w[4] = {words.x, words.y, words.z, words.w};
-            if constexpr (wide_has_table<TILE>(EXPAND))
-                table_step<T>(fragment[s], w[s % STEPS_OF_WORDS], operand, table, lane * 4);
-            else
-                expand_step<T, EXPAND>(fragment[s], w + s % STEPS_OF_WORDS * expand_words(EXPAND),
-                                       operand, codes.book);
+            wide_fragment<T, EXPAND, TILE>(fragment[s],
+                                           w + s % STEPS_OF_WORDS * expand_words(EXPAND), operand,
+                                           table, lane, codes.book);
             registers_pin(fragment[s]);
         }
     }

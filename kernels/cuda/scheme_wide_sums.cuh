@@ -66,12 +66,9 @@ template <class T, int EXPAND, class TILE, int PARTS> struct wide_sums {
     {
         const uint4 from = words[s / STEPS_OF_WORDS % WORDS];
         const uint32_t w[4] = {from.x, from.y, from.z, from.w};
-        if constexpr (wide_has_table<TILE>(EXPAND))
-            table_step<T>(fragment[s % DEPTH], w[s % STEPS_OF_WORDS], operand, table, lane * 4);
-        else
-            expand_step<T, EXPAND>(fragment[s % DEPTH],
-                                   w + s % STEPS_OF_WORDS * expand_words(EXPAND), operand,
-                                   codes.book);
+        wide_fragment<T, EXPAND, TILE>(fragment[s % DEPTH],
+                                       w + s % STEPS_OF_WORDS * expand_words(EXPAND), operand,
+                                       table, lane, codes.book);
     }
 
     __device__ __forceinline__ void multiply(float (&to)[N / 2], uint32_t stage, int s)

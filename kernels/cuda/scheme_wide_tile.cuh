@@ -77,4 +77,16 @@ template <class TILE> __host__ __device__ constexpr bool wide_has_table(int expa
     return expand == EXPAND_CODEBOOK && (TILE::PASS_ROWS >= 64 || TILE::WAYS > 1);
 }
 
+/* The fragment of one step of a tile's products, from the lane's words of it. */
+template <class T, int EXPAND, class TILE>
+__device__ __forceinline__ void wide_fragment(uint32_t (&to)[4], const uint32_t *w,
+                                              const uint32_t (&operand)[2], uint32_t table,
+                                              int lane, const expand_book &book)
+{
+    if constexpr (wide_has_table<TILE>(EXPAND))
+        table_step<T>(to, w[0], operand, table, lane * 4);
+    else
+        expand_step<T, EXPAND>(to, w, operand, book);
+}
+
 #endif

@@ -69,11 +69,8 @@ template <class T, int EXPAND, class TILE, int PARTS> struct wide_turns {
             uint32_t(&to)[4] = fragment[half * HALF + i];
             const uint4 from = words[i / STEPS_OF_WORDS];
             const uint32_t w[4] = {from.x, from.y, from.z, from.w};
-            if constexpr (wide_has_table<TILE>(EXPAND))
-                table_step<T>(to, w[i % STEPS_OF_WORDS], operand, table, lane * 4);
-            else
-                expand_step<T, EXPAND>(to, w + i % STEPS_OF_WORDS * expand_words(EXPAND), operand,
-                                       codes.book);
+            wide_fragment<T, EXPAND, TILE>(to, w + i % STEPS_OF_WORDS * expand_words(EXPAND),
+                                           operand, table, lane, codes.book);
             registers_pin(to); /* now, and not behind the wait for a chain */
         }
     }

@@ -326,8 +326,7 @@ void take_turns(struct bench *b, std::vector<turn> *turns, int launches)
     }
 }
 
-turn tile_turn(struct bench *b, const copies *c, const struct layer *l, int rows, int tile,
-               int launches)
+struct product product_of(struct bench *b, const copies *c, const struct layer *l, int rows)
 {
     struct product p = {};
     p.x = b->x;
@@ -335,9 +334,18 @@ turn tile_turn(struct bench *b, const copies *c, const struct layer *l, int rows
     p.in = l->in;
     p.n = p.y_stride = l->n;
     p.scheme = c->s;
+    p.w = c->w;
+    p.w_up = l->gated ? c->w + c->half : nullptr;
     p.act = l->gated ? ACT_SILU : ACT_NONE;
     p.y = b->y;
     p.add = l->add ? b->add : nullptr;
+    return p;
+}
+
+turn tile_turn(struct bench *b, const copies *c, const struct layer *l, int rows, int tile,
+               int launches)
+{
+    struct product p = product_of(b, c, l, rows);
     return {graph_of(b->d.stream, launches, [&](int i) {
         const uint8_t *w = c->w + c->bytes * (size_t)(i % c->n);
         p.w = w;
@@ -397,12 +405,8 @@ void bench_rows(struct bench *b, const struct layer *l, int rows, const std::vec
     if (l->gated)
         printf(", SwiGLU too %7.2f", turns[1].median());
     for (const copies &c : schemes) {
-        struct scheme_layout layout;
-        scheme_layout(&layout, c.s, l->in);
-        const struct scheme_wide_shape shape = {
-            rows,         l->n, l->in, l->gated, layout.kind == KIND_CODEBOOK, layout.chains == 1,
-            b->d.sm_count};
-        const int chosen = scheme_wide_choose(&shape);
+        const struct product p = product_of(b, &c, l, rows);
+        const int chosen = matmul_scheme_sm90_chosen(&b->d, &p);
         printf(" | %s", dtype_traits[c.s->codes].name);
         for (int tile = 0; tile < SCHEME_TILES; tile++)
             if (scheme_wide_has((enum scheme_wide_tile)tile, l->gated)) {
