@@ -57,12 +57,9 @@ template <class T, int EXPAND, class TILE, int PARTS> struct wide_passes {
     {
 #pragma unroll
         for (int c = 0; EXPAND != EXPAND_CODEBOOK && c < CHAINS; c++) {
-            const uint32_t v =
-                load_shared_4(ring.at() + my_tile + codes.scales_at + c * 32 + lane / 4 * 4);
-            const float low = scale_from_bits(v << 16, codes.scale_shift, codes.scale_factor);
-            const float high = scale_from_bits(v, codes.scale_shift, codes.scale_factor);
-            scale[c][0] = codes.row_scale ? 1.0f : low;
-            scale[c][1] = codes.row_scale ? 1.0f : high;
+            const float2 by = codes.scales(ring.at() + my_tile, c, lane);
+            scale[c][0] = codes.row_scale ? 1.0f : by.x;
+            scale[c][1] = codes.row_scale ? 1.0f : by.y;
             registers_pin(scale[c]); /* now, and not behind the wait for the chain */
         }
     }

@@ -100,12 +100,10 @@ template <class T, int EXPAND, class TILE, int PARTS> struct wide_sums {
     {
         if (EXPAND == EXPAND_CODEBOOK)
             return;
-        const uint32_t v = load_shared_4(stage + my_tile + b * TILE::WARPS * codes.tile_bytes +
-                                         codes.scales_at + s / PER_CHAIN * 32 + lane / 4 * 4);
-        const float low = scale_from_bits(v << 16, codes.scale_shift, codes.scale_factor);
-        const float high = scale_from_bits(v, codes.scale_shift, codes.scale_factor);
-        up = codes.row_scale ? 1.0f : low;
-        down = codes.row_scale ? 1.0f : high;
+        const float2 by =
+            codes.scales(stage + my_tile + b * TILE::WARPS * codes.tile_bytes, s / PER_CHAIN, lane);
+        up = codes.row_scale ? 1.0f : by.x;
+        down = codes.row_scale ? 1.0f : by.y;
     }
 
     __device__ __forceinline__ void release(int stage)

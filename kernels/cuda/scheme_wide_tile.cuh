@@ -55,6 +55,15 @@ struct wide_codes { /* how a tile of a unit lies */
     int operand_bytes;
     struct expand_book book;
 
+    /* Of chain c of the tile at `tile`, of this lane's two rows; any numbers where rows have one.
+     */
+    __device__ __forceinline__ float2 scales(uint32_t tile, int c, int lane) const
+    {
+        const uint32_t v = load_shared_4(tile + scales_at + c * 32 + lane / 4 * 4);
+        return {scale_from_bits(v << 16, scale_shift, scale_factor),
+                scale_from_bits(v, scale_shift, scale_factor)};
+    }
+
     /* Of a part of the tile at `tile`, of this lane's two rows. */
     template <class T, int EXPAND>
     __device__ __forceinline__ void operands(uint32_t (&to)[2], uint32_t tile, int part,

@@ -80,9 +80,7 @@ template <class T, int EXPAND, class TILE, int PARTS> struct wide_turns {
     {
         if (!HAS_SCALE || codes.row_scale)
             return {1, 1};
-        const uint32_t v = load_shared_4(ring.at() + my_tile + codes.scales_at + lane / 4 * 4);
-        return {scale_from_bits(v << 16, codes.scale_shift, codes.scale_factor),
-                scale_from_bits(v, codes.scale_shift, codes.scale_factor)};
+        return codes.scales(ring.at() + my_tile, 0, lane);
     }
 
     __device__ __forceinline__ void multiply(float (&to)[N / 2], int half)
