@@ -89,6 +89,22 @@ static inline double act_unit(const struct tested *t)
     return t->act == DT_F16 ? 0x1p-11 : 0x1p-8;
 }
 
+static inline double act_f64(enum act_kind act, double x)
+{
+    switch (act) {
+    case ACT_SILU:
+        return x / (1 + exp(-x));
+    case ACT_GELU:
+        return x * 0.5 * erfc(-x / sqrt(2));
+    case ACT_GELU_TANH:
+        return 0.5 * x * (1 + tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)));
+    case ACT_RELU:
+        return x < 0 ? 0 : x;
+    default:
+        return x;
+    }
+}
+
 static inline uint64_t random_bits(void)
 {
     static uint64_t x = 88172645463325252ull;

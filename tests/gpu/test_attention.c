@@ -9,23 +9,15 @@
 #include <cmocka.h>
 
 #include "base/parallel.h"
-#include "tests/gpu/cuda_device.h"
+#include "tests/gpu/paged_seqs.h"
 
 enum {
-    TOKENS_MAX = 400,
-    SEQS_MAX = 12,
-    CONTEXT = 4608,
     LAYERS = 2,
     LAYER = 1,
     GUARD = 2,        /* rows behind the output */
     POISON = 0xffff,  /* a NaN in both types */
     RUNS_TASKS = 160, /* a step of so many has the kernel that sums runs: attention_plan.c */
     TASK_HEADS = 16,
-};
-
-struct seq { /* the last n_new of kv_len tokens are in the step; those from n_prompt on were
-                generated */
-    int32_t kv_len, n_new, n_prompt;
 };
 
 /* Splits are 256 keys and more, runs 2048, tiles of a prompt 128 queries. */
@@ -46,17 +38,6 @@ static const struct seq prompts[] = {
     {300, 300, 300}, {77, 77, 77}, {1, 1, 1}, {2500, 1, 2400}, {200, 20, 190}};
 static const struct seq few[] = {{2400, 1, 2050}, {300, 22, 280}, {150, 20, 150}, {70, 70, 70}};
 static const struct seq two[] = {{600, 1, 580}, {90, 70, 88}};
-
-#define SEQS(list) list, sizeof list / sizeof *list
-
-struct shape {
-    int head_dim, n_heads, n_kv_heads, block_tokens;
-    int window;
-    float soft_cap;
-    bool alibi, bidirectional;
-    const struct seq *seq;
-    int n_seqs;
-};
 
 static const struct shape all_shapes[] = {
     {64, 9, 3, 16, 0, 0, false, false, SEQS(mixed)},
@@ -116,21 +97,11 @@ static const struct shape *shapes = all_shapes;
 static int n_shapes = sizeof all_shapes / sizeof *all_shapes;
 static bool is_small;
 
-/* A step of tokens of sequences, and its place among those of the world. */
-struct step {
-    struct batch batch;
-    int32_t ids[TOKENS_MAX], positions[TOKENS_MAX], token_seq[TOKENS_MAX];
-    int32_t seq_start[SEQS_MAX + 1], kv_len[SEQS_MAX], slot[SEQS_MAX], n_prompt[SEQS_MAX];
-    int first_token;
-};
-
 struct world {
     const struct shape *s;
     struct tested t;
-    int n_blocks, stride; /* blocks of a layer; values between queries of two tokens */
-    int32_t *table;
-    struct batch_block *block;
-    int n_table_blocks;
+    int stride; /* values between queries of two tokens */
+    struct pages pages;
     struct sample_params params;
     struct batch_slot set[SEQS_MAX];
     struct step all;
@@ -172,48 +143,7 @@ static size_t row_width(const struct world *w)
     return (size_t)(w->s->n_heads * w->s->head_dim);
 }
 
-static int slot_of(int seq)
-{
-    return (seq * 5 + 2) % SEQS_MAX;
-}
-
 /* ---- Steps. ---- */
-
-static void step_open(struct step *st, const struct world *w)
-{
-    st->seq_start[0] = 0;
-    st->batch = (struct batch){.token_ids = st->ids,
-                               .positions = st->positions,
-                               .token_seq = st->token_seq,
-                               .seq_start = st->seq_start,
-                               .kv_len = st->kv_len,
-                               .slot = st->slot,
-                               .n_prompt = st->n_prompt,
-                               .block_table = w->table};
-}
-
-/* New tokens [first, end) of a sequence. */
-static void step_add(struct step *st, const struct world *w, int seq, int first, int end)
-{
-    const struct seq *q = &w->s->seq[seq];
-    const int at = st->batch.n_seqs++;
-    st->slot[at] = slot_of(seq);
-    st->n_prompt[at] = q->n_prompt;
-    st->kv_len[at] = q->kv_len - q->n_new + end;
-    for (int i = first; i < end; i++) {
-        st->ids[st->batch.n_tokens] = 0;
-        st->token_seq[st->batch.n_tokens] = at;
-        st->positions[st->batch.n_tokens++] = q->kv_len - q->n_new + i;
-    }
-    st->seq_start[at + 1] = st->batch.n_tokens;
-}
-
-static void step_of_some(struct step *st, const struct world *w, int seq, int first, int end)
-{
-    step_open(st, w);
-    step_add(st, w, seq, first, end);
-    st->first_token = w->all.seq_start[seq] + first;
-}
 
 static void count_kernel(const struct world *w, const struct batch *b)
 {
@@ -227,8 +157,9 @@ static void count_kernel(const struct world *w, const struct batch *b)
     n_steps_of_splits += decodes && !(allowed && b->n_tokens * tasks >= RUNS_TASKS);
 }
 
-/* What stands behind the last row must stay as it was. */
-static void run(const struct world *w, const struct step *st, uint16_t *out)
+/* A step whose queries begin at token `first` of all.  What stands behind the last row must stay as
+ * it was. */
+static void run(const struct world *w, const struct step *st, int first, uint16_t *out)
 {
     const struct tested *t = &w->t;
     const struct shape *s = w->s;
@@ -240,18 +171,18 @@ static void run(const struct world *w, const struct step *st, uint16_t *out)
     t->ops->copy_in(t->d, w->device_out, out, n * sizeof *out);
     t->ops->copy_in(t->d, w->device_out + n * sizeof *out, guard, GUARD * width * sizeof *out);
     t->ops->step_begin(t->d, &st->batch, 0);
-    t->ops->attention(t->d, &(struct attention_args){.out = w->device_out,
-                                                     .q = w->device_q + (size_t)st->first_token *
-                                                                            (size_t)w->stride * 2,
-                                                     .q_stride = w->stride,
-                                                     .kv = &w->kv,
-                                                     .layer = LAYER,
-                                                     .n_heads = s->n_heads,
-                                                     .scale = 1 / sqrtf((float)s->head_dim),
-                                                     .soft_cap = s->soft_cap,
-                                                     .window = s->window,
-                                                     .alibi = s->alibi ? w->device_alibi : NULL,
-                                                     .bidirectional = s->bidirectional});
+    t->ops->attention(
+        t->d, &(struct attention_args){.out = w->device_out,
+                                       .q = w->device_q + (size_t)first * (size_t)w->stride * 2,
+                                       .q_stride = w->stride,
+                                       .kv = &w->kv,
+                                       .layer = LAYER,
+                                       .n_heads = s->n_heads,
+                                       .scale = 1 / sqrtf((float)s->head_dim),
+                                       .soft_cap = s->soft_cap,
+                                       .window = s->window,
+                                       .alibi = s->alibi ? w->device_alibi : NULL,
+                                       .bidirectional = s->bidirectional});
     t->ops->step_end(t->d);
     if (!t->ops->step_wait(t->d, NULL, &failed))
         die("step_wait", &failed);
@@ -264,44 +195,12 @@ static void run(const struct world *w, const struct step *st, uint16_t *out)
 
 /* ---- The world. ---- */
 
-static void make_table(struct world *w)
-{
-    const struct shape *s = w->s;
-    const int stride = CONTEXT / s->block_tokens;
-    int n = 0;
-    for (int i = 0; i < s->n_seqs; i++)
-        n += (s->seq[i].kv_len + s->block_tokens - 1) / s->block_tokens;
-    w->n_blocks = n + 3;
-    while (w->n_blocks % 7 == 0)
-        w->n_blocks++; /* blocks are 7 apart */
-    w->table = take_host((size_t)(SEQS_MAX * stride) * sizeof *w->table);
-    w->block = take_host((size_t)n * sizeof *w->block);
-    memset(w->table, 0x3f, (size_t)(SEQS_MAX * stride) * sizeof *w->table);
-    for (int i = 0; i < s->n_seqs; i++) {
-        for (int at = 0; at * s->block_tokens < s->seq[i].kv_len; at++) {
-            const int32_t id = (w->n_table_blocks * 7 + 5) % w->n_blocks;
-            w->table[slot_of(i) * stride + at] = id;
-            w->block[w->n_table_blocks++] = (struct batch_block){slot_of(i), at, id};
-        }
-    }
-}
-
-/* Row of a layer's cache. */
-static size_t cache_row(const struct world *w, int slot, int kv_head, int key)
-{
-    const struct shape *s = w->s;
-    const size_t block =
-        (size_t)w->table[slot * (CONTEXT / s->block_tokens) + key / s->block_tokens];
-    return (block * (size_t)s->n_kv_heads + (size_t)kv_head) * (size_t)s->block_tokens +
-           (size_t)(key % s->block_tokens);
-}
-
 /* Keys or values: NaN wherever no token of a sequence is.  `host` gets LAYER's as floats. */
 static void *make_rows(struct world *w, float **host)
 {
     const struct shape *s = w->s;
     const size_t dim = (size_t)s->head_dim;
-    const size_t n = (size_t)(w->n_blocks * s->n_kv_heads * s->block_tokens) * dim;
+    const size_t n = pages_rows(&w->pages) * dim;
     uint16_t *rows = take_host(LAYERS * n * sizeof *rows), *at = rows + LAYER * n;
     *host = take_host(n * sizeof **host);
     memset(rows, 0xff, LAYERS * n * sizeof *rows);
@@ -310,7 +209,8 @@ static void *make_rows(struct world *w, float **host)
                  *next = from;
         for (int key = 0; key < s->seq[i].kv_len; key++) {
             for (int h = 0; h < s->n_kv_heads; h++, next += dim)
-                memcpy(at + cache_row(w, slot_of(i), h, key) * dim, next, dim * sizeof *next);
+                memcpy(at + pages_row(&w->pages, slot_of(i), h, key) * dim, next,
+                       dim * sizeof *next);
         }
         free(from);
     }
@@ -343,24 +243,24 @@ static void make_world(struct world *w, const struct shape *s, enum dtype act)
     const struct device_limits limits = limits_of(s);
     *w = (struct world){.s = s, .stride = (s->n_heads + 2 * s->n_kv_heads) * s->head_dim};
     device_open(&w->t, act, &limits);
-    make_table(w);
-    step_open(&w->all, w);
+    w->pages = pages_of(s);
+    step_open(&w->all, w->pages.table);
     w->params = (struct sample_params){.top_p = 1, .repetition = 1, .n_logprobs = -1};
     for (int i = 0; i < s->n_seqs; i++) {
-        step_add(&w->all, w, i, 0, s->seq[i].n_new);
+        step_add(&w->all, &s->seq[i], slot_of(i), 0, s->seq[i].n_new);
         w->set[i] = (struct batch_slot){
             .slot = slot_of(i), .n_prompt = s->seq[i].n_prompt, .params = &w->params};
     }
     w->all.batch.set = w->set;
     w->all.batch.n_slots = s->n_seqs;
-    w->all.batch.block = w->block;
-    w->all.batch.n_blocks = w->n_table_blocks;
+    w->all.batch.block = w->pages.block;
+    w->all.batch.n_blocks = w->pages.n_table_blocks;
     const size_t n = (size_t)w->all.batch.n_tokens * row_width(w);
     for (int h = 0; h < s->n_heads; h++)
         w->alibi[h] = exp2f(-8.0f * (float)(h + 1) / (float)s->n_heads);
     w->kv = (struct kv_cache){.dtype = act,
                               .n_layers = LAYERS,
-                              .n_blocks = w->n_blocks,
+                              .n_blocks = w->pages.n_blocks,
                               .block_tokens = s->block_tokens,
                               .n_kv_heads = s->n_kv_heads,
                               .head_dim = s->head_dim};
@@ -378,7 +278,7 @@ static void make_world(struct world *w, const struct shape *s, enum dtype act)
 static void free_world(struct world *w)
 {
     w->t.ops->close(w->t.d);
-    free(w->table), free(w->block), free(w->q), free(w->k), free(w->v);
+    pages_free(&w->pages), free(w->q), free(w->k), free(w->v);
     free(w->out), free(w->want), free(w->bound);
 }
 
@@ -418,7 +318,7 @@ static void make_weights(const struct world *w, int token, int head, struct keys
     const float *q = w->q + (size_t)token * row_width(w) + head * dim;
     double top = -INFINITY;
     for (int key = k.first; key < k.end; key++) {
-        const size_t row = cache_row(w, w->all.slot[w->all.token_seq[token]], kv_head, key);
+        const size_t row = pages_row(&w->pages, w->all.slot[w->all.token_seq[token]], kv_head, key);
         double score = dot(q, w->k + row * (size_t)dim, dim) / sqrt(dim);
         if (s->soft_cap > 0)
             score = s->soft_cap * tanh(score / s->soft_cap);
@@ -451,7 +351,7 @@ static void make_want(const struct world *w, int token, int head, double *weight
     for (int i = 0; i < k.end - k.first; i++)
         sum += weight[i];
     for (int key = k.first; key < k.end; key++) {
-        const size_t row = cache_row(w, w->all.slot[w->all.token_seq[token]], kv_head, key);
+        const size_t row = pages_row(&w->pages, w->all.slot[w->all.token_seq[token]], kv_head, key);
         const float *v = w->v + row * (size_t)dim;
         const double x = weight[key - k.first] / sum;
         const double off = FLOATS * x + (unit * x > tiny / sum ? unit * x : tiny / sum);
@@ -497,10 +397,12 @@ static void check_step(const struct world *w, int seq, int first, int end)
 {
     static struct step st;
     const size_t width = row_width(w);
-    step_of_some(&st, w, seq, first, end);
+    const int first_token = w->all.seq_start[seq] + first;
+    step_open(&st, w->pages.table);
+    step_add(&st, &w->s->seq[seq], slot_of(seq), first, end);
     uint16_t *out = take_host((size_t)(end - first) * width * sizeof *out);
-    run(w, &st, out);
-    if (memcmp(out, w->out + (size_t)st.first_token * width,
+    run(w, &st, first_token, out);
+    if (memcmp(out, w->out + (size_t)first_token * width,
                (size_t)(end - first) * width * sizeof *out) != 0)
         fail_msg("sequence %d: tokens %d to %d have other bits in a step of their own", seq, first,
                  end);
@@ -528,7 +430,7 @@ static void check_shape(const struct shape *s, enum dtype act)
 {
     static struct world w;
     make_world(&w, s, act);
-    run(&w, &w.all, w.out);
+    run(&w, &w.all, 0, w.out);
     parallel_for(0, w.all.batch.n_tokens, want_token, &w);
     const double worst = check_values(&w);
     for (int i = 0; i < s->n_seqs; i++)

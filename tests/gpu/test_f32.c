@@ -10,7 +10,7 @@
 #include <stddef.h>
 #include <cmocka.h>
 
-#include "tests/gpu/cuda_device.h"
+#include "tests/gpu/paged_seqs.h"
 
 static bool is_small;
 
@@ -326,22 +326,6 @@ static struct value sum_of(const double *x, const float *w, int n)
     return (struct value){sum, 0x1p-24 * (sqrt(n) + 16) * all / 4};
 }
 
-static double act_of(enum act_kind act, double x)
-{
-    switch (act) {
-    case ACT_SILU:
-        return x / (1 + exp(-x));
-    case ACT_GELU:
-        return x * 0.5 * erfc(-x / sqrt(2));
-    case ACT_GELU_TANH:
-        return 0.5 * x * (1 + tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)));
-    case ACT_RELU:
-        return x < 0 ? 0 : x;
-    default:
-        return x;
-    }
-}
-
 static struct value reference(const struct operands *o, int row, int out, int col)
 {
     const struct kind *k = o->k;
@@ -352,7 +336,7 @@ static struct value reference(const struct operands *o, int row, int out, int co
     v.v += k->bias ? (double)o->bias[out][col] : 0;
     if (k->act != ACT_NONE) {
         v.slack = 1.2 * v.slack + 4 * 0x1p-24 * fabs(v.v); /* no activation is steeper */
-        v.v = act_of(k->act, v.v);
+        v.v = act_f64(k->act, v.v);
     }
     if (k->gated) {
         struct value up = sum_of(x, o->w[1] + (size_t)col * (size_t)o->in, o->in);
@@ -426,54 +410,9 @@ static void products_are_those_of_float64_and_rows_their_own(void **state)
     }
 }
 
-/* ---- a step of some sequences ---- */
-
-enum { TOKENS_MAX = 400, SEQS_MAX = 12, CONTEXT = 4608, GUARD = 2 };
-
-struct seq { /* the last n_new of kv_len tokens are in the step; those from n_prompt on were
-                generated */
-    int32_t kv_len, n_new, n_prompt;
-};
-
-struct step {
-    struct batch batch;
-    int32_t ids[TOKENS_MAX], positions[TOKENS_MAX], token_seq[TOKENS_MAX];
-    int32_t seq_start[SEQS_MAX + 1], kv_len[SEQS_MAX], slot[SEQS_MAX], n_prompt[SEQS_MAX];
-};
-
-static int slot_of(int seq)
-{
-    return (seq * 5 + 2) % SEQS_MAX;
-}
-
-static void step_open(struct step *st, const int32_t *table)
-{
-    *st = (struct step){0};
-    st->batch = (struct batch){.token_ids = st->ids,
-                               .positions = st->positions,
-                               .token_seq = st->token_seq,
-                               .seq_start = st->seq_start,
-                               .kv_len = st->kv_len,
-                               .slot = st->slot,
-                               .n_prompt = st->n_prompt,
-                               .block_table = table};
-}
-
-/* New tokens [first, end) of a sequence. */
-static void step_add(struct step *st, const struct seq *q, int slot, int first, int end)
-{
-    const int at = st->batch.n_seqs++;
-    st->slot[at] = slot;
-    st->n_prompt[at] = q->n_prompt;
-    st->kv_len[at] = q->kv_len - q->n_new + end;
-    for (int i = first; i < end; i++) {
-        st->token_seq[st->batch.n_tokens] = at;
-        st->positions[st->batch.n_tokens++] = q->kv_len - q->n_new + i;
-    }
-    st->seq_start[at + 1] = st->batch.n_tokens;
-}
-
 /* ---- attention ---- */
+
+enum { GUARD = 2 }; /* rows behind the output */
 
 static const struct seq mixed[] = {
     {4500, 24, 4476}, /* three runs; generated tokens computed again */
@@ -490,16 +429,6 @@ static const struct seq prompts[] = {
 static const struct seq few[] = {{2400, 1, 2050}, {300, 22, 280}, {70, 40, 70}};
 static const struct seq some_runs[] = {{2400, 210, 2190}}; /* the second run has two splits */
 static const struct seq two[] = {{600, 1, 580}, {90, 70, 88}};
-
-#define SEQS(list) list, sizeof list / sizeof *list
-
-struct shape {
-    int head_dim, n_heads, n_kv_heads, block_tokens, window;
-    float soft_cap;
-    bool alibi, bidirectional;
-    const struct seq *seq;
-    int n_seqs;
-};
 
 static const struct shape all_shapes[] = {
     {64, 9, 3, 16, 0, 0, false, false, SEQS(mixed)},
@@ -528,10 +457,9 @@ static const struct shape small_shapes[] = {
 struct world {
     const struct shape *s;
     struct tested t;
-    int n_tokens, stride, n_blocks, n_table_blocks; /* stride: of q's rows */
+    int n_tokens, stride; /* stride: of q's rows */
     size_t width;
-    int32_t *table;
-    struct batch_block *block;
+    struct pages pages;
     struct sample_params params;
     struct batch_slot set[SEQS_MAX];
     int first[SEQS_MAX + 1]; /* token of each sequence */
@@ -542,42 +470,12 @@ struct world {
     struct kv_cache kv;
 };
 
-static void make_table(struct world *w)
-{
-    const struct shape *s = w->s;
-    const int stride = CONTEXT / s->block_tokens;
-    int n = 0;
-    for (int i = 0; i < s->n_seqs; i++)
-        n += (s->seq[i].kv_len + s->block_tokens - 1) / s->block_tokens;
-    w->n_blocks = n + 3;
-    while (w->n_blocks % 7 == 0)
-        w->n_blocks++; /* blocks are 7 apart */
-    w->table = take_host((size_t)(SEQS_MAX * stride) * sizeof *w->table);
-    w->block = take_host((size_t)n * sizeof *w->block);
-    memset(w->table, 0x3f, (size_t)(SEQS_MAX * stride) * sizeof *w->table);
-    for (int i = 0; i < s->n_seqs; i++)
-        for (int at = 0; at * s->block_tokens < s->seq[i].kv_len; at++) {
-            const int32_t id = (w->n_table_blocks * 7 + 5) % w->n_blocks;
-            w->table[slot_of(i) * stride + at] = id;
-            w->block[w->n_table_blocks++] = (struct batch_block){slot_of(i), at, id};
-        }
-}
-
-static size_t cache_row(const struct world *w, int seq, int kv_head, int key)
-{
-    const struct shape *s = w->s;
-    const int stride = CONTEXT / s->block_tokens;
-    const size_t block = (size_t)w->table[slot_of(seq) * stride + key / s->block_tokens];
-    return (block * (size_t)s->n_kv_heads + (size_t)kv_head) * (size_t)s->block_tokens +
-           (size_t)(key % s->block_tokens);
-}
-
 /* Layer 1 of two: NaN wherever no token of a sequence is. */
 static void *make_cache(struct world *w, float **host)
 {
     const struct shape *s = w->s;
     const size_t dim = (size_t)s->head_dim;
-    const size_t n = (size_t)(w->n_blocks * s->n_kv_heads * s->block_tokens) * dim;
+    const size_t n = pages_rows(&w->pages) * dim;
     float *rows = take_host(2 * n * sizeof *rows);
     memset(rows, 0xff, 2 * n * sizeof *rows);
     for (int i = 0; i < s->n_seqs; i++) {
@@ -585,7 +483,8 @@ static void *make_cache(struct world *w, float **host)
               *at = from;
         for (int key = 0; key < s->seq[i].kv_len; key++)
             for (int h = 0; h < s->n_kv_heads; h++, at += dim)
-                memcpy(rows + n + cache_row(w, i, h, key) * dim, at, dim * sizeof *at);
+                memcpy(rows + n + pages_row(&w->pages, slot_of(i), h, key) * dim, at,
+                       dim * sizeof *at);
         free(from);
     }
     void *device = put(&w->t, rows, 2 * n * sizeof *rows);
@@ -629,12 +528,12 @@ static void open_world(struct world *w, const struct shape *s)
         w->set[i] = (struct batch_slot){
             .slot = slot_of(i), .n_prompt = s->seq[i].n_prompt, .params = &w->params};
     }
-    make_table(w);
+    w->pages = pages_of(s);
     w->kv = (struct kv_cache){.k = make_cache(w, &w->k),
                               .v = make_cache(w, &w->v),
                               .dtype = DT_F32,
                               .n_layers = 2,
-                              .n_blocks = w->n_blocks,
+                              .n_blocks = w->pages.n_blocks,
                               .block_tokens = s->block_tokens,
                               .n_kv_heads = s->n_kv_heads,
                               .head_dim = s->head_dim};
@@ -648,7 +547,8 @@ static void open_world(struct world *w, const struct shape *s)
 static void close_world(struct world *w)
 {
     w->t.ops->close(w->t.d);
-    free_all((void *[]){w->table, w->block, w->q, w->k, w->v}, 5);
+    pages_free(&w->pages);
+    free_all((void *[]){w->q, w->k, w->v}, 3);
 }
 
 /* Of the step's tokens, whose queries begin at token `first` of all. */
@@ -709,13 +609,15 @@ static void check_token(const struct world *w, int seq, int i, int head, const f
     double sum = 0, top = -INFINITY, v[256] = {0}, size[256] = {0};
     double *score = take_host((size_t)end * sizeof *score);
     for (int key = oldest; key < end; key++) {
-        score[key] = score_of(w, q, w->k + cache_row(w, seq, kv_head, key) * (size_t)s->head_dim,
-                              head, key - position);
+        score[key] = score_of(
+            w, q, w->k + pages_row(&w->pages, slot_of(seq), kv_head, key) * (size_t)s->head_dim,
+            head, key - position);
         top = fmax(top, score[key]);
     }
     for (int key = oldest; key < end; key++) {
         const double weight = exp(score[key] - top);
-        const float *value = w->v + cache_row(w, seq, kv_head, key) * (size_t)s->head_dim;
+        const float *value =
+            w->v + pages_row(&w->pages, slot_of(seq), kv_head, key) * (size_t)s->head_dim;
         sum += weight;
         for (int d = 0; d < s->head_dim; d++) {
             v[d] += weight * (double)value[d];
@@ -741,7 +643,7 @@ static void check_alone(const struct world *w, const float *all, int seq)
         for (int from = 0; from < q->n_new && cuts[c] > 0;) {
             static struct step step;
             const int end = from == 0 ? cuts[c] : q->n_new;
-            step_open(&step, w->table);
+            step_open(&step, w->pages.table);
             step_add(&step, q, slot_of(seq), from, end);
             float *out = attend(w, &step, w->first[seq] + from);
             if (memcmp(out, all + (size_t)(w->first[seq] + from) * w->width,
@@ -764,13 +666,13 @@ static void attention_is_that_of_float64_and_tokens_are_their_own(void **state)
         static struct step step;
         struct world w;
         open_world(&w, &list[i]);
-        step_open(&step, w.table);
+        step_open(&step, w.pages.table);
         for (int seq = 0; seq < w.s->n_seqs; seq++)
             step_add(&step, &w.s->seq[seq], slot_of(seq), 0, w.s->seq[seq].n_new);
         step.batch.n_slots = w.s->n_seqs;
         step.batch.set = w.set;
-        step.batch.n_blocks = w.n_table_blocks;
-        step.batch.block = w.block;
+        step.batch.n_blocks = w.pages.n_table_blocks;
+        step.batch.block = w.pages.block;
         float *all = attend(&w, &step, 0);
         for (int seq = 0; seq < w.s->n_seqs; seq++) {
             const int n_new = w.s->seq[seq].n_new;

@@ -240,20 +240,6 @@ static struct value reference_sum(const struct tested *t, const struct operands 
     return (struct value){sum + (o->kind->bias ? (double)o->bias[out][col] : 0), slack};
 }
 
-static double reference_act(enum act_kind act, double x)
-{
-    switch (act) {
-    case ACT_SILU:
-        return x / (1 + exp(-x));
-    case ACT_GELU:
-        return x * 0.5 * erfc(-x / sqrt(2));
-    case ACT_GELU_TANH:
-        return 0.5 * x * (1 + tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)));
-    default:
-        return x;
-    }
-}
-
 static struct value reference(const struct tested *t, const struct operands *o, int row, int out,
                               int col)
 {
@@ -264,7 +250,7 @@ static struct value reference(const struct tested *t, const struct operands *o, 
     const double unit = act_unit(t), slope = 1.2; /* no activation is steeper */
     if (k->act != ACT_NONE) {
         v.slack = v.v < -50 ? 0 : slope * (v.slack + unit * fabs(v.v)); /* flat there */
-        v.v = reference_act(k->act, v.v);
+        v.v = act_f64(k->act, v.v);
     }
     if (k->gated) {
         struct value up = reference_sum(t, o, x, 1, col);
