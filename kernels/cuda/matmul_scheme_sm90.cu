@@ -167,11 +167,8 @@ __device__ void init_barriers(const wide_ring &stages, uint32_t pieces, uint32_t
         const bool is_given = i / PIECES::RING % PIECES::STATES == 0;
         mbarrier_init(pieces + 8 * i, is_given ? 1 : 4);
     }
-    for (int i = 0; TILE::WAYS > 1 && i < TILE::WARPS; i++) {
-        mbarrier_init(turns + 8 * i, 1);
-        if (i < TILE::SIDE_WARPS) /* the first turn is the first warpgroup's */
-            mbarrier_arrive(turns + 8 * i);
-    }
+    for (int i = 0; TILE::WAYS > 1 && i < TILE::WARPS; i++)
+        mbarrier_init(turns + 8 * i, 32);
     fence_mbarrier_init();
 }
 

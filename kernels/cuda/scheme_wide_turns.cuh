@@ -5,9 +5,11 @@
  * them.  So WAYS warpgroups share a tile.  A turn is two tiles of k: a warpgroup makes both chains,
  * and when its turn comes adds them to sums in shared memory, which so go round in order of k:
  *
- *     turn   the warp whose chains are before -> the warp of the next     mbarrier of one
+ *     turn   the warp whose chains are before -> the warp of the next     mbarrier of 32
  *
- * Warps with the same 16 rows of the weights have turns of their own, and each lane its own sums.
+ * Warps with the same 16 rows of the weights have turns of their own, and each lane its own sums:
+ * each says for itself that they are there, which costs nothing, and racecheck of compute-sanitizer
+ * sees (it does not see that a warp has met before one lane speaks for it).
  * Turns go round over all tiles of y of a block: the warpgroup with a tile's last turn ends it,
  * while the others multiply the next.  A tile has WAYS turns at least, so that no two are ended at
  * once: the pieces in which y leaves are given in order.  A warpgroup holds one stage while it
@@ -49,8 +51,8 @@ template <class T, int EXPAND, class TILE, int PARTS> struct wide_turns {
     __device__ __forceinline__ wide_turns(const wide_codes &c, const wide_ring &r,
                                           const wide_turn &of, uint32_t table_at, int warp,
                                           int in_warp)
-        : codes(c), ring(r), turn(of), lane(in_warp), parity(0), table(table_at)
-    {
+        : codes(c), ring(r), turn(of), lane(in_warp), parity(of.way == 0), table(table_at)
+    { /* the first turn is the first warpgroup's: it waits for the phase before all */
         my_tile = 2 * X_BYTES + warp % TILE::SIDE_WARPS * c.tile_bytes;
     }
 
@@ -99,17 +101,12 @@ template <class T, int EXPAND, class TILE, int PARTS> struct wide_turns {
         wgmma_commit();
     }
 
-    __device__ __forceinline__ void arrive(uint32_t bar)
-    {
-        __syncwarp(); /* all lanes have read, or written */
-        if (lane == 0)
-            mbarrier_arrive(bar);
-    }
-
     /* Gives the stage back, whose products are made. */
     __device__ __forceinline__ void release(int stage)
     {
-        arrive(ring.empty + 8 * stage);
+        __syncwarp(); /* all lanes have read */
+        if (lane == 0)
+            mbarrier_arrive(ring.empty + 8 * stage);
     }
 
     /* To the stage that is `by` ahead, and the first half of its fragments; unless it is 0.  What
@@ -201,7 +198,7 @@ template <class T, int EXPAND, class TILE, int PARTS> struct wide_turns {
                 for (int i = 0; i < AT_ONCE; i += 4)
                     store_shared(turn.sums + (at + i) / 4 * 512, chain[0] + at + i);
         }
-        arrive(turn.next);
+        mbarrier_arrive(turn.next);
     }
 
     /* TILES: count() of the block's tiles of y, each of n_k tiles of k, and end(i, sums of the i-th
