@@ -161,7 +161,7 @@ __device__ void init_barriers(const wide_ring &stages, uint32_t pieces, uint32_t
 {
     for (int s = 0; s < stages.n; s++) {
         mbarrier_init(stages.full + 8 * s, 1);
-        mbarrier_init(stages.empty + 8 * s, TILE::SIDE_WARPS);
+        mbarrier_init(stages.empty + 8 * s, TILE::SIDE_WARPS * 32);
     }
     for (int i = 0; i < TILE::SIDES * PIECES::STATES * PIECES::RING; i++) {
         const bool is_given = i / PIECES::RING % PIECES::STATES == 0;

@@ -93,9 +93,7 @@ template <class T, int EXPAND, class TILE, int PARTS> struct wide_passes {
 
     __device__ __forceinline__ void release(int stage)
     {
-        __syncwarp(); /* all lanes have read */
-        if (lane == 0)
-            mbarrier_arrive(ring.empty + 8 * stage);
+        mbarrier_arrive(ring.empty + 8 * stage);
     }
 
     /* 128 columns, the first half of whose fragments is made, by PASSES. */

@@ -108,9 +108,7 @@ template <class T, int EXPAND, class TILE, int PARTS> struct wide_sums {
 
     __device__ __forceinline__ void release(int stage)
     {
-        __syncwarp(); /* all lanes have read */
-        if (lane == 0)
-            mbarrier_arrive(ring.empty + 8 * stage);
+        mbarrier_arrive(ring.empty + 8 * stage);
     }
 
     /* Fetches what the BATCH steps AHEAD of step s of block b are made of, of the next stage if

@@ -104,9 +104,7 @@ template <class T, int EXPAND, class TILE, int PARTS> struct wide_turns {
     /* Gives the stage back, whose products are made. */
     __device__ __forceinline__ void release(int stage)
     {
-        __syncwarp(); /* all lanes have read */
-        if (lane == 0)
-            mbarrier_arrive(ring.empty + 8 * stage);
+        mbarrier_arrive(ring.empty + 8 * stage);
     }
 
     /* To the stage that is `by` ahead, and the first half of its fragments; unless it is 0.  What
