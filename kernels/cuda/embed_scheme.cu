@@ -39,12 +39,11 @@ __device__ void operands_at(uint32_t operand[2], const embed_scheme_args &a, con
 {
     uint32_t stored = 0;
     const uint8_t *at = tile + a.l.operands_at + (part * UNIT_ROWS + 2 * g) * a.l.operand_bytes;
-    if (EXPAND == EXPAND_INT4 && a.l.operand_bytes)
+    if (expand_operand_bytes(EXPAND) == 1)
         stored = __ldg((const uint16_t *)at);
-    if (expand_has_operands(EXPAND))
+    if (expand_operand_bytes(EXPAND) == 2)
         stored = __ldg((const uint32_t *)at);
-    expand_operands<typename single_of<PAIR>::type, EXPAND>(operand, a.l.operand_bytes != 0,
-                                                            stored);
+    expand_operands<typename single_of<PAIR>::type, EXPAND>(operand, stored);
 }
 
 /* grid: [n_tokens, parts of a row]   block: [THREADS] */
@@ -98,7 +97,7 @@ template <class PAIR> void run(struct device *d, const embed_scheme_args *a)
     static void (*const kernels[EXPANDS])(embed_scheme_args) = {
         embed_scheme_kernel<PAIR, EXPAND_INT4>, embed_scheme_kernel<PAIR, EXPAND_CODEBOOK>,
         embed_scheme_kernel<PAIR, EXPAND_INT8>, embed_scheme_kernel<PAIR, EXPAND_FP8>,
-        embed_scheme_kernel<PAIR, EXPAND_INT8_ZERO>};
+        embed_scheme_kernel<PAIR, EXPAND_INT4_ZERO>, embed_scheme_kernel<PAIR, EXPAND_INT8_ZERO>};
     const int pieces = a->l.n_tiles * (TILE_COLS * a->l.bits / 64); /* 16 bytes of two rows each */
     const dim3 grid((unsigned)d->batch.n_tokens, (unsigned)((pieces + THREADS - 1) / THREADS));
     launch(d, "embed", {grid, dim3(THREADS), 0, 0}, kernels[expand_of(&a->l)], *a);

@@ -13,6 +13,7 @@ bool has_pairs(const struct scheme_layout *l)
 {
     switch (expand_of(l)) {
     case EXPAND_INT4:
+    case EXPAND_INT4_ZERO:
         return l->parts <= 2;
     case EXPAND_CODEBOOK:
         return l->parts == 2;

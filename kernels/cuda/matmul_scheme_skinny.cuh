@@ -92,7 +92,7 @@ template <class T, int EXPAND, int PARTS, int ROWG, int TILES, int WAYS> struct 
         operand_at = held((a.l.operand_bytes ? a.l.operands_at : 0) +
                        (uint32_t)(lane / 4 * 2 * a.l.operand_bytes - lane * 16));
         operand_keep = held(a.l.operand_bytes ? 0xffffu : 0u);
-        operand_fixed = held(a.l.operand_bytes ? 0u : 0x0808u);
+        operand_fixed = held(a.l.operand_bytes ? 0u : (uint32_t)INT4_ZEROS);
         exchange_init(way);
     }
 
@@ -156,13 +156,13 @@ template <class T, int EXPAND, int PARTS, int ROWG, int TILES, int WAYS> struct 
     __device__ void operands_load(uint32_t operand[2], uint32_t tile, int part)
     {
         const uint32_t at = tile + operand_at;
-        if (EXPAND == EXPAND_INT4)
+        if (expand_operand_bytes(EXPAND) == 1)
             expand_operands<T, EXPAND>(
-                operand, true,
+                operand,
                 bits_and_or(load_shared_2(at + (uint32_t)(part * UNIT_ROWS) * a.l.operand_bytes),
                             operand_keep, operand_fixed));
-        if (expand_has_operands(EXPAND))
-            expand_operands<T, EXPAND>(operand, true,
+        if (expand_operand_bytes(EXPAND) == 2)
+            expand_operands<T, EXPAND>(operand,
                                        load_shared_4(at + (uint32_t)(part * UNIT_ROWS * 2)));
     }
 
@@ -467,18 +467,20 @@ scheme_function *scheme_kernel_often(const struct scheme_choice *c, bool gated)
                  : scheme_kernel_of<T, EXPAND, PARTS, 1, false>(c);
 }
 
-/* There is one for every layout: of 8 bits, several parts have zero points, and FP8 has one. */
+/* There is one for every layout: of 8 bits, several parts have zero points, and FP8 has one.  That
+ * of INT4 with zero points serves INT4 without. */
 template <class T>
 scheme_function *scheme_kernel(const struct scheme_layout *l, const struct scheme_choice *c,
                                bool gated)
 {
-    switch (expand_of(l) * 8 + l->parts) {
-    case EXPAND_INT4 * 8 + 1:
-        return scheme_kernel_often<T, EXPAND_INT4, 1>(c, gated);
-    case EXPAND_INT4 * 8 + 2:
-        return scheme_kernel_often<T, EXPAND_INT4, 2>(c, gated);
-    case EXPAND_INT4 * 8 + 4:
-        return scheme_kernel_of<T, EXPAND_INT4, 4, 1, true>(c);
+    const int expand = expand_of(l);
+    switch ((expand == EXPAND_INT4 ? (int)EXPAND_INT4_ZERO : expand) * 8 + l->parts) {
+    case EXPAND_INT4_ZERO * 8 + 1:
+        return scheme_kernel_often<T, EXPAND_INT4_ZERO, 1>(c, gated);
+    case EXPAND_INT4_ZERO * 8 + 2:
+        return scheme_kernel_often<T, EXPAND_INT4_ZERO, 2>(c, gated);
+    case EXPAND_INT4_ZERO * 8 + 4:
+        return scheme_kernel_of<T, EXPAND_INT4_ZERO, 4, 1, true>(c);
     case EXPAND_CODEBOOK * 8 + 2:
         return scheme_kernel_often<T, EXPAND_CODEBOOK, 2>(c, gated);
     case EXPAND_CODEBOOK * 8 + 4:

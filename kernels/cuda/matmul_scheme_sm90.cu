@@ -305,9 +305,9 @@ void launch_kernel(struct device *d, wide_args *a)
  * largest tile, and an end that does everything. */
 constexpr bool is_common(int expand, int parts)
 {
-    return expand == EXPAND_INT4       ? parts <= 2
+    return expand_is_int4(expand)      ? parts == 1 || parts == 2
            : expand == EXPAND_CODEBOOK ? parts == 2
-                                       : expand == EXPAND_INT8 && parts == 1;
+                                       : expand == EXPAND_INT8;
 }
 
 wide_ending ending_of(const struct product *p)
@@ -329,7 +329,7 @@ void launch_gated(struct device *d, wide_args *a, enum scheme_wide_tile tile)
 template <class T, int EXPAND, int PARTS>
 void launch_plain(struct device *d, wide_args *a, enum scheme_wide_tile tile)
 {
-    if constexpr (expand_chains(EXPAND, PARTS) == 1) {
+    if constexpr (wide_chains<EXPAND, PARTS>::CHAINS == 1) {
         const int ways = SCHEME_WAYS;
         if (tile == SCHEME_TILE_64_32)
             return launch_kernel<T, EXPAND, wide_tile<32, ways, 1, ways>, PARTS, ENDING_ADD>(d, a);
@@ -364,13 +364,20 @@ void launch_tile(struct device *d, wide_args *a, enum scheme_wide_tile tile)
 template <class T, int EXPAND>
 void launch_parts(struct device *d, wide_args *a, int parts, enum scheme_wide_tile tile)
 {
-    if constexpr (EXPAND != EXPAND_CODEBOOK) /* which has 2 or 4 */
+    const bool has_book = EXPAND == EXPAND_CODEBOOK, has_groups = EXPAND != EXPAND_FP8;
+    const bool has_many = has_groups && EXPAND != EXPAND_INT8; /* those have zero points */
+    if constexpr (!has_book)
+        if (parts == 0)
+            return launch_tile<T, EXPAND, 0>(d, a, tile);
+    if constexpr (!has_book && has_groups)
         if (parts == 1)
             return launch_tile<T, EXPAND, 1>(d, a, tile);
-    if (parts == 2)
-        launch_tile<T, EXPAND, 2>(d, a, tile);
-    else
-        launch_tile<T, EXPAND, 4>(d, a, tile);
+    if constexpr (has_many) {
+        if (parts == 2)
+            return launch_tile<T, EXPAND, 2>(d, a, tile);
+        if (parts == 4)
+            return launch_tile<T, EXPAND, 4>(d, a, tile);
+    }
 }
 
 template <class T>
@@ -380,6 +387,8 @@ void launch_expand(struct device *d, wide_args *a, int expand, int parts,
     switch (expand) {
     case EXPAND_INT4:
         return launch_parts<T, EXPAND_INT4>(d, a, parts, tile);
+    case EXPAND_INT4_ZERO:
+        return launch_parts<T, EXPAND_INT4_ZERO>(d, a, parts, tile);
     case EXPAND_CODEBOOK:
         return launch_parts<T, EXPAND_CODEBOOK>(d, a, parts, tile);
     case EXPAND_INT8:
@@ -396,14 +405,12 @@ wide_args args_of(const struct device *d, const struct product *p, const struct 
     wide_args a = {};
     a.p = *p;
     a.codes.tile_bytes = l->tile_bytes;
-    /* where a tile has none, any of its bytes: they are read and not used */
-    a.codes.scales_at = l->scale == SCALE_ROW ? 0 : l->scales_at;
+    a.codes.scales_at = l->scales_at;
     a.codes.operands_at = l->operands_at;
-    /* A codebook's in bf16 is 1.  Its chains have no scale in either type (expand_chains). */
+    /* A codebook's in bf16 is 1. */
     a.codes.row_scale = l->scale == SCALE_ROW && !(l->kind == KIND_CODEBOOK && d->act == DT_BF16);
     a.codes.scale_shift = scale_bits_shift(l->scale);
     a.codes.scale_factor = scale_bits_factor(l->scale);
-    a.codes.operand_bytes = l->operand_bytes;
     a.codes.book = scheme_book(d->act, p->scheme);
     a.unit_bytes = l->unit_bytes;
     a.row_scales_at = l->row_scales_at;
@@ -424,7 +431,7 @@ bool matmul_scheme_sm90_fits(const struct device *d, const struct product *p)
 {
     struct scheme_layout l;
     scheme_layout(&l, p->scheme, p->in);
-    return d->cc == 90 && (is_common(expand_of(&l), l.parts) || p->rows > LARGE_ROWS) &&
+    return d->cc == 90 && (is_common(expand_of(&l), wide_parts(&l)) || p->rows > LARGE_ROWS) &&
            is_aligned(p->x) && p->in % 8 == 0 &&
            (p->y_f32
                 ? !p->add && !p->gate_in_y && !p->w_up
@@ -440,7 +447,7 @@ enum scheme_wide_tile matmul_scheme_sm90_chosen(const struct device *d, const st
                                         p->in,
                                         p->w_up != nullptr,
                                         l.kind == KIND_CODEBOOK,
-                                        l.chains == 1 && is_common(expand_of(&l), l.parts),
+                                        l.chains == 1 && is_common(expand_of(&l), wide_parts(&l)),
                                         d->sm_count};
     return scheme_wide_choose(&s);
 }
@@ -453,9 +460,9 @@ void matmul_scheme_sm90_tile(struct device *d, const struct product *p, enum sch
     if (scheme_wide_takes_turns(tile) && !scheme_wide_has_turns(p->in))
         tile = SCHEME_TILE_128_64;
     if (d->act == DT_F16)
-        launch_expand<__half>(d, &a, expand_of(&l), l.parts, tile);
+        launch_expand<__half>(d, &a, expand_of(&l), wide_parts(&l), tile);
     else
-        launch_expand<__nv_bfloat16>(d, &a, expand_of(&l), l.parts, tile);
+        launch_expand<__nv_bfloat16>(d, &a, expand_of(&l), wide_parts(&l), tile);
 }
 
 void matmul_scheme_sm90(struct device *d, const struct product *p)

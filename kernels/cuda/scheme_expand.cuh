@@ -16,17 +16,32 @@
 #include "kernels/cuda/ptx_pair.cuh"
 #include "kernels/cuda/scheme_layout.h"
 
-/* What kernels are compiled for: a kind, INT8 with and without zero points apart. */
-enum { EXPAND_INT4, EXPAND_CODEBOOK, EXPAND_INT8, EXPAND_FP8, EXPAND_INT8_ZERO, EXPANDS };
+/* What kernels are compiled for: a kind, integers with and without zero points apart. */
+enum {
+    EXPAND_INT4,
+    EXPAND_CODEBOOK,
+    EXPAND_INT8,
+    EXPAND_FP8,
+    EXPAND_INT4_ZERO,
+    EXPAND_INT8_ZERO,
+    EXPANDS
+};
 
 inline int expand_of(const struct scheme_layout *l)
 {
+    if (l->kind == KIND_INT4 && l->operand_bytes)
+        return EXPAND_INT4_ZERO;
     return l->kind == KIND_INT8 && l->operand_bytes ? (int)EXPAND_INT8_ZERO : (int)l->kind;
+}
+
+__host__ __device__ constexpr bool expand_is_int4(int expand)
+{
+    return expand == EXPAND_INT4 || expand == EXPAND_INT4_ZERO;
 }
 
 __host__ __device__ constexpr int expand_bits(int expand)
 {
-    return expand == EXPAND_INT4 || expand == EXPAND_CODEBOOK ? 4 : 8;
+    return expand_is_int4(expand) || expand == EXPAND_CODEBOOK ? 4 : 8;
 }
 
 /* Words of a lane for one step. */
@@ -41,10 +56,12 @@ __host__ __device__ constexpr int expand_chains(int expand, int parts)
     return expand == EXPAND_CODEBOOK ? 1 : parts;
 }
 
-/* Whether operands are always there, as activations: two bytes each. */
-__host__ __device__ constexpr bool expand_has_operands(int expand)
+/* Of an operand as it lies in a tile: 0 = none; 2 = an activation. */
+__host__ __device__ constexpr int expand_operand_bytes(int expand)
 {
-    return expand == EXPAND_CODEBOOK || expand == EXPAND_INT8_ZERO;
+    return expand == EXPAND_INT4_ZERO                                 ? 1
+           : expand == EXPAND_CODEBOOK || expand == EXPAND_INT8_ZERO ? 2
+                                                                     : 0;
 }
 
 struct expand_book { /* a codebook in the activation type: upper and lower bytes of 16 values */
@@ -64,17 +81,18 @@ __device__ constexpr uint32_t magic(__half)
     return 0x64006400;
 }
 
+enum { INT4_ZEROS = 0x0808 }; /* of INT4 without zero points, two of them as they would lie */
+
 /* Pairs of what expand_step subtracts from values of the lane's rows g and g + 8, or multiplies a
- * codebook's with.  `stored`: the two operands as they lie in the tile, one (INT4) or two bytes
- * each; without them, 8 (INT4). */
+ * codebook's with.  `stored`: the two operands as they lie in the tile. */
 template <class T, int EXPAND>
-__device__ __forceinline__ void expand_operands(uint32_t operand[2], bool has_zero, uint32_t stored)
+__device__ __forceinline__ void expand_operands(uint32_t operand[2], uint32_t stored)
 {
-    if (EXPAND == EXPAND_INT4) { /* whose magic's lower byte is 0 */
-        const uint32_t both = has_zero ? stored : 0x0808;
+    if (expand_is_int4(EXPAND)) { /* whose magic's lower byte is 0 */
+        const uint32_t both = EXPAND == EXPAND_INT4 ? (uint32_t)INT4_ZEROS : stored;
         operand[0] = bytes_pick(both, magic(T()), 0x5050);
         operand[1] = bytes_pick(both, magic(T()), 0x5151);
-    } else if (expand_has_operands(EXPAND)) {
+    } else if (expand_operand_bytes(EXPAND)) {
         operand[0] = bytes_pick(stored, 0, 0x1010);
         operand[1] = bytes_pick(stored, 0, 0x3232);
     }
@@ -123,7 +141,7 @@ template <class T, int EXPAND>
 __device__ __forceinline__ void expand_step(uint32_t a[4], const uint32_t *w,
                                             const uint32_t operand[2], const expand_book &book)
 {
-    if constexpr (EXPAND == EXPAND_INT4) {
+    if constexpr (expand_is_int4(EXPAND)) {
 #pragma unroll
         for (int i = 0; i < 4; i++)
             a[i] = pair_sub(bits_and_or(w[0] >> 4 * i, 0x000f000f, magic(T())), operand[i % 2], T());

@@ -11,9 +11,11 @@
 
 #include "kernels/cuda/scheme_wide_sums.cuh"
 
-template <class T, int EXPAND, class TILE, int PARTS> struct wide_passes {
+template <class T, int EXPAND, class TILE, int PARTS>
+struct wide_passes : wide_chains<EXPAND, PARTS> {
+    using of = wide_chains<EXPAND, PARTS>;
+    using of::CHAINS, of::HAS_SCALE, of::OPERANDS;
     static const int N = TILE::PASS_ROWS, HALF = TILE_STEPS / 2; /* steps made at once */
-    static const int CHAINS = expand_chains(EXPAND, PARTS);
     static const int STEPS_OF_WORDS = 4 / expand_words(EXPAND);
     static const uint32_t X_BYTES = N * 128; /* of half a stage */
     static_assert(PARTS <= 2 && TILE::BLOCKS == 1, "what registers hold");
@@ -24,7 +26,7 @@ template <class T, int EXPAND, class TILE, int PARTS> struct wide_passes {
     uint32_t my_tile, table;
     float sum[1][2 * (N / 2)];
     float chain[N / 2];
-    uint32_t fragment[TILE_STEPS][4];
+    uint32_t fragment[TILE_STEPS][4], operand[2];
     float scale[CHAINS][2];
 
     __device__ __forceinline__ wide_passes(const wide_codes &c, const wide_ring &r, int tiles,
@@ -38,8 +40,8 @@ template <class T, int EXPAND, class TILE, int PARTS> struct wide_passes {
     __device__ __forceinline__ void make(int half)
     {
         const uint32_t tile = ring.at() + my_tile;
-        uint32_t operand[2] = {};
-        codes.operands<T, EXPAND>(operand, tile, half * (PARTS - 1), lane);
+        if (half == 0 || OPERANDS > 1)
+            codes.operands<T, EXPAND>(operand, tile, half * (OPERANDS - 1), lane);
         uint4 words = {};
 #pragma unroll
         for (int s = half * HALF; s < half * HALF + HALF; s++) {
@@ -56,10 +58,10 @@ template <class T, int EXPAND, class TILE, int PARTS> struct wide_passes {
     __device__ __forceinline__ void load_scales()
     {
 #pragma unroll
-        for (int c = 0; EXPAND != EXPAND_CODEBOOK && c < CHAINS; c++) {
+        for (int c = 0; HAS_SCALE && c < CHAINS; c++) {
             const float2 by = codes.scales(ring.at() + my_tile, c, lane);
-            scale[c][0] = codes.row_scale ? 1.0f : by.x;
-            scale[c][1] = codes.row_scale ? 1.0f : by.y;
+            scale[c][0] = by.x;
+            scale[c][1] = by.y;
             registers_pin(scale[c]); /* now, and not behind the wait for the chain */
         }
     }
@@ -86,8 +88,8 @@ template <class T, int EXPAND, class TILE, int PARTS> struct wide_passes {
 #pragma unroll
         for (int i = 0; i < N / 2; i++) {
             float &to = sum[0][pass * (N / 2) + i];
-            to = EXPAND == EXPAND_CODEBOOK ? __fadd_rn(to, chain[i]) /* scale 1 */
-                                           : __fmaf_rn(scale[c][i % 4 / 2], chain[i], to);
+            to = HAS_SCALE ? __fmaf_rn(scale[c][i % 4 / 2], chain[i], to)
+                           : __fadd_rn(to, chain[i]);
         }
     }
 

@@ -10,9 +10,11 @@
 
 #include "kernels/cuda/scheme_wide_tile.cuh"
 
-template <class T, int EXPAND, class TILE, int PARTS> struct wide_sums {
+template <class T, int EXPAND, class TILE, int PARTS>
+struct wide_sums : wide_chains<EXPAND, PARTS> {
+    using of = wide_chains<EXPAND, PARTS>;
     static const int N = TILE::N, BLOCKS = TILE::BLOCKS;
-    static const int CHAINS = expand_chains(EXPAND, PARTS);
+    using of::CHAINS, of::HAS_SCALE;
     /* One block of two groups has registers for eight fragments: four steps are made together, and
      * multiplied together. */
     static const bool DEEP = BLOCKS == 1 && TILE::GROUPS == 2;
@@ -23,7 +25,7 @@ template <class T, int EXPAND, class TILE, int PARTS> struct wide_sums {
     static const int STEPS_OF_WORDS = 4 / expand_words(EXPAND);
     static const int WORDS = BATCH > STEPS_OF_WORDS ? BATCH / STEPS_OF_WORDS : 1;
     static const int PER_CHAIN = TILE_STEPS / CHAINS; /* steps */
-    static const int PER_PART = TILE_STEPS / PARTS;
+    static const int PER_PART = TILE_STEPS / of::OPERANDS;
     static_assert(PER_PART % BATCH == 0, "operands of one part are in hand");
     static const bool TWO = DEEP && N <= 64; /* accumulators: few rows wait for a chain's end */
     static const int UNROLL = TWO ? 2 : 1;   /* stages */
@@ -91,19 +93,18 @@ template <class T, int EXPAND, class TILE, int PARTS> struct wide_sums {
         registers_pin(from);
 #pragma unroll
         for (int i = 0; i < N / 2; i++)
-            to[i] = EXPAND == EXPAND_CODEBOOK /* scale 1: a plain sum */
-                        ? __fadd_rn(to[i], from[i])
-                        : __fmaf_rn(i % 4 < 2 ? up : down, from[i], to[i]);
+            to[i] = HAS_SCALE ? __fmaf_rn(i % 4 < 2 ? up : down, from[i], to[i])
+                              : __fadd_rn(to[i], from[i]);
     }
 
     __device__ __forceinline__ void load_scales(uint32_t stage, int b, int s)
     {
-        if (EXPAND == EXPAND_CODEBOOK)
+        if (!HAS_SCALE)
             return;
         const float2 by =
             codes.scales(stage + my_tile + b * TILE::WARPS * codes.tile_bytes, s / PER_CHAIN, lane);
-        up = codes.row_scale ? 1.0f : by.x;
-        down = codes.row_scale ? 1.0f : by.y;
+        up = by.x;
+        down = by.y;
     }
 
     __device__ __forceinline__ void release(int stage)

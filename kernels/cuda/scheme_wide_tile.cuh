@@ -49,14 +49,12 @@ template <int ROWS, int OF_GROUPS, int OF_BLOCKS, int OF_WAYS = 1> struct wide_t
 struct wide_codes { /* how a tile of a unit lies */
     uint32_t tile_bytes, scales_at, operands_at;
     uint32_t up_pad;      /* before the first unit of `up`, whose copy wants 128 bytes' alignment */
-    bool row_scale;       /* rows are scaled at the end, and a chain's scale is 1 */
+    bool row_scale;       /* rows are scaled at the end */
     uint32_t scale_shift; /* scale_from_bits */
     float scale_factor;
-    int operand_bytes;
     struct expand_book book;
 
-    /* Of chain c of the tile at `tile`, of this lane's two rows; any numbers where rows have one.
-     */
+    /* Of chain c of the tile at `tile`, of this lane's two rows. */
     __device__ __forceinline__ float2 scales(uint32_t tile, int c, int lane) const
     {
         const uint32_t v = load_shared_4(tile + scales_at + c * 32 + lane / 4 * 4);
@@ -71,12 +69,25 @@ struct wide_codes { /* how a tile of a unit lies */
     {
         const uint32_t row_pair = part * 8 + lane / 4;
         uint32_t stored = 0;
-        if (expand_has_operands(EXPAND))
+        if (expand_operand_bytes(EXPAND) == 2)
             stored = load_shared_4(tile + operands_at + row_pair * 4);
-        else if (EXPAND == EXPAND_INT4 && operand_bytes)
+        else if (expand_operand_bytes(EXPAND) == 1)
             stored = load_shared_2(tile + operands_at + row_pair * 2);
-        expand_operands<T, EXPAND>(to, operand_bytes != 0, stored);
+        expand_operands<T, EXPAND>(to, stored);
     }
+};
+
+/* PARTS of a wide kernel: of a tile; 0 where it is one, and has no scales as its rows have. */
+inline int wide_parts(const struct scheme_layout *l)
+{
+    return l->scale == SCALE_ROW && l->kind != KIND_CODEBOOK ? 0 : l->parts;
+}
+
+/* What PARTS says of a tile. */
+template <int EXPAND, int PARTS> struct wide_chains {
+    static const int CHAINS = EXPAND == EXPAND_CODEBOOK || PARTS == 0 ? 1 : PARTS;
+    static const bool HAS_SCALE = EXPAND != EXPAND_CODEBOOK && PARTS > 0; /* has a chain one? */
+    static const int OPERANDS = PARTS > 1 ? PARTS : 1;                    /* of a row */
 };
 
 /* Are codes looked up in shared memory?  Few rows wait longer for it than permutations take, but

@@ -30,13 +30,15 @@ struct wide_turn {
     int way;             /* this warpgroup's place among those that take turns */
 };
 
-template <class T, int EXPAND, class TILE, int PARTS> struct wide_turns {
+template <class T, int EXPAND, class TILE, int PARTS>
+struct wide_turns : wide_chains<EXPAND, PARTS> {
+    using of = wide_chains<EXPAND, PARTS>;
+    using of::HAS_SCALE, of::OPERANDS;
     static const int N = TILE::N, WAYS = TILE::WAYS, HALF = TILE_STEPS / 2; /* steps made at once */
     static const int STEPS_OF_WORDS = 4 / expand_words(EXPAND), WORDS = HALF / STEPS_OF_WORDS;
     static const int AT_ONCE = 16; /* sums of a lane that are on their way */
-    static const bool HAS_SCALE = EXPAND != EXPAND_CODEBOOK;
     static const uint32_t X_BYTES = N * 128; /* of half a stage */
-    static_assert(expand_chains(EXPAND, PARTS) == 1 && TILE::BLOCKS == 1 && TILE::SIDES == 1,
+    static_assert(of::CHAINS == 1 && TILE::BLOCKS == 1 && TILE::SIDES == 1,
                   "a chain a tile of k");
 
     const wide_codes &codes;
@@ -61,7 +63,7 @@ template <class T, int EXPAND, class TILE, int PARTS> struct wide_turns {
     {
         const uint32_t tile = ring.at() + my_tile;
         uint32_t operand[2] = {};
-        codes.operands<T, EXPAND>(operand, tile, half * (PARTS - 1), lane);
+        codes.operands<T, EXPAND>(operand, tile, half * (OPERANDS - 1), lane);
         uint4 words[WORDS];
 #pragma unroll
         for (int i = 0; i < WORDS; i++)
@@ -80,7 +82,7 @@ template <class T, int EXPAND, class TILE, int PARTS> struct wide_turns {
     /* Of the stage in hand, of rows g and g + 8. */
     __device__ __forceinline__ float2 load_scales()
     {
-        if (!HAS_SCALE || codes.row_scale)
+        if (!HAS_SCALE)
             return {1, 1};
         return codes.scales(ring.at() + my_tile, 0, lane);
     }

@@ -75,7 +75,7 @@ __global__ void chain_kernel(float *y, const bf *x, const uint8_t *w, struct sch
             stored = *(const uint16_t *)operands;
         if (l.operand_bytes == 2)
             stored = *(const uint32_t *)operands;
-        expand_operands<bf, EXPAND>(operand, l.operand_bytes != 0, stored);
+        expand_operands<bf, EXPAND>(operand, stored);
         for (int i = 0; i < words_of; i++)
             words[i] = ((const uint32_t *)(tile + step / steps_of * 512 +
                                            lane * 16))[step % steps_of * words_of + i];
@@ -153,7 +153,7 @@ void make_want(struct device *d, checked *c, int which)
     const dim3 grid((unsigned)(c->n + 15) / 16, (CHECK_ROWS + 7) / 8);
     static chain_function *const kernels[EXPANDS] = {
         chain_kernel<EXPAND_INT4>, chain_kernel<EXPAND_CODEBOOK>, chain_kernel<EXPAND_INT8>,
-        chain_kernel<EXPAND_FP8>, chain_kernel<EXPAND_INT8_ZERO>};
+        chain_kernel<EXPAND_FP8>, chain_kernel<EXPAND_INT4_ZERO>, chain_kernel<EXPAND_INT8_ZERO>};
     kernels[expand_of(&c->l)]<<<grid, 32, 0, d->stream>>>(
         sums, c->x, c->w[which], c->l, scheme_book(DT_BF16, &c->s), CHECK_ROWS, c->in, c->n);
     OK(cudaStreamSynchronize(d->stream));
