@@ -187,8 +187,8 @@ __global__ void __launch_bounds__(TILE::THREADS, 1)
     __shared__ uint64_t bars[2 * STAGES_MAX], piece_bars[TILE::SIDES][pieces::STATES][pieces::RING],
         turn_bars[TILE::WAYS > 1 ? TILE::WARPS : 1];
     const wide_ring r = {(shared_addr(shared_raw) + 1023) & ~1023u,
-                         shared_addr(bars),
-                         shared_addr(bars + STAGES_MAX),
+                         in_register(shared_addr(bars)),
+                         in_register(shared_addr(bars + STAGES_MAX)),
                          (uint32_t)a.stage_bytes,
                          a.stages,
                          0,

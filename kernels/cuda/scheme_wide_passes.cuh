@@ -66,7 +66,7 @@ struct wide_passes : wide_chains<EXPAND, PARTS> {
         }
     }
 
-    __device__ __forceinline__ void multiply(uint32_t stage, int half)
+    __device__ __forceinline__ void multiply(uint64_t x, int half)
     {
 #pragma unroll
         for (int s = half * HALF; s < half * HALF + HALF; s++)
@@ -75,8 +75,8 @@ struct wide_passes : wide_chains<EXPAND, PARTS> {
         wgmma_fence();
 #pragma unroll
         for (int s = half * HALF; s < half * HALF + HALF; s++) {
-            const uint64_t x = matrix_descriptor(stage + half * X_BYTES, 16, 1024) + s % HALF * 2;
-            wgmma_rows(T(), chain, fragment[s], x, s % (TILE_STEPS / CHAINS) != 0);
+            wgmma_rows(T(), chain, fragment[s], x + (half * X_BYTES / 16 + s % HALF * 2),
+                       s % (TILE_STEPS / CHAINS) != 0);
         }
         wgmma_commit();
     }
@@ -98,10 +98,17 @@ struct wide_passes : wide_chains<EXPAND, PARTS> {
         mbarrier_arrive(ring.empty + 8 * stage);
     }
 
+    /* x of the stage in hand. */
+    __device__ __forceinline__ uint64_t rows() const
+    {
+        return matrix_descriptor(ring.at(), 0, 1024);
+    }
+
     /* 128 columns, the first half of whose fragments is made, by PASSES. */
     template <int PASSES> __device__ __forceinline__ void step(bool is_last)
     {
-        multiply(ring.at(), 0);
+        uint64_t x = rows();
+        multiply(x, 0);
         load_scales();
         make(1);
         if (PASSES == 2) {
@@ -109,21 +116,21 @@ struct wide_passes : wide_chains<EXPAND, PARTS> {
                 wgmma_wait<0>();
                 add(0, 0);
             }
-            multiply(ring.at(), 1);
+            multiply(x, 1);
             wgmma_wait<0>();
             release(ring.stage);
             add(0, CHAINS - 1);
             ring.next();
             mbarrier_wait(ring.full + 8 * ring.stage, ring.parity);
-            multiply(ring.at(), 0);
+            x = rows();
+            multiply(x, 0);
         }
-        const uint32_t at = ring.at();
         const int mine = ring.stage;
         if (CHAINS == 2) {
             wgmma_wait<0>();
             add(PASSES - 1, 0);
         }
-        multiply(at, 1);
+        multiply(x, 1);
         ring.next();
         if (!is_last)
             mbarrier_wait(ring.full + 8 * ring.stage, ring.parity);

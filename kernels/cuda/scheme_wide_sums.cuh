@@ -73,7 +73,7 @@ struct wide_sums : wide_chains<EXPAND, PARTS> {
                                        table, lane, codes.book);
     }
 
-    __device__ __forceinline__ void multiply(float (&to)[N / 2], uint32_t stage, int s)
+    __device__ __forceinline__ void multiply(float (&to)[N / 2], uint64_t x, int s)
     {
 #pragma unroll
         for (int i = s; i < s + BATCH; i++)
@@ -82,8 +82,8 @@ struct wide_sums : wide_chains<EXPAND, PARTS> {
         wgmma_fence();
 #pragma unroll
         for (int i = s; i < s + BATCH; i++) {
-            const uint64_t x = matrix_descriptor(stage + i / 4 * X_BYTES, 16, 1024) + i % 4 * 2;
-            wgmma_rows(T(), to, fragment[i % DEPTH], x, i % PER_CHAIN != 0);
+            wgmma_rows(T(), to, fragment[i % DEPTH], x + (i / 4 * X_BYTES / 16 + i % 4 * 2),
+                       i % PER_CHAIN != 0);
         }
         wgmma_commit();
     }
@@ -148,6 +148,7 @@ struct wide_sums : wide_chains<EXPAND, PARTS> {
 #pragma unroll
         for (int i = 0; i < n; i++) {
             const uint32_t at = ring.at();
+            const uint64_t x = matrix_descriptor(at, 0, 1024);
             const int mine = ring.stage;
 #pragma unroll
             for (int b = 0; b < BLOCKS; b++)
@@ -156,7 +157,7 @@ struct wide_sums : wide_chains<EXPAND, PARTS> {
                     const int nth = (i * BLOCKS + b) * CHAINS + s / PER_CHAIN; /* chain */
                     const int now = TWO ? nth % 2 : 0;
                     const bool ends = (s + BATCH) % PER_CHAIN == 0;
-                    multiply(chain[now], at, s);
+                    multiply(chain[now], x, s);
                     fetch(b, s, is_last && i + 1 == n);
                     wgmma_wait<RUNNING / BATCH>();
 #pragma unroll

@@ -96,9 +96,8 @@ struct wide_turns : wide_chains<EXPAND, PARTS> {
         wgmma_fence();
 #pragma unroll
         for (int s = half * HALF; s < half * HALF + HALF; s++) {
-            const uint64_t x =
-                matrix_descriptor(ring.at() + half * X_BYTES, 16, 1024) + s % HALF * 2;
-            wgmma_rows(T(), to, fragment[s], x, s != 0);
+            const uint64_t x = matrix_descriptor(ring.at(), 0, 1024);
+            wgmma_rows(T(), to, fragment[s], x + (half * X_BYTES / 16 + s % HALF * 2), s != 0);
         }
         wgmma_commit();
     }
