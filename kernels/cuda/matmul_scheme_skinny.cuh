@@ -36,8 +36,8 @@ static_assert(BARRIER_UNITS + (int)SCHEME_WARPS_FEW / 2 <= (int)BARRIER_OTHERS,
               "ids of units that meet");
 static_assert((int)TABLE_BYTES == (int)SCHEME_BOOK_BYTES, "the table has its place");
 
-/* What one warp does.  PARTS, CHAINS: of a tile.  SLOTS: chains that run side by side, which come one
- * after the other in k.  WAYS: warps that take a unit's tiles in turn; each adds at most SLICES
+/* What one warp does.  PARTS, CHAINS: of a tile.  SLOTS: chains that run side by side, which come
+ * one after the other in k.  WAYS: warps that take a unit's tiles in turn; each adds at most SLICES
  * slices of a row group's values, 32 at a time. */
 template <class T, int EXPAND, int PARTS, int ROWG, int TILES, int WAYS> struct scheme_worker {
     enum {
@@ -90,7 +90,7 @@ template <class T, int EXPAND, int PARTS, int ROWG, int TILES, int WAYS> struct 
         x_at = held((uint32_t)(2 * way * HAND) * a.c.x_box + piece_at(0, row, lane / 8));
         pair_at = held(scales_from() + (uint32_t)(lane / 4 * 4 - lane * 16));
         operand_at = held((a.l.operand_bytes ? a.l.operands_at : 0) +
-                       (uint32_t)(lane / 4 * 2 * a.l.operand_bytes - lane * 16));
+                          (uint32_t)(lane / 4 * 2 * a.l.operand_bytes - lane * 16));
         operand_keep = held(a.l.operand_bytes ? 0xffffu : 0u);
         operand_fixed = held(a.l.operand_bytes ? 0u : (uint32_t)INT4_ZEROS);
         exchange_init(way);

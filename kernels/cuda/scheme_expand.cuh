@@ -3,7 +3,8 @@
  *
  * A code becomes the low mantissa bits of a 16-bit float whose last place is worth 1, and one
  * subtraction leaves the integer; E4M3 is shifted to where the wider exponent lies, and multiplied
- * by the difference of the biases; codebooks are looked up by byte permutations, or in shared memory.
+ * by the difference of the biases; codebooks are looked up by byte permutations, or in shared
+ * memory.
  *
  * T is the activation type, __nv_bfloat16 or __half. */
 #ifndef KERNELS_CUDA_SCHEME_EXPAND_CUH
@@ -59,7 +60,7 @@ __host__ __device__ constexpr int expand_chains(int expand, int parts)
 /* Of an operand as it lies in a tile: 0 = none; 2 = an activation. */
 __host__ __device__ constexpr int expand_operand_bytes(int expand)
 {
-    return expand == EXPAND_INT4_ZERO                                 ? 1
+    return expand == EXPAND_INT4_ZERO                                ? 1
            : expand == EXPAND_CODEBOOK || expand == EXPAND_INT8_ZERO ? 2
                                                                      : 0;
 }
@@ -144,7 +145,8 @@ __device__ __forceinline__ void expand_step(uint32_t a[4], const uint32_t *w,
     if constexpr (expand_is_int4(EXPAND)) {
 #pragma unroll
         for (int i = 0; i < 4; i++)
-            a[i] = pair_sub(bits_and_or(w[0] >> 4 * i, 0x000f000f, magic(T())), operand[i % 2], T());
+            a[i] =
+                pair_sub(bits_and_or(w[0] >> 4 * i, 0x000f000f, magic(T())), operand[i % 2], T());
     } else if constexpr (EXPAND == EXPAND_CODEBOOK) {
         const uint32_t select = w[0] & 0x77777777, even = w[0] << 4; /* top bits to bytes' own */
         expand_lookup(a, select, bytes_pick(even, w[0], 0xd9c8), book);

@@ -66,6 +66,13 @@ struct wide_passes : wide_chains<EXPAND, PARTS> {
         }
     }
 
+    __device__ __forceinline__ void pin_scales()
+    {
+#pragma unroll
+        for (int c = 0; HAS_SCALE && c < CHAINS; c++)
+            registers_pin(scale[c]);
+    }
+
     __device__ __forceinline__ void multiply(uint64_t x, int half)
     {
 #pragma unroll
@@ -79,6 +86,7 @@ struct wide_passes : wide_chains<EXPAND, PARTS> {
                        s % (TILE_STEPS / CHAINS) != 0);
         }
         wgmma_commit();
+        schedule_fence();
     }
 
     /* Of pass 0 or 1. */
@@ -88,8 +96,7 @@ struct wide_passes : wide_chains<EXPAND, PARTS> {
 #pragma unroll
         for (int i = 0; i < N / 2; i++) {
             float &to = sum[0][pass * (N / 2) + i];
-            to = HAS_SCALE ? __fmaf_rn(scale[c][i % 4 / 2], chain[i], to)
-                           : __fadd_rn(to, chain[i]);
+            to = HAS_SCALE ? __fmaf_rn(scale[c][i % 4 / 2], chain[i], to) : __fadd_rn(to, chain[i]);
         }
     }
 
@@ -111,14 +118,18 @@ struct wide_passes : wide_chains<EXPAND, PARTS> {
         multiply(x, 0);
         load_scales();
         make(1);
+        schedule_fence();
         if (PASSES == 2) {
             if (CHAINS == 2) {
                 wgmma_wait<0>();
                 add(0, 0);
             }
             multiply(x, 1);
+            pin_scales();
+            schedule_fence();
             wgmma_wait<0>();
             release(ring.stage);
+            schedule_fence();
             add(0, CHAINS - 1);
             ring.next();
             mbarrier_wait(ring.full + 8 * ring.stage, ring.parity);

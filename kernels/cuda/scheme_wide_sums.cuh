@@ -86,6 +86,8 @@ struct wide_sums : wide_chains<EXPAND, PARTS> {
                        i % PER_CHAIN != 0);
         }
         wgmma_commit();
+        if (EXPAND == EXPAND_CODEBOOK) /* whose look-ups would hold the next wgmma */
+            schedule_fence();
     }
 
     __device__ __forceinline__ void add(float (&to)[N / 2], float (&from)[N / 2])

@@ -36,10 +36,9 @@ struct wide_turns : wide_chains<EXPAND, PARTS> {
     using of::HAS_SCALE, of::OPERANDS;
     static const int N = TILE::N, WAYS = TILE::WAYS, HALF = TILE_STEPS / 2; /* steps made at once */
     static const int STEPS_OF_WORDS = 4 / expand_words(EXPAND), WORDS = HALF / STEPS_OF_WORDS;
-    static const int AT_ONCE = 16; /* sums of a lane that are on their way */
+    static const int AT_ONCE = 16;           /* sums of a lane that are on their way */
     static const uint32_t X_BYTES = N * 128; /* of half a stage */
-    static_assert(of::CHAINS == 1 && TILE::BLOCKS == 1 && TILE::SIDES == 1,
-                  "a chain a tile of k");
+    static_assert(of::CHAINS == 1 && TILE::BLOCKS == 1 && TILE::SIDES == 1, "a chain a tile of k");
 
     const wide_codes &codes;
     wide_ring ring;

@@ -152,8 +152,8 @@ void make_want(struct device *d, checked *c, int which)
     float *sums = take<float>((size_t)CHECK_ROWS * c->n);
     const dim3 grid((unsigned)(c->n + 15) / 16, (CHECK_ROWS + 7) / 8);
     static chain_function *const kernels[EXPANDS] = {
-        chain_kernel<EXPAND_INT4>, chain_kernel<EXPAND_CODEBOOK>, chain_kernel<EXPAND_INT8>,
-        chain_kernel<EXPAND_FP8>, chain_kernel<EXPAND_INT4_ZERO>, chain_kernel<EXPAND_INT8_ZERO>};
+        chain_kernel<EXPAND_INT4>, chain_kernel<EXPAND_CODEBOOK>,  chain_kernel<EXPAND_INT8>,
+        chain_kernel<EXPAND_FP8>,  chain_kernel<EXPAND_INT4_ZERO>, chain_kernel<EXPAND_INT8_ZERO>};
     kernels[expand_of(&c->l)]<<<grid, 32, 0, d->stream>>>(
         sums, c->x, c->w[which], c->l, scheme_book(DT_BF16, &c->s), CHECK_ROWS, c->in, c->n);
     OK(cudaStreamSynchronize(d->stream));
