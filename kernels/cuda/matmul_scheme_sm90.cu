@@ -343,6 +343,8 @@ void launch_plain(struct device *d, wide_args *a, enum scheme_wide_tile tile)
         return launch_kernel<T, EXPAND, wide_tile<64, 2, 1>, PARTS, ENDING_ADD>(d, a);
     case SCHEME_TILE_128_128:
         return launch_kernel<T, EXPAND, wide_tile<128, 2, 1>, PARTS, ENDING_ADD>(d, a);
+    case SCHEME_TILE_192_64:
+        return launch_kernel<T, EXPAND, wide_tile<64, 3, 1>, PARTS, ENDING_ADD>(d, a);
     case SCHEME_TILE_192_128:
         return launch_kernel<T, EXPAND, wide_tile<128, 3, 1>, PARTS, ENDING_ADD>(d, a);
     default:

@@ -17,7 +17,7 @@ struct wide_sums : wide_chains<EXPAND, PARTS> {
     using of::CHAINS, of::HAS_SCALE;
     /* One block of two groups has registers for eight fragments: four steps are made together, and
      * multiplied together. */
-    static const bool DEEP = BLOCKS == 1 && TILE::GROUPS == 2;
+    static const bool DEEP = BLOCKS == 1 && (TILE::GROUPS == 2 || (N <= 64 && CHAINS == 1));
     static const int DEPTH = DEEP ? 8 : 4;    /* fragments in registers */
     static const int AHEAD = DEPTH / 2;       /* of them, made before their turn */
     static const int RUNNING = DEPTH - AHEAD; /* wgmma that may still run */
