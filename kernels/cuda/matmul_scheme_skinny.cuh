@@ -34,7 +34,7 @@ static_assert((int)SCHEME_WARPS_MANY * 32 >= (int)ROWS_THREADS, "workers bring t
 static_assert((int)SCHEME_NORM_ROWS_MAX <= (int)ROWS_NORM_MAX, "as many rows are normalised");
 static_assert(BARRIER_UNITS + (int)SCHEME_WARPS_FEW / 2 <= (int)BARRIER_OTHERS,
               "ids of units that meet");
-static_assert((int)TABLE_BYTES == (int)SCHEME_BOOK_BYTES, "the table has its place");
+static_assert(table_bytes(TABLE_ROW) == (int)SCHEME_BOOK_BYTES, "the table has its place");
 
 /* What one warp does.  PARTS, CHAINS: of a tile.  SLOTS: chains that run side by side, which come
  * one after the other in k.  WAYS: warps that take a unit's tiles in turn; each adds at most SLICES
@@ -171,7 +171,7 @@ template <class T, int EXPAND, int PARTS, int ROWG, int TILES, int WAYS> struct 
     {
         const bool permuted = ROWG * TILES <= 4 && step % PERMUTED_EVERY == PERMUTED_EVERY - 1;
         if (EXPAND == EXPAND_CODEBOOK && !permuted)
-            table_step<T>(f, w[0], operand, s.book, (uint32_t)(4 * lane));
+            table_step<T, TABLE_ROW>(f, w[0], operand, s.book, (uint32_t)(4 * lane));
         else
             expand_step<T, EXPAND>(f, w, operand, a.book);
     }
@@ -417,7 +417,7 @@ __launch_bounds__(ROWG *TILES <= 2 ? SCHEME_THREADS_MAX : (SCHEME_WARPS_MANY + 1
         return;
     }
     if (EXPAND == EXPAND_CODEBOOK)
-        table_make(s.book, a.book, threadIdx.x, a.c.warps * 32);
+        table_make<TABLE_ROW>(s.book, a.book, threadIdx.x, a.c.warps * 32);
     depend_wait();
     if (brings)
         scheme_x<T>(base, a, has_norm_w);

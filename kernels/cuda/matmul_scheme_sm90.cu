@@ -52,8 +52,9 @@ enum wide_ending {
 
 template <int EXPAND, class TILE, bool GATED> struct shape { /* bytes of shared memory */
     static const int X_BYTES = TILE::PASS_ROWS * BOX * 2;    /* of half a stage's */
-    static const int END_BYTES = wide_pieces<TILE, GATED, expand_bits(EXPAND)>::BYTES;
-    static const int BOOK_BYTES = wide_has_table<TILE>(EXPAND) ? TABLE_BYTES : 0;
+    static const int END_BYTES = wide_pieces<TILE, GATED, wide_many_pieces(EXPAND)>::BYTES;
+    static const int BOOK_BYTES =
+        wide_has_table<TILE>(EXPAND) ? table_bytes(wide_table_row<TILE>()) : 0;
     static const int FIXED_BYTES = /* 1024: room to align */
         1024 + END_BYTES + BOOK_BYTES + TILE::TURN_BYTES;
 };
@@ -78,7 +79,7 @@ __device__ __forceinline__ void scale_rows(float (&sum)[TILE::BLOCKS][TILE::N / 
 }
 
 /* A tile's sums, of so many rows, to y. */
-template <class T, int BITS, class TILE, wide_ending ENDING>
+template <class T, int MANY, class TILE, wide_ending ENDING>
 __device__ __forceinline__ void
 end_tile(float (&sum)[TILE::BLOCKS][TILE::N / 2], const wide_args &a, const place &t, int rows,
          wide_ring &pieces, const wide_ring &away, int warp, int lane)
@@ -89,7 +90,7 @@ end_tile(float (&sum)[TILE::BLOCKS][TILE::N / 2], const wide_args &a, const plac
                                              warp, lane)
             .run(sum);
     else
-        wide_end<T, TILE, ENDING == ENDING_SILU, BITS>{a.p,  pieces, away, t.row,
+        wide_end<T, TILE, ENDING == ENDING_SILU, MANY>{a.p,  pieces, away, t.row,
                                                        rows, col,    warp, lane}
             .run(sum);
 }
@@ -104,14 +105,14 @@ __device__ __forceinline__ void multiply(SUMS &s, const wide_args &a, wide_ring 
         const place t = place_at<TILE>(a, i);
         if (a.codes.row_scale)
             scale_rows<TILE>(s.sum, a, t, warp, lane);
-        end_tile<T, expand_bits(EXPAND), TILE, ENDING>(s.sum, a, t, passes * TILE::PASS_ROWS,
+        end_tile<T, wide_many_pieces(EXPAND), TILE, ENDING>(s.sum, a, t, passes * TILE::PASS_ROWS,
                                                        pieces, away, warp, lane);
     }
 }
 
 /* What warpgroups that take turns ask of the block's tiles. */
-template <class T, int BITS, class TILE, wide_ending ENDING> struct tiles_by_turns {
-    typedef wide_pieces<TILE, false, BITS> of;
+template <class T, int MANY, class TILE, wide_ending ENDING> struct tiles_by_turns {
+    typedef wide_pieces<TILE, false, MANY> of;
     const wide_args &a;
     wide_ring &pieces;
     int warp, lane;
@@ -137,7 +138,7 @@ template <class T, int BITS, class TILE, wide_ending ENDING> struct tiles_by_tur
             sum[0][v] = chain[v];
         if (a.codes.row_scale)
             scale_rows<TILE>(sum, a, at(i), warp, lane);
-        end_tile<T, BITS, TILE, ENDING>(sum, a, at(i), TILE::N, pieces, pieces, warp, lane);
+        end_tile<T, MANY, TILE, ENDING>(sum, a, at(i), TILE::N, pieces, pieces, warp, lane);
     }
 };
 
@@ -151,7 +152,7 @@ __device__ void multiply_turns(const wide_args &a, const wide_ring &stages, wide
     const wide_turn turn = {sums + side * (TILE::N / 8 * 512) + lane * 16,
                             bars + 8 * (way * TILE::SIDE_WARPS + side),
                             bars + 8 * (after * TILE::SIDE_WARPS + side), way};
-    tiles_by_turns<T, expand_bits(EXPAND), TILE, ENDING> tiles = {a, pieces, warp, lane, 0};
+    tiles_by_turns<T, wide_many_pieces(EXPAND), TILE, ENDING> tiles = {a, pieces, warp, lane, 0};
     wide_turns<T, EXPAND, TILE, PARTS>(a.codes, stages, turn, table, warp, lane).run(tiles, a.n_k);
 }
 
@@ -183,7 +184,7 @@ __global__ void __launch_bounds__(TILE::THREADS, 1)
     DYNAMIC_SHARED(uint8_t, shared_raw);
     const bool gated = ENDING == ENDING_SILU;
     using S = shape<EXPAND, TILE, gated>;
-    typedef wide_pieces<TILE, gated, expand_bits(EXPAND)> pieces;
+    typedef wide_pieces<TILE, gated, wide_many_pieces(EXPAND)> pieces;
     __shared__ uint64_t bars[2 * STAGES_MAX], piece_bars[TILE::SIDES][pieces::STATES][pieces::RING],
         turn_bars[TILE::WAYS > 1 ? TILE::WARPS : 1];
     const wide_ring r = {(shared_addr(shared_raw) + 1023) & ~1023u,
@@ -221,7 +222,7 @@ __global__ void __launch_bounds__(TILE::THREADS, 1)
         init_barriers<TILE, pieces>(r, shared_addr(piece_bars), shared_addr(turn_bars));
     }
     if (wide_has_table<TILE>(EXPAND))
-        table_make(table, a.codes.book, threadIdx.x, TILE::THREADS);
+        table_make<wide_table_row<TILE>()>(table, a.codes.book, threadIdx.x, TILE::THREADS);
     __syncthreads();
     depend_launch();
     if (last >= 0) {

@@ -162,9 +162,16 @@ __device__ __forceinline__ void expand_step(uint32_t a[4], const uint32_t *w,
 /* ---- codes by a table ----
  *
  * A byte of codes is the place of their pair of values in a table of 256.  Each lane of a warp has
- * a table of its own, which lies in one bank: no two lanes meet in one. */
+ * a table of its own, which lies in one bank: no two lanes meet in one.  ROW: bytes from a pair to
+ * the next, of which the lanes' take 128: 256, where there is room, make a place of a byte in one
+ * instruction. */
 
-enum { TABLE_PAIRS = 256, TABLE_PAIR_BYTES = 32 * 4, TABLE_BYTES = TABLE_PAIRS * TABLE_PAIR_BYTES };
+enum { TABLE_PAIRS = 256, TABLE_ROW = 32 * 4, TABLE_ROW_WIDE = 256 };
+
+__host__ __device__ constexpr int table_bytes(int row)
+{
+    return TABLE_PAIRS * row;
+}
 
 __device__ __forceinline__ uint32_t table_value(const expand_book &book, int code)
 {
@@ -174,24 +181,31 @@ __device__ __forceinline__ uint32_t table_value(const expand_book &book, int cod
 }
 
 /* All lanes' tables, by thread `i` of `n`. */
+template <int ROW>
 __device__ inline void table_make(uint32_t table, const expand_book &book, int i, int n)
 {
     for (; i < TABLE_PAIRS * 8; i += n) {
         const uint32_t v = table_value(book, i / 8 % 16) | table_value(book, i / 128) << 16;
-        store_shared_16(table + (uint32_t)i * 16, make_uint4(v, v, v, v));
+        store_shared_16(table + (uint32_t)(i / 8 * ROW + i % 8 * 16), make_uint4(v, v, v, v));
     }
 }
 
 /* The A fragment of one step from the lane's word of it.  `lane_at`: 4 * lane. */
-template <class T>
+template <class T, int ROW>
 __device__ __forceinline__ void table_step(uint32_t a[4], uint32_t w, const uint32_t operand[2],
                                            uint32_t table, uint32_t lane_at)
 {
-    const uint32_t pair = 255 * TABLE_PAIR_BYTES;
-    a[0] = load_shared_4(table + bits_and_or(w * TABLE_PAIR_BYTES, pair, lane_at));
-    a[1] = load_shared_4(table + bits_and_or(w >> 1, pair, lane_at));
-    a[2] = load_shared_4(table + bits_and_or(w >> 9, pair, lane_at));
-    a[3] = load_shared_4(table + bits_and_or(w >> 17, pair, lane_at));
+    if constexpr (ROW == TABLE_ROW_WIDE) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) /* the place's bytes: lane_at, byte i of w, 0, 0 */
+            a[i] = load_shared_4(table + bytes_pick(w, lane_at, 0x7604 | i << 4));
+    } else {
+        const uint32_t pair = 255 * ROW;
+        a[0] = load_shared_4(table + bits_and_or(w * ROW, pair, lane_at));
+        a[1] = load_shared_4(table + bits_and_or(w >> 1, pair, lane_at));
+        a[2] = load_shared_4(table + bits_and_or(w >> 9, pair, lane_at));
+        a[3] = load_shared_4(table + bits_and_or(w >> 17, pair, lane_at));
+    }
     expand_scale<T>(a, operand);
 }
 

@@ -30,14 +30,13 @@
 enum { PIECE_ROWS = 32, PIECE_COLS = 64, PIECE_BYTES = PIECE_ROWS * PIECE_COLS * 2 };
 
 /* Pieces of a tile and warpgroup in their order: blocks side by side, then the next rows. */
-template <class TILE, bool GATED, int BITS> struct wide_pieces {
+template <class TILE, bool GATED, int MANY> struct wide_pieces {
     static const int N = TILE::N, BLOCKS = TILE::BLOCKS;
     static const bool IS_GATED = GATED;
     static_assert(!GATED || (TILE::GROUPS == 2 && BLOCKS == 1), "one has gate's rows, one up's");
-    /* Of a warpgroup: gated, its half of a tile.  Else residuals are a thousand cycles away: as
-     * many of 256 rows' eight as leave room for four stages, of 4-bit codes or of 8-bit ones. */
-    static const int OF_MANY = BITS == 4 ? 6 : 4;
-    static const int RING = GATED ? N / PIECE_ROWS / 2 : N > 128 ? OF_MANY : BLOCKS + 1;
+    /* Of a warpgroup: gated, its half of a tile.  Else residuals are a thousand cycles away: MANY
+     * of 256 rows' eight. */
+    static const int RING = GATED ? N / PIECE_ROWS / 2 : N > 128 ? MANY : BLOCKS + 1;
     static const int BYTES = TILE::SIDES * RING * PIECE_BYTES;
     static const int STATES = GATED ? 3 : 2; /* given, ready, sent */
 
@@ -59,8 +58,8 @@ template <class TILE, bool GATED, int BITS> struct wide_pieces {
     }
 };
 
-template <class T, class TILE, bool GATED, int BITS> struct wide_end {
-    typedef wide_pieces<TILE, GATED, BITS> pieces;
+template <class T, class TILE, bool GATED, int MANY> struct wide_end {
+    typedef wide_pieces<TILE, GATED, MANY> pieces;
     static const int N = TILE::N, BLOCKS = TILE::BLOCKS;
     static const int ROWS = N % 64 ? 32 : 64; /* whose code lies unrolled */
     static const int SUMS = ROWS / 2;         /* of a lane and block, of so many rows */

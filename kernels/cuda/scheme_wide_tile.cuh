@@ -104,6 +104,20 @@ template <class TILE> __host__ __device__ constexpr bool wide_has_table(int expa
     return expand == EXPAND_CODEBOOK && (TILE::PASS_ROWS >= 64 || TILE::WAYS > 1);
 }
 
+/* Pieces in which 256 rows of y leave: as many as leave room for four stages, three beside a table.
+ */
+__host__ __device__ constexpr int wide_many_pieces(int expand)
+{
+    return expand_is_int4(expand) ? 6 : 4;
+}
+
+/* From a pair of the table to the next: wide where three stages are left, and more than those that
+ * warpgroups hold which take turns. */
+template <class TILE> __host__ __device__ constexpr int wide_table_row()
+{
+    return TILE::BLOCKS == 1 && (TILE::WAYS == 1 || TILE::N <= 32) ? TABLE_ROW_WIDE : TABLE_ROW;
+}
+
 /* The fragment of one step of a tile's products, from the lane's words of it. */
 template <class T, int EXPAND, class TILE>
 __device__ __forceinline__ void wide_fragment(uint32_t (&to)[4], const uint32_t *w,
@@ -111,7 +125,7 @@ __device__ __forceinline__ void wide_fragment(uint32_t (&to)[4], const uint32_t 
                                               int lane, const expand_book &book)
 {
     if constexpr (wide_has_table<TILE>(EXPAND))
-        table_step<T>(to, w[0], operand, table, lane * 4);
+        table_step<T, wide_table_row<TILE>()>(to, w[0], operand, table, lane * 4);
     else
         expand_step<T, EXPAND>(to, w, operand, book);
 }
