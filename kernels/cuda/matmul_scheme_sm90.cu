@@ -306,7 +306,7 @@ void launch_kernel(struct device *d, wide_args *a)
  * largest tile, and an end that does everything. */
 constexpr bool is_common(int expand, int parts)
 {
-    return expand_is_int4(expand)      ? parts == 1 || parts == 2
+    return expand_is_int4(expand)      ? parts <= 2
            : expand == EXPAND_CODEBOOK ? parts == 2
                                        : expand == EXPAND_INT8;
 }
@@ -367,20 +367,22 @@ void launch_tile(struct device *d, wide_args *a, enum scheme_wide_tile tile)
 template <class T, int EXPAND>
 void launch_parts(struct device *d, wide_args *a, int parts, enum scheme_wide_tile tile)
 {
-    const bool has_book = EXPAND == EXPAND_CODEBOOK, has_groups = EXPAND != EXPAND_FP8;
-    const bool has_many = has_groups && EXPAND != EXPAND_INT8; /* those have zero points */
-    if constexpr (!has_book)
+    /* A codebook has 2 or 4; INT8 in several has zero points, and FP8 has one. */
+    const bool has_book = EXPAND == EXPAND_CODEBOOK;
+    const bool has_many = EXPAND != EXPAND_INT8 && EXPAND != EXPAND_FP8;
+    if constexpr (!has_book) {
         if (parts == 0)
             return launch_tile<T, EXPAND, 0>(d, a, tile);
-    if constexpr (!has_book && has_groups)
         if (parts == 1)
             return launch_tile<T, EXPAND, 1>(d, a, tile);
+    }
     if constexpr (has_many) {
         if (parts == 2)
             return launch_tile<T, EXPAND, 2>(d, a, tile);
         if (parts == 4)
             return launch_tile<T, EXPAND, 4>(d, a, tile);
     }
+    assert(!"a layout has a kernel");
 }
 
 template <class T>

@@ -74,7 +74,7 @@ template <int N> __device__ __forceinline__ void registers_pin(uint32_t (&r)[N])
 __device__ __forceinline__ uint64_t matrix_descriptor(uint32_t address, uint32_t lead,
                                                       uint32_t stride)
 {
-    return (uint64_t)(address >> 4) | (uint64_t)(lead >> 4) << 16 |
+    return (uint64_t)((address & 0x3ffff) >> 4) | (uint64_t)(lead >> 4) << 16 |
            (uint64_t)(stride >> 4) << 32 | (uint64_t)1 << 62;
 }
 

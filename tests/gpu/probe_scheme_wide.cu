@@ -37,6 +37,7 @@ const struct scheme schemes[] = {
     {.codes = DT_INT4, .group = 32, .scale = DT_F16, .has_zero = true},
     {.codes = DT_INT4, .group = 128, .scale = DT_F16, .has_zero = true},
     {.codes = DT_INT4, .group = 64, .scale = DT_BF16},
+    {.codes = DT_INT4},
     {.codes = DT_INT8, .has_zero = true},
     {.codes = DT_INT8, .group = 32, .scale = DT_F16, .has_zero = true},
     {.codes = DT_FP8},
