@@ -51,7 +51,7 @@ __host__ __device__ constexpr int expand_words(int expand)
     return expand_bits(expand) / 4;
 }
 
-/* Chains of a tile whose scales or operands are of so many parts. */
+/* Chains of a tile whose scales or operands are of so many parts, 1 at least. */
 __host__ __device__ constexpr int expand_chains(int expand, int parts)
 {
     return expand == EXPAND_CODEBOOK ? 1 : parts;

@@ -5,8 +5,9 @@
 
 /* What a tile, plain and gated (0: there is none), and each 128 columns of its k cost an SM, of
  * integers and of a codebook, in nanoseconds: INT4 and NF4 as measured on an H200 at its own
- * clocks, k 4096 and 14336, a wave or less.  INT8, which takes 2 to 13 % longer than INT4, has the
- * same best tiles or tiles within 1 % of them. */
+ * clocks, k 4096 and 14336, a wave or less; gated, by the cycles that its end took longer on an
+ * H100.  INT8, which takes 2 to 13 % longer than INT4, has the same best tiles or tiles within 2 %
+ * of them. */
 static const struct tile {
     int weights, rows, plain, gated, step[2];
     bool turns;

@@ -13,8 +13,8 @@
 
 template <class T, int EXPAND, class TILE, int PARTS>
 struct wide_passes : wide_chains<EXPAND, PARTS> {
-    using of = wide_chains<EXPAND, PARTS>;
-    using of::CHAINS, of::HAS_SCALE, of::OPERANDS;
+    using in_tile = wide_chains<EXPAND, PARTS>;
+    using in_tile::CHAINS, in_tile::HAS_SCALE, in_tile::OPERANDS;
     static const int N = TILE::PASS_ROWS, HALF = TILE_STEPS / 2; /* steps made at once */
     static const int STEPS_OF_WORDS = 4 / expand_words(EXPAND);
     static const uint32_t X_BYTES = N * 128; /* of half a stage */
@@ -118,7 +118,7 @@ struct wide_passes : wide_chains<EXPAND, PARTS> {
                 add(0, 0);
             }
             multiply(x, 1);
-            schedule_fence(); /* a second one, and one behind: measured together */
+            schedule_fence(); /* with the one behind: 4096 x 4096, 1024 rows, 50.0 -> 48.1 us */
             wgmma_wait<0>();
             release(ring.stage);
             schedule_fence();

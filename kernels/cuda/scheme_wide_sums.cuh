@@ -3,8 +3,8 @@
  *
  * A warpgroup has BLOCKS times 64 rows of the weights, by N rows of x.  Fragments of four or eight
  * steps are in registers: half are made ahead of the wgmma that runs, and as many may still run.
- * Where registers allow (N <= 64) a chain is added while the next one runs; else other warpgroups'
- * wgmma fill the gap. */
+ * Where registers allow (N <= 64; of three warpgroups one chain a stage) a chain is added while the
+ * next one runs; else other warpgroups' wgmma fill the gap. */
 #ifndef KERNELS_CUDA_SCHEME_WIDE_SUMS_CUH
 #define KERNELS_CUDA_SCHEME_WIDE_SUMS_CUH
 
@@ -12,11 +12,11 @@
 
 template <class T, int EXPAND, class TILE, int PARTS>
 struct wide_sums : wide_chains<EXPAND, PARTS> {
-    using of = wide_chains<EXPAND, PARTS>;
+    using in_tile = wide_chains<EXPAND, PARTS>;
     static const int N = TILE::N, BLOCKS = TILE::BLOCKS;
-    using of::CHAINS, of::HAS_SCALE;
-    /* One block of two groups has registers for eight fragments: four steps are made together, and
-     * multiplied together. */
+    using in_tile::CHAINS, in_tile::HAS_SCALE;
+    /* One block of two groups, or of three with few rows and one chain, has registers for eight
+     * fragments: four steps are made together, and multiplied together. */
     static const bool DEEP = BLOCKS == 1 && (TILE::GROUPS == 2 || (N <= 64 && CHAINS == 1));
     static const int DEPTH = DEEP ? 8 : 4;    /* fragments in registers */
     static const int AHEAD = DEPTH / 2;       /* of them, made before their turn */
@@ -25,7 +25,7 @@ struct wide_sums : wide_chains<EXPAND, PARTS> {
     static const int STEPS_OF_WORDS = 4 / expand_words(EXPAND);
     static const int WORDS = BATCH > STEPS_OF_WORDS ? BATCH / STEPS_OF_WORDS : 1;
     static const int PER_CHAIN = TILE_STEPS / CHAINS; /* steps */
-    static const int PER_PART = TILE_STEPS / of::OPERANDS;
+    static const int PER_PART = TILE_STEPS / in_tile::OPERANDS;
     static_assert(PER_PART % BATCH == 0, "operands of one part are in hand");
     static const bool TWO = DEEP && N <= 64; /* accumulators: few rows wait for a chain's end */
     static const int UNROLL = TWO ? 2 : 1;   /* stages */

@@ -92,7 +92,7 @@ inline int wide_parts(const struct scheme_layout *l)
 
 /* What PARTS says of a tile. */
 template <int EXPAND, int PARTS> struct wide_chains {
-    static const int CHAINS = EXPAND == EXPAND_CODEBOOK || PARTS == 0 ? 1 : PARTS;
+    static const int CHAINS = expand_chains(EXPAND, PARTS > 1 ? PARTS : 1);
     static const bool HAS_SCALE = EXPAND != EXPAND_CODEBOOK && PARTS > 0; /* has a chain one? */
     static const int OPERANDS = PARTS > 1 ? PARTS : 1;                    /* of a row */
 };
@@ -104,8 +104,8 @@ template <class TILE> __host__ __device__ constexpr bool wide_has_table(int expa
     return expand == EXPAND_CODEBOOK && (TILE::PASS_ROWS >= 64 || TILE::WAYS > 1);
 }
 
-/* Pieces in which 256 rows of y leave: as many as leave room for four stages, three beside a table.
- */
+/* Pieces in which 256 rows of y leave: as many as leave room for four stages, three beside a table
+ * and of INT8 in groups. */
 __host__ __device__ constexpr int wide_many_pieces(int expand)
 {
     return expand_is_int4(expand) ? 6 : 4;

@@ -32,13 +32,13 @@ struct wide_turn {
 
 template <class T, int EXPAND, class TILE, int PARTS>
 struct wide_turns : wide_chains<EXPAND, PARTS> {
-    using of = wide_chains<EXPAND, PARTS>;
-    using of::HAS_SCALE, of::OPERANDS;
+    using in_tile = wide_chains<EXPAND, PARTS>;
+    using in_tile::HAS_SCALE, in_tile::OPERANDS;
     static const int N = TILE::N, WAYS = TILE::WAYS, HALF = TILE_STEPS / 2; /* steps made at once */
     static const int STEPS_OF_WORDS = 4 / expand_words(EXPAND), WORDS = HALF / STEPS_OF_WORDS;
     static const int AT_ONCE = 16;           /* sums of a lane that are on their way */
     static const uint32_t X_BYTES = N * 128; /* of half a stage */
-    static_assert(of::CHAINS == 1 && TILE::BLOCKS == 1 && TILE::SIDES == 1, "a chain a tile of k");
+    static_assert(in_tile::CHAINS == 1 && TILE::BLOCKS == 1 && TILE::SIDES == 1, "a chain a tile of k");
 
     const wide_codes &codes;
     wide_ring ring;
