@@ -383,6 +383,8 @@ static bool plan_parts(struct plan *p, const struct model_file *f, const struct 
     size_t activations, slots;
     plan_records(p);
     plan_device_limits(p, f);
+    if (ops->limits_fit && !ops->limits_fit(dev, &p->device, st))
+        return false;
     if (!decoder_bytes(&f->cfg, &p->limits, ops->act_dtype(dev), &activations) ||
         !runner_host_bytes(&p->limits, &slots))
         return status_fail(st, STATUS_TOO_LARGE, "the plan does not fit the address space");

@@ -72,9 +72,10 @@ bool plan_shares(const struct model_file *f, const struct engine_options *o, con
                  const struct device *dev, uint64_t *rest, uint64_t *kv_layer,
                  struct status *st) MUST_CHECK;
 
-/* TOO_LARGE with the numbers when the model, or one request of context_max tokens, does not fit; and
- * with the options that would make it fit, of those that are left open: a scheme for the layers, one for
- * the head, a cache of 8 bits. */
+/* UNSUPPORTED when the device has no kernels for the model's sizes, whatever memory there is.
+ * TOO_LARGE with the numbers when the model, or one request of context_max tokens, does not fit;
+ * and with the options that would make it fit, of those that are left open: a scheme for the
+ * layers, one for the head, a cache of 8 bits. */
 bool plan_make(struct plan *p, const struct model_file *f, const struct engine_options *o,
                const struct ops *ops, const struct device *dev, struct plan_memory available,
                struct status *st) MUST_CHECK;

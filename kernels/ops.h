@@ -351,9 +351,12 @@ struct ops {
      * the device holds another.  The source must stay until weights_done. */
     void (*weight_put)(struct device *, struct tensor *w, const struct weight_source *src);
     bool (*weights_done)(struct device *, struct status *st); /* until all are there */
+    /* Whether there are kernels for a model of these sizes; UNSUPPORTED names the one that has
+     * none, and what may be.  NULL = whatever the engine takes. */
+    bool (*limits_fit)(const struct device *, const struct device_limits *, struct status *st);
     /* Memory of the ops themselves: scratch, slots, staging; device and pinned host bytes. */
     size_t (*work_bytes)(const struct device *, const struct device_limits *);
-    /* `work` is work_bytes of device memory, zeroed. */
+    /* `work` is work_bytes of device memory, zeroed; the limits fit. */
     bool (*work_set)(struct device *, const struct device_limits *, void *work, struct status *st);
 
     /* Steps of equal `shape` > 0 ask for the same ops with the same arguments.  True <=> those were
@@ -443,7 +446,7 @@ struct backend {
     const struct vendor_ops *vendor; /* NULL = there is no such library */
 };
 
-enum { OPS_ABI = 14 };
+enum { OPS_ABI = 15 };
 
 extern const struct backend cpu_backend; /* kernels/cpu */
 

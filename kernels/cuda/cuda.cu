@@ -372,14 +372,16 @@ size_t work_bytes(const device *d, const device_limits *l)
     return n + STAGES * align_up(stage_bytes(l));
 }
 
-bool check_limits(const device_limits *l, status *st)
+/* The engine asks when it plans, benchmarks when they set the work memory. */
+bool limits_fit(const device *, const device_limits *l, status *st)
 {
     static const int dims[] = {64, 80, 96, 128, 256};
+    const int widths[] = {l->hidden, l->ffn, l->in_max};
     const int HIDDEN_MAX = 16384; /* norm.cu keeps a row in the registers of a block */
-    if (l->hidden % 8 != 0 || l->in_max % 8 != 0)
-        return status_fail(st, STATUS_UNSUPPORTED,
-                           "CUDA: want widths that are multiples of 8, found %d and %d", l->hidden,
-                           l->in_max);
+    for (int width : widths)
+        if (width % 8 != 0)
+            return status_fail(st, STATUS_UNSUPPORTED,
+                               "CUDA: want widths that are multiples of 8, found %d", width);
     if (l->hidden > HIDDEN_MAX)
         return status_fail(st, STATUS_UNSUPPORTED, "CUDA: want a width of at most %d, found %d",
                            HIDDEN_MAX, l->hidden);
@@ -410,7 +412,7 @@ bool work_set(device *d, const device_limits *l, void *work, status *st)
 {
     part list[N_PARTS];
     char *at = static_cast<char *>(work);
-    if (!check_limits(l, st))
+    if (!limits_fit(d, l, st))
         return false;
     d->limits = *l;
     list_parts(d, l, list);
@@ -589,6 +591,7 @@ const ops table = {
     .weight_bytes = cuda_weight_bytes,
     .weight_put = cuda_weight_put,
     .weights_done = cuda_weights_done,
+    .limits_fit = limits_fit,
     .work_bytes = work_bytes,
     .work_set = work_set,
     .step_begin = step_begin,

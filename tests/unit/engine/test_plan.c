@@ -245,6 +245,34 @@ static void all_in_f32_is_for_one_device_and_activations_as_they_are(void **stat
     }
 }
 
+static bool wants_wide_heads(const struct device *dev, const struct device_limits *l,
+                             struct status *st)
+{
+    (void)dev;
+    return l->head_dim > 16 ||
+           status_fail(st, STATUS_UNSUPPORTED, "want heads of more than 16 values");
+}
+
+static void what_the_device_has_no_kernels_for_is_refused_whatever_memory_there_is(void **state)
+{
+    const struct fixture *x = *state;
+    struct ops ops = *cpu_backend.ops;
+    const struct engine_options o = {.kv_blocks = 8};
+    ops.limits_fit = wants_wide_heads;
+    for (uint64_t available = 1 << 20; available <= GIB; available <<= 10) {
+        struct plan p;
+        struct status st = {0};
+        uint64_t rest, kv_layer;
+        assert_false(
+            plan_make(&p, &x->f, &o, &ops, x->dev, (struct plan_memory){.device = available}, &st));
+        assert_int_equal(st.code, STATUS_UNSUPPORTED);
+        assert_string_equal(st.msg, "want heads of more than 16 values");
+        st = (struct status){0};
+        assert_false(plan_shares(&x->f, &o, &ops, x->dev, &rest, &kv_layer, &st));
+        assert_int_equal(st.code, STATUS_UNSUPPORTED);
+    }
+}
+
 static void what_does_not_fit_is_refused_with_numbers(void **state)
 {
     static const struct {
@@ -586,6 +614,7 @@ int main(void)
         cmocka_unit_test(words_for_another_device_are_refused),
         cmocka_unit_test(words_for_another_device_than_was_found_are_told),
         cmocka_unit_test(all_in_f32_is_for_one_device_and_activations_as_they_are),
+        cmocka_unit_test(what_the_device_has_no_kernels_for_is_refused_whatever_memory_there_is),
         cmocka_unit_test(what_does_not_fit_is_refused_with_numbers),
         cmocka_unit_test(what_would_fit_is_offered),
         cmocka_unit_test(the_longest_offer_is_said_whole),
