@@ -245,13 +245,18 @@ static uint64_t count_blocks_wanted(const struct step_limits *l)
     return (uint64_t)per_seq * (uint64_t)l->seqs_max;
 }
 
+/* On the device beside weights and cache. */
+static uint64_t count_rest(const struct plan *p, const struct ops *ops)
+{
+    const uint64_t host = ops->host_memory ? p->slot_bytes + p->record_bytes : 0;
+    return p->activation_bytes + p->work_bytes + host + 4 * MEM_ALIGN;
+}
+
 /* What all else leaves of a device that runs nothing else, or of what it may hold. */
 static uint64_t count_blocks_left(const struct plan *p, const struct ops *ops)
 {
-    const uint64_t host = ops->host_memory ? p->slot_bytes + p->record_bytes : 0;
-    const uint64_t rest =
-        p->weight_bytes + p->activation_bytes + p->work_bytes + host + 4 * MEM_ALIGN;
-    return p->available_bytes > rest ? (p->available_bytes - rest) / p->kv_block_bytes : 0;
+    const uint64_t taken = p->weight_bytes + count_rest(p, ops);
+    return p->available_bytes > taken ? (p->available_bytes - taken) / p->kv_block_bytes : 0;
 }
 
 static uint64_t choose_blocks(struct plan *p, const struct engine_options *o, const struct ops *ops)
@@ -282,18 +287,44 @@ static unsigned long long mib(uint64_t n_bytes)
     return (unsigned long long)(n_bytes >> 20);
 }
 
-static bool refuse_cache(const struct plan *p, uint64_t n_blocks, struct status *st)
+struct has_text {
+    char at[64];
+};
+
+/* What there is of memory, after words for a part of it. */
+static struct has_text show_memory(const struct plan *p, const char *of)
 {
-    char has[96] = "";
+    struct has_text t;
     if (p->is_capped)
-        snprintf(has, sizeof has, "; weights take %llu MiB, device %d may hold %llu MiB",
-                 mib(p->weight_bytes), p->rank, mib(p->available_bytes));
-    return status_fail(st, STATUS_TOO_LARGE,
-                       "KV cache (%s): want %d tokens for one request, found room for %lld in %llu "
-                       "blocks of %llu bytes%s",
-                       p->kv_from, p->limits.context_max,
-                       (long long)n_blocks * p->limits.block_tokens, (unsigned long long)n_blocks,
-                       (unsigned long long)p->kv_block_bytes, has);
+        snprintf(t.at, sizeof t.at, "device %d may hold %llu MiB", p->rank,
+                 mib(p->available_bytes));
+    else
+        snprintf(t.at, sizeof t.at, "%s %llu MiB free", of, mib(p->available_bytes));
+    return t;
+}
+
+/* Blocks without which the plan refuses the options. */
+static uint64_t count_blocks_least(const struct plan *p, const struct engine_options *o)
+{
+    const int64_t context = o->context_max > 0 ? o->context_max : 1;
+    return (uint64_t)((context + p->limits.block_tokens - 1) / p->limits.block_tokens);
+}
+
+/* Short, so that what would fit can be said behind it: COMM_WHY_BYTES. */
+static bool refuse_cache(const struct plan *p, const struct engine_options *o,
+                         const struct ops *ops, uint64_t n_blocks, struct status *st)
+{
+    const bool is_asked = o->kv_blocks || o->kv_bytes;
+    const uint64_t n_least = count_blocks_least(p, o);
+    return status_fail(
+        st, STATUS_TOO_LARGE,
+        "KV cache%s%s%s: want %lld tokens (%llu MiB), room for %lld; weights %llu, the rest "
+        "%llu, %s",
+        is_asked ? " (" : "", is_asked ? p->kv_from : "", is_asked ? ")" : "",
+        o->context_max ? (long long)o->context_max : (long long)p->limits.block_tokens,
+        mib(n_least * p->kv_block_bytes + (1 << 20) - 1),
+        (long long)n_blocks * p->limits.block_tokens, mib(p->weight_bytes), mib(count_rest(p, ops)),
+        show_memory(p, is_asked || !ops->host_memory ? "found" : "a quarter of").at);
 }
 
 static bool plan_cache(struct plan *p, const struct model_file *f, const struct engine_options *o,
@@ -306,7 +337,7 @@ static bool plan_cache(struct plan *p, const struct model_file *f, const struct 
         n_blocks = (uint64_t)(INT32_MAX / l->block_tokens);
     const int64_t n_tokens = (int64_t)n_blocks * l->block_tokens;
     if (n_blocks == 0 || (o->context_max && n_tokens < o->context_max))
-        return refuse_cache(p, n_blocks, st);
+        return refuse_cache(p, o, ops, n_blocks, st);
     if (n_tokens < l->context_max) {
         l->context_max = (int32_t)n_tokens;
         p->context_from = "the KV cache";
@@ -427,18 +458,12 @@ static bool plan_weights(struct plan *p, const struct model_file *f, const struc
     return true;
 }
 
-static bool refuse_size(const struct plan *p, struct plan_memory available, struct status *st)
+static bool refuse_size(const struct plan *p, struct status *st)
 {
-    char has[64];
-    if (available.is_capped)
-        snprintf(has, sizeof has, "device %d may hold %llu MiB", available.rank,
-                 mib(available.device));
-    else
-        snprintf(has, sizeof has, "found %llu MiB free", mib(available.device));
-    return status_fail(st, STATUS_TOO_LARGE,
-                       "want %llu MiB (weights %llu, KV cache %llu, the rest %llu), %s",
-                       mib(p->device_bytes), mib(p->weight_bytes), mib(p->kv_bytes),
-                       mib(p->device_bytes - p->weight_bytes - p->kv_bytes), has);
+    return status_fail(
+        st, STATUS_TOO_LARGE, "want %llu MiB (weights %llu, KV cache %llu, the rest %llu), %s",
+        mib(p->device_bytes), mib(p->weight_bytes), mib(p->kv_bytes),
+        mib(p->device_bytes - p->weight_bytes - p->kv_bytes), show_memory(p, "found").at);
 }
 
 /* With the weights counted. */
@@ -451,7 +476,7 @@ static bool plan_rest(struct plan *p, const struct model_file *f, const struct e
         !plan_cache(p, f, o, ops, st) || !plan_parts(p, f, ops, dev, st))
         return false;
     if (!add_up(p, ops) || p->device_bytes > available.device)
-        return refuse_size(p, available, st);
+        return refuse_size(p, st);
     const uint64_t on_host = p->total_bytes - p->device_bytes;
     return on_host <= available.host || ops->host_memory ||
            status_fail(st, STATUS_TOO_LARGE, "want %llu MiB of the host, found %llu MiB free",
@@ -536,25 +561,15 @@ struct plan_memory plan_memory_of(const struct ops *ops, uint64_t free_bytes, in
                                 .is_capped = is_capped};
 }
 
-/* Blocks without which the plan refuses the options. */
-static uint64_t count_blocks_least(const struct plan *p, const struct engine_options *o)
-{
-    const int64_t context = o->context_max > 0 ? o->context_max : 1;
-    return o->kv_blocks > 0
-               ? (uint64_t)o->kv_blocks
-               : (uint64_t)((context + p->limits.block_tokens - 1) / p->limits.block_tokens);
-}
-
 bool plan_shares(const struct model_file *f, const struct engine_options *o, const struct ops *ops,
                  const struct device *dev, uint64_t *rest, uint64_t *kv_layer, struct status *st)
 {
     struct plan p = {0};
     if (!read_options(&p, f, o, ops, dev, st) || !plan_parts(&p, f, ops, dev, st))
         return false;
-    const uint64_t host = ops->host_memory ? p.slot_bytes + p.record_bytes : 0;
-    *rest = p.activation_bytes + p.work_bytes + host + 4 * MEM_ALIGN;
-    *kv_layer =
-        count_block_bytes(&p, &f->cfg) / (uint64_t)f->cfg.n_layers * count_blocks_least(&p, o);
+    *rest = count_rest(&p, ops);
+    const uint64_t n_blocks = o->kv_blocks > 0 ? (uint64_t)o->kv_blocks : count_blocks_least(&p, o);
+    *kv_layer = count_block_bytes(&p, &f->cfg) / (uint64_t)f->cfg.n_layers * n_blocks;
     return true;
 }
 

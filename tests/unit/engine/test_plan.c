@@ -286,13 +286,12 @@ static void what_does_not_fit_is_refused_with_numbers(void **state)
          {.kv_blocks = 3, .context_max = 49},
          1ull << 30,
          STATUS_TOO_LARGE,
-         "KV cache (kv-blocks): want 49 tokens for one request, found room for 48 in 3 blocks of "
-         "4096 bytes"},
+         "KV cache (kv-blocks): want 49 tokens (1 MiB), room for 48; weights 0, the rest "},
         {"no block",
          {.kv_bytes = 100},
          1ull << 30,
          STATUS_TOO_LARGE,
-         "found room for 0 in 0 blocks"},
+         "KV cache (kv-memory): want 16 tokens (1 MiB), room for 0; weights 0, the rest "},
         {"no memory", {.kv_blocks = 8}, 1 << 20, STATUS_TOO_LARGE, "MiB (weights 0, KV cache 0"},
         {"more context than trained",
          {.context_max = 129},
@@ -435,6 +434,66 @@ static void the_longest_offer_is_said_whole(void **state)
     status_wrap(&st, "load model");
     status_wrap(&st, "engine");
     assert_string_equal(st.msg + strlen(st.msg) - strlen(end), end);
+    /* And where the cache is all that has no room. */
+    const struct engine_options long_one = {
+        .context_max = 131072, .seqs_max = 1, .step_tokens_max = 16};
+    st = (struct status){0};
+    assert_false(plan_1b_rank(
+        &p, &long_one, 1,
+        (struct plan_memory){.device = 3072ull << 20, .rank = 15, .is_capped = true}, &st));
+    assert_non_null(strstr(st.msg, "KV cache: want 131072 tokens"));
+    assert_non_null(strstr(st.msg, ", device 15 may hold 3072 MiB; fits with --quantize int4 "
+                                   "--quantize-head int8 --kv-dtype int8 ("));
+    status_wrap(&st, "load model");
+    assert_true(strlen(st.msg) <= TOLD_BYTES);
+}
+
+/* A cache for which nothing is left, or a part that is too small: what takes the rest is named, and
+ * what would make room. */
+static void a_cache_without_room_is_refused_with_the_weights_and_what_is_free(void **state)
+{
+    static const struct {
+        bool on_host;
+        struct engine_options o;
+        uint64_t available_mib;
+        const char *says[3];
+    } rows[] = {
+        {false,
+         {.seqs_max = 1, .step_tokens_max = 16},
+         2048,
+         {"KV cache: want 16 tokens (1 MiB), room for 0; weights 2357, the rest ",
+          ", found 2048 MiB free", "; fits with --quantize int8 ("}},
+        {false,
+         {.seqs_max = 1, .step_tokens_max = 16, .context_max = 131072},
+         4096,
+         {"KV cache: want 131072 tokens (8192 MiB), room for ", "; weights 2357, the rest ",
+          ", found 4096 MiB free; fits with --quantize int8 --kv-dtype int8 ("}},
+        {true,
+         {.seqs_max = 1, .step_tokens_max = 16, .context_max = 131072},
+         9216,
+         {"KV cache: want 131072 tokens (4096 MiB), room for 73728; weights 2357, the rest ",
+          ", a quarter of 9216 MiB free; fits with --kv-dtype int8 (", ""}},
+    };
+    (void)state;
+    struct device *dev = cpu_backend.open(&(struct device_options){.n_threads = 1}, NULL);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct plan p;
+        struct status st = {0};
+        struct model_file f;
+        struct ops ops = *cpu_backend.ops;
+        ops.weight_bytes = stored_bytes;
+        ops.host_memory = rows[i].on_host;
+        assert_true(model_file_open_random(&f, "tests/bench/shapes/llama-3.2-1b", &st));
+        assert_false(plan_make(
+            &p, &f, &rows[i].o, &ops, dev,
+            (struct plan_memory){.device = rows[i].available_mib << 20, .host = 8 * GIB}, &st));
+        assert_int_equal(st.code, STATUS_TOO_LARGE);
+        for (int k = 0; k < 3; k++)
+            if (!strstr(st.msg, rows[i].says[k]))
+                fail_msg("no \"%s\" in: %s", rows[i].says[k], st.msg);
+        model_file_close(&f);
+    }
+    cpu_backend.ops->close(dev);
 }
 
 static void what_was_chosen_is_not_offered_again(void **state)
@@ -618,6 +677,7 @@ int main(void)
         cmocka_unit_test(what_does_not_fit_is_refused_with_numbers),
         cmocka_unit_test(what_would_fit_is_offered),
         cmocka_unit_test(the_longest_offer_is_said_whole),
+        cmocka_unit_test(a_cache_without_room_is_refused_with_the_weights_and_what_is_free),
         cmocka_unit_test(what_was_chosen_is_not_offered_again),
         cmocka_unit_test(weights_are_listed_by_scheme),
         cmocka_unit_test(the_widest_input_with_outliers_is_a_limit),
