@@ -14,7 +14,7 @@
 #include "engine/stages.h"
 #include "kernels/backend.h"
 
-enum { IDLE_BYTES_MAX = 512 };
+enum { IDLE_BYTES_MAX = 512, UNREAD_BYTES_MAX = 1 << 16 };
 
 static void print_window(const struct model_config *c, struct buf *out)
 {
@@ -306,15 +306,34 @@ bool check_options(const struct engine_options *o, struct status *st)
     return quant_choice_read(&c, o, st) && place_caps_read(o->max_memory, cap, &n_caps, st);
 }
 
+static bool open_whole(struct model_file *f, const struct engine_options *o, struct status *st)
+{
+    if (!open_file(f, o, st))
+        return false;
+    if (quant_load_apply(f, o, st))
+        return true;
+    model_file_close(f);
+    return false;
+}
+
+bool check_fits(const struct engine_options *o, struct status *st)
+{
+    struct model_file f;
+    struct buf unread;
+    if (!open_whole(&f, o, st))
+        return false;
+    buf_init(&unread, UNREAD_BYTES_MAX);
+    const bool fits = print_plan(&f, o, &unread, st);
+    buf_close(&unread);
+    model_file_close(&f);
+    return fits;
+}
+
 bool check_model(const struct engine_options *o, struct buf *out, struct status *st)
 {
     struct model_file f;
-    if (!open_file(&f, o, st))
+    if (!open_whole(&f, o, st))
         return false;
-    if (!quant_load_apply(&f, o, st)) {
-        model_file_close(&f);
-        return false;
-    }
     print_config(&f, out);
     print_tensors(&f, out);
     quant_load_print(&f, out);

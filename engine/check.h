@@ -18,6 +18,9 @@ bool check_options(const struct engine_options *o, struct status *st) MUST_CHECK
 void check_idle_options(const struct engine_options *o, const char *device, int n_ranks,
                         struct buf *names);
 
+/* What check_model refuses, without a word of what it takes. */
+bool check_fits(const struct engine_options *o, struct status *st) MUST_CHECK;
+
 /* The configuration, the tensors by type, what is known of tokenizer and template, and the plan.
  * False when the file is refused or does not fit; `out` then holds what was found up to there. */
 bool check_model(const struct engine_options *o, struct buf *out, struct status *st) MUST_CHECK;

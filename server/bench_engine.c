@@ -162,8 +162,8 @@ static bool open_scheduler(struct bench *b, struct status *st)
     struct engine_options eo;
     config_engine(&b->cfg, &eo);
     eo.random_weights |= b->random_weights;
-    if (b->tables != TABLES_NONE)
-        bench_rates_measure(&b->rates, &eo);
+    if (b->tables != TABLES_NONE && !bench_rates_measure(&b->rates, &eo, st))
+        return false;
     b->start_ns = clock_now(&clock_real);
     struct engine *e = b->cfg.engine[0] == 'l' ? engine_local_open(&eo, &clock_real, st)
                                                : engine_proc_open(&eo, &clock_real, st);

@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "engine/check.h"
 #include "kernels/backend.h"
 
 static void ask(struct bench_rates *r, const struct engine_options *o)
@@ -27,33 +28,45 @@ static void ask(struct bench_rates *r, const struct engine_options *o)
     backend->ops->close(dev);
 }
 
-static void read_answer(struct bench_rates *r, int fd)
+struct answer {
+    struct bench_rates rates;
+    struct status refused;
+};
+
+/* Nothing, where the process ended without one. */
+static void read_answer(struct answer *a, int fd)
 {
     ssize_t n;
     do
-        n = read(fd, r, sizeof *r);
+        n = read(fd, a, sizeof *a);
     while (n < 0 && errno == EINTR);
-    if (n != (ssize_t)sizeof *r)
-        *r = (struct bench_rates){0};
+    if (n != (ssize_t)sizeof *a)
+        *a = (struct answer){0};
 }
 
-void bench_rates_measure(struct bench_rates *r, const struct engine_options *o)
+bool bench_rates_measure(struct bench_rates *r, const struct engine_options *o, struct status *st)
 {
+    struct answer a = {0};
     int ends[2];
     *r = (struct bench_rates){0};
     if (pipe(ends) != 0)
-        return;
+        return true;
     const pid_t pid = fork();
     if (pid == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL); /* a device is not kept busy for nobody */
-        ask(r, o);
-        const bool ok = write(ends[1], r, sizeof *r) == (ssize_t)sizeof *r;
+        if (check_fits(o, &a.refused))
+            ask(&a.rates, o);
+        const bool ok = write(ends[1], &a, sizeof a) == (ssize_t)sizeof a;
         _exit(!ok);
     }
     close(ends[1]);
     if (pid > 0)
-        read_answer(r, ends[0]);
+        read_answer(&a, ends[0]);
     close(ends[0]);
     while (pid > 0 && waitpid(pid, NULL, 0) < 0 && errno == EINTR)
         ;
+    *r = a.rates;
+    if (a.refused.code != STATUS_OK)
+        *st = a.refused;
+    return a.refused.code == STATUS_OK;
 }

@@ -11,6 +11,9 @@ struct bench_rates {
     double copy_bytes_s, matmul_flops; /* 0 = the device does not say */
 };
 
-void bench_rates_measure(struct bench_rates *r, const struct engine_options *o);
+/* False when an engine with these options would not start, which takes less time to find than the
+ * rates: they are not measured then. */
+bool bench_rates_measure(struct bench_rates *r, const struct engine_options *o,
+                         struct status *st) MUST_CHECK;
 
 #endif

@@ -79,6 +79,16 @@ def test_flags_that_are_wrong_or_idle_are_refused_by_name(c):
         check(f"inferd: bench {what}: {message}" in done.stderr, what, *flags, done.stderr)
 
 
+def test_options_that_the_engine_refuses_are_refused_before_rates_are_measured(c):
+    """In the words of `check`, not in those of an engine that did not start."""
+    for flags in (("--max-context", "9000000"), ("--max-memory", "0=9GiB,1=9GiB"), ("--device", "cuda", "--cpu-isa", "scalar")):
+        checked, done = (subprocess.run([c.options.binary, *command, c.options.model, *flags],
+                                        capture_output=True, text=True, timeout=30)
+                         for command in (("check",), ("bench", "engine")))
+        equal([checked.returncode, done.returncode], [1, 1], *flags)
+        equal(done.stderr, checked.stderr.replace("inferd: ", "inferd: bench engine: ", 1), *flags)
+
+
 def test_a_full_server_is_told_from_its_filling(c):
     n = 80
     with Daemon(c.options) as d:
