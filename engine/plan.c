@@ -579,11 +579,6 @@ static bool check_f32(const struct model_file *f, const struct engine_options *o
 {
     if (!is_word(o->dtype, "f32") || ops->host_memory)
         return true;
-    if (f->cfg.n_ranks > 1 || f->cfg.n_stages > 1)
-        return status_fail(st, STATUS_UNSUPPORTED,
-                           "dtype: f32 runs on one %s device, not with tensor-parallel or "
-                           "layer-split",
-                           ops->name);
     for (size_t i = 0; i < f->n_bound; i++) {
         const struct weight *w = f->bound[i].src;
         if (w->scheme && w->scheme->act != ACTS_WIDE)
@@ -596,17 +591,28 @@ static bool check_f32(const struct model_file *f, const struct engine_options *o
     return true;
 }
 
+bool plan_check_ranks(const struct engine_options *o, const struct ops *ops, int n_tensor,
+                      int n_stages, struct status *st)
+{
+    if (n_tensor > 1 && !ops->all_reduce)
+        return status_fail(st, STATUS_UNSUPPORTED, "tensor-parallel: %s devices are one rank alone",
+                           ops->name);
+    if (n_stages > 1 && !ops->send)
+        return status_fail(st, STATUS_UNSUPPORTED, "layer-split: %s devices are one stage alone",
+                           ops->name);
+    if ((n_tensor > 1 || n_stages > 1) && is_word(o->dtype, "f32") && !ops->host_memory)
+        return status_fail(st, STATUS_UNSUPPORTED,
+                           "dtype: f32 runs on one %s device, not with tensor-parallel or "
+                           "layer-split",
+                           ops->name);
+    return true;
+}
+
 bool plan_make(struct plan *p, const struct model_file *f, const struct engine_options *o,
                const struct ops *ops, const struct device *dev, struct plan_memory available,
                struct status *st)
 {
-    if (f->cfg.n_ranks > 1 && !ops->all_reduce)
-        return status_fail(st, STATUS_UNSUPPORTED, "tensor-parallel: %s devices are one rank alone",
-                           ops->name);
-    if (f->cfg.n_stages > 1 && !ops->send)
-        return status_fail(st, STATUS_UNSUPPORTED, "layer-split: %s devices are one stage alone",
-                           ops->name);
-    if (!check_f32(f, o, ops, st))
+    if (!plan_check_ranks(o, ops, f->cfg.n_ranks, f->cfg.n_stages, st) || !check_f32(f, o, ops, st))
         return false;
     *p = (struct plan){.available_bytes = available.device,
                        .rank = available.rank,

@@ -66,6 +66,11 @@ double plan_memory_share(const struct engine_options *o);
 struct plan_memory plan_memory_of(const struct ops *ops, uint64_t free_bytes, int rank, int n_ranks,
                                   uint64_t cap);
 
+/* UNSUPPORTED when such devices cannot divide a model so, or not with these options, whatever the
+ * model: what n_tensor ranks of each of n_stages can ask before they meet. */
+bool plan_check_ranks(const struct engine_options *o, const struct ops *ops, int n_tensor,
+                      int n_stages, struct status *st) MUST_CHECK;
+
 /* What does not depend on which layers a stage has: bytes beside weights and cache, and those of the
  * cache that a layer is to have at least, so that what the options ask for fits. */
 bool plan_shares(const struct model_file *f, const struct engine_options *o, const struct ops *ops,

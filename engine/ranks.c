@@ -11,6 +11,7 @@
 #include "engine/runner.h"
 #include "engine/stage.h"
 #include "engine/stages.h"
+#include "kernels/backend.h"
 #include "kernels/comm.h"
 
 _Static_assert((int)ENGINE_RANKS_MAX == (int)COMM_RANKS_MAX, "what options allow, a group holds");
@@ -163,6 +164,16 @@ static bool check_options(const struct ranks *r, struct status *st)
     return true;
 }
 
+/* Before the others are waited for.  A device that is not there is found later, so that they hear
+ * of it. */
+static bool check_device(const struct ranks *r, struct status *st)
+{
+    const struct device_options options = {.index = r->options.device_index};
+    struct status unused = {0}, against_cuda;
+    const struct backend *b = backend_choose(r->options.device, &options, &against_cuda, &unused);
+    return !b || plan_check_ranks(&r->options, b->ops, r->n_tensor, r->n_stages, st);
+}
+
 static bool choose_grid(struct ranks *r, struct status *st)
 {
     if (!stages_choose(&r->options, &r->n_stages, st))
@@ -170,7 +181,7 @@ static bool choose_grid(struct ranks *r, struct status *st)
     r->options.layer_split = r->n_stages;
     r->n_tensor = r->options.tensor_parallel > 1 ? r->options.tensor_parallel : 1;
     r->n = r->n_tensor * r->n_stages;
-    return check_options(r, st);
+    return check_options(r, st) && (r->n == 1 || check_device(r, st));
 }
 
 struct ranks *ranks_open(const struct engine_options *o, const struct load_watch *watch,

@@ -63,14 +63,19 @@ const struct backend *backend_find(const char *name, struct status *st)
     return NULL;
 }
 
+const struct backend *backend_choose(const char *name, const struct device_options *opts,
+                                     struct status *against_cuda, struct status *st)
+{
+    const bool is_auto = !name || strcmp(name, "auto") == 0;
+    *against_cuda = (struct status){0};
+    const struct backend *b = backend_find(is_auto ? "cuda" : name, is_auto ? against_cuda : st);
+    return is_auto && (!b || !b->probe(opts, against_cuda)) ? &cpu_backend : b;
+}
+
 struct device *backend_open(const char *name, const struct device_options *opts,
                             const struct backend **found, struct status *against_cuda,
                             struct status *st)
 {
-    const bool is_auto = !name || strcmp(name, "auto") == 0;
-    *against_cuda = (struct status){0};
-    *found = backend_find(is_auto ? "cuda" : name, is_auto ? against_cuda : st);
-    if (is_auto && (!*found || !(*found)->probe(opts, against_cuda)))
-        *found = &cpu_backend;
+    *found = backend_choose(name, opts, against_cuda, st);
     return *found ? (*found)->open(opts, st) : NULL;
 }

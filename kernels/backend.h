@@ -16,8 +16,12 @@
  * module is missing, does not load, or was built from other headers.  A module stays loaded. */
 const struct backend *backend_find(const char *name, struct status *st) MUST_CHECK;
 
-/* A device of the backend that `name` says ("auto", "cpu" or "cuda"; NULL = "auto"), and in *found
- * whose it is.  With "auto" `against_cuda` says why it is not cuda; its code is OK when it is. */
+/* The backend that `name` says: "auto", "cpu" or "cuda"; NULL = "auto".  With "auto" `against_cuda`
+ * says why it is not cuda; its code is OK when it is.  No device is opened. */
+const struct backend *backend_choose(const char *name, const struct device_options *opts,
+                                     struct status *against_cuda, struct status *st) MUST_CHECK;
+
+/* A device of that backend, and in *found whose it is. */
 struct device *backend_open(const char *name, const struct device_options *opts,
                             const struct backend **found, struct status *against_cuda,
                             struct status *st) MUST_CHECK;

@@ -1,5 +1,5 @@
 /* What a GPU cannot run is refused before any weight is read, and `inferd check` says it in the
- * words of the engine.
+ * words of the engine; and what several cannot run before the ranks meet.
  *
  *     gpu_test_refusals */
 #include <setjmp.h>
@@ -16,6 +16,8 @@
 #include "engine/load_watch.h"
 #include "engine/ranks.h"
 #include "kernels/backend.h"
+
+enum { ALONE_S = 30 };
 
 static char folder[] = "/tmp/inferd-refusals-XXXXXX";
 static char config_path[64];
@@ -108,6 +110,36 @@ static void shapes_without_kernels_are_refused_alike_and_early(void **state)
     }
 }
 
+/* Nobody else comes to the group: a rank that met first would wait for minutes. */
+static void all_in_f32_is_refused_before_ranks_meet(void **state)
+{
+    static const struct {
+        const char *device, *rank_group;
+        int n_tensor, n_stages, rank;
+    } rows[] = {
+        {"cuda", "refusals", 2, 1, 0}, {"cuda", "refusals", 2, 1, 1}, {"cuda", "refusals", 1, 2, 1},
+        {"auto", "refusals", 1, 2, 0}, {"cuda", NULL, 2, 1, 0}, /* threads */
+    };
+    (void)state;
+    write_config(&(struct shape){64, 128, 64});
+    alarm(ALONE_S);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct status st = {0};
+        struct engine_options o = options_on(rows[i].device);
+        o.dtype = "f32";
+        o.rank_group = rows[i].rank_group;
+        o.rank = rows[i].rank;
+        o.tensor_parallel = rows[i].n_tensor;
+        o.layer_split = rows[i].n_stages;
+        assert_true(engine_refuses(&o, &st));
+        assert_int_equal(st.code, STATUS_UNSUPPORTED);
+        assert_string_equal(st.msg,
+                            "dtype: f32 runs on one cuda device, not with tensor-parallel or "
+                            "layer-split");
+    }
+    alarm(0);
+}
+
 static void skip_without_device(void)
 {
     struct status st = {0};
@@ -122,6 +154,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(shapes_without_kernels_are_refused_alike_and_early),
+        cmocka_unit_test(all_in_f32_is_refused_before_ranks_meet),
     };
     skip_without_device();
     if (!mkdtemp(folder))
