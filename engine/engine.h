@@ -104,7 +104,7 @@ struct engine_facts {
     char arch[32];
     char device[8]; /* "cpu", "cuda" */
     char isa[64];   /* what the device is, for people */
-    char kv_dtype[8];
+    char activations[8], kv_dtype[8]; /* types */
     char plan[4096]; /* the table of plan.h; "" when nothing was planned */
 };
 

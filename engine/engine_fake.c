@@ -559,8 +559,11 @@ struct engine *engine_fake_open(const struct engine_fake_options *o, const struc
     struct engine *e = &f->base;
     e->vt = &fake_vtable;
     e->state = ENGINE_STARTING;
-    e->facts = (struct engine_facts){
-        .limits = o->limits, .arch = "fake", .isa = "none", .kv_dtype = "none"};
+    e->facts = (struct engine_facts){.limits = o->limits,
+                                     .arch = "fake",
+                                     .isa = "none",
+                                     .activations = "none",
+                                     .kv_dtype = "none"};
     f->until_ns = clock_now(clock) + o->start_ns;
     if (!take_memory(f)) {
         status_fail(st, STATUS_TOO_LARGE, "no memory for the fake engine");

@@ -246,6 +246,7 @@ bool link_front_ready(struct link *k, struct engine_facts *facts, struct status 
     end_text(facts->arch, sizeof facts->arch);
     end_text(facts->device, sizeof facts->device);
     end_text(facts->isa, sizeof facts->isa);
+    end_text(facts->activations, sizeof facts->activations);
     end_text(facts->kv_dtype, sizeof facts->kv_dtype);
     end_text(facts->plan, sizeof facts->plan);
     k->limits = facts->limits;

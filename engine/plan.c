@@ -170,7 +170,7 @@ static bool find_kv_dtype(const char *name, enum dtype *out, struct status *st)
 static bool choose_kv_dtype(struct plan *p, const struct engine_options *o, const struct ops *ops,
                             const struct device *dev, struct status *st)
 {
-    const enum dtype act = ops->act_dtype(dev);
+    const enum dtype act = p->act_dtype;
     if (!o->kv_dtype || is_word(o->kv_dtype, "auto")) {
         const bool narrow = ops->host_memory && p->precision == PRECISION_FAST;
         p->kv_dtype = act == DT_F32 && narrow ? DT_F16 : act;
@@ -209,6 +209,7 @@ static bool read_options(struct plan *p, const struct model_file *f, const struc
     if (!plan_device_options(f, o, &device, st))
         return false;
     p->precision = device.precision;
+    p->act_dtype = ops->act_dtype(dev);
     if (!choose_kv_dtype(p, o, ops, dev, st) ||
         !check_range("max-seqs", o->seqs_max, SEQS_MAX, st) ||
         !check_range("max-step-tokens", o->step_tokens_max, STEP_TOKENS_MAX, st) ||
@@ -655,8 +656,8 @@ void plan_print(const struct plan *p, struct buf *out)
              kv_has_scales(p->kv_dtype) ? " with scales" : "",
              (unsigned long long)p->kv_block_bytes, p->kv_from);
     print_line(out, "KV cache", p->kv_bytes, why);
-    snprintf(why, sizeof why, "%d tokens a step, %d rows of logits", l->step_tokens_max,
-             p->device.heads_max);
+    snprintf(why, sizeof why, "%s, %d tokens a step, %d rows of logits",
+             dtype_traits[p->act_dtype].name, l->step_tokens_max, p->device.heads_max);
     print_line(out, "activations", p->activation_bytes, why);
     print_line(out, "work", p->work_bytes, "of the kernels");
     snprintf(why, sizeof why, "%d sequences", l->seqs_max);

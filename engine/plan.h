@@ -23,7 +23,7 @@ struct plan {
     uint64_t available_bytes; /* what the device had for them */
     struct step_limits limits;
     struct device_limits device;
-    enum dtype kv_dtype;
+    enum dtype act_dtype, kv_dtype;
     bool widened; /* weights lie on the device as f32, whatever the file has */
     enum precision precision;
     const char *kv_from, *context_from; /* what decided them, for people */

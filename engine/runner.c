@@ -356,6 +356,8 @@ static void tell_plan(struct runner *r, const struct model_file *f, const struct
     snprintf(facts->arch, sizeof facts->arch, "%s", f->arch->gguf_name);
     snprintf(facts->device, sizeof facts->device, "%s", r->ops->name);
     snprintf(facts->isa, sizeof facts->isa, "%s", r->backend->variant(r->dev));
+    snprintf(facts->activations, sizeof facts->activations, "%s",
+             dtype_traits[r->plan.act_dtype].name);
     snprintf(facts->kv_dtype, sizeof facts->kv_dtype, "%s", dtype_traits[r->plan.kv_dtype].name);
     print_plan(r);
     if (watch->planned)

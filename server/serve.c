@@ -242,8 +242,10 @@ static void tell_ready(struct front *f, const struct scheduler_view *v)
 {
     const struct engine_facts *e = &v->facts;
     log_event(LOG_INFO, "engine ready", LOG_S("model", f->model_name), LOG_S("arch", e->arch),
-              LOG_S("device", e->device), LOG_S("isa", e->isa), LOG_S("kv_dtype", e->kv_dtype),
-              LOG_I("ranks", e->n_ranks), LOG_I("stages", e->limits.n_stages > 1 ? e->limits.n_stages : 1),
+              LOG_S("device", e->device), LOG_S("isa", e->isa),
+              LOG_S("activations", e->activations), LOG_S("kv_dtype", e->kv_dtype),
+              LOG_I("ranks", e->n_ranks),
+              LOG_I("stages", e->limits.n_stages > 1 ? e->limits.n_stages : 1),
               LOG_I("load_ms", e->load_ms), LOG_I("weight_bytes", e->weight_bytes),
               LOG_I("kv_bytes", e->kv_bytes), LOG_I("total_bytes", e->total_bytes),
               LOG_I("context", e->limits.context_max), LOG_I("kv_blocks", e->limits.n_blocks),

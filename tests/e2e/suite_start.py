@@ -101,6 +101,12 @@ def test_the_log_says_which_instructions_are_used(c):
     check(not any("cpu-isa" in line for line in log_of(c.server)), c.server.tail())
 
 
+def test_the_log_and_the_plan_name_the_type_of_activations(c):
+    lines = log_of(c.server)
+    check(any("engine ready" in line and " activations=f32 kv_dtype=f16 " in line for line in lines), c.server.tail())
+    check(any(re.search(r" activations +[0-9.]+ MiB  f32, 512 tokens a step", line) for line in lines), lines)
+
+
 def test_options_of_another_device_than_auto_found_are_named(c):
     idle = ("--gpu-memory", "0.1", "--dtype", "f16", "--device-index", "7", "--peer-memory", "off")
     names = "dtype, device-index, gpu-memory, peer-memory"

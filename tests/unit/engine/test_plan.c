@@ -596,7 +596,7 @@ static void the_table_names_every_part(void **state)
     static const char *const words[] = {"weights",
                                         "KV cache",
                                         "512 blocks of 16 tokens, f16",
-                                        "activations",
+                                        "f32, 512 tokens a step, ",
                                         "work",
                                         "slots",
                                         "records",

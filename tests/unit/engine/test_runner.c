@@ -779,6 +779,7 @@ static void facts_say_what_was_loaded(void **state)
     assert_string_equal(facts->arch, "llama");
     assert_string_equal(facts->device, "cpu");
     assert_string_equal(facts->isa, "scalar");
+    assert_string_equal(facts->activations, "f32");
     assert_string_equal(facts->kv_dtype, "f32");
     assert_int_equal(facts->limits.vocab, VOCAB);
     assert_true(facts->total_bytes > facts->weight_bytes + facts->kv_bytes);
