@@ -643,9 +643,19 @@ void plan_print_device(const struct backend *b, const struct device *dev,
         buf_printf(out, "  %-12s not used: %s\n", "cuda", against_cuda->msg);
 }
 
+static void print_host_parts(const struct plan *p, const char *where, struct buf *out)
+{
+    char why[128];
+    snprintf(why, sizeof why, "%d sequences%s", p->limits.seqs_max, where);
+    print_line(out, "slots", p->slot_bytes, why);
+    snprintf(why, sizeof why, "%d steps in flight%s", engine_depth(&p->limits), where);
+    print_line(out, "records", p->record_bytes, why);
+}
+
 void plan_print(const struct plan *p, struct buf *out)
 {
     const struct step_limits *l = &p->limits;
+    const bool is_apart = p->device_bytes < p->total_bytes;
     char why[128];
     buf_put_str(out, p->n_ranks > 1 || l->n_stages > 1 ? "memory of rank 0\n" : "memory\n");
     print_line(out, "weights", p->weight_bytes,
@@ -660,13 +670,13 @@ void plan_print(const struct plan *p, struct buf *out)
              dtype_traits[p->act_dtype].name, l->step_tokens_max, p->device.heads_max);
     print_line(out, "activations", p->activation_bytes, why);
     print_line(out, "work", p->work_bytes, "of the kernels");
-    snprintf(why, sizeof why, "%d sequences", l->seqs_max);
-    print_line(out, "slots", p->slot_bytes, why);
-    snprintf(why, sizeof why, "%d steps in flight", engine_depth(l));
-    print_line(out, "records", p->record_bytes, why);
+    if (!is_apart)
+        print_host_parts(p, "", out);
     snprintf(why, sizeof why, "of %.1f MiB %s", (double)p->available_bytes / (1 << 20),
              p->is_capped ? "that max-memory allows" : "free");
-    print_line(out, "total", p->total_bytes, why);
+    print_line(out, "total", p->device_bytes, why);
+    if (is_apart)
+        print_host_parts(p, ", on the host", out);
     buf_put_str(out, "limits\n");
     buf_printf(out, "  context      %d tokens a sequence: %s\n", l->context_max, p->context_from);
     buf_printf(out, "  cache        %lld tokens over all sequences\n",
@@ -694,6 +704,7 @@ struct plan_rank plan_rank(const struct plan *p, const struct model_file *f)
         .n_tokens = cfg->n_ranks > 1 ? split[1] - split[0] : cfg->vocab,
         .weight_bytes = p->weight_bytes,
         .kv_bytes = p->kv_bytes,
+        .device_bytes = p->device_bytes,
         .total_bytes = p->total_bytes,
     };
 }
@@ -723,8 +734,8 @@ void plan_print_ranks(const struct plan_rank *r, int n, struct buf *out)
                  "weights %.1f%s: %d query and %d key heads, feed-forward %d, %d tokens",
                  (double)r[i].weight_bytes / (1 << 20), layers, r[i].n_heads, r[i].n_kv_heads,
                  r[i].ffn, r[i].n_tokens);
-        print_line(out, what, r[i].total_bytes, why);
-        total += r[i].total_bytes;
+        print_line(out, what, r[i].device_bytes, why);
+        total += r[i].device_bytes;
     }
     print_line(out, "all", total, "of all ranks");
 }

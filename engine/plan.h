@@ -37,7 +37,7 @@ struct plan_rank { /* what a rank tells the others of its plan */
     int32_t rank, n_blocks;
     int32_t stage, n_stages, layer_first, n_layers;
     int32_t n_heads, n_kv_heads, ffn, n_tokens; /* that it has of the model */
-    uint64_t weight_bytes, kv_bytes, total_bytes;
+    uint64_t weight_bytes, kv_bytes, device_bytes, total_bytes;
     uint64_t step_weight_bytes; /* filled in once the weights are there */
 };
 
@@ -89,7 +89,8 @@ bool plan_make(struct plan *p, const struct model_file *f, const struct engine_o
 void plan_print_device(const struct backend *b, const struct device *dev,
                        const struct status *against_cuda, struct buf *out);
 /* The table `inferd check MODEL` prints and the log shows at start: one line per item with bytes,
- * what decided it, and the limits that follow (context, blocks, concurrent sequences). */
+ * what decided it, the total of what lies on the device, and the limits that follow (context,
+ * blocks, concurrent sequences). */
 void plan_print(const struct plan *p, struct buf *out);
 
 struct plan_rank plan_rank(const struct plan *p, const struct model_file *f);

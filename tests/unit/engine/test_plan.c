@@ -611,6 +611,44 @@ static void the_table_names_every_part(void **state)
     buf_close(&out);
 }
 
+static enum dtype is_bf16(const struct device *dev)
+{
+    (void)dev;
+    return DT_BF16;
+}
+
+/* A total of both would be more than the device has, and yet fit. */
+static void what_a_device_has_is_compared_with_what_lies_there(void **state)
+{
+    const struct fixture *x = *state;
+    struct plan p;
+    struct status st = {0};
+    struct buf out;
+    struct ops ops = *cpu_backend.ops;
+    char device[64], host[64];
+    buf_init(&out, 1 << 16);
+    ops.host_memory = false;
+    ops.act_dtype = is_bf16;
+    assert_true(plan_make(&p, &x->f,
+                          &(struct engine_options){.kv_blocks = 8, .step_tokens_max = 512}, &ops,
+                          x->dev, (struct plan_memory){.device = GIB, .host = GIB}, &st));
+    plan_print(&p, &out);
+    assert_int_equal(p.device_bytes,
+                     p.weight_bytes + p.kv_bytes + p.activation_bytes + p.work_bytes);
+    assert_true(p.record_bytes >> 20 > 0);
+    snprintf(device, sizeof device, "  total        %10.1f MiB  of 1024.0 MiB free\n",
+             (double)p.device_bytes / (1 << 20));
+    snprintf(host, sizeof host, "  records      %10.1f MiB  2 steps in flight, on the host\n",
+             (double)p.record_bytes / (1 << 20));
+    const char *const words[] = {device, host, " sequences, on the host\n",
+                                 "  bf16, 512 tokens a step, "};
+    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
+        if (!strstr(out.at, words[i]))
+            fail_msg("no \"%s\" in:\n%s", words[i], out.at);
+    assert_true(strstr(out.at, "  total ") < strstr(out.at, "  slots "));
+    buf_close(&out);
+}
+
 static void a_check_prints_the_file_and_the_plan(void **state)
 {
     const struct fixture *x = *state;
@@ -682,6 +720,7 @@ int main(void)
         cmocka_unit_test(weights_are_listed_by_scheme),
         cmocka_unit_test(the_widest_input_with_outliers_is_a_limit),
         cmocka_unit_test(the_table_names_every_part),
+        cmocka_unit_test(what_a_device_has_is_compared_with_what_lies_there),
         cmocka_unit_test(a_check_prints_the_file_and_the_plan),
         cmocka_unit_test(a_check_of_random_weights_reads_no_file_of_them),
     };
