@@ -77,7 +77,7 @@ static void put_time(void *ctx, const struct kernel_time *t)
     put_number(times, sizeof times, 2, t->vendor_us / t->us, none);
     if (r->json)
         printf("%s{\"shape\":\"%s\",\"op\":\"%s\",\"format\":\"%s\",\"rows\":%d,\"context\":%d,"
-               "\"us\":%.3f,\"gb_per_s\":%.1f,\"copy_percent\":%.1f,\"tflops\":%.3f,"
+               "\"us\":%.3f,\"gb_per_s\":%.3f,\"copy_percent\":%.1f,\"tflops\":%.3f,"
                "\"matmul_percent\":%.1f,\"vendor_us\":%s,\"times_vendor\":%s}",
                r->n_rows ? "," : "", t->shape, t->op, t->format, t->rows, t->context, t->us,
                bytes_s / 1e9, copy, flops / 1e12, best, vendor, times);
