@@ -13,7 +13,7 @@
 #   bench      kernels and engine
 #   peers      torch, transformers and bitsandbytes on the same shapes, where python has them
 # No network.  Each part has a time limit: INFERD_PART_S (300 s), and under a sanitizer
-# INFERD_SANITIZER_S (60 s), which makes a program "slow" and not failed.  Logs go to --out, by
+# INFERD_SANITIZER_S (240 s), which makes a program "slow" and not failed.  Logs go to --out, by
 # default a new folder in /tmp.  A line says how each part ended, all of them as a table at the end; without
 # a GPU every line says "skipped".  Greedy tokens want INFERD_TEST_MODEL, or models/ here or in the repository.
 set -uo pipefail
@@ -23,7 +23,7 @@ only=$all
 out=
 dir=
 part_s=${INFERD_PART_S:-300}
-sanitizer_s=${INFERD_SANITIZER_S:-60}
+sanitizer_s=${INFERD_SANITIZER_S:-240}
 libraries=${LD_LIBRARY_PATH:-}
 while [ $# -gt 0 ]; do
     case $1 in
@@ -144,12 +144,15 @@ sanitizer_jobs() { # the longest first
     for tool in racecheck initcheck memcheck synccheck; do
         for t in "scheme waves int4" "scheme waves nf4" "matmul waves" "scheme waves fp8"; do echo "$tool gpu_test_$t"; done
     done
-    for t in matmul qkv scheme gguf act8 engine attention kv8 f32 sample small_ops head; do
+    for t in int4 int8 nf4 fp q; do # each takes two minutes
+        for tool in racecheck initcheck memcheck synccheck; do echo "$tool gpu_test_scheme small $t"; done
+    done
+    for t in matmul qkv gguf act8 engine attention kv8 f32 sample small_ops head; do
         [ -x "$bin/gpu_test_$t" ] || continue
         for tool in racecheck initcheck memcheck synccheck; do
             case $tool,$t in racecheck,engine|racecheck,gguf) continue ;; esac
             case $t in
-            act8|attention|engine|f32|gguf|head|kv8|matmul|qkv|sample|scheme) echo "$tool gpu_test_$t small" ;;
+            act8|attention|engine|f32|gguf|head|kv8|matmul|qkv|sample) echo "$tool gpu_test_$t small" ;;
             *) echo "$tool gpu_test_$t" ;;
             esac
         done
