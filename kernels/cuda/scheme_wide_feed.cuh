@@ -5,8 +5,8 @@
 #define KERNELS_CUDA_SCHEME_WIDE_FEED_CUH
 
 #include "kernels/cuda/ptx_cluster.cuh"
+#include "kernels/cuda/scheme_wide_args.cuh"
 #include "kernels/cuda/scheme_wide_end.cuh"
-#include "kernels/cuda/scheme_wide_tile.cuh"
 
 namespace
 {
@@ -15,17 +15,6 @@ enum {
     BOX = 64, /* columns of x in one copy: 128 bytes */
     STAGES_MAX = 8,
     GROUP_ROWS = 8, /* tiles of rows that run side by side, so that x and w stay in cache */
-};
-
-struct wide_args {
-    struct product p;
-    struct wide_codes codes;
-    size_t unit_bytes, row_scales_at;
-    int n_units, n_k;         /* units of each weight; tiles of a unit */
-    int row_tiles, col_tiles; /* of y */
-    int last_rows;            /* of x in the last pass of those that have any; a multiple of 8 */
-    int whole, n_places;      /* tiles taken whole; with the halves of the others */
-    int stages, stage_bytes;
 };
 
 struct place {     /* of a tile, or half of one */

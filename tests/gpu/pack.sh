@@ -56,7 +56,7 @@ make_probes() {
     probe probe_matmul tests/gpu/probe_matmul.cu "${products[@]}"
     probe bench_scheme tests/gpu/bench_scheme.cu "${products[@]}" -Xlinker --wrap=scheme_choose -lcublasLt
     probe bench_blocks tests/gpu/bench_blocks.cu "${products[@]}" -lcublasLt
-    probe probe_scheme_wide tests/gpu/probe_scheme_wide.cu kernels/cuda/{matmul_scheme_sm90,tensor_map}.cu \
+    probe probe_scheme_wide tests/gpu/probe_scheme_wide.cu kernels/cuda/{matmul_scheme_sm90{,_bf16,_f16},tensor_map}.cu \
         kernels/cuda/{scheme_layout,scheme_wide_choose}.c kernels/{scheme,tensor}.c base/status.c -lcublasLt
     probe probe_decode tests/gpu/probe_decode.cu
     probe probe_act8 tests/gpu/probe_act8.cu "${products[@]}"

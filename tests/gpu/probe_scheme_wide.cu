@@ -9,8 +9,8 @@
  *
  *     nvcc -std=c++17 -O3 -gencode=arch=compute_90a,code=sm_90a -I. tests/gpu/probe_scheme_wide.cu
  * \
- *          kernels/cuda/{matmul_scheme_sm90,tensor_map}.cu kernels/scheme.c kernels/tensor.c \
- *          kernels/cuda/{scheme_layout,scheme_wide_choose}.c base/status.c -lcublasLt
+ *          kernels/cuda/{matmul_scheme_sm90{,_bf16,_f16},tensor_map}.cu kernels/scheme.c \
+ *          kernels/tensor.c kernels/cuda/{scheme_layout,scheme_wide_choose}.c base/status.c -lcublasLt
  *     probe_scheme_wide [check | rows ...]       both without either */
 #include "tests/gpu/lt_bench.cuh"
 #include "tests/gpu/units_bench.cuh"

@@ -1,0 +1,381 @@
+/* matmul_scheme_sm90.cuh - products of many rows with the weights of a scheme on Hopper: wgmma whose
+ * A comes from registers.
+ *
+ * y^T = w x^T: the weights are the 64 rows of wgmma, rows of x its columns.  A unit's codes lie as
+ * the fragments of 16 rows do (scheme_layout.h), so a warp expands them in registers and
+ * multiplies; x lies in shared memory, as the copy engine brings it.  A tile is 64 to 192 rows of
+ * the weights by 32 to 256 rows of x: two or three warpgroups multiply, side by side or by turns
+ * along k (scheme_wide_turns.cuh), a thread of the last fetches 128 columns of k a stage, in three
+ * or four copies.  Blocks stay and take tile after tile.
+ *
+ * Why so.  Chains of 128 columns are scaled and added in f32, so a sum is two accumulators, and
+ * what registers hold is 128 by 256 sums with the chains of half of them.  A wgmma of 64 by N
+ * takes the tensor cores N / 2 clocks; beside it, measured, a quarter of an SM has no more than N /
+ * 4 clocks for other instructions, as the accumulators pass through its registers.  Making the
+ * fragment and adding the chain are some 25 and N / 8: fragments made for 128 rows of x bound the
+ * products (80 clocks of 64), so the largest tile makes them once for 256 (scheme_wide_passes.cuh,
+ * 70 of 64).  The second-level cache gives 24 to 35 bytes a clock with 4-bit codes (bf16 times bf16
+ * in tiles of 128 by 256: 48).  Other tiles are there so that all SMs have as much to do; so are
+ * halves of 128 rows, of those of the largest that no whole wave is made of.
+ *
+ * Measured: the end of a tile by ordinary loads and stores, which overlapped with nothing, took as
+ * long as a tenth to a quarter of its products; so the copy engine carries y (scheme_wide_end.cuh).
+ * A warp's number that the compiler does not know to be one for the warp costs 30 registers.  Many
+ * copies a stage, each by its own lane, cost 110 cycles each and bounded all tiles.
+ *
+ * Included by one .cu for each activation type. */
+#ifndef KERNELS_CUDA_MATMUL_SCHEME_SM90_CUH
+#define KERNELS_CUDA_MATMUL_SCHEME_SM90_CUH
+
+#include <assert.h>
+
+#include "kernels/cuda/choose_int.h"
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/scheme_wide_end.cuh"
+#include "kernels/cuda/scheme_wide_feed.cuh"
+#include "kernels/cuda/scheme_wide_passes.cuh"
+#include "kernels/cuda/scheme_wide_turns.cuh"
+#include "kernels/cuda/tensor_map.h"
+
+namespace
+{
+
+enum { SHARED_MAX = 227 * 1024 - 1024 };
+
+template <int EXPAND, class TILE, bool GATED> struct shape { /* bytes of shared memory */
+    static const int X_BYTES = TILE::PASS_ROWS * BOX * 2;    /* of half a stage's */
+    static const int END_BYTES = wide_pieces<TILE, GATED, wide_many_pieces(EXPAND)>::BYTES;
+    static const int BOOK_BYTES =
+        wide_has_table<TILE>(EXPAND) ? table_bytes(wide_table_row<TILE>()) : 0;
+    static const int FIXED_BYTES = /* 1024: room to align */
+        1024 + END_BYTES + BOOK_BYTES + TILE::TURN_BYTES;
+};
+
+/* ---- the warps that multiply ---- */
+
+template <class TILE>
+__device__ __forceinline__ void scale_rows(float (&sum)[TILE::BLOCKS][TILE::N / 2],
+                                           const wide_args &a, const place &t, int warp, int lane)
+{
+#pragma unroll
+    for (int b = 0; b < TILE::BLOCKS; b++) {
+        const int in_tile = TILE::SIDE_WARPS * b + warp % TILE::SIDE_WARPS;
+        const bool of_up = a.p.w_up && in_tile >= TILE::UNITS / 2;
+        const int unit = min(t.unit + in_tile - (of_up ? TILE::UNITS / 2 : 0), a.n_units - 1);
+        const uint8_t *w = (const uint8_t *)(of_up ? a.p.w_up : a.p.w) + unit * a.unit_bytes;
+        const float2 by = ((const float2 *)(w + a.row_scales_at))[lane / 4];
+#pragma unroll
+        for (int i = 0; i < TILE::N / 2; i++)
+            sum[b][i] = __fmul_rn(i % 4 < 2 ? by.x : by.y, sum[b][i]);
+    }
+}
+
+/* A tile's sums, of so many rows, to y. */
+template <class T, int MANY, class TILE, wide_ending ENDING>
+__device__ __forceinline__ void
+end_tile(float (&sum)[TILE::BLOCKS][TILE::N / 2], const wide_args &a, const place &t, int rows,
+         wide_ring &pieces, const wide_ring &away, int warp, int lane)
+{
+    const int col = t.unit * UNIT_ROWS;
+    if constexpr (ENDING == ENDING_ANY)
+        wide_store<T, TILE::N, TILE::BLOCKS>(a.p, pieces.stages + warp * STORE_BYTES, t.row, col,
+                                             warp, lane)
+            .run(sum);
+    else
+        wide_end<T, TILE, ENDING == ENDING_SILU, MANY>{a.p,  pieces, away, t.row,
+                                                       rows, col,    warp, lane}
+            .run(sum);
+}
+
+template <class T, int EXPAND, class TILE, wide_ending ENDING, class SUMS>
+__device__ __forceinline__ void multiply(SUMS &s, const wide_args &a, wide_ring &pieces,
+                                         const wide_ring &away, int warp, int lane)
+{
+    for (int i = blockIdx.x; i < a.n_places; i += gridDim.x) {
+        const int passes = passes_at<TILE>(a, i);
+        s.run(passes);
+        const place t = place_at<TILE>(a, i);
+        if (a.codes.row_scale)
+            scale_rows<TILE>(s.sum, a, t, warp, lane);
+        end_tile<T, wide_many_pieces(EXPAND), TILE, ENDING>(s.sum, a, t, passes * TILE::PASS_ROWS,
+                                                       pieces, away, warp, lane);
+    }
+}
+
+/* What warpgroups that take turns ask of the block's tiles. */
+template <class T, int MANY, class TILE, wide_ending ENDING> struct tiles_by_turns {
+    typedef wide_pieces<TILE, false, MANY> of;
+    const wide_args &a;
+    wide_ring &pieces;
+    int warp, lane;
+    int counted; /* tiles whose pieces are behind */
+
+    __device__ place at(int i) const
+    {
+        return place_at<TILE>(a, blockIdx.x + i * gridDim.x);
+    }
+    __device__ int count() const
+    {
+        return (a.n_places - (int)blockIdx.x + (int)gridDim.x - 1) / (int)gridDim.x;
+    }
+    __device__ void end(int i, const float (&chain)[TILE::N / 2])
+    {
+        for (; counted < i; counted++) /* other warpgroups' */
+            for (int n = of::count(TILE::N, a.p.rows - at(counted).row); n > 0; n--)
+                pieces.next();
+        counted++;
+        float sum[1][TILE::N / 2];
+#pragma unroll
+        for (int v = 0; v < TILE::N / 2; v++)
+            sum[0][v] = chain[v];
+        if (a.codes.row_scale)
+            scale_rows<TILE>(sum, a, at(i), warp, lane);
+        end_tile<T, MANY, TILE, ENDING>(sum, a, at(i), TILE::N, pieces, pieces, warp, lane);
+    }
+};
+
+/* sums: in shared memory; bars: [ways][warps of a side] */
+template <class T, int EXPAND, class TILE, int PARTS, wide_ending ENDING>
+__device__ void multiply_turns(const wide_args &a, const wide_ring &stages, wide_ring &pieces,
+                               uint32_t table, uint32_t sums, uint32_t bars, int warp, int lane)
+{
+    const int way = warp / TILE::SIDE_WARPS, side = warp % TILE::SIDE_WARPS;
+    const int after = (way + 1) % TILE::WAYS;
+    const wide_turn turn = {sums + side * (TILE::N / 8 * 512) + lane * 16,
+                            bars + 8 * (way * TILE::SIDE_WARPS + side),
+                            bars + 8 * (after * TILE::SIDE_WARPS + side), way};
+    tiles_by_turns<T, wide_many_pieces(EXPAND), TILE, ENDING> tiles = {a, pieces, warp, lane, 0};
+    wide_turns<T, EXPAND, TILE, PARTS>(a.codes, stages, turn, table, warp, lane).run(tiles, a.n_k);
+}
+
+/* pieces: [sides][states][ring]; turns: as multiply_turns wants them. */
+template <class TILE, class PIECES>
+__device__ void init_barriers(const wide_ring &stages, uint32_t pieces, uint32_t turns)
+{
+    for (int s = 0; s < stages.n; s++) {
+        mbarrier_init(stages.full + 8 * s, 1);
+        mbarrier_init(stages.empty + 8 * s, TILE::SIDE_WARPS * 32);
+    }
+    for (int i = 0; i < TILE::SIDES * PIECES::STATES * PIECES::RING; i++) {
+        const bool is_given = i / PIECES::RING % PIECES::STATES == 0;
+        mbarrier_init(pieces + 8 * i, is_given ? 1 : 4);
+    }
+    for (int i = 0; TILE::WAYS > 1 && i < TILE::WARPS; i++)
+        mbarrier_init(turns + 8 * i, 32);
+    fence_mbarrier_init();
+}
+
+/* grid: [blocks]   block: [TILE::THREADS]: warpgroups that multiply; of the last a thread fetches,
+ * others carry, a warp brings near */
+template <class T, int EXPAND, class TILE, int PARTS, wide_ending ENDING>
+__global__ void __launch_bounds__(TILE::THREADS, 1)
+    matmul_scheme_kernel(const __grid_constant__ wide_maps maps,
+                         const __grid_constant__ wide_args a)
+{
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+    DYNAMIC_SHARED(uint8_t, shared_raw);
+    const bool gated = ENDING == ENDING_SILU;
+    using S = shape<EXPAND, TILE, gated>;
+    typedef wide_pieces<TILE, gated, wide_many_pieces(EXPAND)> pieces;
+    __shared__ uint64_t bars[2 * STAGES_MAX], piece_bars[TILE::SIDES][pieces::STATES][pieces::RING],
+        turn_bars[TILE::WAYS > 1 ? TILE::WARPS : 1];
+    const wide_ring r = {(shared_addr(shared_raw) + 1023) & ~1023u,
+                         in_register(shared_addr(bars)),
+                         in_register(shared_addr(bars + STAGES_MAX)),
+                         (uint32_t)a.stage_bytes,
+                         a.stages,
+                         0,
+                         0};
+    /* From a shuffle, so that the compiler sees that a warp has one, and keeps what follows from it
+     * in uniform registers. */
+    const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
+    const int last = warp - TILE::MATHS / 32; /* of the last warpgroup, from 0 */
+    /* A warpgroup's, its carrier's; others have no use for it. */
+    const int group = last < 0 ? warp / 4 % TILE::SIDES : min(max(last - 1, 0), TILE::SIDES - 1);
+    const uint32_t behind = r.stages + a.stages * a.stage_bytes, table = behind + S::END_BYTES;
+    wide_ring out = {behind + group * pieces::BYTES / TILE::SIDES,
+                     shared_addr(piece_bars[group][0]),
+                     shared_addr(piece_bars[group][1]),
+                     PIECE_BYTES,
+                     pieces::RING,
+                     0,
+                     0};
+    wide_ring away = out; /* the other warpgroup's */
+    if (gated && last < 0) {
+        out.full = shared_addr(piece_bars[group][pieces::STATES - 1]);
+        away.stages = behind + (1 - group) * pieces::BYTES / TILE::SIDES;
+        away.full = shared_addr(piece_bars[1 - group][0]);
+        away.empty = shared_addr(piece_bars[1 - group][pieces::STATES - 1]);
+    }
+    if (threadIdx.x == TILE::MATHS) {
+        tensor_map_prefetch(&maps.w);
+        tensor_map_prefetch(&maps.x);
+        tensor_map_prefetch(&maps.x_last);
+        init_barriers<TILE, pieces>(r, shared_addr(piece_bars), shared_addr(turn_bars));
+    }
+    if (wide_has_table<TILE>(EXPAND))
+        table_make<wide_table_row<TILE>()>(table, a.codes.book, threadIdx.x, TILE::THREADS);
+    __syncthreads();
+    depend_launch();
+    if (last >= 0) {
+        registers_give<TILE::REGISTERS_LEFT>();
+        if (last == 0 && lane == 0)
+            feeder<TILE>{maps, a, r, 0}.run();
+        else if (TILE::SIDES <= 2 && last == 3)
+            bring_near<T, TILE>(a, lane);
+        else if (last > 0 && last <= TILE::SIDES && lane == 0 && ENDING != ENDING_ANY)
+            carry<pieces, TILE>(maps, a, group, out);
+        return;
+    }
+    registers_take<TILE::REGISTERS>();
+    depend_wait();
+    if constexpr (TILE::WAYS > 1) {
+        multiply_turns<T, EXPAND, TILE, PARTS, ENDING>(a, r, out, table, table + S::BOOK_BYTES,
+                                                       shared_addr(turn_bars), warp, lane);
+    } else {
+        typename wide_sums_choice<T, EXPAND, TILE, PARTS, TILE::PASSES>::type s(a.codes, r, a.n_k,
+                                                                                table, warp, lane);
+        multiply<T, EXPAND, TILE, ENDING>(s, a, out, away, warp, lane);
+    }
+#endif
+}
+
+/* ---- launching ---- */
+
+template <class T, int EXPAND, class TILE, int PARTS, wide_ending ENDING>
+void launch_kernel(struct device *d, wide_args *a)
+{
+    using S = shape<EXPAND, TILE, ENDING == ENDING_SILU>;
+    auto *kernel = matmul_scheme_kernel<T, EXPAND, TILE, PARTS, ENDING>;
+    const int box_units = a->p.w_up ? TILE::UNITS / 2 : TILE::UNITS;
+    wide_maps maps;
+    a->last_rows = ((a->p.rows - 1) % TILE::PASS_ROWS / 8 + 1) * 8; /* a swizzle atom has 8 */
+    tensor_map_2d(d, &maps.x, a->p.x, a->p.in, a->p.rows, a->p.in, BOX, TILE::PASS_ROWS);
+    tensor_map_2d(d, &maps.x_last, a->p.x, a->p.in, a->p.rows, a->p.in, BOX, a->last_rows);
+    tensor_map_units(d, &maps.w, a->p.w, a->codes.tile_bytes, a->n_k, a->unit_bytes, a->n_units, 1,
+                     box_units);
+    tensor_map_units(d, &maps.w_up, a->p.w_up ? a->p.w_up : a->p.w, a->codes.tile_bytes, a->n_k,
+                     a->unit_bytes, a->n_units, 1, box_units);
+    if (ENDING != ENDING_ANY) {
+        const void *add = a->p.add ? a->p.add : a->p.y;
+        tensor_map_2d(d, &maps.y, a->p.y, a->p.n, a->p.rows, a->p.y_stride, PIECE_COLS, PIECE_ROWS);
+        tensor_map_2d(d, &maps.add, add, a->p.n, a->p.rows, a->p.y_stride, PIECE_COLS, PIECE_ROWS);
+    }
+    a->row_tiles = divide_up(a->p.rows, TILE::N);
+    a->col_tiles = divide_up(a->n_units, box_units);
+    a->codes.up_pad = a->p.w_up ? TILE::UNITS / 2 * a->codes.tile_bytes % 128 : 0;
+    a->codes.up_pad = (128 - a->codes.up_pad) % 128;
+    a->stage_bytes =
+        divide_up(2 * S::X_BYTES + TILE::UNITS * (int)a->codes.tile_bytes + (int)a->codes.up_pad,
+                  1024) *
+        1024;
+    a->stages = (SHARED_MAX - S::FIXED_BYTES) / a->stage_bytes;
+    a->stages = a->stages < STAGES_MAX ? a->stages : STAGES_MAX;
+    assert(TILE::WAYS == 1 || a->stages >= 2 * TILE::WAYS);
+    static thread_local int ready_on; /* 1 + the device whose function has it; a thread for each */
+    if (ready_on != d->index + 1) {
+        cuda_check(
+            d,
+            cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED_MAX),
+            "shared memory of matmul");
+        ready_on = d->index + 1;
+    }
+    const int tiles = a->row_tiles * a->col_tiles;
+    a->whole = TILE::PASSES == 2 ? scheme_wide_whole(tiles, d->sm_count) : tiles;
+    a->n_places = 2 * tiles - a->whole;
+    launch(d, "run matmul",
+           {dim3((unsigned)(a->n_places < d->sm_count ? a->n_places : d->sm_count)),
+            dim3(TILE::THREADS), (size_t)(S::FIXED_BYTES + a->stages * a->stage_bytes), 0},
+           kernel, maps, *a);
+}
+
+template <class T, int EXPAND, int PARTS>
+void launch_gated(struct device *d, wide_args *a, enum scheme_wide_tile tile)
+{
+    if (tile == SCHEME_TILE_128_128)
+        launch_kernel<T, EXPAND, wide_tile<128, 2, 1>, PARTS, ENDING_SILU>(d, a);
+    else
+        launch_kernel<T, EXPAND, wide_tile<256, 2, 1>, PARTS, ENDING_SILU>(d, a);
+}
+
+template <class T, int EXPAND, int PARTS>
+void launch_plain(struct device *d, wide_args *a, enum scheme_wide_tile tile)
+{
+    if constexpr (wide_chains<EXPAND, PARTS>::CHAINS == 1) {
+        const int ways = SCHEME_WAYS;
+        if (tile == SCHEME_TILE_64_32)
+            return launch_kernel<T, EXPAND, wide_tile<32, ways, 1, ways>, PARTS, ENDING_ADD>(d, a);
+        if (tile == SCHEME_TILE_64_64)
+            return launch_kernel<T, EXPAND, wide_tile<64, ways, 1, ways>, PARTS, ENDING_ADD>(d, a);
+    }
+    switch (tile) {
+    case SCHEME_TILE_128_32:
+        return launch_kernel<T, EXPAND, wide_tile<32, 2, 1>, PARTS, ENDING_ADD>(d, a);
+    case SCHEME_TILE_128_64:
+        return launch_kernel<T, EXPAND, wide_tile<64, 2, 1>, PARTS, ENDING_ADD>(d, a);
+    case SCHEME_TILE_128_128:
+        return launch_kernel<T, EXPAND, wide_tile<128, 2, 1>, PARTS, ENDING_ADD>(d, a);
+    case SCHEME_TILE_192_64:
+        return launch_kernel<T, EXPAND, wide_tile<64, 3, 1>, PARTS, ENDING_ADD>(d, a);
+    case SCHEME_TILE_192_128:
+        return launch_kernel<T, EXPAND, wide_tile<128, 3, 1>, PARTS, ENDING_ADD>(d, a);
+    default:
+        return launch_kernel<T, EXPAND, wide_tile<256, 2, 1>, PARTS, ENDING_ADD>(d, a);
+    }
+}
+
+template <class T, int EXPAND, int PARTS>
+void launch_tile(struct device *d, wide_args *a, enum scheme_wide_tile tile)
+{
+    const wide_ending ending = wide_ending_of(&a->p);
+    if constexpr (wide_is_common(EXPAND, PARTS))
+        if (ending != ENDING_ANY)
+            return ending == ENDING_SILU ? launch_gated<T, EXPAND, PARTS>(d, a, tile)
+                                         : launch_plain<T, EXPAND, PARTS>(d, a, tile);
+    launch_kernel<T, EXPAND, wide_tile<128, 2, 2>, PARTS, ENDING_ANY>(d, a);
+}
+
+template <class T, int EXPAND>
+void launch_parts(struct device *d, wide_args *a, int parts, enum scheme_wide_tile tile)
+{
+    /* A codebook has 2 or 4; INT8 in several has zero points, and FP8 has one. */
+    const bool has_book = EXPAND == EXPAND_CODEBOOK;
+    const bool has_many = EXPAND != EXPAND_INT8 && EXPAND != EXPAND_FP8;
+    if constexpr (!has_book) {
+        if (parts == 0)
+            return launch_tile<T, EXPAND, 0>(d, a, tile);
+        if (parts == 1)
+            return launch_tile<T, EXPAND, 1>(d, a, tile);
+    }
+    if constexpr (has_many) {
+        if (parts == 2)
+            return launch_tile<T, EXPAND, 2>(d, a, tile);
+        if (parts == 4)
+            return launch_tile<T, EXPAND, 4>(d, a, tile);
+    }
+    assert(!"a layout has a kernel");
+}
+
+template <class T>
+void launch_expand(struct device *d, wide_args *a, int expand, int parts,
+                   enum scheme_wide_tile tile)
+{
+    switch (expand) {
+    case EXPAND_INT4:
+        return launch_parts<T, EXPAND_INT4>(d, a, parts, tile);
+    case EXPAND_INT4_ZERO:
+        return launch_parts<T, EXPAND_INT4_ZERO>(d, a, parts, tile);
+    case EXPAND_CODEBOOK:
+        return launch_parts<T, EXPAND_CODEBOOK>(d, a, parts, tile);
+    case EXPAND_INT8:
+        return launch_parts<T, EXPAND_INT8>(d, a, parts, tile);
+    case EXPAND_FP8:
+        return launch_parts<T, EXPAND_FP8>(d, a, parts, tile);
+    default:
+        return launch_parts<T, EXPAND_INT8_ZERO>(d, a, parts, tile);
+    }
+}
+
+} // namespace
+
+#endif
