@@ -32,7 +32,7 @@ for _ in $(seq 600); do
     sleep 0.1
 done
 
-body='{"model":"smollm2-135m-instruct","stream":true,"max_tokens":80,
+body='{"model":"smollm2-135m-instruct","stream":true,"max_tokens":80,"temperature":0,
 "messages":[{"role":"user","content":"Name three things a lighthouse keeper does at night."}]}'
 step "one question: Name three things a lighthouse keeper does at night."
 curl -sN "http://127.0.0.1:$port/v1/chat/completions" -H 'Content-Type: application/json' \
