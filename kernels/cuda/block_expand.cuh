@@ -21,10 +21,16 @@ __device__ __forceinline__ uint32_t half_byte(uint32_t v, int i)
     return bytes_pick(v, 0x00000064, 0x4040u | i << 8 | i);
 }
 
-/* The same, signed, and nothing added. */
+/* Signed bytes in 0..7 and 16..23 of v: a pair. */
+__device__ __forceinline__ uint32_t half_signed_pair(uint32_t v)
+{
+    return pair_sub(bits_and_xor(v, 0x00ff00ff, 0x64806480), 0x64806480, __half());
+}
+
+/* Byte i of v twice, signed. */
 __device__ __forceinline__ uint32_t half_signed_byte(uint32_t v, int i)
 {
-    return expand_bytes<__half, EXPAND_INT8>(bytes_pick(v, 0, 0x4040u | i << 8 | i), 0);
+    return half_signed_pair(bytes_pick(v, 0, 0x4040u | i << 8 | i));
 }
 
 /* Half i of v twice. */
@@ -160,21 +166,21 @@ template <class T, int FORMAT> struct block_quarter {
     {
         constexpr uint32_t OFF = 0x00010001u * block_offset(f);
         return row == 0 ? pair_sub(codes, HALF_1024 + OFF, __half())
-                        : half_fma(codes, HALF_16TH, HALF_MINUS_64 + 16 * OFF);
+                        : pair_fma(codes, HALF_16TH, HALF_MINUS_64 + 16 * OFF, __half());
     }
 
     __device__ __forceinline__ uint32_t value(const block_rows &r, int q, int s, int i) const
     {
         const int half = HALVES == 2 ? s : 0, row = i % 2;
         if constexpr (LOW == 8)
-            return pair_mul(expand_bytes<__half, EXPAND_INT8>(low[2 * s + i / 2] >> 8 * (i % 2), 0),
-                            r.d[row], __half());
+            return pair_mul(half_signed_pair(low[2 * s + i / 2] >> 8 * (i % 2)), r.d[row],
+                            __half());
         const uint32_t v = codes(q, s, i);
         if constexpr (SUPER && MIN)
-            return half_fma(half_fma(v, r.sc[half][row], r.sc_zero[half][row]), r.d[row],
-                            r.m[half][row]);
+            return pair_fma(pair_fma(v, r.sc[half][row], r.sc_zero[half][row], __half()), r.d[row],
+                            r.m[half][row], __half());
         if constexpr (MIN)
-            return half_fma(whole(v, row), r.d[row], r.m[0][row]);
+            return pair_fma(whole(v, row), r.d[row], r.m[0][row], __half());
         if constexpr (SUPER)
             return pair_mul(pair_mul(whole(v, row), r.sc[half][row], __half()), r.d[row], __half());
         return pair_mul(whole(v, row), r.d[row], __half());

@@ -70,7 +70,8 @@ __global__ void __launch_bounds__(THREADS)
     for (int step = 0; step < STEPS; step++) {
         const int col = tile_index * TILE_COLS + (piece * STEPS + step) * 16 + 2 * t;
         const int part = (piece * STEPS + step) * 16 / a.l.part_k;
-        const float scale = scale_at(a, unit, tile, part, 2 * g + r / 8);
+        const float scale =
+            scale_at(a, unit, tile, part, 2 * g + r / 8) * expand_ones<act, EXPAND>();
         uint32_t operand[2], f[4];
         operands_at<PAIR, EXPAND>(operand, a, tile, part, g);
         expand_step<act, EXPAND>(f, w + step * expand_words(EXPAND), operand, a.book);

@@ -74,7 +74,7 @@ template <class T, int EXPAND, int PARTS, int ROWG, int TILES, int WAYS> struct 
 
     __device__ scheme_worker(const scheme_args &args, const scheme_share &share, int warp,
                              int lane_)
-        : a(args), s(share), scales(args.l.scale), lane(lane_)
+        : a(args), s(share), scales(args.l.scale, expand_ones<T, EXPAND>()), lane(lane_)
     {
         const int ways = WAYS * a.c.ways_rows, way = warp % ways % WAYS;
         scales.shift = held(scales.shift);
@@ -301,9 +301,11 @@ template <class T, int EXPAND, int PARTS, int ROWG, int TILES, int WAYS> struct 
                 row_scales[tile][i] =
                     a.l.scale != SCALE_ROW || !has_value(i)
                         ? 1
-                        : __ldg((const float *)((const uint8_t *)(tile ? a.p.w_up : a.p.w) +
-                                                (size_t)unit * a.l.unit_bytes + a.l.row_scales_at) +
-                                scale_place(place_of(WAYS == 1 ? 2 * i : i).unit_row));
+                        : expand_ones<T, EXPAND>() *
+                              __ldg((const float *)((const uint8_t *)(tile ? a.p.w_up : a.p.w) +
+                                                    (size_t)unit * a.l.unit_bytes +
+                                                    a.l.row_scales_at) +
+                                    scale_place(place_of(WAYS == 1 ? 2 * i : i).unit_row));
     }
 
     __device__ void store(int unit)

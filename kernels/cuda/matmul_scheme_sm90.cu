@@ -23,7 +23,9 @@ wide_args args_of(const struct device *d, const struct product *p, const struct 
     /* A codebook's in bf16 is 1. */
     a.codes.row_scale = l->scale == SCALE_ROW && !(l->kind == KIND_CODEBOOK && d->act == DT_BF16);
     a.codes.scale_shift = scale_bits_shift(l->scale);
-    a.codes.scale_factor = scale_bits_factor(l->scale);
+    a.codes.scale_factor = scheme_ones(l, d->act);
+    if (l->scale != SCALE_ROW)
+        a.codes.scale_factor *= scale_bits_factor(l->scale);
     a.codes.book = scheme_book(d->act, p->scheme);
     a.unit_bytes = l->unit_bytes;
     a.row_scales_at = l->row_scales_at;

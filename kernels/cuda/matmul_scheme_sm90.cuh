@@ -12,11 +12,11 @@
  * what registers hold is 128 by 256 sums with the chains of half of them.  A wgmma of 64 by N
  * takes the tensor cores N / 2 clocks; beside it, measured, a quarter of an SM has no more than N /
  * 4 clocks for other instructions, as the accumulators pass through its registers.  Making the
- * fragment and adding the chain are some 25 and N / 8: fragments made for 128 rows of x bound the
- * products (80 clocks of 64), so the largest tile makes them once for 256 (scheme_wide_passes.cuh,
- * 70 of 64).  The second-level cache gives 24 to 35 bytes a clock with 4-bit codes (bf16 times bf16
- * in tiles of 128 by 256: 48).  Other tiles are there so that all SMs have as much to do; so are
- * halves of 128 rows, of those of the largest that no whole wave is made of.
+ * fragment and adding the chain are some 15 (25 when it was decided) and N / 8: fragments made for
+ * 128 rows of x bound the products, so the largest tile makes them once for 256
+ * (scheme_wide_passes.cuh).  The second-level cache gives 24 to 35 bytes a clock with 4-bit codes
+ * (bf16 times bf16 in tiles of 128 by 256: 48).  Other tiles are there so that all SMs have as much
+ * to do; so are halves of 128 rows, of those of the largest that no whole wave is made of.
  *
  * Measured: the end of a tile by ordinary loads and stores, which overlapped with nothing, took as
  * long as a tenth to a quarter of its products; so the copy engine carries y (scheme_wide_end.cuh).
@@ -63,7 +63,8 @@ __device__ __forceinline__ void scale_rows(float (&sum)[TILE::BLOCKS][TILE::N / 
         const bool of_up = a.p.w_up && in_tile >= TILE::UNITS / 2;
         const int unit = min(t.unit + in_tile - (of_up ? TILE::UNITS / 2 : 0), a.n_units - 1);
         const uint8_t *w = (const uint8_t *)(of_up ? a.p.w_up : a.p.w) + unit * a.unit_bytes;
-        const float2 by = ((const float2 *)(w + a.row_scales_at))[lane / 4];
+        const float2 of = ((const float2 *)(w + a.row_scales_at))[lane / 4];
+        const float2 by = {of.x * a.codes.scale_factor, of.y * a.codes.scale_factor};
 #pragma unroll
         for (int i = 0; i < TILE::N / 2; i++)
             sum[b][i] = __fmul_rn(i % 4 < 2 ? by.x : by.y, sum[b][i]);

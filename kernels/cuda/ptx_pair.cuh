@@ -11,22 +11,30 @@
 
 /* ---- arithmetic ---- */
 
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900 /* which has no other arithmetic on bf16 */
-__device__ __forceinline__ uint32_t pair_fma(uint32_t a, uint32_t b, uint32_t c)
+/* a * b + c, rounded once; subnormals are kept. */
+__device__ __forceinline__ uint32_t pair_fma(uint32_t a, uint32_t b, uint32_t c, __nv_bfloat16)
 {
     uint32_t d;
     asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
     return d;
 }
 
-__device__ __forceinline__ uint32_t pair_sub(uint32_t a, uint32_t b, __nv_bfloat16)
+__device__ __forceinline__ uint32_t pair_fma(uint32_t a, uint32_t b, uint32_t c, __half)
 {
-    return pair_fma(b, 0xbf80bf80, a);
+    uint32_t d;
+    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
 }
 
-__device__ __forceinline__ uint32_t pair_mul(uint32_t a, uint32_t b, __nv_bfloat16)
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900 /* which has no other arithmetic on bf16 */
+__device__ __forceinline__ uint32_t pair_sub(uint32_t a, uint32_t b, __nv_bfloat16 type)
 {
-    return pair_fma(a, b, 0x80008000);
+    return pair_fma(b, 0xbf80bf80, a, type);
+}
+
+__device__ __forceinline__ uint32_t pair_mul(uint32_t a, uint32_t b, __nv_bfloat16 type)
+{
+    return pair_fma(a, b, 0x80008000, type);
 }
 #else
 __device__ __forceinline__ uint32_t pair_sub(uint32_t a, uint32_t b, __nv_bfloat16)
@@ -55,14 +63,6 @@ __device__ __forceinline__ uint32_t pair_mul(uint32_t a, uint32_t b, __half)
 {
     uint32_t d;
     asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
-    return d;
-}
-
-/* a * b + c, rounded once; of f16. */
-__device__ __forceinline__ uint32_t half_fma(uint32_t a, uint32_t b, uint32_t c)
-{
-    uint32_t d;
-    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
     return d;
 }
 

@@ -1,10 +1,10 @@
 /* scheme_expand.cuh - codes to fragments in registers, and from chains to sums: scheme_layout.h's
  * rules.
  *
- * A code becomes the low mantissa bits of a 16-bit float whose last place is worth 1, and one
- * subtraction leaves the integer; E4M3 is shifted to where the wider exponent lies, and multiplied
- * by the difference of the biases; codebooks are looked up by byte permutations, or in shared
- * memory.
+ * An integer of 8 bits is, as the low bits of a 16-bit float, that many of the least subnormal, as
+ * subnormals and the first binade above them are spaced evenly; one fma takes it to normal numbers
+ * and its zero point away.  E4M3 is shifted to where the wider exponent lies, and multiplied by the
+ * difference of the biases; codebooks are looked up by byte permutations, or in shared memory.
  *
  * T is the activation type, __nv_bfloat16 or __half. */
 #ifndef KERNELS_CUDA_SCHEME_EXPAND_CUH
@@ -69,31 +69,65 @@ struct expand_book { /* a codebook in the activation type: upper and lower bytes
     uint32_t high[4], low[4];
 };
 
+/* ---- integers ---- */
+
+/* Pairs of the type of the last argument: what takes `n` least subnormals, shifted left by `shift`,
+ * to n / SCHEME_ONES; and -2^log2 / SCHEME_ONES. */
+__device__ constexpr uint32_t integer_factor(int shift, __nv_bfloat16)
+{
+    return (uint32_t)(254 - shift) << 7 | (uint32_t)(254 - shift) << 23;
+}
+
+__device__ constexpr uint32_t integer_factor(int shift, __half)
+{
+    return (uint32_t)(30 - shift) << 10 | (uint32_t)(30 - shift) << 26;
+}
+
+__device__ constexpr uint32_t integer_minus(int log2, __nv_bfloat16)
+{
+    return 0x80008000 | (uint32_t)(121 + log2) << 7 | (uint32_t)(121 + log2) << 23;
+}
+
+__device__ constexpr uint32_t integer_minus(int log2, __half)
+{
+    return 0x80008000 | (uint32_t)(6 + log2) << 10 | (uint32_t)(6 + log2) << 26;
+}
+
+__host__ __device__ constexpr bool expand_is_integer(int expand)
+{
+    return expand != EXPAND_CODEBOOK && expand != EXPAND_FP8;
+}
+
+/* What scales are multiplied with: see scheme_layout.h. */
+__device__ constexpr float integer_ones(__nv_bfloat16)
+{
+    return SCHEME_ONES_BF16;
+}
+
+__device__ constexpr float integer_ones(__half)
+{
+    return SCHEME_ONES_F16;
+}
+
+template <class T, int EXPAND> __device__ constexpr float expand_ones()
+{
+    return expand_is_integer(EXPAND) ? integer_ones(T()) : 1.0f;
+}
+
 /* ---- operands ---- */
-
-/* The pair whose last place is worth 1 and that is 128 (bf16) or 1024 (f16). */
-__device__ constexpr uint32_t magic(__nv_bfloat16)
-{
-    return 0x43004300;
-}
-
-__device__ constexpr uint32_t magic(__half)
-{
-    return 0x64006400;
-}
 
 enum { INT4_ZEROS = 0x0808 }; /* of INT4 without zero points, two of them as they would lie */
 
-/* Pairs of what expand_step subtracts from values of the lane's rows g and g + 8, or multiplies a
- * codebook's with.  `stored`: the two operands as they lie in the tile. */
+/* Pairs of what is added to values of the lane's rows g and g + 8, or multiplies a codebook's.
+ * `stored`: the two operands as they lie in the tile. */
 template <class T, int EXPAND>
 __device__ __forceinline__ void expand_operands(uint32_t operand[2], uint32_t stored)
 {
-    if (expand_is_int4(EXPAND)) { /* whose magic's lower byte is 0 */
-        const uint32_t both = EXPAND == EXPAND_INT4 ? (uint32_t)INT4_ZEROS : stored;
-        operand[0] = bytes_pick(both, magic(T()), 0x5050);
-        operand[1] = bytes_pick(both, magic(T()), 0x5151);
-    } else if (expand_operand_bytes(EXPAND)) {
+    if (expand_operand_bytes(EXPAND) == 1) {
+        const uint32_t by = integer_factor(0, T()) | 0x80008000;
+        operand[0] = pair_mul(bytes_pick(stored, 0, 0x4040), by, T());
+        operand[1] = pair_mul(bytes_pick(stored, 0, 0x4141), by, T());
+    } else if (expand_operand_bytes(EXPAND) == 2) {
         operand[0] = bytes_pick(stored, 0, 0x1010);
         operand[1] = bytes_pick(stored, 0, 0x3232);
     }
@@ -121,20 +155,15 @@ template <class T> __device__ __forceinline__ void expand_scale(uint32_t a[4], c
         a[i] = pair_mul(a[i], by[i % 2], T());
 }
 
-/* One byte in 0..7 and one in 16..23 of v: a pair. */
-template <class T, int EXPAND>
-__device__ __forceinline__ uint32_t expand_bytes(uint32_t v, uint32_t operand)
+/* One byte in 0..7 and one in 16..23 of v: a pair of E4M3's values. */
+__device__ __forceinline__ uint32_t expand_e4m3(uint32_t v, __nv_bfloat16 type)
 {
-    const bool bf16 = magic(T()) == 0x43004300;
-    if (EXPAND == EXPAND_FP8)
-        return bf16
-                   ? pair_mul(bits_and_or(v << 8, 0x80008000, v << 4 & 0x07f007f0), 0x7b807b80, T())
-                   : pair_mul(bits_and_or(v << 8, 0x80008000, v << 7 & 0x3f803f80), 0x5c005c00,
-                              T());
-    uint32_t a = bf16 ? pair_sub(bits_and_or(v, 0x007f007f, 0x43004300),
-                                 bits_and_or(v, 0x00800080, 0x43004300), T())
-                      : pair_sub(bits_and_xor(v, 0x00ff00ff, 0x64806480), 0x64806480, T());
-    return EXPAND == EXPAND_INT8_ZERO ? pair_sub(a, operand, T()) : a;
+    return pair_mul(bits_and_or(v << 8, 0x80008000, v << 4 & 0x07f007f0), 0x7b807b80, type);
+}
+
+__device__ __forceinline__ uint32_t expand_e4m3(uint32_t v, __half type)
+{
+    return pair_mul(bits_and_or(v << 8, 0x80008000, v << 7 & 0x3f803f80), 0x5c005c00, type);
 }
 
 /* The A fragment of one step from the lane's words of it. */
@@ -144,18 +173,29 @@ __device__ __forceinline__ void expand_step(uint32_t a[4], const uint32_t *w,
 {
     if constexpr (expand_is_int4(EXPAND)) {
 #pragma unroll
-        for (int i = 0; i < 4; i++)
-            a[i] =
-                pair_sub(bits_and_or(w[0] >> 4 * i, 0x000f000f, magic(T())), operand[i % 2], T());
+        for (int i = 0; i < 4; i++) {
+            const uint32_t minus =
+                EXPAND == EXPAND_INT4 ? integer_minus(3, T()) : operand[i % 2];
+            const uint32_t nibbles = w[0] >> 8 * (i / 2) & (i % 2 ? 0x00f000f0 : 0x000f000f);
+            a[i] = pair_fma(nibbles, integer_factor(4 * (i % 2), T()), minus, T());
+        }
     } else if constexpr (EXPAND == EXPAND_CODEBOOK) {
         const uint32_t select = w[0] & 0x77777777, even = w[0] << 4; /* top bits to bytes' own */
         expand_lookup(a, select, bytes_pick(even, w[0], 0xd9c8), book);
         expand_lookup(a + 2, select >> 16, bytes_pick(even, w[0], 0xfbea), book);
         expand_scale<T>(a, operand);
-    } else {
+    } else if constexpr (EXPAND == EXPAND_FP8) {
 #pragma unroll
         for (int i = 0; i < 4; i++)
-            a[i] = expand_bytes<T, EXPAND>(w[i / 2] >> 8 * (i % 2), operand[i % 2]);
+            a[i] = expand_e4m3(w[i / 2] >> 8 * (i % 2), T());
+    } else {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const uint32_t minus =
+                EXPAND == EXPAND_INT8 ? integer_minus(7, T()) : operand[i % 2];
+            const uint32_t bytes = bytes_pick(w[i / 2], 0, i % 2 ? 0x4341 : 0x4240);
+            a[i] = pair_fma(bytes, integer_factor(0, T()), minus, T());
+        }
     }
 }
 
@@ -235,13 +275,14 @@ struct scale_reader {
     uint32_t shift, keep, one;
     float by;
 
-    __device__ explicit scale_reader(enum scheme_scale scale)
+    /* ones: expand_ones */
+    __device__ scale_reader(enum scheme_scale scale, float ones)
     {
         const bool row = scale == SCALE_ROW;
         shift = scale_bits_shift(scale);
         keep = row ? 0 : 0x80000000 | 0x7fffu << shift;
         one = row ? 0x3f800000 : 0;
-        by = row ? 1.0f : scale_bits_factor(scale);
+        by = row ? 1.0f : scale_bits_factor(scale) * ones;
     }
 
     __device__ __forceinline__ float value(uint32_t v) const

@@ -172,18 +172,17 @@ static uint32_t word_codebook(const uint8_t *c)
     return w;
 }
 
-static uint32_t word_8_bits(const uint8_t *c, int half, uint32_t flip)
+static uint32_t word_8_bits(const uint8_t *c, int half)
 {
     uint32_t w = 0;
     for (int b = 0; b < 4; b++)
         w |= (uint32_t)c[value_at(2 * half + b % 2, b / 2)] << 8 * b;
-    return w ^ flip;
+    return w;
 }
 
 static void pack_codes(const struct packing *p, const uint8_t *tile, uint8_t *to)
 {
     const int per_step = p->l.bits / 4, steps = LANE_WORDS / per_step; /* of a piece */
-    const uint32_t flip = p->l.kind == KIND_INT8 ? 0x80808080u : 0;
     for (int piece = 0; piece < TILE_STEPS / steps; piece++)
         for (int lane = 0; lane < LANES; lane++) {
             const uint8_t *c = tile + lane / 4 * TILE_COLS + piece * steps * 16 + lane % 4 * 2;
@@ -192,7 +191,7 @@ static void pack_codes(const struct packing *p, const uint8_t *tile, uint8_t *to
                 const uint8_t *at = c + i / per_step * 16;
                 w[i] = p->l.kind == KIND_INT4       ? word_int4(at)
                        : p->l.kind == KIND_CODEBOOK ? word_codebook(at)
-                                                    : word_8_bits(at, i % 2, flip);
+                                                    : word_8_bits(at, i % 2);
             }
             memcpy(to + piece * PIECE_BYTES + lane * (int)sizeof w, w, sizeof w);
         }
@@ -213,7 +212,7 @@ static void put_operand(const struct packing *p, int r, int64_t group, int place
 {
     const int zero = p->from->zeros ? p->from->zeros[group] : 128;
     const float v = p->l.kind == KIND_CODEBOOK ? ldexpf(p->from->scales[group], p->shift[r])
-                                               : (float)(zero - 128);
+                                               : -(float)zero / scheme_ones(&p->l, p->act);
     const uint16_t as_act = to_act(p->act, v);
     if (p->l.operand_bytes == 1)
         to[place] = (uint8_t)zero;
@@ -286,8 +285,7 @@ static int code_at(const struct scheme_layout *l, const uint8_t *tile, int row, 
     const uint8_t *at = tile + step / steps * PIECE_BYTES + lane * LANE_WORDS * 4;
     uint32_t w;
     if (l->bits == 8)
-        return at[(step % steps * 2 + i / 2) * 4 + i % 2 + 2 * j] ^
-               (l->kind == KIND_INT8 ? 0x80 : 0);
+        return at[(step % steps * 2 + i / 2) * 4 + i % 2 + 2 * j];
     memcpy(&w, at + step % steps * 4, sizeof w);
     return (int)(w >> (l->kind == KIND_INT4 ? 4 * i + 16 * j : 8 * i + 4 * j) & 15);
 }
@@ -300,7 +298,7 @@ static int zero_at(const struct scheme_layout *l, enum dtype act, const uint8_t 
     if (l->operand_bytes == 1)
         return tile[l->operands_at + (uint32_t)place];
     memcpy(&v, tile + l->operands_at + 2 * place, 2);
-    return 128 + (int)from_act(act, v);
+    return (int)(-from_act(act, v) * scheme_ones(l, act));
 }
 
 float scheme_unpack(const struct scheme *s, enum dtype act, int64_t cols, const void *units,

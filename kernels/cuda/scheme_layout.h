@@ -23,13 +23,13 @@
  *              INT4       a[i] = nibbles i and i + 4
  *              NF4, FP4   a[i] = nibbles 2i and 2i + 1: a byte, which a table of pairs is read by
  *     8 bits   [4 quarters of 2 steps][32 lanes][4 words]  words 2s and 2s + 1 are step s of the
- *              quarter: a[i] = bytes i % 2 and i % 2 + 2 of word 2s + i / 2; INT8's with the top
- *              bit flipped
+ *              quarter: a[i] = bytes i % 2 and i % 2 + 2 of word 2s + i / 2
  *
  * A lane's words of a half or quarter are one 16-byte load.  scheme_expand.cuh makes the fragments.
  *
- * Values in registers are floats of the activation type, 16 bits: code - zero exactly (integers of
- * at most 256); E4M3 exactly; a codebook's
+ * Values in registers are floats of the activation type, 16 bits: (code - zero) / ones exactly
+ * (integers of at most 256), where ones is a power of two, scheme_ones, that scales are multiplied
+ * with (2^119 and more would become infinite); E4M3 exactly; a codebook's
  *
  *     round(round(codebook[code]) * operand)     operand = round(scale / row scale)
  *
@@ -72,6 +72,11 @@ enum {
     SCALE_WIDE_BIAS = 45,
 };
 
+/* In registers a 16-bit float of n least subnormals is made n / ones by one factor, the largest
+ * power of two: 2^127 * 2^-133 in bf16, 2^15 * 2^-24 in f16. */
+#define SCHEME_ONES_BF16 64.0f
+#define SCHEME_ONES_F16 512.0f
+
 enum scheme_kind { KIND_INT4, KIND_CODEBOOK, KIND_INT8, KIND_FP8, KINDS };
 
 enum scheme_scale { SCALE_ROW, SCALE_F16, SCALE_BF16, SCALE_WIDE };
@@ -83,8 +88,9 @@ struct scheme_layout {
     int part_k;         /* columns */
     int parts;          /* of a tile: 1, 2 or 4; FP8 has 1, a codebook 2 or 4 */
     int chains;         /* of a tile: as many as parts, of a codebook 1 */
-    int operand_bytes;  /* 0 = none; 1 = INT4's zero point, 0..16; 2 = an activation: INT8's zero
-                           point - 128, exact, which several parts have always; a codebook's scale */
+    int operand_bytes;  /* 0 = none; 1 = INT4's zero point, 0..16; 2 = an activation: -INT8's zero
+                           point / ones, exact, which several parts have always; a codebook's
+                           scale */
     int n_tiles;        /* of a unit */
     uint32_t scales_at; /* in a tile: behind its codes */
     uint32_t operands_at;
@@ -95,6 +101,13 @@ struct scheme_layout {
 
 /* Of a scheme that scheme_check found to fit the columns. */
 void scheme_layout(struct scheme_layout *l, const struct scheme *s, int64_t cols);
+
+/* What scales are multiplied with in the kernels. */
+static inline float scheme_ones(const struct scheme_layout *l, enum dtype act)
+{
+    const float ones = act == DT_F16 ? SCHEME_ONES_F16 : SCHEME_ONES_BF16;
+    return l->kind == KIND_INT4 || l->kind == KIND_INT8 ? ones : 1.0F;
+}
 
 static inline int64_t scheme_units(int64_t rows)
 {
@@ -113,8 +126,8 @@ bool scheme_same_units(const struct scheme *a, const struct scheme *b);
 void scheme_pack(const struct scheme *s, enum dtype act, int64_t cols,
                  const struct scheme_rows *from, int64_t n, void *to);
 
-/* The value of row, col as the kernels see it, in units of the scale, and the scale: what tests and
- * the embedding read. */
+/* The value of row, col as the kernels see it (times scheme_ones), in units of the scale, and the
+ * scale: what tests and the embedding read. */
 float scheme_unpack(const struct scheme *s, enum dtype act, int64_t cols, const void *units,
                     int64_t row, int64_t col, float *scale);
 

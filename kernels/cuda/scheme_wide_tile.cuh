@@ -58,7 +58,7 @@ struct wide_codes { /* how a tile of a unit lies */
     uint32_t up_pad;      /* before the first unit of `up`, whose copy wants 128 bytes' alignment */
     bool row_scale;       /* rows are scaled at the end */
     uint32_t scale_shift; /* scale_from_bits */
-    float scale_factor;
+    float scale_factor;   /* scheme_ones in it; of a row's scale that alone */
     struct expand_book book;
 
     /* Of chain c of the tile at `tile`, of this lane's two rows. */

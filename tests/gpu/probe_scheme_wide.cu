@@ -90,13 +90,16 @@ __global__ void chain_kernel(float *y, const bf *x, const uint8_t *w, struct sch
             const uint16_t v =
                 ((const uint16_t *)(tile + l.scales_at))[part * UNIT_ROWS + place + i / 2];
             sum[i] = l.scale == SCALE_ROW ? __fadd_rn(sum[i], chain[i])
-                                          : __fmaf_rn(scale_to_f32(v, l.scale), chain[i], sum[i]);
+                                          : __fmaf_rn(scale_to_f32(v, l.scale) * expand_ones<bf, EXPAND>(),
+                                                      chain[i], sum[i]);
             chain[i] = 0;
         }
     }
     for (int i = 0; i < 4; i++) {
         const float scale =
-            l.scale == SCALE_ROW ? ((const float *)(unit + l.row_scales_at))[place + i / 2] : 1.0f;
+            l.scale == SCALE_ROW ? ((const float *)(unit + l.row_scales_at))[place + i / 2] *
+                                       expand_ones<bf, EXPAND>()
+                                 : 1.0f;
         const int row = row0 + lane % 4 * 2 + i % 2, col = blockIdx.x * 16 + lane / 4 + i / 2 * 8;
         if (row < rows && col < n)
             y[(size_t)row * n + col] = __fmul_rn(scale, sum[i]);

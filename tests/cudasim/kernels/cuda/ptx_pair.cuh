@@ -4,6 +4,7 @@
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <math.h>
 
 extern "C" {
 #include "kernels/half.h"
@@ -49,23 +50,23 @@ template <class T> uint32_t pair_mul(uint32_t a, uint32_t b, T type)
     return each_half(a, b, type, [](float x, float y) { return x * y; });
 }
 
-/* To f32 by rounding to odd, so that rounding to f16 afterwards rounds the exact sum. */
-inline float half_fma_of(float a, float b, float c)
+/* To f32 by rounding to odd, so that rounding to 16 bits afterwards rounds the sum, which a double
+ * holds where its parts lie within 53 bits. */
+inline float fma_to_odd(float a, float b, float c)
 {
     const double exact = (double)a * b + c;
     const float near = (float)exact;
     if (near == exact || (f32_to_bits(near) & 1))
         return near;
-    const bool up = (near > exact) == (near > 0);
-    return f32_from_bits(f32_to_bits(near) + (up ? -1u : 1u));
+    const bool beyond = fabs((double)near) > fabs(exact);
+    return f32_from_bits(f32_to_bits(near) + (beyond ? -1u : 1u));
 }
 
-inline uint32_t half_fma(uint32_t a, uint32_t b, uint32_t c)
+template <class T> uint32_t pair_fma(uint32_t a, uint32_t b, uint32_t c, T type)
 {
-    const __half type = __half();
-    const float low = half_fma_of(half_to_f32(a, type), half_to_f32(b, type), half_to_f32(c, type));
-    const float high = half_fma_of(half_to_f32(a >> 16, type), half_to_f32(b >> 16, type),
-                                   half_to_f32(c >> 16, type));
+    const float low = fma_to_odd(half_to_f32(a, type), half_to_f32(b, type), half_to_f32(c, type));
+    const float high = fma_to_odd(half_to_f32(a >> 16, type), half_to_f32(b >> 16, type),
+                                  half_to_f32(c >> 16, type));
     return half_from_f32(low, type) | half_from_f32(high, type) << 16;
 }
 
