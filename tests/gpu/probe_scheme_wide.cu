@@ -6,12 +6,16 @@
  * halves. Fast: every tile beside cublasLt in bf16, and the one that is chosen. The gated product,
  * whose SwiGLU is fused, beside the product alone and beside it and a kernel of SwiGLU; `bare` is
  * the same weights' product without SwiGLU.  All take turns, so that clocks are alike: medians.
+ * A turn is some launches, in which a large product is still at clocks that the power limit takes
+ * from it a moment later; `steady` gives cublasLt and the chosen tile turns of 80 ms, and counts
+ * their second halves.
  *
  *     nvcc -std=c++17 -O3 -gencode=arch=compute_90a,code=sm_90a -I. tests/gpu/probe_scheme_wide.cu
  * \
  *          kernels/cuda/{matmul_scheme_sm90{,_bf16,_f16},tensor_map}.cu kernels/scheme.c \
  *          kernels/tensor.c kernels/cuda/{scheme_layout,scheme_wide_choose}.c base/status.c -lcublasLt
- *     probe_scheme_wide [check | rows ...]       both without either */
+ *     probe_scheme_wide [check | [steady] rows ...]       without either: both; `steady` alone:
+ *                                                         of all rows */
 #include "tests/gpu/lt_bench.cuh"
 #include "tests/gpu/units_bench.cuh"
 
@@ -26,7 +30,7 @@
 namespace
 {
 
-enum { ROWS_MAX = 4096, CHECK_ROWS = 600 };
+enum { ROWS_MAX = 4096, CHECK_ROWS = 600, STEADY_MS = 80 };
 
 const struct scheme schemes[] = {
     {.codes = DT_INT4, .group = 128, .scale = DT_F16},
@@ -64,6 +68,7 @@ __global__ void chain_kernel(float *y, const bf *x, const uint8_t *w, struct sch
 {
     const int lane = threadIdx.x, row0 = blockIdx.y * 8, place = lane / 4 * 2;
     const int words_of = expand_words(EXPAND), steps_of = 4 / words_of;
+    const float ones = expand_ones<bf, EXPAND>();
     const uint8_t *unit = w + blockIdx.x * l.unit_bytes;
     float sum[4] = {}, chain[4] = {};
     for (int s = 0; s < l.n_tiles * TILE_STEPS; s++) {
@@ -90,15 +95,14 @@ __global__ void chain_kernel(float *y, const bf *x, const uint8_t *w, struct sch
             const uint16_t v =
                 ((const uint16_t *)(tile + l.scales_at))[part * UNIT_ROWS + place + i / 2];
             sum[i] = l.scale == SCALE_ROW ? __fadd_rn(sum[i], chain[i])
-                                          : __fmaf_rn(scale_to_f32(v, l.scale) * expand_ones<bf, EXPAND>(),
+                                          : __fmaf_rn(ones * scale_to_f32(v, l.scale),
                                                       chain[i], sum[i]);
             chain[i] = 0;
         }
     }
     for (int i = 0; i < 4; i++) {
         const float scale =
-            l.scale == SCALE_ROW ? ((const float *)(unit + l.row_scales_at))[place + i / 2] *
-                                       expand_ones<bf, EXPAND>()
+            l.scale == SCALE_ROW ? ((const float *)(unit + l.row_scales_at))[place + i / 2] * ones
                                  : 1.0f;
         const int row = row0 + lane % 4 * 2 + i % 2, col = blockIdx.x * 16 + lane / 4 + i / 2 * 8;
         if (row < rows && col < n)
@@ -316,12 +320,28 @@ struct turn { /* something that is timed */
     }
 };
 
-void take_turns(struct bench *b, std::vector<turn> *turns, int launches)
+/* Microseconds of a launch, in the second half of a turn. */
+double steady_us(struct bench *b, const turn *t, int launches)
 {
-    for (int round = 0; round < 6; round++)
+    double ms = 0;
+    std::vector<double> us;
+    while (ms < STEADY_MS) {
+        const double one = run_us(b->d.stream, t->run);
+        ms += one / 1000;
+        if (ms > STEADY_MS / 2)
+            us.push_back(one / launches);
+    }
+    std::sort(us.begin(), us.end());
+    return us[us.size() / 2];
+}
+
+void take_turns(struct bench *b, std::vector<turn> *turns, int launches, bool steady)
+{
+    for (int round = 0; round < (steady ? 3 : 6); round++)
         for (turn &t : *turns) {
-            const double us = run_us(b->d.stream, t.run) / launches;
-            if (round > 0)
+            const double us =
+                steady ? steady_us(b, &t, launches) : run_us(b->d.stream, t.run) / launches;
+            if (steady || round > 0)
                 t.us.push_back(us);
         }
     for (turn &t : *turns) {
@@ -391,32 +411,39 @@ turn lt_turn(struct bench *b, const struct layer *l, int rows, const std::vector
     })};
 }
 
+bool is_timed(const struct layer *l, int tile, int chosen, bool steady)
+{
+    return steady ? tile == chosen : scheme_wide_has((enum scheme_wide_tile)tile, l->gated);
+}
+
 void bench_rows(struct bench *b, const struct layer *l, int rows, const std::vector<bf *> &w,
-                const std::vector<copies> &schemes)
+                const std::vector<copies> &schemes, bool steady)
 {
     const int launches = rows <= 256 ? 40 : 8;
     std::vector<turn> turns = {lt_turn(b, l, rows, w, false, launches)};
     if (l->gated)
         turns.push_back(lt_turn(b, l, rows, w, true, launches));
     size_t at = turns.size();
-    for (const copies &c : schemes)
+    std::vector<int> chosen;
+    for (const copies &c : schemes) {
+        const struct product p = product_of(b, &c, l, rows);
+        chosen.push_back(matmul_scheme_sm90_chosen(&b->d, &p));
         for (int tile = 0; tile < SCHEME_TILES; tile++)
-            if (scheme_wide_has((enum scheme_wide_tile)tile, l->gated))
+            if (is_timed(l, tile, chosen.back(), steady))
                 turns.push_back(tile_turn(b, &c, l, rows, tile, launches));
-    take_turns(b, &turns, launches);
+    }
+    take_turns(b, &turns, launches, steady);
     const double lt = turns[0].median();
     printf("%-7s M %-4d cublasLt %7.2f us", l->name, rows, lt);
     if (l->gated)
         printf(", SwiGLU too %7.2f", turns[1].median());
-    for (const copies &c : schemes) {
-        const struct product p = product_of(b, &c, l, rows);
-        const int chosen = matmul_scheme_sm90_chosen(&b->d, &p);
-        printf(" | %s", dtype_traits[c.s->codes].name);
+    for (size_t i = 0; i < schemes.size(); i++) {
+        printf(" | %s", dtype_traits[schemes[i].s->codes].name);
         for (int tile = 0; tile < SCHEME_TILES; tile++)
-            if (scheme_wide_has((enum scheme_wide_tile)tile, l->gated)) {
+            if (is_timed(l, tile, chosen[i], steady)) {
                 const double us = turns[at++].median();
                 printf(" %7.2f", us);
-                if (tile == chosen)
+                if (tile == chosen[i])
                     printf("* %4.2fx", lt / us);
             }
     }
@@ -424,7 +451,7 @@ void bench_rows(struct bench *b, const struct layer *l, int rows, const std::vec
     fflush(stdout);
 }
 
-void bench_layer(struct bench *b, const struct layer *l, const int *rows, int n_rows)
+void bench_layer(struct bench *b, const struct layer *l, const int *rows, int n_rows, bool steady)
 {
     const size_t values = (size_t)l->in * l->n * (l->gated ? 2 : 1);
     std::vector<bf *> w(L2_TIMES / (values * 2) + 1);
@@ -433,7 +460,7 @@ void bench_layer(struct bench *b, const struct layer *l, const int *rows, int n_
     const std::vector<copies> c = {make_copies(&schemes[0], l), make_copies(&schemes[1], l),
                                    make_copies(&schemes[4], l)};
     for (int i = 0; i < n_rows; i++)
-        bench_rows(b, l, rows[i], w, c);
+        bench_rows(b, l, rows[i], w, c, steady);
     for (bf *one : w)
         OK(cudaFree(one));
     for (const copies &one : c)
@@ -448,6 +475,7 @@ int main(int argc, char **argv)
     int n_rows = 7, bad = 0;
     struct device d = device_bare(DT_BF16);
     const bool only_check = argc > 1 && strcmp(argv[1], "check") == 0;
+    const int first = argc > 1 && strcmp(argv[1], "steady") == 0 ? 2 : 1; /* of the rows */
     for (const struct scheme &s : schemes) {
         if (argc > 1 && !only_check)
             break;
@@ -460,13 +488,13 @@ int main(int argc, char **argv)
         printf("right: %d bad\n", bad);
     if (only_check)
         return bad != 0;
-    if (argc > 1)
-        for (n_rows = 0; n_rows + 1 < argc && n_rows < 16; n_rows++)
-            rows[n_rows] = atoi(argv[n_rows + 1]);
+    if (argc > first)
+        for (n_rows = 0; n_rows + first < argc && n_rows < 16; n_rows++)
+            rows[n_rows] = atoi(argv[n_rows + first]);
     struct bench b = bench_open(ROWS_MAX);
     printf(
         "microseconds of each tile, * the one chosen, and how much faster than cublasLt it is\n");
     for (const struct layer &l : layers)
-        bench_layer(&b, &l, rows, n_rows);
+        bench_layer(&b, &l, rows, n_rows, first == 2);
     return bad != 0;
 }
