@@ -98,7 +98,7 @@ __host__ __device__ constexpr bool expand_is_integer(int expand)
     return expand != EXPAND_CODEBOOK && expand != EXPAND_FP8;
 }
 
-/* What scales are multiplied with: see scheme_layout.h. */
+/* scheme_ones, of a type known here. */
 __device__ constexpr float integer_ones(__nv_bfloat16)
 {
     return SCHEME_ONES_BF16;
@@ -174,8 +174,7 @@ __device__ __forceinline__ void expand_step(uint32_t a[4], const uint32_t *w,
     if constexpr (expand_is_int4(EXPAND)) {
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            const uint32_t minus =
-                EXPAND == EXPAND_INT4 ? integer_minus(3, T()) : operand[i % 2];
+            const uint32_t minus = EXPAND == EXPAND_INT4 ? integer_minus(3, T()) : operand[i % 2];
             const uint32_t nibbles = w[0] >> 8 * (i / 2) & (i % 2 ? 0x00f000f0 : 0x000f000f);
             a[i] = pair_fma(nibbles, integer_factor(4 * (i % 2), T()), minus, T());
         }
@@ -191,8 +190,7 @@ __device__ __forceinline__ void expand_step(uint32_t a[4], const uint32_t *w,
     } else {
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            const uint32_t minus =
-                EXPAND == EXPAND_INT8 ? integer_minus(7, T()) : operand[i % 2];
+            const uint32_t minus = EXPAND == EXPAND_INT8 ? integer_minus(7, T()) : operand[i % 2];
             const uint32_t bytes = bytes_pick(w[i / 2], 0, i % 2 ? 0x4341 : 0x4240);
             a[i] = pair_fma(bytes, integer_factor(0, T()), minus, T());
         }
@@ -230,10 +228,10 @@ __device__ inline void table_make(uint32_t table, const expand_book &book, int i
     }
 }
 
-/* The A fragment of one step from the lane's word of it.  `lane_at`: 4 * lane. */
-template <class T, int ROW>
-__device__ __forceinline__ void table_step(uint32_t a[4], uint32_t w, const uint32_t operand[2],
-                                           uint32_t table, uint32_t lane_at)
+/* The A fragment of one step from the lane's word of it, not scaled yet.  `lane_at`: 4 * lane. */
+template <int ROW>
+__device__ __forceinline__ void table_look(uint32_t a[4], uint32_t w, uint32_t table,
+                                           uint32_t lane_at)
 {
     if constexpr (ROW == TABLE_ROW_WIDE) {
 #pragma unroll
@@ -246,6 +244,13 @@ __device__ __forceinline__ void table_step(uint32_t a[4], uint32_t w, const uint
         a[2] = load_shared_4(table + bits_and_or(w >> 9, pair, lane_at));
         a[3] = load_shared_4(table + bits_and_or(w >> 17, pair, lane_at));
     }
+}
+
+template <class T, int ROW>
+__device__ __forceinline__ void table_step(uint32_t a[4], uint32_t w, const uint32_t operand[2],
+                                           uint32_t table, uint32_t lane_at)
+{
+    table_look<ROW>(a, w, table, lane_at);
     expand_scale<T>(a, operand);
 }
 

@@ -27,6 +27,9 @@ struct wide_sums : wide_chains<EXPAND, PARTS> {
     static const int PER_CHAIN = TILE_STEPS / CHAINS; /* steps */
     static const int PER_PART = TILE_STEPS / in_tile::OPERANDS;
     static_assert(PER_PART % BATCH == 0, "operands of one part are in hand");
+    /* Codes are looked up while the wgmma still run whose registers their fragments take: 128 by
+     * 128 5 % less time (NF4, 4096 x 14336); of 64 rows up to 3 % more. */
+    static const bool LOOKS = DEEP && N > 64 && wide_has_table<TILE>(EXPAND);
     static const bool TWO = DEEP && N <= 64; /* accumulators: few rows wait for a chain's end */
     static const int UNROLL = TWO ? 2 : 1;   /* stages */
     static_assert(!TWO || PER_CHAIN >= RUNNING, "a chain is added in the next");
@@ -42,6 +45,7 @@ struct wide_sums : wide_chains<EXPAND, PARTS> {
     float chain[TWO ? 2 : 1][N / 2];
     uint32_t fragment[DEPTH][4];
     uint4 words[WORDS];
+    uint32_t seen[LOOKS ? BATCH : 1][4]; /* the next fragments, not scaled yet */
     uint32_t operand[2];
     float up, down; /* scales of the chain that is not added yet, of rows g and g + 8 */
     int held;       /* the stage before, of which wgmma may still run; -1 = none */
@@ -73,6 +77,22 @@ struct wide_sums : wide_chains<EXPAND, PARTS> {
                                        table, lane, codes.book);
     }
 
+    /* Step s, the i-th of its batch. */
+    __device__ __forceinline__ void look(int s, int i)
+    {
+        const uint4 from = words[s / STEPS_OF_WORDS % WORDS];
+        const uint32_t w[4] = {from.x, from.y, from.z, from.w};
+        table_look<wide_table_row<TILE>()>(seen[i], w[s % STEPS_OF_WORDS], table, lane * 4);
+    }
+
+    __device__ __forceinline__ void expand_seen(int s, int i)
+    {
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+            fragment[s % DEPTH][j] = seen[i][j];
+        expand_scale<T>(fragment[s % DEPTH], operand);
+    }
+
     __device__ __forceinline__ void multiply(float (&to)[N / 2], uint64_t x, int s)
     {
 #pragma unroll
@@ -86,8 +106,6 @@ struct wide_sums : wide_chains<EXPAND, PARTS> {
                        i % PER_CHAIN != 0);
         }
         wgmma_commit();
-        if (EXPAND == EXPAND_CODEBOOK) /* whose look-ups would hold the next wgmma */
-            schedule_fence();
     }
 
     __device__ __forceinline__ void add(float (&to)[N / 2], float (&from)[N / 2])
@@ -128,6 +146,10 @@ struct wide_sums : wide_chains<EXPAND, PARTS> {
 #pragma unroll
         for (int i = 0; i < BATCH; i++)
             load(block % BLOCKS, then + i);
+        if constexpr (LOOKS)
+#pragma unroll
+            for (int i = 0; i < BATCH; i++)
+                look(then + i, i);
     }
 
     /* Makes their fragments. */
@@ -137,7 +159,10 @@ struct wide_sums : wide_chains<EXPAND, PARTS> {
             return;
 #pragma unroll
         for (int i = s + AHEAD; i < s + AHEAD + BATCH; i++) {
-            expand(i % TILE_STEPS);
+            if constexpr (LOOKS)
+                expand_seen(i % TILE_STEPS, i - s - AHEAD);
+            else
+                expand(i % TILE_STEPS);
             registers_pin(fragment[i % DEPTH]); /* now, and not after the next wait */
         }
     }
