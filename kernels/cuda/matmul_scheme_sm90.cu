@@ -61,7 +61,9 @@ enum scheme_wide_tile matmul_scheme_sm90_chosen(const struct device *d, const st
                                         p->n,
                                         p->in,
                                         p->w_up != nullptr,
-                                        l.kind == KIND_CODEBOOK,
+                                        l.kind == KIND_CODEBOOK ? SCHEME_WIDE_BOOK
+                                        : l.bits == 8           ? SCHEME_WIDE_8_BITS
+                                                                : SCHEME_WIDE_4_BITS,
                                         l.chains == 1 && wide_is_common(expand_of(&l), wide_parts(&l)),
                                         d->sm_count};
     return scheme_wide_choose(&s);

@@ -3,23 +3,24 @@
 
 #include <stdint.h>
 
-/* What a tile, plain and gated (0: there is none), and each 128 columns of its k cost an SM, of
- * integers and of a codebook, in nanoseconds: INT4 and NF4 as measured on an H200 at its own
- * clocks, k 4096 and 14336, a wave or less; gated, by the cycles that its end took longer on an
- * H100.  INT8, which takes 2 to 13 % longer than INT4, has the same best tiles or tiles within 2 %
- * of them. */
+/* What a tile, plain and gated (0: there is none), and each 128 columns of its k cost an SM, in
+ * nanoseconds: INT4, INT8 and NF4 as measured on an H200 before the power limit takes its clocks, k
+ * 4096 and 14336, most SMs of a wave busy; gated, by the cycles that its end took longer on an
+ * H100.  idle: percent of a step that a tile saves where a quarter of the SMs or more have none: 32
+ * and 96 tiles of 128 by 128 take 7 to 14 % less than 128, and more so at the power limit, others 0
+ * to 2 %. */
 static const struct tile {
-    int weights, rows, plain, gated, step[2];
+    int weights, rows, plain, gated, step[SCHEME_WIDE_CODES], idle;
     bool turns;
 } tiles[SCHEME_TILES] = {
-    [SCHEME_TILE_64_32] = {64, 32, 2000, 0, {262, 254}, true},
-    [SCHEME_TILE_64_64] = {64, 64, 3400, 0, {292, 326}, true},
-    [SCHEME_TILE_128_32] = {128, 32, 2700, 0, {355, 609}},
-    [SCHEME_TILE_128_64] = {128, 64, 2000, 0, {455, 512}},
-    [SCHEME_TILE_128_128] = {128, 128, 2500, 2700, {700, 832}},
-    [SCHEME_TILE_192_64] = {192, 64, 2800, 0, {640, 683}},
-    [SCHEME_TILE_192_128] = {192, 128, 2500, 0, {1060, 1157}},
-    [SCHEME_TILE_128_256] = {128, 256, 2800, 3100, {1290, 1390}},
+    [SCHEME_TILE_64_32] = {64, 32, 2000, 0, {250, 272, 252}, 0, true},
+    [SCHEME_TILE_64_64] = {64, 64, 3400, 0, {281, 305, 325}, 0, true},
+    [SCHEME_TILE_128_32] = {128, 32, 3300, 0, {332, 340, 605}},
+    [SCHEME_TILE_128_64] = {128, 64, 2000, 0, {437, 468, 533}},
+    [SCHEME_TILE_128_128] = {128, 128, 2500, 2700, {695, 726, 805}, 10},
+    [SCHEME_TILE_192_64] = {192, 64, 2800, 0, {605, 650, 685}},
+    [SCHEME_TILE_192_128] = {192, 128, 2500, 0, {1109, 1134, 1203}},
+    [SCHEME_TILE_128_256] = {128, 256, 2800, 3100, {1355, 1385, 1520}},
 };
 
 static int64_t divide_up(int64_t a, int64_t b)
@@ -48,21 +49,32 @@ int scheme_wide_whole(int n_tiles, int sm_count)
     return n_tiles > sm_count && 2 * rest <= sm_count ? n_tiles - rest : n_tiles;
 }
 
-static int64_t tile_cost(enum scheme_wide_tile i, const struct scheme_wide_shape *s)
+/* Of a tile in a wave of `busy` SMs. */
+static int64_t tile_cost(enum scheme_wide_tile i, const struct scheme_wide_shape *s, int64_t busy)
 {
     const struct tile *t = &tiles[i];
-    return (s->gated ? t->gated : t->plain) + divide_up(s->in, 128) * t->step[s->has_book];
+    const int64_t step = t->step[s->codes], quarter = divide_up(s->sm_count, 4);
+    const int64_t idle = s->sm_count - busy < quarter ? s->sm_count - busy : quarter;
+    const int64_t saved = step * t->idle * idle / (100 * quarter);
+    return (s->gated ? t->gated : t->plain) + divide_up(s->in, 128) * (step - saved);
 }
 
-/* Waves; a half costs what a tile of its size does. */
+/* Waves, the last of what is left. */
+static int64_t waves_cost(enum scheme_wide_tile i, const struct scheme_wide_shape *s, int64_t n)
+{
+    const int64_t rest = n % s->sm_count;
+    return n / s->sm_count * tile_cost(i, s, s->sm_count) + (rest ? tile_cost(i, s, rest) : 0);
+}
+
+/* A half costs what a tile of its size does. */
 static int64_t tiles_cost(enum scheme_wide_tile i, const struct scheme_wide_shape *s)
 {
     const struct tile *t = &tiles[i];
     const int64_t n = s->gated ? 2 * (int64_t)s->n : s->n;
     const int n_tiles = (int)(divide_up(s->rows, t->rows) * divide_up(n, t->weights));
     const int whole = i == SCHEME_TILE_128_256 ? scheme_wide_whole(n_tiles, s->sm_count) : n_tiles;
-    const int64_t cost = divide_up(whole, s->sm_count) * tile_cost(i, s);
-    return whole == n_tiles ? cost : cost + tile_cost(SCHEME_TILE_128_128, s);
+    return waves_cost(i, s, whole) +
+           waves_cost(SCHEME_TILE_128_128, s, 2 * (int64_t)(n_tiles - whole));
 }
 
 enum scheme_wide_tile scheme_wide_choose(const struct scheme_wide_shape *s)

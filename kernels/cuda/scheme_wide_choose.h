@@ -37,10 +37,18 @@ bool scheme_wide_has_turns(int in);
  * where such a wave is cheaper than one of whole tiles. */
 int scheme_wide_whole(int n_tiles, int sm_count);
 
+/* What a tile's codes cost: of 4 or 8 bits, or looked up, for which small tiles have less time. */
+enum scheme_wide_codes {
+    SCHEME_WIDE_4_BITS,
+    SCHEME_WIDE_8_BITS,
+    SCHEME_WIDE_BOOK,
+    SCHEME_WIDE_CODES
+};
+
 struct scheme_wide_shape {
     int rows, n, in; /* of x; of the weights: rows, each of gate and up; columns */
     bool gated;
-    bool has_book;  /* codes are looked up, which small tiles have less time for */
+    enum scheme_wide_codes codes;
     bool one_chain; /* in 128 columns: warpgroups may take turns */
     int sm_count;
 };

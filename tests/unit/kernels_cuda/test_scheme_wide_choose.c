@@ -9,9 +9,10 @@
 
 enum { SMS = 132 };
 
-static enum scheme_wide_tile chosen(int rows, int n, int in, bool gated, bool has_book)
+static enum scheme_wide_tile chosen(int rows, int n, int in, bool gated,
+                                    enum scheme_wide_codes codes)
 {
-    const struct scheme_wide_shape s = {rows, n, in, gated, has_book, true, SMS};
+    const struct scheme_wide_shape s = {rows, n, in, gated, codes, true, SMS};
     return scheme_wide_choose(&s);
 }
 
@@ -20,21 +21,35 @@ static void the_choice_is_the_measured_best(void **state)
     (void)state;
     static const struct {
         int rows, n, in;
-        enum scheme_wide_tile want; /* whether codes are looked up or not */
+        enum scheme_wide_tile want; /* of all codes */
     } cases[] = {
         {64, 4096, 4096, SCHEME_TILE_64_32},     {64, 6144, 4096, SCHEME_TILE_64_64},
         {128, 4096, 4096, SCHEME_TILE_64_64},    {256, 4096, 4096, SCHEME_TILE_128_64},
         {512, 4096, 4096, SCHEME_TILE_128_128},  {4096, 4096, 4096, SCHEME_TILE_128_256},
-        {128, 6144, 4096, SCHEME_TILE_128_64},   {192, 6144, 4096, SCHEME_TILE_192_64},
-        {256, 6144, 4096, SCHEME_TILE_192_64},   {384, 4096, 14336, SCHEME_TILE_192_64},
+        {128, 6144, 4096, SCHEME_TILE_128_64},   {128, 4096, 14336, SCHEME_TILE_64_64},
         {512, 6144, 4096, SCHEME_TILE_192_128},  {1024, 6144, 4096, SCHEME_TILE_128_256},
-        {128, 4096, 14336, SCHEME_TILE_64_64},   {512, 4096, 14336, SCHEME_TILE_128_128},
-        {1024, 4096, 4096, SCHEME_TILE_128_256}, {2048, 6144, 4096, SCHEME_TILE_128_256},
+        {512, 4096, 14336, SCHEME_TILE_128_128}, {1024, 4096, 4096, SCHEME_TILE_128_256},
+        {2048, 6144, 4096, SCHEME_TILE_128_256}, {4096, 4096, 14336, SCHEME_TILE_128_256},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
-        for (int book = 0; book <= 1; book++)
-            assert_int_equal(chosen(cases[i].rows, cases[i].n, cases[i].in, false, book),
+        for (int codes = 0; codes < SCHEME_WIDE_CODES; codes++)
+            assert_int_equal(chosen(cases[i].rows, cases[i].n, cases[i].in, false, codes),
                              cases[i].want);
+}
+
+/* 8 bits gain most by tiles of 128 rows of which a quarter of the SMs have none: as quick as three
+ * quarters of the size for all SMs, and quicker at the power limit. */
+static void codes_of_8_bits_take_fewer_tiles(void **state)
+{
+    (void)state;
+    static const struct {
+        int rows, n, in;
+    } cases[] = {{192, 6144, 4096}, {256, 6144, 4096}, {384, 4096, 4096}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        for (int codes = 0; codes < SCHEME_WIDE_CODES; codes++)
+            assert_int_equal(chosen(cases[i].rows, cases[i].n, cases[i].in, false, codes),
+                             codes == SCHEME_WIDE_8_BITS ? SCHEME_TILE_128_128
+                                                         : SCHEME_TILE_192_64);
 }
 
 static void a_gated_product_fills_its_waves(void **state)
@@ -42,19 +57,19 @@ static void a_gated_product_fills_its_waves(void **state)
     (void)state;
     static const struct {
         int rows;
-        enum scheme_wide_tile want[2]; /* of integers, and of codes that are looked up */
+        enum scheme_wide_tile want;
     } cases[] = {
-        {65, {SCHEME_TILE_128_128, SCHEME_TILE_128_128}},
-        {128, {SCHEME_TILE_128_128, SCHEME_TILE_128_128}},
-        {256, {SCHEME_TILE_128_256, SCHEME_TILE_128_256}},
-        {512, {SCHEME_TILE_128_256, SCHEME_TILE_128_256}},
-        {1024, {SCHEME_TILE_128_256, SCHEME_TILE_128_256}},
-        {2048, {SCHEME_TILE_128_256, SCHEME_TILE_128_256}},
-        {4096, {SCHEME_TILE_128_256, SCHEME_TILE_128_256}},
+        {65, SCHEME_TILE_128_128},
+        {128, SCHEME_TILE_128_128},
+        {256, SCHEME_TILE_128_256},
+        {512, SCHEME_TILE_128_256},
+        {1024, SCHEME_TILE_128_256},
+        {2048, SCHEME_TILE_128_256},
+        {4096, SCHEME_TILE_128_256},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
-        for (int book = 0; book <= 1; book++)
-            assert_int_equal(chosen(cases[i].rows, 14336, 4096, true, book), cases[i].want[book]);
+        for (int codes = 0; codes < SCHEME_WIDE_CODES; codes++)
+            assert_int_equal(chosen(cases[i].rows, 14336, 4096, true, codes), cases[i].want);
 }
 
 static void halves_end_where_one_wave_has_them_all(void **state)
@@ -83,16 +98,18 @@ static void halves_end_where_one_wave_has_them_all(void **state)
         }
 }
 
-/* One wave and a little: whole tiles alone would pay two, and 192 by 128 was the better.  Of looked
- * up codes three waves of 192 by 64 are less than a wave and its halves, where they have them all. */
+/* One wave and a little: whole tiles alone would pay two, and 192 by 128 was the better.  Of INT4
+ * and of looked up codes three waves of 192 by 64 are less than a wave and its halves, where they
+ * have them all. */
 static void a_rest_in_halves_keeps_the_largest_tile(void **state)
 {
     (void)state;
     for (int rest = 1; rest <= SMS; rest++)
-        for (int book = 0; book <= 1; book++) {
+        for (int codes = 0; codes < SCHEME_WIDE_CODES; codes++) {
             const int n = (SMS + rest) * 128, small = (n + 191) / 192 * 4;
-            assert_int_equal(chosen(256, n, 4096, false, book),
-                             book && small <= 3 * SMS ? SCHEME_TILE_192_64 : SCHEME_TILE_128_256);
+            const bool is_small = codes != SCHEME_WIDE_8_BITS && small <= 3 * SMS;
+            assert_int_equal(chosen(256, n, 4096, false, codes),
+                             is_small ? SCHEME_TILE_192_64 : SCHEME_TILE_128_256);
         }
 }
 
@@ -101,18 +118,18 @@ static void a_product_has_the_tile_it_is_given(void **state)
     (void)state;
     for (int gated = 0; gated <= 1; gated++)
         for (int rows = 1; rows <= 8192; rows += rows < 300 ? 1 : 511)
-            for (int book = 0; book <= 1; book++)
-                assert_true(scheme_wide_has(chosen(rows, 14336, 4096, gated, book), gated));
+            for (int codes = 0; codes < SCHEME_WIDE_CODES; codes++)
+                assert_true(scheme_wide_has(chosen(rows, 14336, 4096, gated, codes), gated));
 }
 
 static void few_rows_take_small_tiles(void **state)
 {
     (void)state;
     for (int rows = 1; rows <= 32; rows++)
-        for (int book = 0; book <= 1; book++) {
-            assert_int_equal(chosen(rows, 4096, 4096, false, book), SCHEME_TILE_64_32);
-            assert_int_equal(chosen(rows, 28672, 4096, false, book),
-                             book ? SCHEME_TILE_128_64 : SCHEME_TILE_128_32);
+        for (int codes = 0; codes < SCHEME_WIDE_CODES; codes++) {
+            assert_int_equal(chosen(rows, 4096, 4096, false, codes), SCHEME_TILE_64_32);
+            assert_int_equal(chosen(rows, 28672, 4096, false, codes),
+                             codes == SCHEME_WIDE_BOOK ? SCHEME_TILE_128_64 : SCHEME_TILE_128_32);
         }
 }
 
@@ -120,7 +137,7 @@ static void few_rows_take_small_tiles(void **state)
 static void turns_are_taken_where_there_are_some(void **state)
 {
     (void)state;
-    struct scheme_wide_shape s = {64, 4096, 4096, false, false, true, SMS};
+    struct scheme_wide_shape s = {64, 4096, 4096, false, SCHEME_WIDE_4_BITS, true, SMS};
     assert_true(scheme_wide_takes_turns(scheme_wide_choose(&s)));
     s.one_chain = false;
     assert_false(scheme_wide_takes_turns(scheme_wide_choose(&s)));
@@ -139,6 +156,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_choice_is_the_measured_best),
+        cmocka_unit_test(codes_of_8_bits_take_fewer_tiles),
         cmocka_unit_test(a_gated_product_fills_its_waves),
         cmocka_unit_test(halves_end_where_one_wave_has_them_all),
         cmocka_unit_test(a_rest_in_halves_keeps_the_largest_tile),
