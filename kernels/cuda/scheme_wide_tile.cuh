@@ -6,13 +6,6 @@
 #include "kernels/cuda/ptx_wgmma.cuh"
 #include "kernels/cuda/scheme_expand.cuh"
 
-/* An instruction that does nothing, over which ptxas moves few others: what is written behind a
- * wgmma stays behind, and is not put between two, of which the second would wait for it. */
-__device__ __forceinline__ void schedule_fence()
-{
-    __syncwarp();
-}
-
 struct wide_ring { /* stages: x's 128 columns in two boxes, then a tile of each unit */
     uint32_t stages, full, empty;
     uint32_t stage_bytes;
