@@ -6,14 +6,15 @@
 namespace
 {
 
-/* From here on the wide product is faster, by turns sooner: at 32 rows of 4096 x 14336 it takes 32
- * us for 43 (H200, INT4), but a gated one of 28672 x 4096, which has no such tile, 55 for 40. */
+/* From here on the wide product is faster, in tiles of few rows sooner: at 32 rows of 4096 x 14336
+ * it takes 27 us for 43 (H200, INT4), but a gated one of 28672 x 4096, which has no such tile, 48
+ * for 40. */
 constexpr int WIDE_ROWS_MIN = 33;
 
 bool is_wide(const struct device *d, const struct product *p)
 {
     return p->rows >= WIDE_ROWS_MIN ||
-           (p->rows > SCHEME_FEW_ROWS && matmul_scheme_sm90_takes_turns(d, p));
+           (p->rows > SCHEME_FEW_ROWS && matmul_scheme_sm90_has_few(d, p));
 }
 
 const void *skip_rows(const void *at, int rows, int stride)

@@ -64,7 +64,6 @@ enum scheme_wide_tile matmul_scheme_sm90_chosen(const struct device *d, const st
                                         l.kind == KIND_CODEBOOK ? SCHEME_WIDE_BOOK
                                         : l.bits == 8           ? SCHEME_WIDE_8_BITS
                                                                 : SCHEME_WIDE_4_BITS,
-                                        l.chains == 1 && wide_is_common(expand_of(&l), wide_parts(&l)),
                                         d->sm_count};
     return scheme_wide_choose(&s);
 }
@@ -74,8 +73,6 @@ void matmul_scheme_sm90_tile(struct device *d, const struct product *p, enum sch
     struct scheme_layout l;
     scheme_layout(&l, p->scheme, p->in);
     wide_args a = args_of(d, p, &l);
-    if (scheme_wide_takes_turns(tile) && !scheme_wide_has_turns(p->in))
-        tile = SCHEME_TILE_128_64;
     (d->act == DT_F16 ? wide_launch_f16 : wide_launch_bf16)(d, &a, expand_of(&l), wide_parts(&l),
                                                             tile);
 }
@@ -85,8 +82,7 @@ void matmul_scheme_sm90(struct device *d, const struct product *p)
     matmul_scheme_sm90_tile(d, p, matmul_scheme_sm90_chosen(d, p));
 }
 
-bool matmul_scheme_sm90_takes_turns(const struct device *d, const struct product *p)
+bool matmul_scheme_sm90_has_few(const struct device *d, const struct product *p)
 {
-    return matmul_scheme_sm90_fits(d, p) && wide_ending_of(p) == ENDING_ADD &&
-           scheme_wide_takes_turns(matmul_scheme_sm90_chosen(d, p));
+    return matmul_scheme_sm90_fits(d, p) && wide_ending_of(p) == ENDING_ADD;
 }

@@ -1,12 +1,11 @@
-/* matmul_scheme_sm90.cuh - products of many rows with the weights of a scheme on Hopper: wgmma whose
- * A comes from registers.
+/* matmul_scheme_sm90.cuh - products of many rows with the weights of a scheme on Hopper: wgmma
+ * whose A comes from registers.
  *
  * y^T = w x^T: the weights are the 64 rows of wgmma, rows of x its columns.  A unit's codes lie as
  * the fragments of 16 rows do (scheme_layout.h), so a warp expands them in registers and
  * multiplies; x lies in shared memory, as the copy engine brings it.  A tile is 64 to 192 rows of
- * the weights by 32 to 256 rows of x: two or three warpgroups multiply, side by side or by turns
- * along k (scheme_wide_turns.cuh), a thread of the last fetches 128 columns of k a stage, in three
- * or four copies.  Blocks stay and take tile after tile.
+ * the weights by 32 to 256 rows of x: one to three warpgroups multiply, a thread of the last
+ * fetches 128 columns of k a stage, in three or four copies.  Blocks stay and take tile after tile.
  *
  * Why so.  Chains of 128 columns are scaled and added in f32, so a sum is two accumulators, and
  * what registers hold is 128 by 256 sums with the chains of half of them.  A wgmma of 64 by N
@@ -34,7 +33,6 @@
 #include "kernels/cuda/scheme_wide_end.cuh"
 #include "kernels/cuda/scheme_wide_feed.cuh"
 #include "kernels/cuda/scheme_wide_passes.cuh"
-#include "kernels/cuda/scheme_wide_turns.cuh"
 #include "kernels/cuda/tensor_map.h"
 
 namespace
@@ -48,7 +46,7 @@ template <int EXPAND, class TILE, bool GATED> struct shape { /* bytes of shared 
     static const int BOOK_BYTES =
         wide_has_table<TILE>(EXPAND) ? table_bytes(wide_table_row<TILE>()) : 0;
     static const int FIXED_BYTES = /* 1024: room to align */
-        1024 + END_BYTES + BOOK_BYTES + TILE::TURN_BYTES;
+        1024 + END_BYTES + BOOK_BYTES;
 };
 
 /* ---- the warps that multiply ---- */
@@ -59,7 +57,7 @@ __device__ __forceinline__ void scale_rows(float (&sum)[TILE::BLOCKS][TILE::N / 
 {
 #pragma unroll
     for (int b = 0; b < TILE::BLOCKS; b++) {
-        const int in_tile = TILE::SIDE_WARPS * b + warp % TILE::SIDE_WARPS;
+        const int in_tile = TILE::WARPS * b + warp % TILE::WARPS;
         const bool of_up = a.p.w_up && in_tile >= TILE::UNITS / 2;
         const int unit = min(t.unit + in_tile - (of_up ? TILE::UNITS / 2 : 0), a.n_units - 1);
         const uint8_t *w = (const uint8_t *)(of_up ? a.p.w_up : a.p.w) + unit * a.unit_bytes;
@@ -99,70 +97,22 @@ __device__ __forceinline__ void multiply(SUMS &s, const wide_args &a, wide_ring 
         if (a.codes.row_scale)
             scale_rows<TILE>(s.sum, a, t, warp, lane);
         end_tile<T, wide_many_pieces(EXPAND), TILE, ENDING>(s.sum, a, t, passes * TILE::PASS_ROWS,
-                                                       pieces, away, warp, lane);
+                                                            pieces, away, warp, lane);
     }
 }
 
-/* What warpgroups that take turns ask of the block's tiles. */
-template <class T, int MANY, class TILE, wide_ending ENDING> struct tiles_by_turns {
-    typedef wide_pieces<TILE, false, MANY> of;
-    const wide_args &a;
-    wide_ring &pieces;
-    int warp, lane;
-    int counted; /* tiles whose pieces are behind */
-
-    __device__ place at(int i) const
-    {
-        return place_at<TILE>(a, blockIdx.x + i * gridDim.x);
-    }
-    __device__ int count() const
-    {
-        return (a.n_places - (int)blockIdx.x + (int)gridDim.x - 1) / (int)gridDim.x;
-    }
-    __device__ void end(int i, const float (&chain)[TILE::N / 2])
-    {
-        for (; counted < i; counted++) /* other warpgroups' */
-            for (int n = of::count(TILE::N, a.p.rows - at(counted).row); n > 0; n--)
-                pieces.next();
-        counted++;
-        float sum[1][TILE::N / 2];
-#pragma unroll
-        for (int v = 0; v < TILE::N / 2; v++)
-            sum[0][v] = chain[v];
-        if (a.codes.row_scale)
-            scale_rows<TILE>(sum, a, at(i), warp, lane);
-        end_tile<T, MANY, TILE, ENDING>(sum, a, at(i), TILE::N, pieces, pieces, warp, lane);
-    }
-};
-
-/* sums: in shared memory; bars: [ways][warps of a side] */
-template <class T, int EXPAND, class TILE, int PARTS, wide_ending ENDING>
-__device__ void multiply_turns(const wide_args &a, const wide_ring &stages, wide_ring &pieces,
-                               uint32_t table, uint32_t sums, uint32_t bars, int warp, int lane)
-{
-    const int way = warp / TILE::SIDE_WARPS, side = warp % TILE::SIDE_WARPS;
-    const int after = (way + 1) % TILE::WAYS;
-    const wide_turn turn = {sums + side * (TILE::N / 8 * 512) + lane * 16,
-                            bars + 8 * (way * TILE::SIDE_WARPS + side),
-                            bars + 8 * (after * TILE::SIDE_WARPS + side), way};
-    tiles_by_turns<T, wide_many_pieces(EXPAND), TILE, ENDING> tiles = {a, pieces, warp, lane, 0};
-    wide_turns<T, EXPAND, TILE, PARTS>(a.codes, stages, turn, table, warp, lane).run(tiles, a.n_k);
-}
-
-/* pieces: [sides][states][ring]; turns: as multiply_turns wants them. */
+/* pieces: [groups][states][ring] */
 template <class TILE, class PIECES>
-__device__ void init_barriers(const wide_ring &stages, uint32_t pieces, uint32_t turns)
+__device__ void init_barriers(const wide_ring &stages, uint32_t pieces)
 {
     for (int s = 0; s < stages.n; s++) {
         mbarrier_init(stages.full + 8 * s, 1);
-        mbarrier_init(stages.empty + 8 * s, TILE::SIDE_WARPS * 32);
+        mbarrier_init(stages.empty + 8 * s, TILE::WARPS * 32);
     }
-    for (int i = 0; i < TILE::SIDES * PIECES::STATES * PIECES::RING; i++) {
+    for (int i = 0; i < TILE::GROUPS * PIECES::STATES * PIECES::RING; i++) {
         const bool is_given = i / PIECES::RING % PIECES::STATES == 0;
         mbarrier_init(pieces + 8 * i, is_given ? 1 : 4);
     }
-    for (int i = 0; TILE::WAYS > 1 && i < TILE::WARPS; i++)
-        mbarrier_init(turns + 8 * i, 32);
     fence_mbarrier_init();
 }
 
@@ -178,8 +128,8 @@ __global__ void __launch_bounds__(TILE::THREADS, 1)
     const bool gated = ENDING == ENDING_SILU;
     using S = shape<EXPAND, TILE, gated>;
     typedef wide_pieces<TILE, gated, wide_many_pieces(EXPAND)> pieces;
-    __shared__ uint64_t bars[2 * STAGES_MAX], piece_bars[TILE::SIDES][pieces::STATES][pieces::RING],
-        turn_bars[TILE::WAYS > 1 ? TILE::WARPS : 1];
+    __shared__ uint64_t bars[2 * STAGES_MAX],
+        piece_bars[TILE::GROUPS][pieces::STATES][pieces::RING];
     const wide_ring r = {(shared_addr(shared_raw) + 1023) & ~1023u,
                          in_register(shared_addr(bars)),
                          in_register(shared_addr(bars + STAGES_MAX)),
@@ -188,13 +138,15 @@ __global__ void __launch_bounds__(TILE::THREADS, 1)
                          0,
                          0};
     /* From a shuffle, so that the compiler sees that a warp has one, and keeps what follows from it
-     * in uniform registers. */
+     * in uniform registers.  Where it is used, it is so % TILE::WARPS, so that the compiler sees
+     * how large it is too: without that 128 by 256 takes 10 % longer with INT4, and 128 by 128 with
+     * NF4. */
     const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
     const int last = warp - TILE::MATHS / 32; /* of the last warpgroup, from 0 */
     /* A warpgroup's, its carrier's; others have no use for it. */
-    const int group = last < 0 ? warp / 4 % TILE::SIDES : min(max(last - 1, 0), TILE::SIDES - 1);
+    const int group = last < 0 ? warp / 4 % TILE::GROUPS : min(max(last - 1, 0), TILE::GROUPS - 1);
     const uint32_t behind = r.stages + a.stages * a.stage_bytes, table = behind + S::END_BYTES;
-    wide_ring out = {behind + group * pieces::BYTES / TILE::SIDES,
+    wide_ring out = {behind + group * pieces::BYTES / TILE::GROUPS,
                      shared_addr(piece_bars[group][0]),
                      shared_addr(piece_bars[group][1]),
                      PIECE_BYTES,
@@ -204,7 +156,7 @@ __global__ void __launch_bounds__(TILE::THREADS, 1)
     wide_ring away = out; /* the other warpgroup's */
     if (gated && last < 0) {
         out.full = shared_addr(piece_bars[group][pieces::STATES - 1]);
-        away.stages = behind + (1 - group) * pieces::BYTES / TILE::SIDES;
+        away.stages = behind + (1 - group) * pieces::BYTES / TILE::GROUPS;
         away.full = shared_addr(piece_bars[1 - group][0]);
         away.empty = shared_addr(piece_bars[1 - group][pieces::STATES - 1]);
     }
@@ -212,32 +164,29 @@ __global__ void __launch_bounds__(TILE::THREADS, 1)
         tensor_map_prefetch(&maps.w);
         tensor_map_prefetch(&maps.x);
         tensor_map_prefetch(&maps.x_last);
-        init_barriers<TILE, pieces>(r, shared_addr(piece_bars), shared_addr(turn_bars));
+        init_barriers<TILE, pieces>(r, shared_addr(piece_bars));
     }
     if (wide_has_table<TILE>(EXPAND))
         table_make<wide_table_row<TILE>()>(table, a.codes.book, threadIdx.x, TILE::THREADS);
     __syncthreads();
     depend_launch();
     if (last >= 0) {
-        registers_give<TILE::REGISTERS_LEFT>();
+        if constexpr (TILE::GROUPS > 1)
+            registers_give<TILE::REGISTERS_LEFT>();
         if (last == 0 && lane == 0)
             feeder<TILE>{maps, a, r, 0}.run();
-        else if (TILE::SIDES <= 2 && last == 3)
+        else if (TILE::GROUPS <= 2 && last == 3)
             bring_near<T, TILE>(a, lane);
-        else if (last > 0 && last <= TILE::SIDES && lane == 0 && ENDING != ENDING_ANY)
+        else if (last > 0 && last <= TILE::GROUPS && lane == 0 && ENDING != ENDING_ANY)
             carry<pieces, TILE>(maps, a, group, out);
         return;
     }
-    registers_take<TILE::REGISTERS>();
+    if constexpr (TILE::GROUPS > 1)
+        registers_take<TILE::REGISTERS>();
     depend_wait();
-    if constexpr (TILE::WAYS > 1) {
-        multiply_turns<T, EXPAND, TILE, PARTS, ENDING>(a, r, out, table, table + S::BOOK_BYTES,
-                                                       shared_addr(turn_bars), warp, lane);
-    } else {
-        typename wide_sums_choice<T, EXPAND, TILE, PARTS, TILE::PASSES>::type s(a.codes, r, a.n_k,
-                                                                                table, warp, lane);
-        multiply<T, EXPAND, TILE, ENDING>(s, a, out, away, warp, lane);
-    }
+    typename wide_sums_choice<T, EXPAND, TILE, PARTS, TILE::PASSES>::type s(a.codes, r, a.n_k,
+                                                                            table, warp, lane);
+    multiply<T, EXPAND, TILE, ENDING>(s, a, out, away, warp, lane);
 #endif
 }
 
@@ -272,7 +221,8 @@ void launch_kernel(struct device *d, wide_args *a)
         1024;
     a->stages = (SHARED_MAX - S::FIXED_BYTES) / a->stage_bytes;
     a->stages = a->stages < STAGES_MAX ? a->stages : STAGES_MAX;
-    assert(TILE::WAYS == 1 || a->stages >= 2 * TILE::WAYS);
+    /* One in hand and the next; of one block, one whose wgmma may still run too. */
+    assert(a->stages >= (TILE::BLOCKS == 1 ? 3 : 2));
     static thread_local int ready_on; /* 1 + the device whose function has it; a thread for each */
     if (ready_on != d->index + 1) {
         cuda_check(
@@ -282,7 +232,7 @@ void launch_kernel(struct device *d, wide_args *a)
         ready_on = d->index + 1;
     }
     const int tiles = a->row_tiles * a->col_tiles;
-    a->whole = TILE::PASSES == 2 ? scheme_wide_whole(tiles, d->sm_count) : tiles;
+    a->whole = TILE::N == 256 ? scheme_wide_whole(tiles, d->sm_count) : tiles;
     a->n_places = 2 * tiles - a->whole;
     launch(d, "run matmul",
            {dim3((unsigned)(a->n_places < d->sm_count ? a->n_places : d->sm_count)),
@@ -293,23 +243,30 @@ void launch_kernel(struct device *d, wide_args *a)
 template <class T, int EXPAND, int PARTS>
 void launch_gated(struct device *d, wide_args *a, enum scheme_wide_tile tile)
 {
-    if (tile == SCHEME_TILE_128_128)
-        launch_kernel<T, EXPAND, wide_tile<128, 2, 1>, PARTS, ENDING_SILU>(d, a);
-    else
-        launch_kernel<T, EXPAND, wide_tile<256, 2, 1>, PARTS, ENDING_SILU>(d, a);
+    switch (tile) {
+    case SCHEME_TILE_128_64:
+        return launch_kernel<T, EXPAND, wide_tile<64, 2, 1>, PARTS, ENDING_SILU>(d, a);
+    case SCHEME_TILE_128_128:
+        return launch_kernel<T, EXPAND, wide_tile<128, 2, 1>, PARTS, ENDING_SILU>(d, a);
+    case SCHEME_TILE_128_192:
+        return launch_kernel<T, EXPAND, wide_tile<192, 2, 1>, PARTS, ENDING_SILU>(d, a);
+    default:
+        return launch_kernel<T, EXPAND, wide_tile<256, 2, 1>, PARTS, ENDING_SILU>(d, a);
+    }
 }
 
 template <class T, int EXPAND, int PARTS>
 void launch_plain(struct device *d, wide_args *a, enum scheme_wide_tile tile)
 {
-    if constexpr (wide_chains<EXPAND, PARTS>::CHAINS == 1) {
-        const int ways = SCHEME_WAYS;
-        if (tile == SCHEME_TILE_64_32)
-            return launch_kernel<T, EXPAND, wide_tile<32, ways, 1, ways>, PARTS, ENDING_ADD>(d, a);
-        if (tile == SCHEME_TILE_64_64)
-            return launch_kernel<T, EXPAND, wide_tile<64, ways, 1, ways>, PARTS, ENDING_ADD>(d, a);
-    }
     switch (tile) {
+    case SCHEME_TILE_64_32:
+        return launch_kernel<T, EXPAND, wide_tile<32, 1, 1>, PARTS, ENDING_ADD>(d, a);
+    case SCHEME_TILE_64_64:
+        return launch_kernel<T, EXPAND, wide_tile<64, 1, 1>, PARTS, ENDING_ADD>(d, a);
+    case SCHEME_TILE_64_128:
+        return launch_kernel<T, EXPAND, wide_tile<128, 1, 1>, PARTS, ENDING_ADD>(d, a);
+    case SCHEME_TILE_64_160:
+        return launch_kernel<T, EXPAND, wide_tile<160, 1, 1>, PARTS, ENDING_ADD>(d, a);
     case SCHEME_TILE_128_32:
         return launch_kernel<T, EXPAND, wide_tile<32, 2, 1>, PARTS, ENDING_ADD>(d, a);
     case SCHEME_TILE_128_64:
@@ -320,6 +277,8 @@ void launch_plain(struct device *d, wide_args *a, enum scheme_wide_tile tile)
         return launch_kernel<T, EXPAND, wide_tile<64, 3, 1>, PARTS, ENDING_ADD>(d, a);
     case SCHEME_TILE_192_128:
         return launch_kernel<T, EXPAND, wide_tile<128, 3, 1>, PARTS, ENDING_ADD>(d, a);
+    case SCHEME_TILE_128_192:
+        return launch_kernel<T, EXPAND, wide_tile<192, 2, 1>, PARTS, ENDING_ADD>(d, a);
     default:
         return launch_kernel<T, EXPAND, wide_tile<256, 2, 1>, PARTS, ENDING_ADD>(d, a);
     }

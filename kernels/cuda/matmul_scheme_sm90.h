@@ -15,15 +15,14 @@ bool matmul_scheme_sm90_fits(const struct device *, const struct product *p);
 /* The tile it takes. */
 enum scheme_wide_tile matmul_scheme_sm90_chosen(const struct device *, const struct product *p);
 
-/* Does it fit, and is the tile that is chosen one whose warpgroups take turns?  These are fast from
- * fewer rows on. */
-bool matmul_scheme_sm90_takes_turns(const struct device *, const struct product *p);
+/* Does it fit, and has it tiles of few rows of x?  These are fast from fewer rows on. */
+bool matmul_scheme_sm90_has_few(const struct device *, const struct product *p);
 
 /* p has neither norm, gather nor order; any number of rows. */
 void matmul_scheme_sm90(struct device *, const struct product *p);
 
-/* The same with a tile that the caller chose, where p's scheme and k have it, else with another:
- * what a benchmark compares. */
+/* The same with a tile that the caller chose, where p's scheme has it, else with another: what a
+ * benchmark compares. */
 void matmul_scheme_sm90_tile(struct device *, const struct product *p, enum scheme_wide_tile);
 
 #endif

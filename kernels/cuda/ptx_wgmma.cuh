@@ -45,7 +45,11 @@ WGMMA_ROWS(__nv_bfloat16, "bf16", 32, 16, 16, 17, 18, 19, 20, 21)
 WGMMA_ROWS(__half, "f16", 32, 16, 16, 17, 18, 19, 20, 21)
 WGMMA_ROWS(__nv_bfloat16, "bf16", 64, 32, 32, 33, 34, 35, 36, 37)
 WGMMA_ROWS(__half, "f16", 64, 32, 32, 33, 34, 35, 36, 37)
+WGMMA_ROWS(__nv_bfloat16, "bf16", 96, 48, 48, 49, 50, 51, 52, 53)
+WGMMA_ROWS(__half, "f16", 96, 48, 48, 49, 50, 51, 52, 53)
 WGMMA_ROWS(__nv_bfloat16, "bf16", 128, 64, 64, 65, 66, 67, 68, 69)
 WGMMA_ROWS(__half, "f16", 128, 64, 64, 65, 66, 67, 68, 69)
+WGMMA_ROWS(__nv_bfloat16, "bf16", 160, 80, 80, 81, 82, 83, 84, 85)
+WGMMA_ROWS(__half, "f16", 160, 80, 80, 81, 82, 83, 84, 85)
 
 #endif

@@ -16,22 +16,19 @@ extern "C" {
 enum scheme_wide_tile {
     SCHEME_TILE_64_32,
     SCHEME_TILE_64_64,
+    SCHEME_TILE_64_128,
+    SCHEME_TILE_64_160,
     SCHEME_TILE_128_32,
     SCHEME_TILE_128_64,
     SCHEME_TILE_128_128,
     SCHEME_TILE_192_64,
     SCHEME_TILE_192_128,
+    SCHEME_TILE_128_192,
     SCHEME_TILE_128_256,
     SCHEME_TILES
 };
 
 bool scheme_wide_has(enum scheme_wide_tile tile, bool gated);
-
-/* Do its SCHEME_WAYS warpgroups take turns along k (scheme_wide_turns.cuh)?  And has k as many
- * turns as there are warpgroups, so that each has ended its tile of y before the next one ends? */
-enum { SCHEME_WAYS = 3, SCHEME_TURN_COLUMNS = 2 * 128 };
-bool scheme_wide_takes_turns(enum scheme_wide_tile tile);
-bool scheme_wide_has_turns(int in);
 
 /* Of n_tiles of 128 by 256, how many are taken whole; the others as two halves of 128 rows of x,
  * where such a wave is cheaper than one of whole tiles. */
@@ -49,7 +46,6 @@ struct scheme_wide_shape {
     int rows, n, in; /* of x; of the weights: rows, each of gate and up; columns */
     bool gated;
     enum scheme_wide_codes codes;
-    bool one_chain; /* in 128 columns: warpgroups may take turns */
     int sm_count;
 };
 

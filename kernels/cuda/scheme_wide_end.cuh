@@ -36,8 +36,8 @@ template <class TILE, bool GATED, int MANY> struct wide_pieces {
     static_assert(!GATED || (TILE::GROUPS == 2 && BLOCKS == 1), "one has gate's rows, one up's");
     /* Of a warpgroup: gated, its half of a tile.  Else residuals are a thousand cycles away: MANY
      * of 256 rows' eight. */
-    static const int RING = GATED ? N / PIECE_ROWS / 2 : N > 128 ? MANY : BLOCKS + 1;
-    static const int BYTES = TILE::SIDES * RING * PIECE_BYTES;
+    static const int RING = GATED ? N / PIECE_ROWS / 2 : TILE::PASSES == 2 ? MANY : BLOCKS + 1;
+    static const int BYTES = TILE::GROUPS * RING * PIECE_BYTES;
     static const int STATES = GATED ? 3 : 2; /* given, ready, sent */
 
     /* Of a tile or half of so many rows, `left` of them y's.  Gated, all, as each has its place in
@@ -54,7 +54,7 @@ template <class TILE, bool GATED, int MANY> struct wide_pieces {
     }
     __device__ static int col(int group, int piece)
     {
-        return GATED ? 0 : (piece % BLOCKS * TILE::SIDES + group) * PIECE_COLS;
+        return GATED ? 0 : (piece % BLOCKS * TILE::GROUPS + group) * PIECE_COLS;
     }
 };
 
@@ -65,7 +65,8 @@ template <class T, class TILE, bool GATED, int MANY> struct wide_end {
     static const int SUMS = ROWS / 2;         /* of a lane and block, of so many rows */
     static const int PAIRS = N / 8;           /* of a lane's values in half of the rows */
     static const int PIECE_PAIRS = PIECE_ROWS / 4;
-    static const int AT_ONCE = 2; /* pieces whose SiLU run side by side */
+    /* Pieces whose SiLU run side by side. */
+    static const int AT_ONCE = pieces::RING % 2 ? pieces::RING : 2;
 
     const struct product &p;
     wide_ring &ring;       /* of pieces it finishes: full = given, or gated sent; empty = ready */
@@ -75,12 +76,12 @@ template <class T, class TILE, bool GATED, int MANY> struct wide_end {
 
     __device__ __forceinline__ int my_col() const
     {
-        return col + warp % (GATED ? 4 : TILE::SIDE_WARPS) * 16;
+        return col + warp % (GATED ? 4 : TILE::WARPS) * 16;
     }
 
     __device__ __forceinline__ void add_bias(float (&sum)[N / 2], const float *bias, int b) const
     {
-        const int first = my_col() + b * PIECE_COLS * TILE::SIDES + lane / 4;
+        const int first = my_col() + b * PIECE_COLS * TILE::GROUPS + lane / 4;
         const float low = bias[min(first, p.n - 1)], high = bias[min(first + 8, p.n - 1)];
 #pragma unroll
         for (int i = 0; i < N / 2; i++)

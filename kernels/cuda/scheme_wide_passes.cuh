@@ -11,13 +11,6 @@
 
 #include "kernels/cuda/scheme_wide_sums.cuh"
 
-/* An instruction that does nothing, over which ptxas moves few others: what is written behind a
- * wgmma stays behind, and is not put between two, of which the second would wait for it. */
-__device__ __forceinline__ void schedule_fence()
-{
-    __syncwarp();
-}
-
 template <class T, int EXPAND, class TILE, int PARTS>
 struct wide_passes : wide_chains<EXPAND, PARTS> {
     using in_tile = wide_chains<EXPAND, PARTS>;

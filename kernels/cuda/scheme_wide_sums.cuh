@@ -1,38 +1,58 @@
 /* scheme_wide_sums.cuh - what a warpgroup multiplies: codes from shared memory to fragments in
  * registers, wgmma with x in shared memory, chains to sums.
  *
- * A warpgroup has BLOCKS times 64 rows of the weights, by N rows of x.  Fragments of four or eight
- * steps are in registers: half are made ahead of the wgmma that runs, and as many may still run.
- * Where registers allow (N <= 64; of three warpgroups one chain a stage) a chain is added while the
- * next one runs; else other warpgroups' wgmma fill the gap. */
+ * A warpgroup has BLOCKS times 64 rows of the weights, by N rows of x.  Steps of 16 columns are
+ * multiplied in batches: while one runs, the fragments of the next are made.  Where registers
+ * allow, a chain is added while the next one runs; else other warpgroups' wgmma fill the gap.
+ *
+ * One warpgroup a tile is quicker than several that share its columns (down to 64 by 32, 17 rows),
+ * as nothing is handed on; what bounds it is not the tensor cores but how long a warp takes from
+ * codes to wgmma (64 by 64: 500 clocks for 128 columns, of which 256 are theirs). */
 #ifndef KERNELS_CUDA_SCHEME_WIDE_SUMS_CUH
 #define KERNELS_CUDA_SCHEME_WIDE_SUMS_CUH
 
 #include "kernels/cuda/scheme_wide_tile.cuh"
+
+/* An instruction that does nothing, over which ptxas moves few others: what is written behind a
+ * wgmma stays behind, and is not put between two, of which the second would wait for it. */
+__device__ __forceinline__ void schedule_fence()
+{
+    __syncwarp();
+}
 
 template <class T, int EXPAND, class TILE, int PARTS>
 struct wide_sums : wide_chains<EXPAND, PARTS> {
     using in_tile = wide_chains<EXPAND, PARTS>;
     static const int N = TILE::N, BLOCKS = TILE::BLOCKS;
     using in_tile::CHAINS, in_tile::HAS_SCALE;
-    /* One block of two groups, or of three with few rows and one chain, has registers for eight
-     * fragments: four steps are made together, and multiplied together. */
-    static const bool DEEP = BLOCKS == 1 && (TILE::GROUPS == 2 || (N <= 64 && CHAINS == 1));
-    static const int DEPTH = DEEP ? 8 : 4;    /* fragments in registers */
-    static const int AHEAD = DEPTH / 2;       /* of them, made before their turn */
-    static const int RUNNING = DEPTH - AHEAD; /* wgmma that may still run */
-    static const int BATCH = DEEP ? AHEAD : 1;
-    static const int STEPS_OF_WORDS = 4 / expand_words(EXPAND);
-    static const int WORDS = BATCH > STEPS_OF_WORDS ? BATCH / STEPS_OF_WORDS : 1;
+    static const bool HAS_BOOK = EXPAND == EXPAND_CODEBOOK;
+    static const bool IS_LARGE = N > 64 && TILE::GROUPS > 1;
     static const int PER_CHAIN = TILE_STEPS / CHAINS; /* steps */
     static const int PER_PART = TILE_STEPS / in_tile::OPERANDS;
+    static const int STEPS_OF_WORDS = 4 / expand_words(EXPAND);
+    static const bool DEEP = BLOCKS == 1 && (N <= 64 || TILE::GROUPS <= 2); /* for batches */
+    static const bool TWO =
+        DEEP && N <= 128 && (!IS_LARGE || !HAS_BOOK); /* accumulators of a chain */
+    /* Four where look-ups wait, better together, or where another warp of a quarter of an SM is
+     * there for the gaps; else two, as of a batch only the last wgmma runs beside what follows. */
+    static const int BATCH = !DEEP ? 1 : PER_CHAIN == TILE_STEPS && (HAS_BOOK || IS_LARGE) ? 4 : 2;
+    static const int AHEAD = DEEP ? BATCH : 2; /* fragments made before their turn */
+    static const int DEPTH = 2 * AHEAD;        /* in registers */
+    static const int RUNNING = DEPTH - AHEAD;  /* wgmma that may still run */
     static_assert(PER_PART % BATCH == 0, "operands of one part are in hand");
+    static_assert(!TWO || PER_CHAIN > BATCH,
+                  "a chain is added beside the second batch of the next");
+    /* Words are loaded a batch before their fragments are made, and a fence keeps batches apart: 2
+     * to 7 % less time with 8 bits and, of few rows, look-ups; 4 % more with INT4. */
+    static const bool EARLY =
+        !IS_LARGE && DEEP && (HAS_BOOK ? TILE::GROUPS == 1 && N <= 64 : expand_words(EXPAND) == 2);
+    static const int LOADED = EARLY ? AHEAD + BATCH : AHEAD;
+    static const int WORDS =
+        (BATCH > STEPS_OF_WORDS ? BATCH / STEPS_OF_WORDS : 1) * (EARLY ? 2 : 1);
     /* Codes are looked up while the wgmma still run whose registers their fragments take: 128 by
      * 128 5 % less time (NF4, 4096 x 14336); of 64 rows up to 3 % more. */
-    static const bool LOOKS = DEEP && N > 64 && wide_has_table<TILE>(EXPAND);
-    static const bool TWO = DEEP && N <= 64; /* accumulators: few rows wait for a chain's end */
+    static const bool LOOKS = IS_LARGE && DEEP && wide_has_table<TILE>(EXPAND);
     static const int UNROLL = TWO ? 2 : 1;   /* stages */
-    static_assert(!TWO || PER_CHAIN >= RUNNING, "a chain is added in the next");
     static const uint32_t X_BYTES = N * 128; /* of half a stage */
 
     const wide_codes &codes;
@@ -57,15 +77,24 @@ struct wide_sums : wide_chains<EXPAND, PARTS> {
         my_tile = 2 * X_BYTES + warp * c.tile_bytes + (warp < TILE::UNITS / 2 ? 0 : c.up_pad);
     }
 
-    /* What step s of block b of the stage in hand needs that earlier ones did not. */
+    __device__ __forceinline__ uint32_t tile_at(uint32_t stage, int b) const
+    {
+        return stage + my_tile + b * TILE::WARPS * codes.tile_bytes;
+    }
+
+    /* The words of step s of block b of the stage in hand, unless an earlier one's hold it. */
     __device__ __forceinline__ void load(int b, int s)
     {
-        const uint32_t tile = ring.at() + my_tile + b * TILE::WARPS * codes.tile_bytes;
         if (s % STEPS_OF_WORDS == 0)
             words[s / STEPS_OF_WORDS % WORDS] =
-                load_shared_16(tile + s / STEPS_OF_WORDS * 512 + lane * 16);
+                load_shared_16(tile_at(ring.at(), b) + s / STEPS_OF_WORDS * 512 + lane * 16);
+    }
+
+    /* What the fragments of a part are made with, from its first step on. */
+    __device__ __forceinline__ void load_operand(uint32_t stage, int b, int s)
+    {
         if (s % PER_PART == 0)
-            codes.operands<T, EXPAND>(operand, tile, s / PER_PART, lane);
+            codes.operands<T, EXPAND>(operand, tile_at(stage, b), s / PER_PART, lane);
     }
 
     __device__ __forceinline__ void expand(int s)
@@ -108,21 +137,24 @@ struct wide_sums : wide_chains<EXPAND, PARTS> {
         wgmma_commit();
     }
 
-    __device__ __forceinline__ void add(float (&to)[N / 2], float (&from)[N / 2])
+    /* A part of n of a chain, each once and in order. */
+    template <int n>
+    __device__ __forceinline__ void add(float (&to)[N / 2], float (&from)[N / 2], int part)
     {
-        registers_pin(from);
+        if (part == 0)
+            registers_pin(from);
 #pragma unroll
         for (int i = 0; i < N / 2; i++)
-            to[i] = HAS_SCALE ? __fmaf_rn(i % 4 < 2 ? up : down, from[i], to[i])
-                              : __fadd_rn(to[i], from[i]);
+            if (i >= N / 2 * part / n && i < N / 2 * (part + 1) / n)
+                to[i] = HAS_SCALE ? __fmaf_rn(i % 4 < 2 ? up : down, from[i], to[i])
+                                  : __fadd_rn(to[i], from[i]);
     }
 
     __device__ __forceinline__ void load_scales(uint32_t stage, int b, int s)
     {
         if (!HAS_SCALE)
             return;
-        const float2 by =
-            codes.scales(stage + my_tile + b * TILE::WARPS * codes.tile_bytes, s / PER_CHAIN, lane);
+        const float2 by = codes.scales(tile_at(stage, b), s / PER_CHAIN, lane);
         up = by.x;
         down = by.y;
     }
@@ -132,11 +164,11 @@ struct wide_sums : wide_chains<EXPAND, PARTS> {
         mbarrier_arrive(ring.empty + 8 * stage);
     }
 
-    /* Fetches what the BATCH steps AHEAD of step s of block b are made of, of the next stage if
-     * there is one. */
+    /* Fetches what the BATCH steps LOADED ahead of step s of block b are made of, of the next stage
+     * if there is one. */
     __device__ __forceinline__ void fetch(int b, int s, bool is_last)
     {
-        const int then = (s + AHEAD) % TILE_STEPS, block = b + (s + AHEAD) / TILE_STEPS;
+        const int then = (s + LOADED) % TILE_STEPS, block = b + (s + LOADED) / TILE_STEPS;
         if (block == BLOCKS && is_last)
             return;
         if (block == BLOCKS && then == 0) {
@@ -146,17 +178,22 @@ struct wide_sums : wide_chains<EXPAND, PARTS> {
 #pragma unroll
         for (int i = 0; i < BATCH; i++)
             load(block % BLOCKS, then + i);
+        if (!EARLY)
+            load_operand(ring.at(), block % BLOCKS, then);
         if constexpr (LOOKS)
 #pragma unroll
             for (int i = 0; i < BATCH; i++)
                 look(then + i, i);
     }
 
-    /* Makes their fragments. */
-    __device__ __forceinline__ void prepare(int b, int s, bool is_last)
+    /* Makes the fragments AHEAD of step s of block b, which is of the stage at `stage`. */
+    __device__ __forceinline__ void prepare(uint32_t stage, int b, int s, bool is_last)
     {
-        if (b + (s + AHEAD) / TILE_STEPS == BLOCKS && is_last)
+        const bool is_next = b + (s + AHEAD) / TILE_STEPS == BLOCKS;
+        if (is_next && is_last)
             return;
+        if (EARLY)
+            load_operand(is_next ? ring.at() : stage, 0, (s + AHEAD) % TILE_STEPS);
 #pragma unroll
         for (int i = s + AHEAD; i < s + AHEAD + BATCH; i++) {
             if constexpr (LOOKS)
@@ -168,10 +205,11 @@ struct wide_sums : wide_chains<EXPAND, PARTS> {
     }
 
     /* n stages, the first of which is in hand with its first AHEAD fragments.  With TWO, chains
-     * alternate between two accumulators: one is added when the first steps of the next are on
-     * their way, if need be in the next call. */
+     * alternate between two accumulators: one is added from the second batch of the next on, when
+     * its last is done and that one's first still runs, if need be in the next call. */
     template <int n> __device__ __forceinline__ void stages(bool is_last)
     {
+        const int PARTS_ADDED = TWO ? PER_CHAIN / BATCH - 1 : 1;
 #pragma unroll
         for (int i = 0; i < n; i++) {
             const uint32_t at = ring.at();
@@ -182,30 +220,32 @@ struct wide_sums : wide_chains<EXPAND, PARTS> {
 #pragma unroll
                 for (int s = 0; s < TILE_STEPS; s += BATCH) {
                     const int nth = (i * BLOCKS + b) * CHAINS + s / PER_CHAIN; /* chain */
-                    const int now = TWO ? nth % 2 : 0;
-                    const bool ends = (s + BATCH) % PER_CHAIN == 0;
+                    const int now = TWO ? nth % 2 : 0, nth_batch = s % PER_CHAIN / BATCH;
+                    const bool ends = (s + BATCH) % PER_CHAIN == 0,
+                               is_final = is_last && i + 1 == n;
                     multiply(chain[now], x, s);
-                    fetch(b, s, is_last && i + 1 == n);
+                    if (TWO && nth_batch > 0)
+                        add<PARTS_ADDED>(sum[0], chain[1 - now], nth_batch - 1);
+                    fetch(b, s, is_final);
                     wgmma_wait<RUNNING / BATCH>();
 #pragma unroll
                     for (int j = s + AHEAD; j < s + AHEAD + BATCH; j++)
                         registers_pin(fragment[j % DEPTH]);
-                    if (TWO && s % PER_CHAIN == RUNNING - BATCH) {
-                        add(sum[(nth + BLOCKS * CHAINS - 1) / CHAINS % BLOCKS], chain[1 - now]);
-                        if (b == 0 && s == RUNNING - BATCH) {
-                            if (held >= 0)
-                                release(held);
-                            held = mine;
-                        }
+                    if (TWO && s == 0) {
+                        if (held >= 0)
+                            release(held);
+                        held = mine;
                     }
                     if (ends)
                         load_scales(at, b, s);
-                    prepare(b, s, is_last && i + 1 == n);
+                    prepare(at, b, s, is_final);
+                    if (EARLY)
+                        schedule_fence();
                     if (!TWO && ends) {
                         wgmma_wait<0>();
                         if (b + 1 == BLOCKS && s + BATCH == TILE_STEPS)
                             release(mine);
-                        add(sum[b], chain[now]);
+                        add<1>(sum[b], chain[now], 0);
                     }
                 }
         }
@@ -216,7 +256,7 @@ struct wide_sums : wide_chains<EXPAND, PARTS> {
     {
         wgmma_wait<0>();
         release(held);
-        add(sum[BLOCKS - 1], of);
+        add<1>(sum[0], of, 0);
     }
 
     /* sum = the tile's sums, without the scales of rows. */
@@ -235,18 +275,20 @@ struct wide_sums : wide_chains<EXPAND, PARTS> {
         for (int i = 0; i < 4 * RUNNING; i++)
             fragment[AHEAD + i / 4][i % 4] = 0;
         mbarrier_wait(ring.full + 8 * ring.stage, ring.parity);
+        load_operand(ring.at(), 0, 0);
 #pragma unroll
-        for (int i = 0; i < AHEAD; i++) {
+        for (int i = 0; i < LOADED; i++) {
             load(0, i);
-            expand(i);
+            if (i < AHEAD)
+                expand(i);
         }
         int k = 0;
 #pragma unroll 1
         for (; k + UNROLL <= n_k; k += UNROLL)
             stages<UNROLL>(k + UNROLL == n_k);
-        if (UNROLL == 2 && k < n_k) {
+        if (TWO && k < n_k) {
             stages<1>(true);
-            settle(chain[TWO && BLOCKS * CHAINS % 2 == 0]);
+            settle(chain[CHAINS % 2 == 0]);
         } else if (TWO) {
             settle(chain[TWO]);
         }

@@ -29,21 +29,21 @@ struct wide_ring { /* stages: x's 128 columns in two boxes, then a tile of each 
     }
 };
 
-/* A tile of y: GROUPS warpgroups, each with BLOCKS times 64 rows of the weights by N rows of x; or
- * WAYS of them with the same rows of the weights, which take the tiles of k in turn. */
-template <int ROWS, int OF_GROUPS, int OF_BLOCKS, int OF_WAYS = 1> struct wide_tile {
-    static const int N = ROWS, GROUPS = OF_GROUPS, BLOCKS = OF_BLOCKS, WAYS = OF_WAYS;
-    static const int SIDES = GROUPS / WAYS; /* warpgroups side by side along the weights' rows */
-    static const int WARPS = GROUPS * 4, SIDE_WARPS = SIDES * 4, UNITS = SIDE_WARPS * BLOCKS;
+/* A tile of y: GROUPS warpgroups side by side along the weights' rows, each with BLOCKS times 64 of
+ * them by N rows of x. */
+template <int ROWS, int OF_GROUPS, int OF_BLOCKS> struct wide_tile {
+    static const int N = ROWS, GROUPS = OF_GROUPS, BLOCKS = OF_BLOCKS;
+    static const int WARPS = GROUPS * 4, UNITS = WARPS * BLOCKS;
     static const int MATHS = WARPS * 32; /* threads that multiply */
     static const int THREADS = MATHS + 128;
     /* Of a thread that multiplies, and of the last warpgroup's: together no more than a block
-     * begins with, or the former wait for ever. */
+     * begins with, or the former wait for ever.  Where one warpgroup multiplies, all have as many.
+     */
     static const int REGISTERS = GROUPS == 2 ? 240 : 160;
     static const int REGISTERS_LEFT = GROUPS == 2 ? 24 : 32;
-    static const int PASSES = N > 128 ? 2 : 1; /* over 128 columns, of half the rows each */
+    static const int PASSES =
+        GROUPS == 2 && N > 128 ? 2 : 1; /* over 128 columns, of half the rows each */
     static const int PASS_ROWS = N / PASSES;
-    static const int TURN_BYTES = WAYS > 1 ? 64 * N * 4 : 0; /* sums that go round */
 };
 
 struct wide_codes { /* how a tile of a unit lies */
@@ -90,11 +90,11 @@ template <int EXPAND, int PARTS> struct wide_chains {
     static const int OPERANDS = PARTS > 1 ? PARTS : 1;                    /* of a row */
 };
 
-/* Are codes looked up in shared memory?  Few rows wait longer for it than permutations take, but
- * where warpgroups take turns and wait for each other. */
+/* Are codes looked up in shared memory?  Two warps of a quarter of an SM wait longer for it than
+ * permutations take, where rows are few. */
 template <class TILE> __host__ __device__ constexpr bool wide_has_table(int expand)
 {
-    return expand == EXPAND_CODEBOOK && (TILE::PASS_ROWS >= 64 || TILE::WAYS > 1);
+    return expand == EXPAND_CODEBOOK && (TILE::PASS_ROWS >= 64 || TILE::GROUPS == 1);
 }
 
 /* Pieces in which 256 rows of y leave: as many as leave room for four stages, three beside a table
@@ -104,11 +104,10 @@ __host__ __device__ constexpr int wide_many_pieces(int expand)
     return expand_is_int4(expand) ? 6 : 4;
 }
 
-/* From a pair of the table to the next: wide where three stages are left, and more than those that
- * warpgroups hold which take turns. */
+/* From a pair of the table to the next: wide where three stages are left. */
 template <class TILE> __host__ __device__ constexpr int wide_table_row()
 {
-    return TILE::BLOCKS == 1 && (TILE::WAYS == 1 || TILE::N <= 32) ? TABLE_ROW_WIDE : TABLE_ROW;
+    return TILE::BLOCKS == 1 ? TABLE_ROW_WIDE : TABLE_ROW;
 }
 
 /* The fragment of one step of a tile's products, from the lane's words of it. */

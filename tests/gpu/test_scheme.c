@@ -1,10 +1,10 @@
-/* What products of quantized weights promise on CUDA: values within rounding of f64 over the codes, for
- * every number of rows the same bits of a row, every value written, and nothing beside them. */
+/* What products of quantized weights promise on CUDA: values within rounding of f64 over the codes,
+ * for every number of rows the same bits of a row, every value written, and nothing beside them. */
 #include "tests/gpu/scheme_matrix.h"
 
-enum { ROWS_MAX = 130, OUTS = MATMUL_OUTS_MAX, SAMPLES = 100 };
+enum { ROWS_MAX = 194, OUTS = MATMUL_OUTS_MAX, SAMPLES = 100 };
 
-static const int some_rows[] = {1, 2, 3, 7, 8, 9, 16, 17, 24, 32, 33, 64, 65, 129};
+static const int some_rows[] = {1, 2, 3, 7, 8, 9, 16, 17, 24, 32, 33, 64, 65, 129, 193};
 
 struct form {
     const char *name;
@@ -59,8 +59,10 @@ static const struct kind kinds[] = {
 };
 
 static const int shapes[][2] = {/* in, n of the first out */
-                                {384, 56}, {1000, 40}, {256, 1280}, {2176, 200}, {768, 4240}, {576, 208}, {4096, 272}, {2304, 1040}};
-/* Short ones for which 132 SMs choose the larger tiles of wide products, some of them several a block. */
+                                {384, 56},   {1000, 40}, {256, 1280}, {2176, 200},
+                                {768, 4240}, {576, 208}, {4096, 272}, {2304, 1040}};
+/* Short ones for which 132 SMs choose the larger tiles of wide products, some of them several a
+ * block. */
 static const int waves[][2] = {{256, 4240}, {256, 6144}, {256, 14336}};
 
 static const int (*some_shapes)[2] = shapes;
@@ -212,8 +214,8 @@ static struct value reference_sum(const struct tested *t, const struct operands 
         lost += pow(slack * xv, 2);
     }
     free(w);
-    /* f32 sums; values that are held rounded, each its own way; with a norm a few x may have rounded
-     * the other way. */
+    /* f32 sums; values that are held rounded, each its own way; with a norm a few x may have
+     * rounded the other way. */
     const double slack =
         1e-5 * all + 4 * sqrt(lost) + (o->kind->norm ? act_unit(t) * all / sqrt(o->in) : 0);
     return (struct value){sum + (o->kind->bias ? (double)o->bias[out][col] : 0), slack};
@@ -307,9 +309,10 @@ static void check_form(const struct tested *t, struct pool *pool, const struct f
     for (int i = 0; i < n_shapes; i++) {
         struct status st = {0};
         size_t n_bytes;
-        const bool fits = is_block_format(&form->scheme)
-                              ? tensor_file_bytes(form->scheme.codes, 1, some_shapes[i][0], &n_bytes)
-                              : scheme_check(&form->scheme, some_shapes[i][0], &st);
+        const bool fits =
+            is_block_format(&form->scheme)
+                ? tensor_file_bytes(form->scheme.codes, 1, some_shapes[i][0], &n_bytes)
+                : scheme_check(&form->scheme, some_shapes[i][0], &st);
         for (int k = 0; fits && k < 2; k++)
             check_case(t, pool, form, &kinds[(form - forms + 2 * i + k) % KINDS_N], some_shapes[i]);
     }
@@ -355,7 +358,7 @@ int main(int argc, char **argv)
     const bool small = argc > 1 && strcmp(argv[1], "small") == 0,
                is_waves = argc > 1 && strcmp(argv[1], "waves") == 0;
     if (small)
-        n_shapes = 4; /* on four SMs whole waves of the largest tile and a rest in halves; turns that go round a ring */
+        n_shapes = 4; /* on four SMs whole waves of the largest tile and a rest in halves */
     if (is_waves) {
         some_shapes = waves;
         n_shapes = sizeof waves / sizeof waves[0];
