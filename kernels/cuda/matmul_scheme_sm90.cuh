@@ -138,9 +138,9 @@ __global__ void __launch_bounds__(TILE::THREADS, 1)
                          0,
                          0};
     /* From a shuffle, so that the compiler sees that a warp has one, and keeps what follows from it
-     * in uniform registers.  Where it is used, it is so % TILE::WARPS, so that the compiler sees
-     * how large it is too: without that 128 by 256 takes 10 % longer with INT4, and 128 by 128 with
-     * NF4. */
+     * in uniform registers.  At a tile's end it is used % TILE::WARPS, so that the compiler
+     * sees how large it is too: without that 128 by 256 takes 10 % longer with INT4, and 128 by 128
+     * with NF4. */
     const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
     const int last = warp - TILE::MATHS / 32; /* of the last warpgroup, from 0 */
     /* A warpgroup's, its carrier's; others have no use for it. */

@@ -35,7 +35,7 @@ template <class TILE, bool GATED, int MANY> struct wide_pieces {
     static const bool IS_GATED = GATED;
     static_assert(!GATED || (TILE::GROUPS == 2 && BLOCKS == 1), "one has gate's rows, one up's");
     /* Of a warpgroup: gated, its half of a tile.  Else residuals are a thousand cycles away: MANY
-     * of 256 rows' eight. */
+     * of 192 rows' six or 256 rows' eight. */
     static const int RING = GATED ? N / PIECE_ROWS / 2 : TILE::PASSES == 2 ? MANY : BLOCKS + 1;
     static const int BYTES = TILE::GROUPS * RING * PIECE_BYTES;
     static const int STATES = GATED ? 3 : 2; /* given, ready, sent */

@@ -1,5 +1,5 @@
-/* scheme_wide_passes.cuh - what a warpgroup multiplies where a tile has 256 rows of x: fragments
- * are made once and multiplied twice.
+/* scheme_wide_passes.cuh - what a warpgroup multiplies where a tile has 192 or 256 rows of x:
+ * fragments are made once and multiplied twice.
  *
  * A warpgroup has 64 rows of the weights. The fragments of 128 columns lie in registers, and are
  * multiplied with one half of the rows and then with the other, whose x are stages of their own;

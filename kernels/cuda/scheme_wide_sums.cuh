@@ -31,11 +31,12 @@ struct wide_sums : wide_chains<EXPAND, PARTS> {
     static const int PER_PART = TILE_STEPS / in_tile::OPERANDS;
     static const int STEPS_OF_WORDS = 4 / expand_words(EXPAND);
     static const bool DEEP = BLOCKS == 1 && (N <= 64 || TILE::GROUPS <= 2); /* for batches */
-    static const bool TWO =
-        DEEP && N <= 128 && (!IS_LARGE || !HAS_BOOK); /* accumulators of a chain */
-    /* Four where look-ups wait, better together, or where another warp of a quarter of an SM is
-     * there for the gaps; else two, as of a batch only the last wgmma runs beside what follows. */
-    static const int BATCH = !DEEP ? 1 : PER_CHAIN == TILE_STEPS && (HAS_BOOK || IS_LARGE) ? 4 : 2;
+    /* Accumulators of chains: as many as registers have room for. */
+    static const bool TWO = DEEP && N <= 128 && (!IS_LARGE || (!HAS_BOOK && CHAINS == 1));
+    /* Of a batch only the last wgmma runs beside what follows, as a warp waits until the registers
+     * of the one before are read; four are better where look-ups wait together, or of 128 by 128.
+     */
+    static const int BATCH = !DEEP ? 1 : HAS_BOOK || IS_LARGE ? 4 : 2;
     static const int AHEAD = DEEP ? BATCH : 2; /* fragments made before their turn */
     static const int DEPTH = 2 * AHEAD;        /* in registers */
     static const int RUNNING = DEPTH - AHEAD;  /* wgmma that may still run */
@@ -46,6 +47,7 @@ struct wide_sums : wide_chains<EXPAND, PARTS> {
      * to 7 % less time with 8 bits and, of few rows, look-ups; 4 % more with INT4. */
     static const bool EARLY =
         !IS_LARGE && DEEP && (HAS_BOOK ? TILE::GROUPS == 1 && N <= 64 : expand_words(EXPAND) == 2);
+    static_assert(!EARLY || BLOCKS == 1, "operands are of block 0");
     static const int LOADED = EARLY ? AHEAD + BATCH : AHEAD;
     static const int WORDS =
         (BATCH > STEPS_OF_WORDS ? BATCH / STEPS_OF_WORDS : 1) * (EARLY ? 2 : 1);

@@ -1,5 +1,5 @@
 /* scheme_wide_tile.cuh - what a tile of a wide product of quantized weights is made of, and the
- * rings of shared memory between those who fetch, multiply, add and carry. */
+ * rings of shared memory between those who fetch, multiply and carry. */
 #ifndef KERNELS_CUDA_SCHEME_WIDE_TILE_CUH
 #define KERNELS_CUDA_SCHEME_WIDE_TILE_CUH
 
@@ -18,11 +18,6 @@ struct wide_ring { /* stages: x's 128 columns in two boxes, then a tile of each 
             parity ^= 1;
         }
     }
-    __device__ __forceinline__ void skip(int by)
-    {
-        for (stage += by; stage >= n; stage -= n)
-            parity ^= 1;
-    }
     __device__ __forceinline__ uint32_t at() const
     {
         return stages + stage * stage_bytes;
@@ -37,8 +32,8 @@ template <int ROWS, int OF_GROUPS, int OF_BLOCKS> struct wide_tile {
     static const int MATHS = WARPS * 32; /* threads that multiply */
     static const int THREADS = MATHS + 128;
     /* Of a thread that multiplies, and of the last warpgroup's: together no more than a block
-     * begins with, or the former wait for ever.  Where one warpgroup multiplies, all have as many.
-     */
+     * begins with, or the former wait for ever.  One warpgroup that
+     * multiplies has enough from the start. */
     static const int REGISTERS = GROUPS == 2 ? 240 : 160;
     static const int REGISTERS_LEFT = GROUPS == 2 ? 24 : 32;
     static const int PASSES =
@@ -97,8 +92,8 @@ template <class TILE> __host__ __device__ constexpr bool wide_has_table(int expa
     return expand == EXPAND_CODEBOOK && (TILE::PASS_ROWS >= 64 || TILE::GROUPS == 1);
 }
 
-/* Pieces in which 256 rows of y leave: as many as leave room for four stages, three beside a table
- * and of INT8 in groups. */
+/* Pieces in which 192 or 256 rows of y leave: as many as leave room for four stages, three beside a
+ * table and of INT8 in groups. */
 __host__ __device__ constexpr int wide_many_pieces(int expand)
 {
     return expand_is_int4(expand) ? 6 : 4;
