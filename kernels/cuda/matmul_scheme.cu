@@ -6,9 +6,8 @@
 namespace
 {
 
-/* From here on the wide product is faster, in tiles of few rows sooner: at 32 rows of 4096 x 14336
- * it takes 27 us for 43 (H200, INT4), but a gated one of 28672 x 4096, which has no such tile, 48
- * for 40. */
+/* From here on the wide product is faster, not gated sooner: at 32 rows of 4096 x 14336 it takes 27
+ * us for 43 (H200, INT4), but gated of 28672 x 4096 34 for 33 (NF4 39 for 35), and 36 at 64. */
 constexpr int WIDE_ROWS_MIN = 33;
 
 bool is_wide(const struct device *d, const struct product *p)
