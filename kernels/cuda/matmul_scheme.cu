@@ -13,7 +13,7 @@ constexpr int WIDE_ROWS_MIN = 33;
 bool is_wide(const struct device *d, const struct product *p)
 {
     return p->rows >= WIDE_ROWS_MIN ||
-           (p->rows > SCHEME_FEW_ROWS && matmul_scheme_sm90_has_few(d, p));
+           (p->rows > SCHEME_FEW_ROWS && matmul_scheme_sm90_fits_few(d, p));
 }
 
 const void *skip_rows(const void *at, int rows, int stride)

@@ -82,7 +82,7 @@ void matmul_scheme_sm90(struct device *d, const struct product *p)
     matmul_scheme_sm90_tile(d, p, matmul_scheme_sm90_chosen(d, p));
 }
 
-bool matmul_scheme_sm90_has_few(const struct device *d, const struct product *p)
+bool matmul_scheme_sm90_fits_few(const struct device *d, const struct product *p)
 {
     return matmul_scheme_sm90_fits(d, p) && wide_ending_of(p) == ENDING_ADD;
 }

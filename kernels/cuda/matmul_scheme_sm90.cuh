@@ -232,6 +232,7 @@ void launch_kernel(struct device *d, wide_args *a)
         ready_on = d->index + 1;
     }
     const int tiles = a->row_tiles * a->col_tiles;
+    /* Halves are of the largest tile alone: those that a tile of 128 rows does as well. */
     a->whole = TILE::N == 256 ? scheme_wide_whole(tiles, d->sm_count) : tiles;
     a->n_places = 2 * tiles - a->whole;
     launch(d, "run matmul",

@@ -15,8 +15,8 @@ bool matmul_scheme_sm90_fits(const struct device *, const struct product *p);
 /* The tile it takes. */
 enum scheme_wide_tile matmul_scheme_sm90_chosen(const struct device *, const struct product *p);
 
-/* Does it fit, and is it quick from few rows of x on, as what is not gated is? */
-bool matmul_scheme_sm90_has_few(const struct device *, const struct product *p);
+/* Does it fit, and is it the faster way from fewer rows of x on, as what is not gated is? */
+bool matmul_scheme_sm90_fits_few(const struct device *, const struct product *p);
 
 /* p has neither norm, gather nor order; any number of rows. */
 void matmul_scheme_sm90(struct device *, const struct product *p);

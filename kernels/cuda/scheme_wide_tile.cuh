@@ -32,12 +32,12 @@ template <int ROWS, int OF_GROUPS, int OF_BLOCKS> struct wide_tile {
     static const int MATHS = WARPS * 32; /* threads that multiply */
     static const int THREADS = MATHS + 128;
     /* Of a thread that multiplies, and of the last warpgroup's: together no more than a block
-     * begins with, or the former wait for ever.  One warpgroup that
-     * multiplies has enough from the start. */
+     * begins with, or the former wait for ever.  One that multiplies alone has enough from the
+     * start. */
     static const int REGISTERS = GROUPS == 2 ? 240 : 160;
     static const int REGISTERS_LEFT = GROUPS == 2 ? 24 : 32;
-    static const int PASSES =
-        GROUPS == 2 && N > 128 ? 2 : 1; /* over 128 columns, of half the rows each */
+    /* Over 128 columns, of half the rows each. */
+    static const int PASSES = GROUPS == 2 && N > 128 ? 2 : 1;
     static const int PASS_ROWS = N / PASSES;
 };
 

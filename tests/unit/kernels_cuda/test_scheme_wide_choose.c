@@ -28,7 +28,7 @@ static void assert_choices(const struct choice *c, size_t n, bool gated)
             assert_int_equal(chosen(c[i].rows, c[i].n, c[i].in, gated, codes), c[i].want);
 }
 
-/* Where one tile is ahead of all others by 3 % and more (docs/performance.md), or by the power
+/* Where one tile was ahead of all others by 3 % and more with most codes, or is at the power
  * limit. */
 static void the_choice_is_the_measured_best(void **state)
 {
@@ -92,6 +92,19 @@ static void halves_end_where_one_wave_has_them_all(void **state)
         }
 }
 
+/* One wave and a little: whole tiles alone would pay two.  Three waves of 192 by 64, where they
+ * have all tiles, are less than a wave and its halves. */
+static void a_rest_in_halves_keeps_the_largest_tile(void **state)
+{
+    (void)state;
+    for (int rest = 1; rest <= SMS; rest++)
+        for (int codes = 0; codes < SCHEME_WIDE_CODES; codes++) {
+            const int n = (SMS + rest) * 128, small = (n + 191) / 192 * 4;
+            assert_int_equal(chosen(256, n, 4096, false, codes),
+                             small <= 3 * SMS ? SCHEME_TILE_192_64 : SCHEME_TILE_128_256);
+        }
+}
+
 static void a_product_has_the_tile_it_is_given(void **state)
 {
     (void)state;
@@ -118,6 +131,7 @@ int main(void)
         cmocka_unit_test(the_choice_is_the_measured_best),
         cmocka_unit_test(a_gated_product_fills_its_waves),
         cmocka_unit_test(halves_end_where_one_wave_has_them_all),
+        cmocka_unit_test(a_rest_in_halves_keeps_the_largest_tile),
         cmocka_unit_test(a_product_has_the_tile_it_is_given),
         cmocka_unit_test(few_rows_take_small_tiles),
     };
