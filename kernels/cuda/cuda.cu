@@ -13,6 +13,7 @@
 #include "kernels/cuda/archs.h"
 #include "kernels/cuda/cuda_host.h"
 #include "kernels/cuda/peers.h"
+#include "kernels/cuda/scheme_wide_plan.h"
 
 extern "C" {
 #include "base/clock.h"
@@ -325,7 +326,7 @@ struct part { /* one array of the work memory */
     size_t n_bytes;
 };
 
-enum { N_PARTS = 17 };
+enum { N_PARTS = 18 };
 
 void list_parts(device *d, const device_limits *l, part list[N_PARTS])
 {
@@ -334,6 +335,9 @@ void list_parts(device *d, const device_limits *l, part list[N_PARTS])
     const bool has_act8 = act8_runs_on(d->cc) && d->act != DT_F32;
     const int outliers = has_act8 ? l->in_outliers_max : 0; /* columns with them */
     const size_t partial = (size_t)l->n_heads * (l->head_dim + 2) * sizeof(float);
+    const size_t partials = attention_partials_max(l) * partial;
+    const bool has_wide = d->cc == 90 && d->act != DT_F32;
+    const size_t shared = has_wide ? scheme_wide_sums_bytes(d->sm_count) : 0;
     const part all[N_PARTS] = {
         {(void **)&d->batch.ids, tokens * word},
         {(void **)&d->batch.positions, tokens * word},
@@ -348,7 +352,8 @@ void list_parts(device *d, const device_limits *l, part list[N_PARTS])
         {(void **)&d->act8_high, (size_t)outliers * act8_high_stride(l->step_tokens_max)},
         {(void **)&d->act8_mask, act8_mask_words(outliers) * word},
         {(void **)&d->act8_readers, act8_readers_words(l->step_tokens_max) * word},
-        {(void **)&d->partials, attention_partials_max(l) * partial},
+        {(void **)&d->partials, partials > shared ? partials : shared},
+        {(void **)&d->tiles_given, has_wide ? scheme_wide_given_words(d->sm_count) * word : 0},
         {(void **)&d->merges, attention_merges_max(l) * word},
         {(void **)&d->sample_out, sizeof(sample_out *)},
         {&d->sample_work, cuda_sample_work_bytes(l)},

@@ -62,7 +62,9 @@ struct device {
     uint32_t *act8_mask;    /* [act8_mask_words(columns)] */
     uint32_t *act8_readers; /* [act8_readers_words(step_tokens_max)] */
 
-    float *partials;      /* attention_partials_max * n_heads * (head_dim + 2) */
+    float *partials;      /* of attention, attention_partials_max * n_heads * (head_dim + 2), or of
+                             products, scheme_wide_sums_bytes */
+    int32_t *tiles_given; /* [scheme_wide_given_words], zero between launches */
     int32_t *merges;      /* [attention_merges_max], zero between launches */
     struct sample_out **sample_out; /* [1] where the samples of the step in hand go: the host's memory */
     void *sample_work;    /* cuda_sample_work_bytes */

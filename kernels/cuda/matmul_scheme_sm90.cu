@@ -31,7 +31,22 @@ wide_args args_of(const struct device *d, const struct product *p, const struct 
     a.row_scales_at = l->row_scales_at;
     a.n_units = divide_up(p->n, UNIT_ROWS);
     a.n_k = l->n_tiles;
+    a.shared_sums = d->partials;
+    a.shared_given = d->tiles_given;
     return a;
+}
+
+scheme_wide_shape shape_of(const struct device *d, const struct product *p,
+                           const struct scheme_layout *l)
+{
+    return {p->rows,
+            p->n,
+            p->in,
+            p->w_up != nullptr,
+            l->kind == KIND_CODEBOOK ? SCHEME_WIDE_BOOK
+            : l->bits == 8           ? SCHEME_WIDE_8_BITS
+                                     : SCHEME_WIDE_4_BITS,
+            d->sm_count};
 }
 
 bool is_aligned(const void *at)
@@ -57,14 +72,7 @@ enum scheme_wide_tile matmul_scheme_sm90_chosen(const struct device *d, const st
 {
     struct scheme_layout l;
     scheme_layout(&l, p->scheme, p->in);
-    const struct scheme_wide_shape s = {p->rows,
-                                        p->n,
-                                        p->in,
-                                        p->w_up != nullptr,
-                                        l.kind == KIND_CODEBOOK ? SCHEME_WIDE_BOOK
-                                        : l.bits == 8           ? SCHEME_WIDE_8_BITS
-                                                                : SCHEME_WIDE_4_BITS,
-                                        d->sm_count};
+    const scheme_wide_shape s = shape_of(d, p, &l);
     return scheme_wide_choose(&s);
 }
 
@@ -72,7 +80,9 @@ void matmul_scheme_sm90_tile(struct device *d, const struct product *p, enum sch
 {
     struct scheme_layout l;
     scheme_layout(&l, p->scheme, p->in);
+    const scheme_wide_shape s = shape_of(d, p, &l);
     wide_args a = args_of(d, p, &l);
+    a.plan = scheme_wide_plan_of(tile, &s);
     (d->act == DT_F16 ? wide_launch_f16 : wide_launch_bf16)(d, &a, expand_of(&l), wide_parts(&l),
                                                             tile);
 }

@@ -15,7 +15,7 @@
  * 128 rows of x bound the products, so the largest tile makes them once for 256
  * (scheme_wide_passes.cuh).  The second-level cache gives 24 to 35 bytes a clock with 4-bit codes
  * (bf16 times bf16 in tiles of 128 by 256: 48).  Other tiles are there so that all SMs have as much
- * to do; so are halves of 128 rows, of those of the largest that no whole wave is made of.
+ * to do; for the same the last tiles are shared by the blocks (scheme_wide_share.cuh).
  *
  * Measured: the end of a tile by ordinary loads and stores, which overlapped with nothing, took as
  * long as a tenth to a quarter of its products; so the copy engine carries y (scheme_wide_end.cuh).
@@ -33,6 +33,7 @@
 #include "kernels/cuda/scheme_wide_end.cuh"
 #include "kernels/cuda/scheme_wide_feed.cuh"
 #include "kernels/cuda/scheme_wide_passes.cuh"
+#include "kernels/cuda/scheme_wide_share.cuh"
 #include "kernels/cuda/tensor_map.h"
 
 namespace
@@ -53,7 +54,8 @@ template <int EXPAND, class TILE, bool GATED> struct shape { /* bytes of shared 
 
 template <class TILE>
 __device__ __forceinline__ void scale_rows(float (&sum)[TILE::BLOCKS][TILE::N / 2],
-                                           const wide_args &a, const place &t, int warp, int lane)
+                                           const wide_args &a, const place<TILE> &t, int warp,
+                                           int lane)
 {
 #pragma unroll
     for (int b = 0; b < TILE::BLOCKS; b++) {
@@ -69,10 +71,10 @@ __device__ __forceinline__ void scale_rows(float (&sum)[TILE::BLOCKS][TILE::N / 
     }
 }
 
-/* A tile's sums, of so many rows, to y. */
+/* A tile's sums to y. */
 template <class T, int MANY, class TILE, wide_ending ENDING>
 __device__ __forceinline__ void
-end_tile(float (&sum)[TILE::BLOCKS][TILE::N / 2], const wide_args &a, const place &t, int rows,
+end_tile(float (&sum)[TILE::BLOCKS][TILE::N / 2], const wide_args &a, const place<TILE> &t,
          wide_ring &pieces, const wide_ring &away, int warp, int lane)
 {
     const int col = t.unit * UNIT_ROWS;
@@ -81,23 +83,32 @@ end_tile(float (&sum)[TILE::BLOCKS][TILE::N / 2], const wide_args &a, const plac
                                              warp, lane)
             .run(sum);
     else
-        wide_end<T, TILE, ENDING == ENDING_SILU, MANY>{a.p,  pieces, away, t.row,
-                                                       rows, col,    warp, lane}
+        wide_end<T, TILE, ENDING == ENDING_SILU, MANY>{a.p, pieces, away, t.row, col, warp, lane}
             .run(sum);
 }
 
 template <class T, int EXPAND, class TILE, wide_ending ENDING, class SUMS>
-__device__ __forceinline__ void multiply(SUMS &s, const wide_args &a, wide_ring &pieces,
-                                         const wide_ring &away, int warp, int lane)
+__device__ __forceinline__ void multiply(SUMS &s, const wide_args &a, uint32_t line,
+                                         wide_ring &pieces, const wide_ring &away, int warp,
+                                         int lane)
 {
-    for (int i = blockIdx.x; i < a.n_places; i += gridDim.x) {
-        const int passes = passes_at<TILE>(a, i);
-        s.run(passes);
-        const place t = place_at<TILE>(a, i);
+    const bool SHARES = ENDING != ENDING_ANY;
+    for (int i = 0;; i++) {
+        const scheme_wide_part part = part_of(line, a, i);
+        if (part.first == part.end)
+            return;
+        begin_sums<TILE>(s.sum, a, !SHARES || part.first == 0, warp, lane);
+        /* By a shuffle for the compiler, as `warp` below. */
+        s.run(__shfl_sync(~0u, part.end - part.first, 0));
+        const scheme_wide_part done = part_of(line, a, computed_again(i));
+        if (SHARES && done.end < a.n_k) {
+            give_sums<TILE>(s.sum, a, warp, lane);
+            continue;
+        }
+        const place<TILE> t(a, done.tile);
         if (a.codes.row_scale)
             scale_rows<TILE>(s.sum, a, t, warp, lane);
-        end_tile<T, wide_many_pieces(EXPAND), TILE, ENDING>(s.sum, a, t, passes * TILE::PASS_ROWS,
-                                                            pieces, away, warp, lane);
+        end_tile<T, wide_many_pieces(EXPAND), TILE, ENDING>(s.sum, a, t, pieces, away, warp, lane);
     }
 }
 
@@ -130,6 +141,7 @@ __global__ void __launch_bounds__(TILE::THREADS, 1)
     typedef wide_pieces<TILE, gated, wide_many_pieces(EXPAND)> pieces;
     __shared__ uint64_t bars[2 * STAGES_MAX],
         piece_bars[TILE::GROUPS][pieces::STATES][pieces::RING];
+    __shared__ uint4 line_parts[SCHEME_WIDE_PARTS];
     const wide_ring r = {(shared_addr(shared_raw) + 1023) & ~1023u,
                          in_register(shared_addr(bars)),
                          in_register(shared_addr(bars + STAGES_MAX)),
@@ -137,6 +149,7 @@ __global__ void __launch_bounds__(TILE::THREADS, 1)
                          a.stages,
                          0,
                          0};
+    const uint32_t line = shared_addr(line_parts);
     /* From a shuffle, so that the compiler sees that a warp has one, and keeps what follows from it
      * in uniform registers.  At a tile's end it is used % TILE::WARPS, so that the compiler
      * sees how large it is too: without that 128 by 256 takes 10 % longer with INT4, and 128 by 128
@@ -149,7 +162,7 @@ __global__ void __launch_bounds__(TILE::THREADS, 1)
     wide_ring out = {behind + group * pieces::BYTES / TILE::GROUPS,
                      shared_addr(piece_bars[group][0]),
                      shared_addr(piece_bars[group][1]),
-                     PIECE_BYTES,
+                     pieces::PIECE_BYTES,
                      pieces::RING,
                      0,
                      0};
@@ -166,6 +179,8 @@ __global__ void __launch_bounds__(TILE::THREADS, 1)
         tensor_map_prefetch(&maps.x_last);
         init_barriers<TILE, pieces>(r, shared_addr(piece_bars));
     }
+    if (threadIdx.x - (TILE::MATHS + 32) < SCHEME_WIDE_PARTS)
+        share_line(line, a, threadIdx.x - (TILE::MATHS + 32));
     if (wide_has_table<TILE>(EXPAND))
         table_make<wide_table_row<TILE>()>(table, a.codes.book, threadIdx.x, TILE::THREADS);
     __syncthreads();
@@ -174,19 +189,19 @@ __global__ void __launch_bounds__(TILE::THREADS, 1)
         if constexpr (TILE::GROUPS > 1)
             registers_give<TILE::REGISTERS_LEFT>();
         if (last == 0 && lane == 0)
-            feeder<TILE>{maps, a, r, 0}.run();
+            feeder<TILE>{maps, a, line, r}.run();
         else if (TILE::GROUPS <= 2 && last == 3)
-            bring_near<T, TILE>(a, lane);
+            bring_near<T, TILE>(a, line, lane);
         else if (last > 0 && last <= TILE::GROUPS && lane == 0 && ENDING != ENDING_ANY)
-            carry<pieces, TILE>(maps, a, group, out);
+            carry<pieces, TILE>(maps, a, line, group, out);
         return;
     }
     if constexpr (TILE::GROUPS > 1)
         registers_take<TILE::REGISTERS>();
     depend_wait();
-    typename wide_sums_choice<T, EXPAND, TILE, PARTS, TILE::PASSES>::type s(a.codes, r, a.n_k,
-                                                                            table, warp, lane);
-    multiply<T, EXPAND, TILE, ENDING>(s, a, out, away, warp, lane);
+    typename wide_sums_choice<T, EXPAND, TILE, PARTS, TILE::PASSES>::type s(a.codes, r, table, warp,
+                                                                            lane);
+    multiply<T, EXPAND, TILE, ENDING>(s, a, line, out, away, warp, lane);
 #endif
 }
 
@@ -196,6 +211,7 @@ template <class T, int EXPAND, class TILE, int PARTS, wide_ending ENDING>
 void launch_kernel(struct device *d, wide_args *a)
 {
     using S = shape<EXPAND, TILE, ENDING == ENDING_SILU>;
+    typedef wide_pieces<TILE, ENDING == ENDING_SILU, wide_many_pieces(EXPAND)> pieces;
     auto *kernel = matmul_scheme_kernel<T, EXPAND, TILE, PARTS, ENDING>;
     const int box_units = a->p.w_up ? TILE::UNITS / 2 : TILE::UNITS;
     wide_maps maps;
@@ -208,8 +224,10 @@ void launch_kernel(struct device *d, wide_args *a)
                      a->unit_bytes, a->n_units, 1, box_units);
     if (ENDING != ENDING_ANY) {
         const void *add = a->p.add ? a->p.add : a->p.y;
-        tensor_map_2d(d, &maps.y, a->p.y, a->p.n, a->p.rows, a->p.y_stride, PIECE_COLS, PIECE_ROWS);
-        tensor_map_2d(d, &maps.add, add, a->p.n, a->p.rows, a->p.y_stride, PIECE_COLS, PIECE_ROWS);
+        tensor_map_2d(d, &maps.y, a->p.y, a->p.n, a->p.rows, a->p.y_stride, PIECE_COLS,
+                      pieces::ROWS);
+        tensor_map_2d(d, &maps.add, add, a->p.n, a->p.rows, a->p.y_stride, PIECE_COLS,
+                      pieces::ROWS);
     }
     a->row_tiles = divide_up(a->p.rows, TILE::N);
     a->col_tiles = divide_up(a->n_units, box_units);
@@ -231,13 +249,17 @@ void launch_kernel(struct device *d, wide_args *a)
             "shared memory of matmul");
         ready_on = d->index + 1;
     }
-    const int tiles = a->row_tiles * a->col_tiles;
-    /* Halves are of the largest tile alone: those that a tile of 128 rows does as well. */
-    a->whole = TILE::N == 256 ? scheme_wide_whole(tiles, d->sm_count) : tiles;
-    a->n_places = 2 * tiles - a->whole;
+    const int all = a->row_tiles * a->col_tiles;
+    if (ENDING == ENDING_ANY) /* its tiles are not those that are planned */
+        a->plan = {all, all < d->sm_count ? all : d->sm_count, all};
+    assert(a->plan.tiles == all);
+    static_assert(TILE::MATHS * TILE::BLOCKS * TILE::N / 2 <= SCHEME_WIDE_SUMS &&
+                      TILE::WARPS <= SCHEME_WIDE_WARPS,
+                  "there is room for what is handed on");
+    a->waves = a->plan.whole / a->plan.blocks;
     launch(d, "run matmul",
-           {dim3((unsigned)(a->n_places < d->sm_count ? a->n_places : d->sm_count)),
-            dim3(TILE::THREADS), (size_t)(S::FIXED_BYTES + a->stages * a->stage_bytes), 0},
+           {dim3((unsigned)a->plan.blocks), dim3(TILE::THREADS),
+            (size_t)(S::FIXED_BYTES + a->stages * a->stage_bytes), 0},
            kernel, maps, *a);
 }
 
@@ -249,6 +271,8 @@ void launch_gated(struct device *d, wide_args *a, enum scheme_wide_tile tile)
         return launch_kernel<T, EXPAND, wide_tile<64, 2, 1>, PARTS, ENDING_SILU>(d, a);
     case SCHEME_TILE_128_128:
         return launch_kernel<T, EXPAND, wide_tile<128, 2, 1>, PARTS, ENDING_SILU>(d, a);
+    case SCHEME_TILE_128_160:
+        return launch_kernel<T, EXPAND, wide_tile<160, 2, 1>, PARTS, ENDING_SILU>(d, a);
     case SCHEME_TILE_128_192:
         return launch_kernel<T, EXPAND, wide_tile<192, 2, 1>, PARTS, ENDING_SILU>(d, a);
     default:
@@ -264,6 +288,8 @@ void launch_plain(struct device *d, wide_args *a, enum scheme_wide_tile tile)
         return launch_kernel<T, EXPAND, wide_tile<32, 1, 1>, PARTS, ENDING_ADD>(d, a);
     case SCHEME_TILE_64_64:
         return launch_kernel<T, EXPAND, wide_tile<64, 1, 1>, PARTS, ENDING_ADD>(d, a);
+    case SCHEME_TILE_64_96:
+        return launch_kernel<T, EXPAND, wide_tile<96, 1, 1>, PARTS, ENDING_ADD>(d, a);
     case SCHEME_TILE_64_128:
         return launch_kernel<T, EXPAND, wide_tile<128, 1, 1>, PARTS, ENDING_ADD>(d, a);
     case SCHEME_TILE_64_160:
@@ -276,8 +302,12 @@ void launch_plain(struct device *d, wide_args *a, enum scheme_wide_tile tile)
         return launch_kernel<T, EXPAND, wide_tile<128, 2, 1>, PARTS, ENDING_ADD>(d, a);
     case SCHEME_TILE_192_64:
         return launch_kernel<T, EXPAND, wide_tile<64, 3, 1>, PARTS, ENDING_ADD>(d, a);
+    case SCHEME_TILE_192_96:
+        return launch_kernel<T, EXPAND, wide_tile<96, 3, 1>, PARTS, ENDING_ADD>(d, a);
     case SCHEME_TILE_192_128:
         return launch_kernel<T, EXPAND, wide_tile<128, 3, 1>, PARTS, ENDING_ADD>(d, a);
+    case SCHEME_TILE_128_160:
+        return launch_kernel<T, EXPAND, wide_tile<160, 2, 1>, PARTS, ENDING_ADD>(d, a);
     case SCHEME_TILE_128_192:
         return launch_kernel<T, EXPAND, wide_tile<192, 2, 1>, PARTS, ENDING_ADD>(d, a);
     default:

@@ -26,6 +26,13 @@ __device__ __forceinline__ uint32_t in_register(uint32_t v)
     return v;
 }
 
+/* v, and what is made from it is made here: not before a loop, to be kept in registers through it. */
+__device__ __forceinline__ uint32_t computed_again(uint32_t v)
+{
+    asm volatile("" : "+r"(v));
+    return v;
+}
+
 __device__ __forceinline__ float in_register(float v)
 {
     asm("" : "+f"(v));
@@ -69,6 +76,21 @@ __device__ __forceinline__ int32_t atomic_add_acq_rel(int32_t *at, int32_t v)
                  : "l"(at), "r"(v)
                  : "memory");
     return before;
+}
+
+/* ld.acquire.gpu: what was written before what it sees was released is seen after it. */
+__device__ __forceinline__ int32_t load_acquire(const int32_t *at)
+{
+    int32_t v;
+    asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(v) : "l"(at) : "memory");
+    return v;
+}
+
+/* st.release.gpu: what this thread, or one that met it at a barrier before, wrote is seen by whoever
+ * acquires v. */
+__device__ __forceinline__ void store_release(int32_t *at, int32_t v)
+{
+    asm volatile("st.release.gpu.global.s32 [%0], %1;" ::"l"(at), "r"(v) : "memory");
 }
 
 /* ---- barriers ---- */

@@ -27,6 +27,8 @@ __device__ __forceinline__ void stmatrix_4_trans(uint32_t to, uint32_t a, uint32
 
 #define WGMMA_NAMES_16     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
 #define WGMMA_VALUES_16(d) WGMMA_V8(d, 0), WGMMA_V8(d, 8)
+#define WGMMA_NAMES_40     WGMMA_NAMES_32 ", %32, %33, %34, %35, %36, %37, %38, %39"
+#define WGMMA_VALUES_40(d) WGMMA_V32(d, 0), WGMMA_V8(d, 32)
 
 /* d[64, N] = (ADD ? d : 0) + a[64, 16] b[N, 16]^T; a is what mma.m16n8k16 takes, 16 rows a warp. */
 #define WGMMA_ROWS(TYPE, NAME, N, R, A0, A1, A2, A3, B, ADD)                                       \
@@ -45,6 +47,8 @@ WGMMA_ROWS(__nv_bfloat16, "bf16", 32, 16, 16, 17, 18, 19, 20, 21)
 WGMMA_ROWS(__half, "f16", 32, 16, 16, 17, 18, 19, 20, 21)
 WGMMA_ROWS(__nv_bfloat16, "bf16", 64, 32, 32, 33, 34, 35, 36, 37)
 WGMMA_ROWS(__half, "f16", 64, 32, 32, 33, 34, 35, 36, 37)
+WGMMA_ROWS(__nv_bfloat16, "bf16", 80, 40, 40, 41, 42, 43, 44, 45)
+WGMMA_ROWS(__half, "f16", 80, 40, 40, 41, 42, 43, 44, 45)
 WGMMA_ROWS(__nv_bfloat16, "bf16", 96, 48, 48, 49, 50, 51, 52, 53)
 WGMMA_ROWS(__half, "f16", 96, 48, 48, 49, 50, 51, 52, 53)
 WGMMA_ROWS(__nv_bfloat16, "bf16", 128, 64, 64, 65, 66, 67, 68, 69)

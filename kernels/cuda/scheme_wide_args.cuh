@@ -14,8 +14,11 @@ struct wide_args {
     int n_units, n_k;         /* units of each weight; tiles of a unit */
     int row_tiles, col_tiles; /* of y */
     int last_rows;            /* of x in the last pass of those that have any; a multiple of 8 */
-    int whole, n_places;      /* tiles taken whole; with the halves of the others */
+    struct scheme_wide_plan plan;
+    int waves; /* turns in which all blocks have a whole tile */
     int stages, stage_bytes;
+    float *shared_sums;    /* [blocks, sums of a tile] on their way from one block to the next */
+    int32_t *shared_given; /* [blocks, warps] are they there?  0 between launches */
 };
 
 /* What becomes of a tile's sums: kernels of their own, as one with every case in it outgrows the

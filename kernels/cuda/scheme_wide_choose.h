@@ -7,6 +7,8 @@
 
 #include <stdbool.h>
 
+#include "kernels/cuda/scheme_wide_plan.h"
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -16,23 +18,22 @@ extern "C" {
 enum scheme_wide_tile {
     SCHEME_TILE_64_32,
     SCHEME_TILE_64_64,
+    SCHEME_TILE_64_96,
     SCHEME_TILE_64_128,
     SCHEME_TILE_64_160,
     SCHEME_TILE_128_32,
     SCHEME_TILE_128_64,
     SCHEME_TILE_128_128,
     SCHEME_TILE_192_64,
+    SCHEME_TILE_192_96,
     SCHEME_TILE_192_128,
+    SCHEME_TILE_128_160,
     SCHEME_TILE_128_192,
     SCHEME_TILE_128_256,
     SCHEME_TILES
 };
 
 bool scheme_wide_has(enum scheme_wide_tile tile, bool gated);
-
-/* Of n_tiles of 128 by 256, how many are taken whole; the others as two halves of 128 rows of x,
- * where such a wave is cheaper than one of whole tiles. */
-int scheme_wide_whole(int n_tiles, int sm_count);
 
 /* What a tile's codes cost: of 4 or 8 bits, or looked up, for which small tiles have less time. */
 enum scheme_wide_codes {
@@ -50,6 +51,10 @@ struct scheme_wide_shape {
 };
 
 enum scheme_wide_tile scheme_wide_choose(const struct scheme_wide_shape *);
+
+/* Tiles are shared where that is quicker. */
+struct scheme_wide_plan scheme_wide_plan_of(enum scheme_wide_tile,
+                                            const struct scheme_wide_shape *);
 
 #ifdef __cplusplus
 }

@@ -1,11 +1,11 @@
 /* scheme_wide_end.cuh - the common ends of a tile whose sums are of wgmma with weights as rows:
  * bias and residual, or SiLU of one half times the other.
  *
- * y leaves, and what is added to it comes, by the copy engine, in pieces of 32 rows by the 64
- * columns of a warpgroup, while the warpgroup is at other pieces or at its next tile.  A thread
- * beside those that multiply, the carrier, gives a piece of shared memory to a warpgroup, with the
- * residual in it where there is one; its warps finish their 16 columns of it, where they lie, and
- * the carrier takes it away:
+ * y leaves, and what is added to it comes, by the copy engine, in pieces of 32 rows (gated, of 16
+ * where half of a tile's are no multiple of 32) by the 64 columns of a warpgroup, while the
+ * warpgroup is at other pieces or at its next tile.  A thread beside those that multiply, the
+ * carrier, gives a piece of shared memory to a warpgroup, with the residual in it where there is
+ * one; its warps finish their 16 columns of it, where they lie, and the carrier takes it away:
  *
  *     given   the carrier, or the copy engine -> four warps     mbarrier of one arrival (and bytes)
  *     ready   four warps -> the carrier                         mbarrier of four
@@ -27,30 +27,32 @@
 #include "kernels/cuda/scheme_wide_store.cuh"
 #include "kernels/cuda/scheme_wide_tile.cuh"
 
-enum { PIECE_ROWS = 32, PIECE_COLS = 64, PIECE_BYTES = PIECE_ROWS * PIECE_COLS * 2 };
+enum { PIECE_COLS = 64, PART_ROWS = 16 /* of a piece: what a warp moves at once */ };
 
 /* Pieces of a tile and warpgroup in their order: blocks side by side, then the next rows. */
 template <class TILE, bool GATED, int MANY> struct wide_pieces {
     static const int N = TILE::N, BLOCKS = TILE::BLOCKS;
     static const bool IS_GATED = GATED;
     static_assert(!GATED || (TILE::GROUPS == 2 && BLOCKS == 1), "one has gate's rows, one up's");
-    /* Of a warpgroup: gated, its half of a tile.  Else residuals are a thousand cycles away: MANY
-     * of 192 rows' six or 256 rows' eight. */
-    static const int RING = GATED ? N / PIECE_ROWS / 2 : TILE::PASSES == 2 ? MANY : BLOCKS + 1;
+    static const int ROWS = GATED && N % 64 ? 16 : 32; /* of a piece */
+    static const int PIECE_BYTES = ROWS * PIECE_COLS * 2;
+    /* Of a warpgroup: gated, its half of a tile.  Else residuals are a thousand cycles away: as
+     * MANY, or 160 rows' five, of 192 rows' six or 256 rows' eight. */
+    static const int RING = GATED ? N / ROWS / 2 : TILE::PASSES == 2 ? MANY : BLOCKS + 1;
     static const int BYTES = TILE::GROUPS * RING * PIECE_BYTES;
     static const int STATES = GATED ? 3 : 2; /* given, ready, sent */
 
-    /* Of a tile or half of so many rows, `left` of them y's.  Gated, all, as each has its place in
-     * the ring; else y's. */
-    __device__ static int count(int rows, int left)
+    /* Of a tile with `left` rows of y from its first on, 0 or less before a block's first tile.
+     * Gated, all, as each has its place in the ring; else y's. */
+    __device__ static int count(int left)
     {
         if (GATED)
-            return left > 0 ? rows / PIECE_ROWS / 2 : 0;
-        return (min(left, rows) + PIECE_ROWS - 1) / PIECE_ROWS * BLOCKS;
+            return left > 0 ? RING : 0;
+        return (min(left, N) + ROWS - 1) / ROWS * BLOCKS;
     }
-    __device__ static int row(int rows, int group, int piece)
+    __device__ static int row(int group, int piece)
     {
-        return GATED ? group * rows / 2 + piece * PIECE_ROWS : piece / BLOCKS * PIECE_ROWS;
+        return GATED ? group * N / 2 + piece * ROWS : piece / BLOCKS * ROWS;
     }
     __device__ static int col(int group, int piece)
     {
@@ -64,14 +66,14 @@ template <class T, class TILE, bool GATED, int MANY> struct wide_end {
     static const int ROWS = N % 64 ? 32 : 64; /* whose code lies unrolled */
     static const int SUMS = ROWS / 2;         /* of a lane and block, of so many rows */
     static const int PAIRS = N / 8;           /* of a lane's values in half of the rows */
-    static const int PIECE_PAIRS = PIECE_ROWS / 4;
+    static const int PIECE_PAIRS = pieces::ROWS / 4, PIECE_PARTS = pieces::ROWS / PART_ROWS;
     /* Pieces whose SiLU run side by side. */
     static const int AT_ONCE = pieces::RING % 2 ? pieces::RING : 2;
 
     const struct product &p;
     wide_ring &ring;       /* of pieces it finishes: full = given, or gated sent; empty = ready */
     const wide_ring &away; /* gated: of pieces it hands over, full = given, empty = sent */
-    int row, rows, col;    /* of y: the tile's first row, how many, its first column */
+    int row, col;          /* of y: the tile's first */
     int warp, lane;        /* warp: of the tile's */
 
     __device__ __forceinline__ int my_col() const
@@ -90,9 +92,10 @@ template <class T, class TILE, bool GATED, int MANY> struct wide_end {
 
     /* Where row lane % 8 of matrix lane / 8 lies, of four that are 16 rows by this warp's columns,
      * in the piece at `at`. */
-    __device__ __forceinline__ uint32_t place(uint32_t at, int half) const
+    __device__ __forceinline__ uint32_t place(uint32_t at, int part) const
     {
-        const int r = half * 16 + lane / 16 * 8 + lane % 8, chunk = warp % 4 * 2 + lane / 8 % 2;
+        const int r = part * PART_ROWS + lane / 16 * 8 + lane % 8,
+                  chunk = warp % 4 * 2 + lane / 8 % 2;
         return at + r * 128 + (chunk ^ lane % 8) * 16;
     }
 
@@ -114,10 +117,10 @@ template <class T, class TILE, bool GATED, int MANY> struct wide_end {
     __device__ __forceinline__ void put_rows(float (&sum)[BLOCKS][N / 2]) const
     {
 #pragma unroll
-        for (int q = 0; q < ROWS / PIECE_ROWS; q++)
+        for (int q = 0; q < ROWS / pieces::ROWS; q++)
 #pragma unroll
             for (int b = 0; b < BLOCKS; b++) {
-                if (row + q * PIECE_ROWS >= p.rows)
+                if (row + q * pieces::ROWS >= p.rows)
                     return;
                 mbarrier_wait(ring.full + 8 * ring.stage, ring.parity);
                 put<ADDED>(0, sum[b] + 16 * q);
@@ -137,7 +140,7 @@ template <class T, class TILE, bool GATED, int MANY> struct wide_end {
             for (int b = 0; b < BLOCKS; b++)
                 add_bias(sum[b], p.bias, b);
 #pragma unroll 1
-        for (int left = rows; left > 0; left -= ROWS, row += ROWS) {
+        for (int left = N; left > 0; left -= ROWS, row += ROWS) {
             if (p.add)
                 put_rows<true>(sum);
             else
@@ -154,11 +157,12 @@ template <class T, class TILE, bool GATED, int MANY> struct wide_end {
     __device__ __forceinline__ void send(const uint32_t (&pairs)[PAIRS]) const
     {
 #pragma unroll
-        for (int q = 0; q < pieces::RING && q < pieces::count(rows, 1); q++) {
-            const uint32_t at = away.stages + q * PIECE_BYTES, *from = pairs + q * PIECE_PAIRS;
+        for (int q = 0; q < pieces::RING; q++) {
+            const uint32_t at = away.stages + q * pieces::PIECE_BYTES,
+                           *from = pairs + q * PIECE_PAIRS;
             mbarrier_wait(away.full + 8 * q, ring.parity);
 #pragma unroll
-            for (int h = 0; h < 2; h++)
+            for (int h = 0; h < PIECE_PARTS; h++)
                 stmatrix_4_trans(place(at, h), from[4 * h], from[4 * h + 1], from[4 * h + 2],
                                  from[4 * h + 3]);
             __syncwarp();
@@ -173,7 +177,7 @@ template <class T, class TILE, bool GATED, int MANY> struct wide_end {
         uint32_t theirs[AT_ONCE * PIECE_PAIRS];
         float v[2 * AT_ONCE * PIECE_PAIRS];
 #pragma unroll
-        for (int h = 0; h < 2 * AT_ONCE; h++)
+        for (int h = 0; h < PIECE_PARTS * AT_ONCE; h++)
             ldmatrix_x4_trans(theirs + 4 * h, place(at, h));
 #pragma unroll
         for (int i = 0; i < 2 * AT_ONCE * PIECE_PAIRS; i++)
@@ -182,7 +186,7 @@ template <class T, class TILE, bool GATED, int MANY> struct wide_end {
         for (int i = 0; i < 2 * AT_ONCE * PIECE_PAIRS; i++)
             v[i] = __fmul_rn(v[i], pair_value<T>(is_up ? mine[i / 2] : theirs[i / 2], i % 2));
 #pragma unroll
-        for (int h = 0; h < 2 * AT_ONCE; h++)
+        for (int h = 0; h < PIECE_PARTS * AT_ONCE; h++)
             stmatrix_4_trans(place(at, h), pair_of<T>(v[8 * h], v[8 * h + 1]),
                              pair_of<T>(v[8 * h + 2], v[8 * h + 3]),
                              pair_of<T>(v[8 * h + 4], v[8 * h + 5]),
@@ -193,15 +197,9 @@ template <class T, class TILE, bool GATED, int MANY> struct wide_end {
     {
         const bool is_up = warp >= 4;
         const float *bias = is_up ? p.bias_up : p.bias;
-        if (row >= p.rows) /* a half without rows, the last: it has no pieces */
-            return;
         uint32_t mine[PAIRS], others[PAIRS];
         if (bias)
             add_bias(sum, bias, 0);
-        if (rows < N) /* a half: its lower rows to where a tile's are */
-#pragma unroll
-            for (int i = 0; i < N / 8; i++)
-                sum[N / 4 + i] = sum[N / 8 + i];
 #pragma unroll
         for (int i = 0; i < PAIRS; i++) { /* gate's finishes the upper rows */
             const uint32_t upper = pair_of<T>(sum[2 * i], sum[2 * i + 1]);
@@ -211,12 +209,12 @@ template <class T, class TILE, bool GATED, int MANY> struct wide_end {
         }
         send(others);
 #pragma unroll 1
-        for (int q = 0; q < pieces::count(rows, 1); q += AT_ONCE) {
+        for (int q = 0; q < pieces::RING; q += AT_ONCE) {
 #pragma unroll
             for (int i = 0; i < AT_ONCE; i++)
                 mbarrier_wait(ring.full + 8 * (q + i), ring.parity);
-            if (row + pieces::row(rows, is_up, q) < p.rows)
-                finish(ring.stages + q * PIECE_BYTES, is_up, mine);
+            if (row + pieces::row(is_up, q) < p.rows)
+                finish(ring.stages + q * pieces::PIECE_BYTES, is_up, mine);
             fence_proxy_async();
             __syncwarp();
             if (lane < AT_ONCE)
@@ -238,7 +236,7 @@ template <class T, class TILE, bool GATED, int MANY> struct wide_end {
 };
 
 /* The carrier of one warpgroup.  TILES: `bool next()` goes to the block's next tile, `row` and
- * `col` are its first, `rows()` how many; before the first, row is all rows. */
+ * `col` are its first; before the first, row is all rows. */
 template <class PIECES, class TILES> struct wide_carrier {
     const struct product &p;
     const CUtensorMap &y, &add;
@@ -251,7 +249,7 @@ template <class PIECES, class TILES> struct wide_carrier {
 
         __device__ bool next(int rows)
         {
-            if (++piece < PIECES::count(tile.rows(), rows - tile.row))
+            if (++piece < PIECES::count(rows - tile.row))
                 return true;
             piece = 0;
             return tile.next();
@@ -262,9 +260,9 @@ template <class PIECES, class TILES> struct wide_carrier {
     {
         const uint32_t bar = w.ring.full + 8 * w.ring.stage;
         if (p.add) {
-            mbarrier_arrive_expect(bar, PIECE_BYTES);
+            mbarrier_arrive_expect(bar, PIECES::PIECE_BYTES);
             tensor_copy_2d(w.ring.at(), &add, bar, w.tile.col + PIECES::col(group, w.piece),
-                           w.tile.row + PIECES::row(w.tile.rows(), group, w.piece));
+                           w.tile.row + PIECES::row(group, w.piece));
         } else {
             mbarrier_arrive(bar);
         }
@@ -275,7 +273,7 @@ template <class PIECES, class TILES> struct wide_carrier {
     {
         mbarrier_wait(w.ring.empty + 8 * w.ring.stage, w.ring.parity);
         tensor_store_2d(&y, w.ring.at(), w.tile.col + PIECES::col(group, w.piece),
-                        w.tile.row + PIECES::row(w.tile.rows(), group, w.piece));
+                        w.tile.row + PIECES::row(group, w.piece));
         store_commit();
         w.ring.next();
     }

@@ -1,12 +1,11 @@
-/* scheme_wide_feed.cuh - a block's tiles of a wide product of quantized weights, and those of its
- * last warpgroup, which multiply nothing: a thread that fetches, those that carry y, and a warp
- * that brings near what is added. */
+/* scheme_wide_feed.cuh - those of a block's last warpgroup, which multiply nothing: a thread that
+ * fetches, those that carry y, and a warp that brings near what is added. */
 #ifndef KERNELS_CUDA_SCHEME_WIDE_FEED_CUH
 #define KERNELS_CUDA_SCHEME_WIDE_FEED_CUH
 
 #include "kernels/cuda/ptx_cluster.cuh"
-#include "kernels/cuda/scheme_wide_args.cuh"
 #include "kernels/cuda/scheme_wide_end.cuh"
+#include "kernels/cuda/scheme_wide_share.cuh"
 
 namespace
 {
@@ -14,32 +13,7 @@ namespace
 enum {
     BOX = 64, /* columns of x in one copy: 128 bytes */
     STAGES_MAX = 8,
-    GROUP_ROWS = 8, /* tiles of rows that run side by side, so that x and w stay in cache */
 };
-
-struct place {     /* of a tile, or half of one */
-    int row, unit; /* first row of x; first unit of each weight */
-};
-
-/* Of the i-th: two of PASS_ROWS each, or one. */
-template <class TILE> __device__ __forceinline__ int passes_at(const wide_args &a, int i)
-{
-    return TILE::PASSES == 2 && i >= a.whole ? 1 : TILE::PASSES;
-}
-
-/* GROUP_ROWS tiles of rows, all their columns, then the next; the last ones' halves side by side.
- */
-template <class TILE> __device__ place place_at(const wide_args &a, int i)
-{
-    const int units = a.p.w_up ? TILE::UNITS / 2 : TILE::UNITS; /* of one weight */
-    const int half = TILE::PASSES == 2 ? max(i - a.whole, 0) : 0;
-    const int tile = i - (half + 1) / 2;
-    const int in_groups = GROUP_ROWS * a.col_tiles;
-    const int first = tile / in_groups * GROUP_ROWS, rest = tile % in_groups;
-    const int height = min(a.row_tiles - first, GROUP_ROWS);
-    const int row = (first + rest % height) * TILE::N + half % 2 * TILE::PASS_ROWS;
-    return {row, rest / height * units};
-}
 
 /* Rows of x from `row` on that a pass has: all of its own, those there are, or none.  A copy fills
  * a row that is not there in the time of two or three that are. */
@@ -60,21 +34,21 @@ template <class TILE> struct feeder {
     static const int X_BYTES = TILE::PASS_ROWS * BOX * 2; /* of half a stage's */
     const wide_maps &maps;
     const wide_args &a;
+    uint32_t line;
     wide_ring r;
-    int more; /* passes of the tile in hand after its first: 0 or 1 */
 
-    __device__ __forceinline__ int first_row(const place &t, int j) const
+    __device__ __forceinline__ int first_row(const place<TILE> &t, unsigned j) const
     {
-        return t.row + (j & more) * TILE::PASS_ROWS;
+        return t.row + j % TILE::PASSES * TILE::PASS_ROWS;
     }
 
     /* Of stage j of a tile: a pass of 128 columns, the first of them with the codes. */
-    __device__ __forceinline__ void codes(const wide_ring &at, const place &t, int j)
+    __device__ __forceinline__ void codes(const wide_ring &at, const place<TILE> &t, unsigned j)
     {
         const uint32_t bar = at.full + 8 * at.stage, to = at.at() + 2 * X_BYTES;
-        const int k = j >> more;
+        const int k = j / TILE::PASSES;
         const int x_bytes = 2 * BOX * 2 * pass_rows<TILE>(a, first_row(t, j));
-        if (j & more) {
+        if (j % TILE::PASSES != 0) {
             mbarrier_arrive_expect(bar, x_bytes);
             return;
         }
@@ -85,9 +59,9 @@ template <class TILE> struct feeder {
                            bar, 0, 0, k, t.unit);
     }
 
-    __device__ __forceinline__ void rows(const place &t, int j)
+    __device__ __forceinline__ void rows(const place<TILE> &t, unsigned j)
     {
-        const int k = j >> more, row = first_row(t, j), n = pass_rows<TILE>(a, row);
+        const int k = j / TILE::PASSES, row = first_row(t, j), n = pass_rows<TILE>(a, row);
         const CUtensorMap *x = n == TILE::PASS_ROWS ? &maps.x : &maps.x_last;
         if (n == 0)
             return;
@@ -101,24 +75,26 @@ template <class TILE> struct feeder {
      * is. */
     __device__ void run()
     {
-        for (int i = blockIdx.x; i < a.n_places; i += gridDim.x) {
-            const place t = place_at<TILE>(a, i);
-            more = passes_at<TILE>(a, i) - 1;
-            const int all = a.n_k << more;
-            int j = 0;
-            if (i == (int)blockIdx.x) {
+        for (int i = 0;; i++) {
+            const scheme_wide_part part = part_of(line, a, i);
+            if (part.first == part.end)
+                return;
+            const place<TILE> t(a, part.tile);
+            const unsigned end = part.end * TILE::PASSES;
+            unsigned j = part.first * TILE::PASSES;
+            if (i == 0) {
                 wide_ring ahead = r;
-                const int n = min(a.stages, all);
+                const unsigned n = min(j + a.stages, end);
 #pragma unroll 1
-                for (int first = 0; first < n; first++, ahead.next())
-                    codes(ahead, t, first);
+                for (unsigned early = j; early < n; early++, ahead.next())
+                    codes(ahead, t, early);
                 depend_wait();
 #pragma unroll 1
                 for (; j < n; j++, r.next())
                     rows(t, j);
             }
 #pragma unroll 1
-            for (; j < all; j++, r.next()) {
+            for (; j < end; j++, r.next()) {
                 mbarrier_wait(r.empty + 8 * r.stage, r.parity ^ 1);
                 codes(r, t, j);
                 rows(t, j);
@@ -129,51 +105,53 @@ template <class TILE> struct feeder {
 
 /* ---- beside it: those that carry y, and one that brings near ---- */
 
-template <class TILE>
-struct block_tiles { /* of this block, from before its first; with rows of y */
+template <class TILE> struct block_tiles { /* that this block ends, from before its first */
     const wide_args &a;
-    int i, row, col; /* first of y */
+    uint32_t line;
+    int i, row, col; /* row, col: first of y */
 
     __device__ bool next()
     {
-        i += gridDim.x;
-        if (i >= a.n_places)
-            return false;
-        const place t = place_at<TILE>(a, i);
-        row = t.row;
-        col = t.unit * UNIT_ROWS;
-        return row < a.p.rows; /* a half, which is a block's last, may have none */
-    }
-    __device__ int rows() const
-    {
-        return passes_at<TILE>(a, i) * TILE::PASS_ROWS;
+        for (;;) {
+            const scheme_wide_part part = part_of(line, a, ++i);
+            if (part.first == part.end)
+                return false;
+            if (part.end < a.n_k)
+                continue;
+            const place<TILE> t(a, part.tile);
+            row = t.row;
+            col = t.unit * UNIT_ROWS;
+            return true;
+        }
     }
 };
 
-template <class TILE> __device__ block_tiles<TILE> tiles_of(const wide_args &a)
+template <class TILE> __device__ block_tiles<TILE> tiles_of(const wide_args &a, uint32_t line)
 {
-    return {a, (int)blockIdx.x - (int)gridDim.x, a.p.rows, 0};
+    return {a, line, -1, a.p.rows, 0};
 }
 
 /* What one warpgroup finishes of y, by one thread. */
 template <class PIECES, class TILE>
-__device__ void carry(const wide_maps &maps, const wide_args &a, int group, const wide_ring &out)
+__device__ void carry(const wide_maps &maps, const wide_args &a, uint32_t line, int group,
+                      const wide_ring &out)
 {
     typedef block_tiles<TILE> tiles;
     depend_wait();
-    wide_carrier<PIECES, tiles>{a.p, maps.y, maps.add, group}.run(tiles_of<TILE>(a), out);
+    wide_carrier<PIECES, tiles>{a.p, maps.y, maps.add, group}.run(tiles_of<TILE>(a, line), out);
 }
 
 /* Into the second-level cache: what a block's tiles will have added to them. */
-template <class T, class TILE> __device__ void bring_near(const wide_args &a, int lane)
+template <class T, class TILE>
+__device__ void bring_near(const wide_args &a, uint32_t line, int lane)
 {
     enum { LINE = 64 }; /* values of 128 bytes */
     const T *from = (const T *)(a.p.gate_in_y ? a.p.y : a.p.add);
     if (!from)
         return;
     depend_wait();
-    for (block_tiles<TILE> t = tiles_of<TILE>(a); t.next();)
-        for (int at = lane; at < t.rows() * TILE::UNITS / 4; at += 32) {
+    for (block_tiles<TILE> t = tiles_of<TILE>(a, line); t.next();)
+        for (int at = lane; at < TILE::N * TILE::UNITS / 4; at += 32) {
             const int r = t.row + at / (TILE::UNITS / 4), c = t.col + at % (TILE::UNITS / 4) * LINE;
             if (r < a.p.rows && c < a.p.n)
                 prefetch_l2(from + (size_t)r * a.p.y_stride + c);

@@ -5,7 +5,7 @@
  * multiplied with one half of the rows and then with the other, whose x are stages of their own;
  * chains of both halves take turns in one accumulator. While the second pass runs its last steps,
  * the first half of the next 128 columns is made; while the next first pass begins, the rest. The
- * other warpgroup's wgmma fill the gaps in which chains are added.  Half a tile has one pass. */
+ * other warpgroup's wgmma fill the gaps in which chains are added. */
 #ifndef KERNELS_CUDA_SCHEME_WIDE_PASSES_CUH
 #define KERNELS_CUDA_SCHEME_WIDE_PASSES_CUH
 
@@ -22,16 +22,16 @@ struct wide_passes : wide_chains<EXPAND, PARTS> {
 
     const wide_codes &codes;
     wide_ring ring;
-    int n_k, lane;
+    int lane;
     uint32_t my_tile, table;
     float sum[1][2 * (N / 2)];
     float chain[N / 2];
     uint32_t fragment[TILE_STEPS][4], operand[2];
     float scale[CHAINS][2];
 
-    __device__ __forceinline__ wide_passes(const wide_codes &c, const wide_ring &r, int tiles,
+    __device__ __forceinline__ wide_passes(const wide_codes &c, const wide_ring &r,
                                            uint32_t table_at, int warp, int in_warp)
-        : codes(c), ring(r), n_k(tiles), lane(in_warp), table(table_at)
+        : codes(c), ring(r), lane(in_warp), table(table_at)
     {
         my_tile = 2 * X_BYTES + warp * c.tile_bytes + (warp < TILE::UNITS / 2 ? 0 : c.up_pad);
     }
@@ -104,34 +104,32 @@ struct wide_passes : wide_chains<EXPAND, PARTS> {
         return matrix_descriptor(ring.at(), 0, 1024);
     }
 
-    /* 128 columns, the first half of whose fragments is made, by PASSES. */
-    template <int PASSES> __device__ __forceinline__ void step(bool is_last)
+    /* 128 columns, the first half of whose fragments is made, by both passes. */
+    __device__ __forceinline__ void step(bool is_last)
     {
         uint64_t x = rows();
         multiply(x, 0);
         load_scales();
         make(1);
         schedule_fence();
-        if (PASSES == 2) {
-            if (CHAINS == 2) {
-                wgmma_wait<0>();
-                add(0, 0);
-            }
-            multiply(x, 1);
-            schedule_fence(); /* with the one behind: 4096 x 4096, 1024 rows, 50.0 -> 48.1 us */
+        if (CHAINS == 2) {
             wgmma_wait<0>();
-            release(ring.stage);
-            schedule_fence();
-            add(0, CHAINS - 1);
-            ring.next();
-            mbarrier_wait(ring.full + 8 * ring.stage, ring.parity);
-            x = rows();
-            multiply(x, 0);
+            add(0, 0);
         }
+        multiply(x, 1);
+        schedule_fence(); /* with the one behind: 4096 x 4096, 1024 rows, 50.0 -> 48.1 us */
+        wgmma_wait<0>();
+        release(ring.stage);
+        schedule_fence();
+        add(0, CHAINS - 1);
+        ring.next();
+        mbarrier_wait(ring.full + 8 * ring.stage, ring.parity);
+        x = rows();
+        multiply(x, 0);
         const int mine = ring.stage;
         if (CHAINS == 2) {
             wgmma_wait<0>();
-            add(PASSES - 1, 0);
+            add(1, 0);
         }
         multiply(x, 1);
         ring.next();
@@ -143,24 +141,12 @@ struct wide_passes : wide_chains<EXPAND, PARTS> {
             make(0);
         wgmma_wait<0>();
         release(mine);
-        add(PASSES - 1, CHAINS - 1);
+        add(1, CHAINS - 1);
     }
 
-    template <int PASSES> __device__ __forceinline__ void steps()
+    /* Adds to sum the products of n_k tiles of a unit, without the scales of rows. */
+    __device__ __forceinline__ void run(int n_k)
     {
-        mbarrier_wait(ring.full + 8 * ring.stage, ring.parity);
-        make(0);
-#pragma unroll 1
-        for (int k = 0; k < n_k; k++)
-            step<PASSES>(k + 1 == n_k);
-    }
-
-    /* Of one pass, in the first half of the sums. */
-    __device__ __forceinline__ void run(int passes)
-    {
-#pragma unroll
-        for (int i = 0; i < N; i++)
-            sum[0][i] = 0;
 #pragma unroll
         for (int i = 0; i < N / 2; i++)
             chain[i] = 0;
@@ -169,10 +155,11 @@ struct wide_passes : wide_chains<EXPAND, PARTS> {
 #pragma unroll
             for (int j = 0; j < 4; j++)
                 fragment[i][j] = 0;
-        if (passes == 2)
-            steps<2>();
-        else
-            steps<1>();
+        mbarrier_wait(ring.full + 8 * ring.stage, ring.parity);
+        make(0);
+#pragma unroll 1
+        for (; n_k > 0; n_k--)
+            step(n_k == 1);
     }
 };
 

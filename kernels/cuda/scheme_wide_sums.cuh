@@ -59,7 +59,6 @@ struct wide_sums : wide_chains<EXPAND, PARTS> {
 
     const wide_codes &codes;
     wide_ring ring;
-    int n_k; /* tiles of a unit */
     int lane;
     uint32_t my_tile; /* of block 0, in a stage */
     uint32_t table;   /* a codebook's, in shared memory */
@@ -72,9 +71,9 @@ struct wide_sums : wide_chains<EXPAND, PARTS> {
     float up, down; /* scales of the chain that is not added yet, of rows g and g + 8 */
     int held;       /* the stage before, of which wgmma may still run; -1 = none */
 
-    __device__ __forceinline__ wide_sums(const wide_codes &c, const wide_ring &r, int tiles,
-                                         uint32_t table_at, int warp, int in_warp)
-        : codes(c), ring(r), n_k(tiles), lane(in_warp), table(table_at)
+    __device__ __forceinline__ wide_sums(const wide_codes &c, const wide_ring &r, uint32_t table_at,
+                                         int warp, int in_warp)
+        : codes(c), ring(r), lane(in_warp), table(table_at)
     {
         my_tile = 2 * X_BYTES + warp * c.tile_bytes + (warp < TILE::UNITS / 2 ? 0 : c.up_pad);
     }
@@ -261,17 +260,13 @@ struct wide_sums : wide_chains<EXPAND, PARTS> {
         add<1>(sum[0], of, 0);
     }
 
-    /* sum = the tile's sums, without the scales of rows. */
-    __device__ __forceinline__ void run(int /* passes: one */)
+    /* Adds to sum the products of n_k tiles of a unit, without the scales of rows. */
+    __device__ __forceinline__ void run(int n_k)
     {
 #pragma unroll
-        for (int i = 0; i < N / 2; i++) {
-#pragma unroll
-            for (int b = 0; b < BLOCKS; b++)
-                sum[b][i] = 0;
+        for (int i = 0; i < N / 2; i++)
             chain[0][i] = chain[TWO][i] = 0; /* the chain before the first adds nothing */
-        }
-        up = down = 0;
+        up = down = -0.0f; /* so that a sum of -0 stays one */
         held = -1;
 #pragma unroll
         for (int i = 0; i < 4 * RUNNING; i++)
@@ -284,11 +279,10 @@ struct wide_sums : wide_chains<EXPAND, PARTS> {
             if (i < AHEAD)
                 expand(i);
         }
-        int k = 0;
 #pragma unroll 1
-        for (; k + UNROLL <= n_k; k += UNROLL)
-            stages<UNROLL>(k + UNROLL == n_k);
-        if (TWO && k < n_k) {
+        for (; n_k >= UNROLL; n_k -= UNROLL)
+            stages<UNROLL>(n_k == UNROLL);
+        if (TWO && n_k > 0) {
             stages<1>(true);
             settle(chain[CHAINS % 2 == 0]);
         } else if (TWO) {

@@ -11,6 +11,7 @@
  *          kernels/cuda/{attention_plan,*choose*,weight_layout*,scheme_layout,block_layout}.c \
  *          kernels/{scheme,tensor}.c base/status.c
  *     bench_layer [rows ...] */
+#include <algorithm>
 #include <vector>
 
 #include "tests/gpu/matmul_bench.cuh"
@@ -117,7 +118,10 @@ void make_pages(struct bench *b)
     b->kv.v = random_matrix<bf>(values, 1);
     b->d.merges = take<int32_t>(attention_merges_max(l));
     OK(cudaMemset(b->d.merges, 0, attention_merges_max(l) * 4));
-    b->d.partials = take<float>((size_t)attention_partials_max(l) * l->n_heads * (l->head_dim + 2));
+    const size_t partials = (size_t)attention_partials_max(l) * l->n_heads * (l->head_dim + 2);
+    OK(cudaFree(b->d.partials)); /* of products alone */
+    b->d.partials =
+        take<float>(std::max(partials, scheme_wide_sums_bytes(b->d.sm_count) / sizeof(float)));
     b->plan.resize(attention_plan_bytes(l));
     attention_plan_view(&b->host, l, b->plan.data());
     attention_plan_view(&b->d.batch.attention, l, take<char>(b->plan.size()));

@@ -13,6 +13,7 @@
 
 #include "kernels/cuda/matmul_int.h"
 #include "kernels/cuda/matmul_sm90.h"
+#include "kernels/cuda/scheme_wide_plan.h"
 
 #define OK(call)                                                                                   \
     do {                                                                                           \
@@ -40,6 +41,10 @@ static struct device device_bare(enum dtype act)
     d.cc = prop.major * 10 + prop.minor;
     d.act = act;
     OK(cudaStreamCreateWithFlags(&d.stream, cudaStreamNonBlocking));
+    OK(cudaMalloc((void **)&d.partials, scheme_wide_sums_bytes(d.sm_count)));
+    OK(cudaMalloc((void **)&d.tiles_given, scheme_wide_given_words(d.sm_count) * sizeof(int32_t)));
+    OK(cudaMemset(d.tiles_given, 0, scheme_wide_given_words(d.sm_count) * sizeof(int32_t)));
+    OK(cudaDeviceSynchronize());
     return d;
 }
 

@@ -2,8 +2,8 @@
  * how fast.
  *
  * Right: against the chains that scheme_layout.h defines, made here by mma.sync, and those against
- * f64; also as if there were few SMs, so that a block has several tiles, and the last waves are of
- * halves. Fast: every tile beside cublasLt in bf16, and the one that is chosen. The gated product,
+ * f64; also as if there were few SMs, so that a block has several tiles, and some that it shares.
+ * Fast: every tile beside cublasLt in bf16, and the one that is chosen. The gated product,
  * whose SwiGLU is fused, beside the product alone and beside it and a kernel of SwiGLU; `bare` is
  * the same weights' product without SwiGLU.  All take turns, so that clocks are alike: medians.
  * A turn is some launches, in which a large product is still at clocks that the power limit takes
@@ -227,11 +227,21 @@ int check_run(struct device *d, checked *c, int tile, int rows, mode mode, int s
     p.y_f32 = mode == F32;
     p.bias = mode == BIAS_ADD ? c->bias : nullptr;
     p.add = (mode == ADD || mode == BIAS_ADD) && !c->gated ? c->add : nullptr;
+    const size_t words = scheme_wide_given_words(d->sm_count);
+    OK(cudaMemsetAsync(d->partials, 0xff, scheme_wide_sums_bytes(d->sm_count), d->stream));
     OK(cudaMemsetAsync(c->y, 0xff, n * 2, d->stream));
     OK(cudaMemsetAsync(c->y_f32, 0xff, n * 4, d->stream));
+    p.x = c->x + c->in; /* others, so that what is handed on there is not what is wanted */
+    matmul_scheme_sm90_tile(&some, &p, (enum scheme_wide_tile)tile);
+    p.x = c->x;
     matmul_scheme_sm90_tile(&some, &p, (enum scheme_wide_tile)tile);
     OK(some.fault);
     OK(cudaStreamSynchronize(d->stream));
+    for (int32_t given : fetched<int32_t>(d->tiles_given, words))
+        if (given) {
+            printf("  tile %d rows %d: sums that nobody took\n", tile, rows);
+            return 1;
+        }
     c->host_y = fetched<uint16_t>(c->y, n);
     c->host_f32 = fetched<float>(c->y_f32, n);
     int wrong = 0, outside = 0;
@@ -246,7 +256,32 @@ int check_run(struct device *d, checked *c, int tile, int rows, mode mode, int s
     return wrong || outside;
 }
 
-int check(struct device *d, const struct scheme *s, int n, int in, bool gated)
+/* Every tile, of several numbers of rows, in every mode, also as if there were few SMs. */
+int check_runs(struct device *d, checked *c)
+{
+    int bad = 0;
+    for (int tile = 0; tile < SCHEME_TILES; tile++)
+        for (int rows : {1, 65, 129, 300, 600})
+            for (int mode = 0; mode < (c->gated ? F32 : MODES); mode++)
+                for (int sm_count : {d->sm_count, 5, 4})
+                    if (scheme_wide_has((enum scheme_wide_tile)tile, c->gated))
+                        bad += check_run(d, c, tile, rows, (enum mode)mode, sm_count);
+    return bad;
+}
+
+/* Every tile, on all SMs. */
+int check_run_of_all(struct device *d, checked *c)
+{
+    int bad = 0;
+    for (int tile = 0; tile < SCHEME_TILES; tile++)
+        for (int rows : {144, (int)CHECK_ROWS})
+            if (scheme_wide_has((enum scheme_wide_tile)tile, c->gated))
+                bad += check_run(d, c, tile, rows, ADD, d->sm_count);
+    return bad;
+}
+
+int check(struct device *d, const struct scheme *s, int n, int in, bool gated,
+          int (*runs)(struct device *, checked *) = check_runs)
 {
     checked c = {};
     c.s = *s;
@@ -254,12 +289,12 @@ int check(struct device *d, const struct scheme *s, int n, int in, bool gated)
     c.in = in;
     c.gated = gated;
     scheme_layout(&c.l, s, in);
-    c.x = random_matrix<bf>((size_t)CHECK_ROWS * in, 1);
+    c.x = random_matrix<bf>((size_t)(CHECK_ROWS + 1) * in, 1);
     c.add = random_matrix<bf>((size_t)CHECK_ROWS * n, 1);
     c.bias = random_matrix<float>((size_t)n, 1);
     c.y = take<bf>((size_t)CHECK_ROWS * n);
     c.y_f32 = take<float>((size_t)CHECK_ROWS * n);
-    c.host_x = fetched<uint16_t>(c.x, (size_t)CHECK_ROWS * in);
+    c.host_x = fetched<uint16_t>(c.x, (size_t)(CHECK_ROWS + 1) * in);
     c.host_add = fetched<uint16_t>(c.add, (size_t)CHECK_ROWS * n);
     c.host_bias = fetched<float>(c.bias, (size_t)n);
     for (int g = 0; g <= gated; g++) {
@@ -267,13 +302,7 @@ int check(struct device *d, const struct scheme *s, int n, int in, bool gated)
         make_want(d, &c, g);
     }
     const double error = error_of_want(&c);
-    int bad = error > 1e-6;
-    for (int tile = 0; tile < SCHEME_TILES; tile++)
-        for (int rows : {1, 65, 129, 300, 600})
-            for (int mode = 0; mode < (gated ? F32 : MODES); mode++)
-                for (int sm_count : {d->sm_count, 5, 4})
-                    if (scheme_wide_has((enum scheme_wide_tile)tile, gated))
-                        bad += check_run(d, &c, tile, rows, (enum mode)mode, sm_count);
+    const int bad = (error > 1e-6) + runs(d, &c);
     char text[96];
     printf("%s %s n %d in %d%s: sums within %.2g of f64\n", bad ? "FAIL" : "ok  ",
            scheme_describe(s, text, sizeof text), n, in, gated ? " gated" : "", error);
@@ -482,6 +511,12 @@ int main(int argc, char **argv)
         bad += check(&d, &s, 200, 256, false);
         bad += check(&d, &s, 584, 1152, false);
         bad += check(&d, &s, 200, 1024, false);
+        bad += check(&d, &s, 200, 4096, false); /* tiles that two blocks share */
+        bad += check(&d, &s, 200, 4096, true);
+        if (&s < schemes + 2 || s.codes == DT_NF4) {
+            bad += check(&d, &s, 8976, 2048, false, check_run_of_all);
+            bad += check(&d, &s, 8976, 2048, true, check_run_of_all);
+        }
         bad += check(&d, &s, 328, s.group == 256 ? 768 : 640, true); /* tiles of k: an odd number */
     }
     if (argc < 2 || only_check)

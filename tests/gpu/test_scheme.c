@@ -59,11 +59,11 @@ static const struct kind kinds[] = {
 };
 
 static const int shapes[][2] = {/* in, n of the first out */
-                                {384, 56},   {1000, 40}, {256, 1280}, {2176, 200}, {128, 56},
-                                {768, 4240}, {576, 208}, {4096, 272}, {2304, 1040}};
+                                {384, 56}, {1000, 40},  {256, 1280}, {2176, 200}, {1024, 528},
+                                {128, 56}, {768, 4240}, {576, 208},  {4096, 272}, {2304, 1040}};
 /* Short ones for which 132 SMs choose the larger tiles of wide products, some of them several a
- * block. */
-static const int waves[][2] = {{256, 4240}, {640, 6144}, {256, 14336}, {256, 16960}};
+ * block, or shared. */
+static const int waves[][2] = {{256, 4240}, {640, 6144}, {256, 14336}, {1024, 8704}, {256, 16960}};
 
 static const int (*some_shapes)[2] = shapes;
 static int n_shapes = sizeof shapes / sizeof shapes[0];
@@ -358,7 +358,7 @@ int main(int argc, char **argv)
     const bool small = argc > 1 && strcmp(argv[1], "small") == 0,
                is_waves = argc > 1 && strcmp(argv[1], "waves") == 0;
     if (small)
-        n_shapes = 5; /* on four SMs whole waves of the largest tile and a rest in halves */
+        n_shapes = 6; /* on four SMs several tiles a block, and some that two share */
     if (is_waves) {
         some_shapes = waves;
         n_shapes = sizeof waves / sizeof waves[0];

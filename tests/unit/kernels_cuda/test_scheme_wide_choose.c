@@ -1,5 +1,5 @@
-/* What scheme_wide_choose promises: the tile that was measured best where they differ, and one that
- * the product has. */
+/* What scheme_wide_choose promises: the tile that was measured best where they differ, one that the
+ * product has, and a plan in which blocks have all tiles once. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -35,74 +35,142 @@ static void the_choice_is_the_measured_best(void **state)
     (void)state;
     static const struct choice cases[] = {
         {17, 4096, 4096, SCHEME_TILE_64_32},      {64, 4096, 14336, SCHEME_TILE_64_32},
-        {64, 6144, 4096, SCHEME_TILE_64_64},      {64, 28672, 4096, SCHEME_TILE_128_64},
-        {65, 4096, 4096, SCHEME_TILE_64_64},      {65, 6144, 4096, SCHEME_TILE_64_128},
+        {64, 6144, 4096, SCHEME_TILE_64_64},      {65, 4096, 4096, SCHEME_TILE_64_64},
+        {65, 6144, 4096, SCHEME_TILE_64_96},      {96, 28672, 4096, SCHEME_TILE_192_96},
         {128, 4096, 4096, SCHEME_TILE_64_64},     {128, 4096, 14336, SCHEME_TILE_64_64},
         {128, 6144, 4096, SCHEME_TILE_64_128},    {128, 28672, 4096, SCHEME_TILE_128_128},
-        {144, 4096, 4096, SCHEME_TILE_64_128},    {160, 6144, 4096, SCHEME_TILE_64_160},
+        {144, 4096, 4096, SCHEME_TILE_64_96},     {160, 6144, 4096, SCHEME_TILE_64_160},
         {192, 6144, 4096, SCHEME_TILE_192_64},    {192, 28672, 4096, SCHEME_TILE_128_192},
-        {256, 4096, 4096, SCHEME_TILE_64_128},    {256, 4096, 14336, SCHEME_TILE_64_128},
-        {320, 4096, 14336, SCHEME_TILE_64_160},   {320, 6144, 4096, SCHEME_TILE_128_64},
-        {512, 4096, 4096, SCHEME_TILE_128_128},   {512, 4096, 14336, SCHEME_TILE_128_128},
-        {512, 6144, 4096, SCHEME_TILE_192_128},   {640, 6144, 4096, SCHEME_TILE_128_128},
-        {768, 4096, 4096, SCHEME_TILE_128_192},   {768, 6144, 4096, SCHEME_TILE_192_64},
-        {1024, 4096, 4096, SCHEME_TILE_128_256},  {1024, 6144, 4096, SCHEME_TILE_128_256},
-        {4096, 4096, 14336, SCHEME_TILE_128_256}, {4096, 28672, 4096, SCHEME_TILE_128_256},
+        {192, 4096, 14336, SCHEME_TILE_64_96},    {256, 4096, 4096, SCHEME_TILE_64_128},
+        {256, 4096, 14336, SCHEME_TILE_64_128},   {320, 4096, 14336, SCHEME_TILE_64_160},
+        {320, 28672, 4096, SCHEME_TILE_128_160},  {512, 4096, 4096, SCHEME_TILE_128_128},
+        {512, 4096, 14336, SCHEME_TILE_128_128},  {512, 6144, 4096, SCHEME_TILE_192_128},
+        {640, 4096, 4096, SCHEME_TILE_128_160},   {640, 6144, 4096, SCHEME_TILE_128_128},
+        {768, 4096, 4096, SCHEME_TILE_128_192},   {768, 4096, 14336, SCHEME_TILE_128_192},
+        {1024, 4096, 4096, SCHEME_TILE_128_256},  {4096, 4096, 14336, SCHEME_TILE_128_256},
+        {4096, 28672, 4096, SCHEME_TILE_128_256},
     };
     assert_choices(cases, sizeof cases / sizeof cases[0], false);
 }
 
-/* 448 tiles of 512 rows are three waves and one of halves. */
-static void a_gated_product_fills_its_waves(void **state)
+static void a_gated_product_fills_its_rows(void **state)
 {
     (void)state;
     static const struct choice cases[] = {
-        {64, 14336, 4096, SCHEME_TILE_128_64},   {65, 14336, 4096, SCHEME_TILE_128_128},
-        {128, 14336, 4096, SCHEME_TILE_128_128}, {144, 14336, 4096, SCHEME_TILE_128_192},
-        {192, 14336, 4096, SCHEME_TILE_128_192}, {256, 14336, 4096, SCHEME_TILE_128_256},
-        {512, 14336, 4096, SCHEME_TILE_128_256}, {640, 14336, 4096, SCHEME_TILE_128_128},
-        {768, 14336, 4096, SCHEME_TILE_128_256}, {4096, 14336, 4096, SCHEME_TILE_128_256},
+        {64, 14336, 4096, SCHEME_TILE_128_64},    {65, 14336, 4096, SCHEME_TILE_128_128},
+        {128, 14336, 4096, SCHEME_TILE_128_128},  {144, 14336, 4096, SCHEME_TILE_128_160},
+        {192, 14336, 4096, SCHEME_TILE_128_192},  {320, 14336, 4096, SCHEME_TILE_128_160},
+        {1024, 14336, 4096, SCHEME_TILE_128_256}, {4096, 14336, 4096, SCHEME_TILE_128_256},
     };
     assert_choices(cases, sizeof cases / sizeof cases[0], true);
 }
 
-static void halves_end_where_one_wave_has_them_all(void **state)
+static void check_plan(const struct scheme_wide_plan *p, int row_tiles, int sms, int *n_sharing)
+{
+    assert_true(p->tiles > 0 && p->tiles % row_tiles == 0);
+    assert_true(p->blocks > 0 && p->blocks <= sms && p->blocks <= p->tiles);
+    if (p->whole == p->tiles)
+        return;
+    const int left = p->tiles - p->whole;
+    *n_sharing += 1;
+    assert_true(p->whole >= 0 && p->whole % p->blocks == 0);
+    assert_true(left > p->blocks && left < 2 * p->blocks);
+}
+
+static void tiles_are_whole_or_one_to_two_a_block(void **state)
 {
     (void)state;
-    static const struct {
-        int n_tiles, whole;
-    } cases[] = {
-        {1, 1},
-        {SMS - 1, SMS - 1}, /* no whole wave */
-        {SMS, SMS},
-        {2 * SMS, 2 * SMS}, /* no rest */
-        {SMS + 1, SMS},
-        {448, 3 * SMS}, /* 512 rows of 28672 weights: 104 halves */
-        {192, SMS},     /* 1024 of 6144: 120 */
-        {2 * SMS + SMS / 2, 2 * SMS},
-        {2 * SMS + SMS / 2 + 1, 2 * SMS + SMS / 2 + 1}, /* two waves of halves are no less */
-    };
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
-        assert_int_equal(scheme_wide_whole(cases[i].n_tiles, SMS), cases[i].whole);
-    for (int sms = 1; sms <= 20; sms++)
-        for (int n = 1; n <= 100; n++) {
-            const int whole = scheme_wide_whole(n, sms), halves = 2 * (n - whole);
-            assert_true(whole <= n && halves <= sms && (halves == 0 || whole % sms == 0));
-            assert_true(whole > 0);
+    static const int sms[] = {1, 4, 5, 114, SMS}, rows[] = {1, 33, 144, 320, 640, 1500, 2600, 5000},
+                     widths[][2] = {
+                         {208, 128}, {4096, 4096}, {6144, 4096}, {4096, 14336}, {28672, 640}};
+    int n_sharing = 0;
+    for (size_t m = 0; m < sizeof sms / sizeof sms[0]; m++)
+        for (size_t r = 0; r < sizeof rows / sizeof rows[0]; r++)
+            for (size_t w = 0; w < sizeof widths / sizeof widths[0]; w++)
+                for (enum scheme_wide_tile tile = 0; tile < SCHEME_TILES; tile++) {
+                    const bool gated = scheme_wide_has(tile, true) && r % 2;
+                    const enum scheme_wide_codes codes = (r + w) % SCHEME_WIDE_CODES;
+                    const struct scheme_wide_shape s = {rows[r], widths[w][0], widths[w][1],
+                                                        gated,   codes,        sms[m]};
+                    const struct scheme_wide_shape column = {rows[r], 16,    128,
+                                                             false,   codes, sms[m]};
+                    const struct scheme_wide_plan p = scheme_wide_plan_of(tile, &s);
+                    check_plan(&p, scheme_wide_plan_of(tile, &column).tiles, sms[m], &n_sharing);
+                }
+    assert_true(n_sharing > 100);
+}
+
+/* Of the line's tiles: all columns once, and in order; a block takes sums last, and gives first, to
+ * the next. */
+static void check_line(const struct scheme_wide_plan *p, int n_k)
+{
+    enum { TILES_MAX = 2 * SMS };
+    int done[TILES_MAX] = {0}, last_block[TILES_MAX];
+    const int left = p->tiles - p->whole;
+    assert_true(left < TILES_MAX);
+    for (int block = 0; block < p->blocks; block++) {
+        int columns = 0, i = 0;
+        bool took = false;
+        for (; i < SCHEME_WIDE_PARTS; i++) {
+            const struct scheme_wide_part part = scheme_wide_line_part(p, n_k, block, i);
+            if (part.first == part.end)
+                break;
+            const int tile = part.tile - p->whole, n = part.end - part.first;
+            assert_true(tile >= 0 && tile < left && n > 0 && part.end <= n_k && !took);
+            assert_true(n >= SCHEME_WIDE_PART_MIN || n == n_k);
+            assert_int_equal(done[tile], part.first);
+            took = part.first > 0;
+            if (took)
+                assert_int_equal(last_block[tile], block - 1);
+            if (part.end < n_k)
+                assert_int_equal(i, 0);
+            done[tile] = part.end;
+            last_block[tile] = block;
+            columns += n;
+        }
+        assert_true(i < SCHEME_WIDE_PARTS); /* and none after them */
+        assert_true(columns >= n_k && columns <= 2 * n_k);
+    }
+    for (int tile = 0; tile < left; tile++)
+        assert_int_equal(done[tile], n_k);
+}
+
+static void the_line_has_each_column_once(void **state)
+{
+    (void)state;
+    static const int n_ks[] = {1, 2, 3, 5, 6, 7, 32, 33, 112, 224};
+    for (int blocks = 1; blocks <= SMS; blocks++)
+        for (int left = blocks + 1; left < 2 * blocks; left++)
+            for (size_t k = 0; k < sizeof n_ks / sizeof n_ks[0]; k++)
+                for (int waves = 0; waves <= 2; waves += 2) {
+                    const int whole = waves * blocks;
+                    const struct scheme_wide_plan p = {whole + left, blocks, whole};
+                    check_line(&p, n_ks[k]);
+                }
+}
+
+static void without_a_line_a_block_has_none_of_it(void **state)
+{
+    (void)state;
+    const struct scheme_wide_plan alone = {3 * SMS + 1, SMS, 3 * SMS + 1};
+    for (int block = 0; block < SMS; block++)
+        for (int i = 0; i < SCHEME_WIDE_PARTS; i++) {
+            const struct scheme_wide_part part = scheme_wide_line_part(&alone, 32, block, i);
+            assert_int_equal(part.first, part.end);
         }
 }
 
-/* One wave and a little: whole tiles alone would pay two.  Three waves of 192 by 64, where they
- * have all tiles, are less than a wave and its halves. */
-static void a_rest_in_halves_keeps_the_largest_tile(void **state)
+/* One tile more than there are SMs is shared where k is long, and is a wave where it is short. */
+static void a_few_tiles_more_are_shared(void **state)
 {
     (void)state;
-    for (int rest = 1; rest <= SMS; rest++)
-        for (int codes = 0; codes < SCHEME_WIDE_CODES; codes++) {
-            const int n = (SMS + rest) * 128, small = (n + 191) / 192 * 4;
-            assert_int_equal(chosen(256, n, 4096, false, codes),
-                             small <= 3 * SMS ? SCHEME_TILE_192_64 : SCHEME_TILE_128_256);
-        }
+    for (int in = 128; in <= 16384; in *= 2) {
+        const struct scheme_wide_shape s = {128,   (SMS + 1) * 128,    in,
+                                            false, SCHEME_WIDE_4_BITS, SMS};
+        const struct scheme_wide_plan p = scheme_wide_plan_of(SCHEME_TILE_128_128, &s);
+        assert_int_equal(p.tiles, SMS + 1);
+        assert_int_equal(p.whole, in > 512 ? 0 : SMS + 1);
+    }
 }
 
 static void a_product_has_the_tile_it_is_given(void **state)
@@ -121,7 +189,7 @@ static void few_rows_take_small_tiles(void **state)
         for (int codes = 0; codes < SCHEME_WIDE_CODES; codes++) {
             assert_int_equal(chosen(rows, 4096, 4096, false, codes), SCHEME_TILE_64_32);
             assert_int_equal(chosen(rows, 28672, 4096, false, codes),
-                             codes == SCHEME_WIDE_BOOK ? SCHEME_TILE_128_64 : SCHEME_TILE_128_32);
+                             codes == SCHEME_WIDE_BOOK ? SCHEME_TILE_192_64 : SCHEME_TILE_128_32);
         }
 }
 
@@ -129,9 +197,11 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_choice_is_the_measured_best),
-        cmocka_unit_test(a_gated_product_fills_its_waves),
-        cmocka_unit_test(halves_end_where_one_wave_has_them_all),
-        cmocka_unit_test(a_rest_in_halves_keeps_the_largest_tile),
+        cmocka_unit_test(a_gated_product_fills_its_rows),
+        cmocka_unit_test(tiles_are_whole_or_one_to_two_a_block),
+        cmocka_unit_test(the_line_has_each_column_once),
+        cmocka_unit_test(without_a_line_a_block_has_none_of_it),
+        cmocka_unit_test(a_few_tiles_more_are_shared),
         cmocka_unit_test(a_product_has_the_tile_it_is_given),
         cmocka_unit_test(few_rows_take_small_tiles),
     };

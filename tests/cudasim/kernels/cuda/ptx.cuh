@@ -41,6 +41,24 @@ inline int32_t atomic_add_acq_rel(int32_t *at, int32_t v)
     return atomicAdd(at, v);
 }
 
+inline uint32_t computed_again(uint32_t v)
+{
+    return v;
+}
+
+/* Lets other threads run: who looks for a word in a loop waits for one of them, or for a thread of
+ * the host. */
+inline int32_t load_acquire(const int32_t *at)
+{
+    sim::thread_yield();
+    return __atomic_load_n(at, __ATOMIC_ACQUIRE);
+}
+
+inline void store_release(int32_t *at, int32_t v)
+{
+    __atomic_store_n(at, v, __ATOMIC_RELEASE);
+}
+
 inline void depend_wait()
 {
 }
