@@ -205,19 +205,20 @@ static struct value reference_sum(const struct tested *t, const struct operands 
 {
     const struct matrix *m = &o->m[out];
     float *w = row_values(t, m, col);
-    double sum = 0, all = 0, lost = 0;
+    double sum = 0, all = 0, lost = 0, largest = 0;
     for (int i = 0; i < o->in; i++) {
         double slack;
         const double xv = (double)x[m->order[i]], v = value_of(m, w, i, &slack) * xv;
         sum += v;
         all += fabs(v);
+        largest = fmax(largest, fabs(v));
         lost += pow(slack * xv, 2);
     }
     free(w);
     /* f32 sums; values that are held rounded, each its own way; with a norm a few x may have
-     * rounded the other way. */
-    const double slack =
-        1e-5 * all + 4 * sqrt(lost) + (o->kind->norm ? act_unit(t) * all / sqrt(o->in) : 0);
+     * rounded the other way, be it the one that counts most. */
+    const double flips = act_unit(t) * (all / sqrt(o->in) + 2 * largest);
+    const double slack = 1e-5 * all + 4 * sqrt(lost) + (o->kind->norm ? flips : 0);
     return (struct value){sum + (o->kind->bias ? (double)o->bias[out][col] : 0), slack};
 }
 
