@@ -26,7 +26,7 @@ struct wide_passes : wide_chains<EXPAND, PARTS> {
     uint32_t my_tile, table;
     float sum[1][2 * (N / 2)];
     /* Accumulators of chains: one a pass where registers have room, so that the first pass's chain
-     * is added while the second runs: 2 to 9 % less time in 128 by 160 and 128 by 192. */
+     * is added while the second runs: up to 9 % less time in 128 by 160 and 128 by 192. */
     static const bool TWO = N <= 96 && CHAINS == 1;
     float chain[TWO ? 2 : 1][N / 2];
     uint32_t fragment[TILE_STEPS][4], operand[2];

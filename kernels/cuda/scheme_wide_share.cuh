@@ -53,7 +53,7 @@ template <class TILE> struct place { /* first row of x; first unit of each weigh
 /* ---- sums from one block to the next ---- */
 
 /* Values that a thread moves at once.  More than one must lie in registers side by side, for which
- * the loop of a single pass takes 40 more of them, and up to 8 % longer. */
+ * the loop of a single pass takes 40 more of them, and up to 10 % longer. */
 template <class TILE> struct handed {
     static const int VALUES = TILE::PASSES == 2 ? 4 : 1;
     struct alignas(4 * VALUES) type {
