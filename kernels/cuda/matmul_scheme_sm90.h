@@ -21,8 +21,8 @@ bool matmul_scheme_sm90_fits_few(const struct device *, const struct product *p)
 /* p has neither norm, gather nor order; any number of rows. */
 void matmul_scheme_sm90(struct device *, const struct product *p);
 
-/* The same with a tile that the caller chose, where p's scheme has it, else with another: what a
- * benchmark compares. */
+/* The same with a tile that the caller chose of those that p has (scheme_wide_has); where its
+ * scheme has none of them, with another: what a benchmark compares. */
 void matmul_scheme_sm90_tile(struct device *, const struct product *p, enum scheme_wide_tile);
 
 #endif

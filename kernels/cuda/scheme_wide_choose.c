@@ -6,7 +6,7 @@
 /* What a tile, plain and gated (0: there is none), and each 128 columns of its k cost an SM, in
  * nanoseconds: INT4, INT8 and NF4, fitted to what every tile took of 17 to 3072 rows of five
  * products on an H200, shared and not, in turns before the power limit takes its clocks.  The
- * largest is held cheaper than that from 1024 rows on and gated with 8 bits, as it is the best of
+ * largest is held cheaper than that from 1024 rows on and where it is gated, as it is the best of
  * them at clocks that last: it has the least to move. */
 static const struct tile {
     int weights, rows, plain, gated, step[SCHEME_WIDE_CODES];
