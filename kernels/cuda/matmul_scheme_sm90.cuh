@@ -127,6 +127,20 @@ __device__ void init_barriers(const wide_ring &stages, uint32_t pieces)
     fence_mbarrier_init();
 }
 
+/* A warpgroup's, whose barriers are bars. */
+template <class TILE, class PIECES>
+__device__ __forceinline__ wide_ring pieces_of(int group, uint32_t first,
+                                               uint64_t (&bars)[PIECES::STATES][PIECES::RING])
+{
+    return {first + group * PIECES::BYTES / TILE::GROUPS,
+            shared_addr(bars[0]),
+            shared_addr(bars[1]),
+            PIECES::PIECE_BYTES,
+            PIECES::ring(group),
+            0,
+            0};
+}
+
 /* grid: [blocks]   block: [TILE::THREADS]: warpgroups that multiply; of the last a thread fetches,
  * others carry, a warp brings near */
 template <class T, int EXPAND, class TILE, int PARTS, wide_ending ENDING>
@@ -159,18 +173,11 @@ __global__ void __launch_bounds__(TILE::THREADS, 1)
     /* A warpgroup's, its carrier's; others have no use for it. */
     const int group = last < 0 ? warp / 4 % TILE::GROUPS : min(max(last - 1, 0), TILE::GROUPS - 1);
     const uint32_t behind = r.stages + a.stages * a.stage_bytes, table = behind + S::END_BYTES;
-    wide_ring out = {behind + group * pieces::BYTES / TILE::GROUPS,
-                     shared_addr(piece_bars[group][0]),
-                     shared_addr(piece_bars[group][1]),
-                     pieces::PIECE_BYTES,
-                     pieces::RING,
-                     0,
-                     0};
+    wide_ring out = pieces_of<TILE, pieces>(group, behind, piece_bars[group]);
     wide_ring away = out; /* the other warpgroup's */
     if (gated && last < 0) {
+        away = pieces_of<TILE, pieces>(1 - group, behind, piece_bars[1 - group]);
         out.full = shared_addr(piece_bars[group][pieces::STATES - 1]);
-        away.stages = behind + (1 - group) * pieces::BYTES / TILE::GROUPS;
-        away.full = shared_addr(piece_bars[1 - group][0]);
         away.empty = shared_addr(piece_bars[1 - group][pieces::STATES - 1]);
     }
     if (threadIdx.x == TILE::MATHS) {
@@ -267,16 +274,13 @@ template <class T, int EXPAND, int PARTS>
 void launch_gated(struct device *d, wide_args *a, enum scheme_wide_tile tile)
 {
     switch (tile) {
-    case SCHEME_TILE_128_64:
-        return launch_kernel<T, EXPAND, wide_tile<64, 2, 1>, PARTS, ENDING_SILU>(d, a);
-    case SCHEME_TILE_128_128:
-        return launch_kernel<T, EXPAND, wide_tile<128, 2, 1>, PARTS, ENDING_SILU>(d, a);
-    case SCHEME_TILE_128_160:
-        return launch_kernel<T, EXPAND, wide_tile<160, 2, 1>, PARTS, ENDING_SILU>(d, a);
-    case SCHEME_TILE_128_192:
-        return launch_kernel<T, EXPAND, wide_tile<192, 2, 1>, PARTS, ENDING_SILU>(d, a);
+#define LAUNCH(WEIGHTS, ROWS)                                                                      \
+    case SCHEME_TILE_##WEIGHTS##_##ROWS:                                                           \
+        return launch_kernel<T, EXPAND, wide_tile<ROWS, WEIGHTS / 64, 1>, PARTS, ENDING_SILU>(d, a);
+        SCHEME_WIDE_GATED_TILES(LAUNCH)
+#undef LAUNCH
     default:
-        return launch_kernel<T, EXPAND, wide_tile<256, 2, 1>, PARTS, ENDING_SILU>(d, a);
+        assert(!"a tile of gated products");
     }
 }
 
@@ -284,34 +288,13 @@ template <class T, int EXPAND, int PARTS>
 void launch_plain(struct device *d, wide_args *a, enum scheme_wide_tile tile)
 {
     switch (tile) {
-    case SCHEME_TILE_64_32:
-        return launch_kernel<T, EXPAND, wide_tile<32, 1, 1>, PARTS, ENDING_ADD>(d, a);
-    case SCHEME_TILE_64_64:
-        return launch_kernel<T, EXPAND, wide_tile<64, 1, 1>, PARTS, ENDING_ADD>(d, a);
-    case SCHEME_TILE_64_96:
-        return launch_kernel<T, EXPAND, wide_tile<96, 1, 1>, PARTS, ENDING_ADD>(d, a);
-    case SCHEME_TILE_64_128:
-        return launch_kernel<T, EXPAND, wide_tile<128, 1, 1>, PARTS, ENDING_ADD>(d, a);
-    case SCHEME_TILE_64_160:
-        return launch_kernel<T, EXPAND, wide_tile<160, 1, 1>, PARTS, ENDING_ADD>(d, a);
-    case SCHEME_TILE_128_32:
-        return launch_kernel<T, EXPAND, wide_tile<32, 2, 1>, PARTS, ENDING_ADD>(d, a);
-    case SCHEME_TILE_128_64:
-        return launch_kernel<T, EXPAND, wide_tile<64, 2, 1>, PARTS, ENDING_ADD>(d, a);
-    case SCHEME_TILE_128_128:
-        return launch_kernel<T, EXPAND, wide_tile<128, 2, 1>, PARTS, ENDING_ADD>(d, a);
-    case SCHEME_TILE_192_64:
-        return launch_kernel<T, EXPAND, wide_tile<64, 3, 1>, PARTS, ENDING_ADD>(d, a);
-    case SCHEME_TILE_192_96:
-        return launch_kernel<T, EXPAND, wide_tile<96, 3, 1>, PARTS, ENDING_ADD>(d, a);
-    case SCHEME_TILE_192_128:
-        return launch_kernel<T, EXPAND, wide_tile<128, 3, 1>, PARTS, ENDING_ADD>(d, a);
-    case SCHEME_TILE_128_160:
-        return launch_kernel<T, EXPAND, wide_tile<160, 2, 1>, PARTS, ENDING_ADD>(d, a);
-    case SCHEME_TILE_128_192:
-        return launch_kernel<T, EXPAND, wide_tile<192, 2, 1>, PARTS, ENDING_ADD>(d, a);
+#define LAUNCH(WEIGHTS, ROWS)                                                                      \
+    case SCHEME_TILE_##WEIGHTS##_##ROWS:                                                           \
+        return launch_kernel<T, EXPAND, wide_tile<ROWS, WEIGHTS / 64, 1>, PARTS, ENDING_ADD>(d, a);
+        SCHEME_WIDE_TILES(LAUNCH)
+#undef LAUNCH
     default:
-        return launch_kernel<T, EXPAND, wide_tile<256, 2, 1>, PARTS, ENDING_ADD>(d, a);
+        assert(!"a tile");
     }
 }
 

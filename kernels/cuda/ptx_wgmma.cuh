@@ -25,10 +25,19 @@ __device__ __forceinline__ void stmatrix_4_trans(uint32_t to, uint32_t a, uint32
                  : "memory");
 }
 
+#define WGMMA_V4(d, i)     "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define WGMMA_NAMES_16     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
 #define WGMMA_VALUES_16(d) WGMMA_V8(d, 0), WGMMA_V8(d, 8)
+#define WGMMA_NAMES_24     WGMMA_NAMES_16 ", %16, %17, %18, %19, %20, %21, %22, %23"
+#define WGMMA_VALUES_24(d) WGMMA_V16(d, 0), WGMMA_V8(d, 16)
+#define WGMMA_NAMES_36     WGMMA_NAMES_32 ", %32, %33, %34, %35"
+#define WGMMA_VALUES_36(d) WGMMA_V32(d, 0), WGMMA_V4(d, 32)
 #define WGMMA_NAMES_40     WGMMA_NAMES_32 ", %32, %33, %34, %35, %36, %37, %38, %39"
 #define WGMMA_VALUES_40(d) WGMMA_V32(d, 0), WGMMA_V8(d, 32)
+#define WGMMA_NAMES_44     WGMMA_NAMES_40 ", %40, %41, %42, %43"
+#define WGMMA_VALUES_44(d) WGMMA_VALUES_40(d), WGMMA_V4(d, 40)
+#define WGMMA_NAMES_56     WGMMA_NAMES_48 ", %48, %49, %50, %51, %52, %53, %54, %55"
+#define WGMMA_VALUES_56(d) WGMMA_VALUES_48(d), WGMMA_V8(d, 48)
 
 /* d[64, N] = (ADD ? d : 0) + a[64, 16] b[N, 16]^T; a is what mma.m16n8k16 takes, 16 rows a warp. */
 #define WGMMA_ROWS(TYPE, NAME, N, R, A0, A1, A2, A3, B, ADD)                                       \
@@ -45,12 +54,20 @@ __device__ __forceinline__ void stmatrix_4_trans(uint32_t to, uint32_t a, uint32
 
 WGMMA_ROWS(__nv_bfloat16, "bf16", 32, 16, 16, 17, 18, 19, 20, 21)
 WGMMA_ROWS(__half, "f16", 32, 16, 16, 17, 18, 19, 20, 21)
+WGMMA_ROWS(__nv_bfloat16, "bf16", 48, 24, 24, 25, 26, 27, 28, 29)
+WGMMA_ROWS(__half, "f16", 48, 24, 24, 25, 26, 27, 28, 29)
 WGMMA_ROWS(__nv_bfloat16, "bf16", 64, 32, 32, 33, 34, 35, 36, 37)
 WGMMA_ROWS(__half, "f16", 64, 32, 32, 33, 34, 35, 36, 37)
+WGMMA_ROWS(__nv_bfloat16, "bf16", 72, 36, 36, 37, 38, 39, 40, 41)
+WGMMA_ROWS(__half, "f16", 72, 36, 36, 37, 38, 39, 40, 41)
 WGMMA_ROWS(__nv_bfloat16, "bf16", 80, 40, 40, 41, 42, 43, 44, 45)
 WGMMA_ROWS(__half, "f16", 80, 40, 40, 41, 42, 43, 44, 45)
+WGMMA_ROWS(__nv_bfloat16, "bf16", 88, 44, 44, 45, 46, 47, 48, 49)
+WGMMA_ROWS(__half, "f16", 88, 44, 44, 45, 46, 47, 48, 49)
 WGMMA_ROWS(__nv_bfloat16, "bf16", 96, 48, 48, 49, 50, 51, 52, 53)
 WGMMA_ROWS(__half, "f16", 96, 48, 48, 49, 50, 51, 52, 53)
+WGMMA_ROWS(__nv_bfloat16, "bf16", 112, 56, 56, 57, 58, 59, 60, 61)
+WGMMA_ROWS(__half, "f16", 112, 56, 56, 57, 58, 59, 60, 61)
 WGMMA_ROWS(__nv_bfloat16, "bf16", 128, 64, 64, 65, 66, 67, 68, 69)
 WGMMA_ROWS(__half, "f16", 128, 64, 64, 65, 66, 67, 68, 69)
 WGMMA_ROWS(__nv_bfloat16, "bf16", 160, 80, 80, 81, 82, 83, 84, 85)

@@ -14,23 +14,21 @@ extern "C" {
 #endif
 
 /* Rows of the weights by rows of x: the smaller, the more blocks.  A gated product, half of whose
- * weights' rows are the gate's and half up's, has two of them. */
+ * weights' rows are the gate's and half up's, has some of those of 128. */
+/* clang-format off */
+#define SCHEME_WIDE_GATED_TILES(OF)                                                                \
+    OF(128, 48) OF(128, 64) OF(128, 80) OF(128, 96) OF(128, 112) OF(128, 128)                      \
+    OF(128, 144) OF(128, 160) OF(128, 176) OF(128, 192) OF(128, 224) OF(128, 256)
+#define SCHEME_WIDE_TILES(OF)                                                                      \
+    OF(64, 32) OF(64, 48) OF(64, 64) OF(64, 80) OF(64, 96) OF(64, 112) OF(64, 128) OF(64, 160)     \
+    OF(128, 32) SCHEME_WIDE_GATED_TILES(OF)                                                        \
+    OF(192, 64) OF(192, 80) OF(192, 96) OF(192, 112) OF(192, 128)
+/* clang-format on */
+
 enum scheme_wide_tile {
-    SCHEME_TILE_64_32,
-    SCHEME_TILE_64_64,
-    SCHEME_TILE_64_96,
-    SCHEME_TILE_64_128,
-    SCHEME_TILE_64_160,
-    SCHEME_TILE_128_32,
-    SCHEME_TILE_128_64,
-    SCHEME_TILE_128_128,
-    SCHEME_TILE_192_64,
-    SCHEME_TILE_192_96,
-    SCHEME_TILE_192_128,
-    SCHEME_TILE_128_160,
-    SCHEME_TILE_128_192,
-    SCHEME_TILE_128_256,
-    SCHEME_TILES
+#define SCHEME_WIDE_NAME(WEIGHTS, ROWS) SCHEME_TILE_##WEIGHTS##_##ROWS,
+    SCHEME_WIDE_TILES(SCHEME_WIDE_NAME) SCHEME_TILES
+#undef SCHEME_WIDE_NAME
 };
 
 bool scheme_wide_has(enum scheme_wide_tile tile, bool gated);

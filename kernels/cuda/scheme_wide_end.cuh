@@ -29,30 +29,37 @@
 
 enum { PIECE_COLS = 64, PART_ROWS = 16 /* of a piece: what a warp moves at once */ };
 
-/* Pieces of a tile and warpgroup in their order: blocks side by side, then the next rows. */
+/* Pieces of a tile and warpgroup in their order: blocks side by side, then the next rows.  Gated,
+ * the first warpgroup may have one more than the second. */
 template <class TILE, bool GATED, int MANY> struct wide_pieces {
     static const int N = TILE::N, BLOCKS = TILE::BLOCKS;
     static const bool IS_GATED = GATED;
     static_assert(!GATED || (TILE::GROUPS == 2 && BLOCKS == 1), "one has gate's rows, one up's");
-    static const int ROWS = GATED && N % 64 ? 16 : 32; /* of a piece */
+    static const int ROWS = N % (GATED ? 64 : 32) ? 16 : 32; /* of a piece */
     static const int PIECE_BYTES = ROWS * PIECE_COLS * 2;
     /* Of a warpgroup: gated, its half of a tile.  Else residuals are a thousand cycles away: as
      * MANY, or 160 rows' five, of 192 rows' six or 256 rows' eight. */
-    static const int RING = GATED ? N / ROWS / 2 : TILE::PASSES == 2 ? MANY : BLOCKS + 1;
+    static const int RING =
+        GATED ? (N / ROWS + 1) / 2 : (TILE::PASSES == 2 ? MANY : BLOCKS + 1) * 32 / ROWS;
+    static const int UPPER = RING * ROWS; /* gated: the first warpgroup's rows */
     static const int BYTES = TILE::GROUPS * RING * PIECE_BYTES;
     static const int STATES = GATED ? 3 : 2; /* given, ready, sent */
 
+    __device__ static int ring(int group) /* of a warpgroup's pieces */
+    {
+        return GATED && N / ROWS % 2 ? RING - group : RING;
+    }
     /* Of a tile with `left` rows of y from its first on, 0 or less before a block's first tile.
      * Gated, all, as each has its place in the ring; else y's. */
-    __device__ static int count(int left)
+    __device__ static int count(int group, int left)
     {
         if (GATED)
-            return left > 0 ? RING : 0;
+            return left > 0 ? ring(group) : 0;
         return (min(left, N) + ROWS - 1) / ROWS * BLOCKS;
     }
     __device__ static int row(int group, int piece)
     {
-        return GATED ? group * N / 2 + piece * ROWS : piece / BLOCKS * ROWS;
+        return GATED ? group * UPPER + piece * ROWS : piece / BLOCKS * ROWS;
     }
     __device__ static int col(int group, int piece)
     {
@@ -63,9 +70,9 @@ template <class TILE, bool GATED, int MANY> struct wide_pieces {
 template <class T, class TILE, bool GATED, int MANY> struct wide_end {
     typedef wide_pieces<TILE, GATED, MANY> pieces;
     static const int N = TILE::N, BLOCKS = TILE::BLOCKS;
-    static const int ROWS = N % 64 ? 32 : 64; /* whose code lies unrolled */
-    static const int SUMS = ROWS / 2;         /* of a lane and block, of so many rows */
-    static const int PAIRS = N / 8;           /* of a lane's values in half of the rows */
+    static const int ROWS = N % 32 ? N : N % 64 ? 32 : 64; /* whose code lies unrolled */
+    static const int SUMS = ROWS / 2;           /* of a lane and block, of so many rows */
+    static const int PAIRS = pieces::UPPER / 4; /* gated: of a lane's values in half of the rows */
     static const int PIECE_PAIRS = pieces::ROWS / 4, PIECE_PARTS = pieces::ROWS / PART_ROWS;
     /* Pieces whose SiLU run side by side. */
     static const int AT_ONCE = pieces::RING % 2 ? pieces::RING : 2;
@@ -123,8 +130,9 @@ template <class T, class TILE, bool GATED, int MANY> struct wide_end {
                 if (row + q * pieces::ROWS >= p.rows)
                     return;
                 mbarrier_wait(ring.full + 8 * ring.stage, ring.parity);
-                put<ADDED>(0, sum[b] + 16 * q);
-                put<ADDED>(1, sum[b] + 16 * q + 8);
+#pragma unroll
+                for (int h = 0; h < PIECE_PARTS; h++)
+                    put<ADDED>(h, sum[b] + 8 * (q * PIECE_PARTS + h));
                 fence_proxy_async();
                 __syncwarp();
                 if (lane == 0)
@@ -160,6 +168,8 @@ template <class T, class TILE, bool GATED, int MANY> struct wide_end {
         for (int q = 0; q < pieces::RING; q++) {
             const uint32_t at = away.stages + q * pieces::PIECE_BYTES,
                            *from = pairs + q * PIECE_PAIRS;
+            if (q == away.n)
+                return;
             mbarrier_wait(away.full + 8 * q, ring.parity);
 #pragma unroll
             for (int h = 0; h < PIECE_PARTS; h++)
@@ -203,7 +213,8 @@ template <class T, class TILE, bool GATED, int MANY> struct wide_end {
 #pragma unroll
         for (int i = 0; i < PAIRS; i++) { /* gate's finishes the upper rows */
             const uint32_t upper = pair_of<T>(sum[2 * i], sum[2 * i + 1]);
-            const uint32_t lower = pair_of<T>(sum[N / 4 + 2 * i], sum[N / 4 + 2 * i + 1]);
+            const int at = pieces::UPPER / 2 + 2 * i; /* of lower rows, the last may not be there */
+            const uint32_t lower = at < N / 2 ? pair_of<T>(sum[at], sum[at + 1]) : 0;
             mine[i] = is_up ? lower : upper;
             others[i] = is_up ? upper : lower;
         }
@@ -212,12 +223,13 @@ template <class T, class TILE, bool GATED, int MANY> struct wide_end {
         for (int q = 0; q < pieces::RING; q += AT_ONCE) {
 #pragma unroll
             for (int i = 0; i < AT_ONCE; i++)
-                mbarrier_wait(ring.full + 8 * (q + i), ring.parity);
+                if (q + i < ring.n)
+                    mbarrier_wait(ring.full + 8 * (q + i), ring.parity);
             if (row + pieces::row(is_up, q) < p.rows)
                 finish(ring.stages + q * pieces::PIECE_BYTES, is_up, mine);
             fence_proxy_async();
             __syncwarp();
-            if (lane < AT_ONCE)
+            if (lane < AT_ONCE && q + lane < ring.n)
                 mbarrier_arrive(ring.empty + 8 * (q + lane));
 #pragma unroll
             for (int j = 0; j + AT_ONCE * PIECE_PAIRS < PAIRS; j++) /* registers have no index */
@@ -247,9 +259,9 @@ template <class PIECES, class TILES> struct wide_carrier {
         wide_ring ring;
         int piece;
 
-        __device__ bool next(int rows)
+        __device__ bool next(int group, int rows)
         {
-            if (++piece < PIECES::count(rows - tile.row))
+            if (++piece < PIECES::count(group, rows - tile.row))
                 return true;
             piece = 0;
             return tile.next();
@@ -285,10 +297,10 @@ template <class PIECES, class TILES> struct wide_carrier {
         walk given = {tiles, ring, 0}, taken = given;
         bool more = true;
 #pragma unroll 1
-        for (int i = 0; i < PIECES::RING && more; i++)
-            if ((more = given.next(p.rows)))
+        for (int i = 0; i < ring.n && more; i++)
+            if ((more = given.next(group, p.rows)))
                 give(given);
-        for (bool first = !PIECES::IS_GATED; taken.next(p.rows); first = false) {
+        for (bool first = !PIECES::IS_GATED; taken.next(group, p.rows); first = false) {
             take(taken);
             if (first)
                 continue;
@@ -296,7 +308,7 @@ template <class PIECES, class TILES> struct wide_carrier {
                 store_wait_read();
             else
                 store_wait_read_but_one();
-            if (more && (more = given.next(p.rows)))
+            if (more && (more = given.next(group, p.rows)))
                 give(given);
         }
         store_wait();

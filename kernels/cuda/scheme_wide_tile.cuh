@@ -90,7 +90,7 @@ template <int EXPAND, int PARTS> struct wide_chains {
  * permutations take, where rows are few. */
 template <class TILE> __host__ __device__ constexpr bool wide_has_table(int expand)
 {
-    return expand == EXPAND_CODEBOOK && (TILE::PASS_ROWS >= 64 || TILE::GROUPS == 1);
+    return expand == EXPAND_CODEBOOK && (TILE::PASS_ROWS >= 48 || TILE::GROUPS == 1);
 }
 
 /* Pieces in which 160 to 256 rows of y leave: as many as leave room for four stages, three beside a
