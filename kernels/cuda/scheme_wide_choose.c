@@ -5,8 +5,9 @@
 
 /* What a tile, plain and gated (0: there is none), and each 128 columns of its k cost an SM, in
  * nanoseconds: INT4, INT8 and NF4, fitted to what the tiles took of 17 to 896 rows of five products
- * on an H200, shared and not, most of it at clocks that the power limit leaves.  From 1024 rows on
- * they are held so that the largest is chosen, which has the least to move. */
+ * on an H200, shared and not, most of it at clocks that the power limit leaves.  At 1024, 2048 and
+ * 4096 rows they are held so that the largest is chosen for most, which has the least to move;
+ * between and beyond those, what they choose is not measured. */
 static const struct tile {
     int weights, rows, plain, gated, step[SCHEME_WIDE_CODES];
 } tiles[SCHEME_TILES] = {

@@ -14,7 +14,7 @@ extern "C" {
 #endif
 
 /* Rows of the weights by rows of x: the smaller, the more blocks.  A gated product, half of whose
- * weights' rows are the gate's and half up's, has some of those of 128. */
+ * weights' rows are the gate's and half up's, has those of 128 from 48 rows of x on. */
 /* clang-format off */
 #define SCHEME_WIDE_GATED_TILES(OF)                                                                \
     OF(128, 48) OF(128, 64) OF(128, 80) OF(128, 96) OF(128, 112) OF(128, 128)                      \

@@ -1,9 +1,9 @@
 /* scheme_wide_end.cuh - the common ends of a tile whose sums are of wgmma with weights as rows:
  * bias and residual, or SiLU of one half times the other.
  *
- * y leaves, and what is added to it comes, by the copy engine, in pieces of 32 rows (gated, of 16
- * where half of a tile's are no multiple of 32) by the 64 columns of a warpgroup, while the
- * warpgroup is at other pieces or at its next tile.  A thread beside those that multiply, the
+ * y leaves, and what is added to it comes, by the copy engine, in pieces of 32 rows (of 16 where
+ * a tile's, or gated half of them, are no multiple of 32) by the 64 columns of a warpgroup, while
+ * the warpgroup is at other pieces or at its next tile.  A thread beside those that multiply, the
  * carrier, gives a piece of shared memory to a warpgroup, with the residual in it where there is
  * one; its warps finish their 16 columns of it, where they lie, and the carrier takes it away:
  *
@@ -11,8 +11,8 @@
  *     ready   four warps -> the carrier                         mbarrier of four
  *
  * Gated, gate's rows are one warpgroup's and up's the other's, and each finishes half of the tile's
- * rows: it hands its sums of the other half over, in the pieces that the other finishes, and SiLU's
- * latency is hidden by two warps of each quarter of an SM:
+ * pieces, the first one more if they are odd: it hands its sums of the others over, in the pieces
+ * that the other finishes, and SiLU's latency is hidden by two warps of each quarter of an SM:
  *
  *     given   the carrier -> the others' four warps             mbarrier of one
  *     sent    the others' four warps -> four warps              mbarrier of four
@@ -37,8 +37,8 @@ template <class TILE, bool GATED, int MANY> struct wide_pieces {
     static_assert(!GATED || (TILE::GROUPS == 2 && BLOCKS == 1), "one has gate's rows, one up's");
     static const int ROWS = N % (GATED ? 64 : 32) ? 16 : 32; /* of a piece */
     static const int PIECE_BYTES = ROWS * PIECE_COLS * 2;
-    /* Of a warpgroup: gated, its half of a tile.  Else residuals are a thousand cycles away: as
-     * MANY, or 160 rows' five, of 192 rows' six or 256 rows' eight. */
+    /* Of a warpgroup: gated, its half of a tile, the larger.  Else residuals are a thousand cycles
+     * away: as MANY, or 160 rows' five, of 192 rows' six or 256 rows' eight. */
     static const int RING =
         GATED ? (N / ROWS + 1) / 2 : (TILE::PASSES == 2 ? MANY : BLOCKS + 1) * 32 / ROWS;
     static const int UPPER = RING * ROWS; /* gated: the first warpgroup's rows */
@@ -72,7 +72,7 @@ template <class T, class TILE, bool GATED, int MANY> struct wide_end {
     static const int N = TILE::N, BLOCKS = TILE::BLOCKS;
     static const int ROWS = N % 32 ? N : N % 64 ? 32 : 64; /* whose code lies unrolled */
     static const int SUMS = ROWS / 2;           /* of a lane and block, of so many rows */
-    static const int PAIRS = pieces::UPPER / 4; /* gated: of a lane's values in half of the rows */
+    static const int PAIRS = pieces::UPPER / 4; /* gated: of a lane's values in UPPER rows */
     static const int PIECE_PAIRS = pieces::ROWS / 4, PIECE_PARTS = pieces::ROWS / PART_ROWS;
     /* Pieces whose SiLU run side by side. */
     static const int AT_ONCE = pieces::RING % 2 ? pieces::RING : 2;

@@ -1,4 +1,4 @@
-/* scheme_wide_passes.cuh - what a warpgroup multiplies where a tile has 160 to 256 rows of x:
+/* scheme_wide_passes.cuh - what a warpgroup multiplies where a tile has 144 to 256 rows of x:
  * fragments are made once and multiplied twice.
  *
  * A warpgroup has 64 rows of the weights. The fragments of 128 columns lie in registers, and are

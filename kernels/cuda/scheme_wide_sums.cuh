@@ -30,8 +30,8 @@ struct wide_sums : wide_chains<EXPAND, PARTS> {
     static const int PER_CHAIN = TILE_STEPS / CHAINS; /* steps */
     static const int PER_PART = TILE_STEPS / in_tile::OPERANDS;
     static const int STEPS_OF_WORDS = 4 / expand_words(EXPAND);
-    /* Where registers have room: for batches of four, and for two accumulators of chains, which of
-     * look-ups helps 128 by 96 and no other large tile. */
+    /* Where registers have room: for batches as large as are best (below), and for two accumulators
+     * of chains, which of look-ups helps 128 by 96 and no other large tile. */
     static const bool DEEP = BLOCKS == 1 && (TILE::GROUPS <= 2 || N <= (HAS_BOOK ? 96 : 112));
     static const bool TWO =
         DEEP && N <= 128 &&
@@ -51,8 +51,8 @@ struct wide_sums : wide_chains<EXPAND, PARTS> {
     static const bool EARLY =
         !IS_LARGE && DEEP && (HAS_BOOK ? TILE::GROUPS == 1 && N <= 64 : expand_words(EXPAND) == 2);
     static_assert(!EARLY || BLOCKS == 1, "operands are of block 0");
-    /* A fence keeps what is behind a batch there: 1 to 4 % less time with INT8, up to 2 % with
-     * INT4; in 128 by 128 none. */
+    /* A fence keeps what is behind a batch there: 1 to 4 % less time with INT8 where it is not
+     * gated, else 2 % less to 1 % more; in 128 by 128 none. */
     static const bool APART = TWO && IS_LARGE && N < 128 && !HAS_BOOK;
     static const int LOADED = EARLY ? AHEAD + BATCH : AHEAD;
     static const int WORDS =

@@ -93,8 +93,8 @@ template <class TILE> __host__ __device__ constexpr bool wide_has_table(int expa
     return expand == EXPAND_CODEBOOK && (TILE::PASS_ROWS >= 48 || TILE::GROUPS == 1);
 }
 
-/* Pieces in which 160 to 256 rows of y leave: as many as leave room for four stages, three beside a
- * table and of INT8 in groups. */
+/* Pieces of 32 rows, or twice as many of 16, in which 144 to 256 rows of y leave: as many as leave
+ * room for four stages, three beside a table and of INT8 in groups. */
 __host__ __device__ constexpr int wide_many_pieces(int expand)
 {
     return expand_is_int4(expand) ? 6 : 4;

@@ -204,6 +204,31 @@ static void a_product_has_the_tile_it_is_given(void **state)
                 assert_true(scheme_wide_has(chosen(rows, 14336, 4096, gated, codes), gated));
 }
 
+/* One tile at its name's size, two a row of either more. */
+static void a_tile_has_the_size_of_its_name(void **state)
+{
+    (void)state;
+#define SIZE(WEIGHTS, ROWS) {SCHEME_TILE_##WEIGHTS##_##ROWS, WEIGHTS, ROWS},
+    static const struct {
+        enum scheme_wide_tile tile;
+        int weights, rows;
+    } all[] = {SCHEME_WIDE_TILES(SIZE)};
+#undef SIZE
+    assert_int_equal(sizeof all / sizeof all[0], SCHEME_TILES);
+    for (int i = 0; i < SCHEME_TILES; i++) {
+        assert_true(scheme_wide_has(all[i].tile, false));
+        for (int more = 0; more < 3; more++) {
+            const struct scheme_wide_shape s = {all[i].rows + (more == 1),
+                                                all[i].weights + (more == 2),
+                                                128,
+                                                false,
+                                                SCHEME_WIDE_4_BITS,
+                                                SMS};
+            assert_int_equal(scheme_wide_plan_of(all[i].tile, &s).tiles, more ? 2 : 1);
+        }
+    }
+}
+
 static void tiles_of_gated_products_are_those_listed(void **state)
 {
     (void)state;
@@ -237,6 +262,7 @@ int main(void)
         cmocka_unit_test(a_few_tiles_more_are_shared),
         cmocka_unit_test(two_waves_of_the_gated_product_are_not_shared),
         cmocka_unit_test(a_product_has_the_tile_it_is_given),
+        cmocka_unit_test(a_tile_has_the_size_of_its_name),
         cmocka_unit_test(tiles_of_gated_products_are_those_listed),
         cmocka_unit_test(few_rows_take_small_tiles),
     };
