@@ -40,9 +40,8 @@ struct wide_sums : wide_chains<EXPAND, PARTS> {
      * of the one before are read; four are better where look-ups wait together, or in large tiles.
      */
     static const int BATCH = DEEP && (HAS_BOOK || IS_LARGE) ? 4 : 2;
-    static const int AHEAD = DEEP ? BATCH : 2; /* fragments made before their turn */
-    static const int DEPTH = 2 * AHEAD;        /* in registers */
-    static const int RUNNING = DEPTH - AHEAD;  /* wgmma that may still run */
+    static const int DEPTH =
+        2 * BATCH; /* fragments in registers: a batch that runs, and the next */
     static_assert(PER_PART % BATCH == 0, "operands of one part are in hand");
     static_assert(!TWO || PER_CHAIN > BATCH,
                   "a chain is added beside the second batch of the next");
@@ -54,7 +53,7 @@ struct wide_sums : wide_chains<EXPAND, PARTS> {
     /* A fence keeps what is behind a batch there: 1 to 4 % less time with INT8 where it is not
      * gated, else 2 % less to 1 % more; in 128 by 128 none. */
     static const bool APART = TWO && IS_LARGE && N < 128 && !HAS_BOOK;
-    static const int LOADED = EARLY ? AHEAD + BATCH : AHEAD;
+    static const int LOADED = EARLY ? 2 * BATCH : BATCH;
     static const int WORDS =
         (BATCH > STEPS_OF_WORDS ? BATCH / STEPS_OF_WORDS : 1) * (EARLY ? 2 : 1);
     /* Codes are looked up while the wgmma still run whose registers their fragments take: 128 by
@@ -193,25 +192,25 @@ struct wide_sums : wide_chains<EXPAND, PARTS> {
                 look(then + i, i);
     }
 
-    /* Makes the fragments AHEAD of step s of block b, which is of the stage at `stage`. */
+    /* Makes the fragments a batch ahead of step s of block b, which is of the stage at `stage`. */
     __device__ __forceinline__ void prepare(uint32_t stage, int b, int s, bool is_last)
     {
-        const bool is_next = b + (s + AHEAD) / TILE_STEPS == BLOCKS;
+        const bool is_next = b + (s + BATCH) / TILE_STEPS == BLOCKS;
         if (is_next && is_last)
             return;
         if (EARLY)
-            load_operand(is_next ? ring.at() : stage, 0, (s + AHEAD) % TILE_STEPS);
+            load_operand(is_next ? ring.at() : stage, 0, (s + BATCH) % TILE_STEPS);
 #pragma unroll
-        for (int i = s + AHEAD; i < s + AHEAD + BATCH; i++) {
+        for (int i = s + BATCH; i < s + BATCH + BATCH; i++) {
             if constexpr (LOOKS)
-                expand_seen(i % TILE_STEPS, i - s - AHEAD);
+                expand_seen(i % TILE_STEPS, i - s - BATCH);
             else
                 expand(i % TILE_STEPS);
             registers_pin(fragment[i % DEPTH]); /* now, and not after the next wait */
         }
     }
 
-    /* n stages, the first of which is in hand with its first AHEAD fragments.  With TWO, chains
+    /* n stages, the first of which is in hand with its first batch of fragments.  With TWO, chains
      * alternate between two accumulators: one is added from the second batch of the next on, when
      * its last is done and that one's first still runs, if need be in the next call. */
     template <int n> __device__ __forceinline__ void stages(bool is_last)
@@ -236,9 +235,9 @@ struct wide_sums : wide_chains<EXPAND, PARTS> {
                     if (TWO && nth_batch > 0)
                         add<PARTS_ADDED>(sum[0], chain[1 - now], nth_batch - 1);
                     fetch(b, s, is_final);
-                    wgmma_wait<RUNNING / BATCH>();
+                    wgmma_wait<1>();
 #pragma unroll
-                    for (int j = s + AHEAD; j < s + AHEAD + BATCH; j++)
+                    for (int j = s + BATCH; j < s + BATCH + BATCH; j++)
                         registers_pin(fragment[j % DEPTH]);
                     if (TWO && s == 0) {
                         if (held >= 0)
@@ -274,17 +273,17 @@ struct wide_sums : wide_chains<EXPAND, PARTS> {
 #pragma unroll
         for (int i = 0; i < N / 2; i++)
             chain[0][i] = chain[TWO][i] = 0; /* the chain before the first adds nothing */
-        up = down = -0.0f; /* so that a sum of -0 stays one */
+        up = down = -0.0f;                   /* so that a sum of -0 stays one */
         held = -1;
 #pragma unroll
-        for (int i = 0; i < 4 * RUNNING; i++)
-            fragment[AHEAD + i / 4][i % 4] = 0;
+        for (int i = 0; i < 4 * BATCH; i++)
+            fragment[BATCH + i / 4][i % 4] = 0;
         mbarrier_wait(ring.full + 8 * ring.stage, ring.parity);
         load_operand(ring.at(), 0, 0);
 #pragma unroll
         for (int i = 0; i < LOADED; i++) {
             load(0, i);
-            if (i < AHEAD)
+            if (i < BATCH)
                 expand(i);
         }
 #pragma unroll 1
