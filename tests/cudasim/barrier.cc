@@ -62,20 +62,40 @@ void barriers_leave(thread *t)
 
 /* ---- barrier.cluster ---- */
 
-void cluster_arrive()
+namespace
 {
-    cluster *const c = self->block->cluster;
+
+/* Of the threads that have not ended all have arrived. */
+void open_if_complete(cluster *c)
+{
     int n_alive = 0;
     for (const block *b : c->block)
         n_alive += b->n_alive;
-    self->cluster_phase = c->phase;
-    if (++c->n_arrived < n_alive)
+    if (c->n_arrived == 0 || c->n_arrived < n_alive)
         return;
     c->n_arrived = 0;
     c->phase++;
     for (thread *t : c->waiting)
         thread_wake(t);
     c->waiting.clear();
+}
+
+} // namespace
+
+void cluster_arrive()
+{
+    cluster *const c = self->block->cluster;
+    self->cluster_phase = c->phase;
+    c->n_arrived++;
+    open_if_complete(c);
+}
+
+void cluster_leave(thread *t)
+{
+    cluster *const c = t->block->cluster;
+    if (t->cluster_phase == c->phase)
+        c->n_arrived--;
+    open_if_complete(c);
 }
 
 void cluster_wait()

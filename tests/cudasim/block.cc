@@ -46,6 +46,7 @@ void run_thread(void *arg)
     t->block->n_alive--;
     warp_leave(t);
     barriers_leave(t);
+    cluster_leave(t);
     thread *const next = draw_ready(t->block);
     self = next;
     fiber_end(&t->context, next ? &next->context : &t->block->outside);
@@ -137,6 +138,7 @@ void block_begin(block *b, const stacks &stack)
         t.block = b;
         t.waits = NULL;
         t.ended = false;
+        t.cluster_phase = UINT32_MAX;
         stack.make(&t.context, i, run_thread, &t);
         b->ready.push_back(&t);
     }

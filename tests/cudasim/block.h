@@ -46,7 +46,7 @@ struct thread {
     struct block *block;
     const char *waits; /* for what; NULL: it may run, or has ended */
     bool ended;
-    uint32_t cluster_phase; /* of the cluster's barrier, when this thread arrived */
+    uint32_t cluster_phase; /* of the cluster's barrier, when this thread arrived; or ~0 */
     deferred copies, stores;
 };
 
@@ -125,6 +125,7 @@ void thread_yield();
 /* Comes to the barrier; waits there, or not.  The vote of all, where somebody voted. */
 int barrier_come(int id, int n_wanted, bool waits, int vote);
 void cluster_arrive();
+void cluster_leave(struct thread *); /* it has ended */
 void cluster_wait();
 
 /* The lanes of `mask` bring what `at` points to; the last to come runs `all` for everybody. */
