@@ -68,7 +68,7 @@ bool matmul_scheme_sm90_fits(const struct device *d, const struct product *p)
                 : is_aligned(p->y) && is_aligned(p->add) && p->n % 8 == 0 && p->y_stride % 8 == 0);
 }
 
-enum scheme_wide_tile matmul_scheme_sm90_chosen(const struct device *d, const struct product *p)
+struct scheme_wide_cut matmul_scheme_sm90_chosen(const struct device *d, const struct product *p)
 {
     struct scheme_layout l;
     scheme_layout(&l, p->scheme, p->in);
@@ -76,20 +76,20 @@ enum scheme_wide_tile matmul_scheme_sm90_chosen(const struct device *d, const st
     return scheme_wide_choose(&s);
 }
 
-void matmul_scheme_sm90_tile(struct device *d, const struct product *p, enum scheme_wide_tile tile)
+void matmul_scheme_sm90_cut(struct device *d, const struct product *p, struct scheme_wide_cut cut)
 {
     struct scheme_layout l;
     scheme_layout(&l, p->scheme, p->in);
     const scheme_wide_shape s = shape_of(d, p, &l);
     wide_args a = args_of(d, p, &l);
-    a.plan = scheme_wide_plan_of(tile, &s);
+    a.plan = scheme_wide_plan_of(cut, &s);
     (d->act == DT_F16 ? wide_launch_f16 : wide_launch_bf16)(d, &a, expand_of(&l), wide_parts(&l),
-                                                            tile);
+                                                            cut.tile);
 }
 
 void matmul_scheme_sm90(struct device *d, const struct product *p)
 {
-    matmul_scheme_sm90_tile(d, p, matmul_scheme_sm90_chosen(d, p));
+    matmul_scheme_sm90_cut(d, p, matmul_scheme_sm90_chosen(d, p));
 }
 
 bool matmul_scheme_sm90_fits_few(const struct device *d, const struct product *p)

@@ -15,7 +15,9 @@
  * 128 rows of x bound the products, so the largest tile makes them once for 256
  * (scheme_wide_passes.cuh).  The second-level cache gives 24 to 35 bytes a clock with 4-bit codes
  * (bf16 times bf16 in tiles of 128 by 256: 48).  Other tiles are there so that all SMs have as much
- * to do; for the same the last tiles are shared by the blocks (scheme_wide_share.cuh).
+ * to do; for the same the last tiles are shared by the blocks (scheme_wide_share.cuh).  Of what a
+ * tile reads x is most, so two blocks that have tiles side by side may bring each half of it for
+ * both (scheme_wide_feed.cuh): which do, scheme_wide_choose.c says.
  *
  * Measured: the end of a tile by ordinary loads and stores, which overlapped with nothing, took as
  * long as a tenth to a quarter of its products; so the copy engine carries y (scheme_wide_end.cuh).
@@ -114,11 +116,12 @@ __device__ __forceinline__ void multiply(SUMS &s, const wide_args &a, uint32_t l
 
 /* pieces: [groups][states][ring] */
 template <class TILE, class PIECES>
-__device__ void init_barriers(const wide_ring &stages, uint32_t pieces)
+__device__ void init_barriers(const wide_ring &stages, uint32_t agreed, uint32_t pieces)
 {
     for (int s = 0; s < stages.n; s++) {
         mbarrier_init(stages.full + 8 * s, 1);
         mbarrier_init(stages.empty + 8 * s, TILE::WARPS * 32);
+        mbarrier_init(agreed + 8 * s, 1);
     }
     for (int i = 0; i < TILE::GROUPS * PIECES::STATES * PIECES::RING; i++) {
         const bool is_given = i / PIECES::RING % PIECES::STATES == 0;
@@ -153,7 +156,7 @@ __global__ void __launch_bounds__(TILE::THREADS, 1)
     const bool gated = ENDING == ENDING_SILU;
     using S = shape<EXPAND, TILE, gated>;
     typedef wide_pieces<TILE, gated, wide_many_pieces(EXPAND)> pieces;
-    __shared__ uint64_t bars[2 * STAGES_MAX],
+    __shared__ uint64_t bars[3 * STAGES_MAX],
         piece_bars[TILE::GROUPS][pieces::STATES][pieces::RING];
     __shared__ uint4 line_parts[SCHEME_WIDE_PARTS];
     const wide_ring r = {(shared_addr(shared_raw) + 1023) & ~1023u,
@@ -163,7 +166,7 @@ __global__ void __launch_bounds__(TILE::THREADS, 1)
                          a.stages,
                          0,
                          0};
-    const uint32_t line = shared_addr(line_parts);
+    const uint32_t line = shared_addr(line_parts), agreed = shared_addr(bars + 2 * STAGES_MAX);
     /* From a shuffle, so that the compiler sees that a warp has one, and keeps what follows from it
      * in uniform registers.  At a tile's end it is used % TILE::WARPS, so that the compiler
      * sees how large it is too: without that 128 by 256 takes 10 % longer with INT4, and 128 by 128
@@ -184,19 +187,21 @@ __global__ void __launch_bounds__(TILE::THREADS, 1)
         tensor_map_prefetch(&maps.w);
         tensor_map_prefetch(&maps.x);
         tensor_map_prefetch(&maps.x_last);
-        init_barriers<TILE, pieces>(r, shared_addr(piece_bars));
+        init_barriers<TILE, pieces>(r, agreed, shared_addr(piece_bars));
     }
     if (threadIdx.x - (TILE::MATHS + 32) < SCHEME_WIDE_PARTS)
         share_line(line, a, threadIdx.x - (TILE::MATHS + 32));
     if (wide_has_table<TILE>(EXPAND))
         table_make<wide_table_row<TILE>()>(table, a.codes.book, threadIdx.x, TILE::THREADS);
     __syncthreads();
+    if (a.plan.cluster == 2)
+        cluster_arrive();
     depend_launch();
     if (last >= 0) {
         if constexpr (TILE::GROUPS > 1)
             registers_give<TILE::REGISTERS_LEFT>();
         if (last == 0 && lane == 0)
-            feeder<TILE>{maps, a, line, r}.run();
+            feeder<TILE>{maps, a, line, agreed, r}.run();
         else if (TILE::GROUPS <= 2 && last == 3)
             bring_near<T, TILE>(a, line, lane);
         else if (last > 0 && last <= TILE::GROUPS && lane == 0 && ENDING != ENDING_ANY)
@@ -236,8 +241,10 @@ void launch_kernel(struct device *d, wide_args *a)
         tensor_map_2d(d, &maps.add, add, a->p.n, a->p.rows, a->p.y_stride, PIECE_COLS,
                       pieces::ROWS);
     }
+    if (ENDING == ENDING_ANY) /* its tiles are not those that are planned */
+        a->plan.cluster = 1;
     a->row_tiles = divide_up(a->p.rows, TILE::N);
-    a->col_tiles = divide_up(a->n_units, box_units);
+    a->col_tiles = divide_up(a->n_units, box_units * a->plan.cluster);
     a->codes.up_pad = a->p.w_up ? TILE::UNITS / 2 * a->codes.tile_bytes % 128 : 0;
     a->codes.up_pad = (128 - a->codes.up_pad) % 128;
     a->stage_bytes =
@@ -257,16 +264,16 @@ void launch_kernel(struct device *d, wide_args *a)
         ready_on = d->index + 1;
     }
     const int all = a->row_tiles * a->col_tiles;
-    if (ENDING == ENDING_ANY) /* its tiles are not those that are planned */
-        a->plan = {all, all < d->sm_count ? all : d->sm_count, all};
+    if (ENDING == ENDING_ANY)
+        a->plan = {all, all < d->sm_count ? all : d->sm_count, all, 1};
     assert(a->plan.tiles == all);
     static_assert(TILE::MATHS * TILE::BLOCKS * TILE::N / 2 <= SCHEME_WIDE_SUMS &&
                       TILE::WARPS <= SCHEME_WIDE_WARPS,
                   "there is room for what is handed on");
-    a->waves = a->plan.whole / a->plan.blocks;
+    a->waves = a->plan.whole / a->plan.workers;
     launch(d, "run matmul",
-           {dim3((unsigned)a->plan.blocks), dim3(TILE::THREADS),
-            (size_t)(S::FIXED_BYTES + a->stages * a->stage_bytes), 0},
+           {dim3((unsigned)(a->plan.workers * a->plan.cluster)), dim3(TILE::THREADS),
+            (size_t)(S::FIXED_BYTES + a->stages * a->stage_bytes), a->plan.cluster == 2 ? 2 : 0},
            kernel, maps, *a);
 }
 

@@ -12,8 +12,8 @@
 /* Can it write p's results, and is it the faster way?  On compute capability 9.0 only. */
 bool matmul_scheme_sm90_fits(const struct device *, const struct product *p);
 
-/* The tile it takes. */
-enum scheme_wide_tile matmul_scheme_sm90_chosen(const struct device *, const struct product *p);
+/* The tiles it takes. */
+struct scheme_wide_cut matmul_scheme_sm90_chosen(const struct device *, const struct product *p);
 
 /* Does it fit, and is it the faster way from fewer rows of x on, as what is not gated is? */
 bool matmul_scheme_sm90_fits_few(const struct device *, const struct product *p);
@@ -21,8 +21,8 @@ bool matmul_scheme_sm90_fits_few(const struct device *, const struct product *p)
 /* p has neither norm, gather nor order; any number of rows. */
 void matmul_scheme_sm90(struct device *, const struct product *p);
 
-/* The same with a tile that the caller chose of those that p has (scheme_wide_has); where its
- * scheme has none of them, with another: what a benchmark compares. */
-void matmul_scheme_sm90_tile(struct device *, const struct product *p, enum scheme_wide_tile);
+/* The same with tiles that the caller chose of those that p has (scheme_wide_has); where its
+ * scheme has none of them, with others: what a benchmark compares. */
+void matmul_scheme_sm90_cut(struct device *, const struct product *p, struct scheme_wide_cut);
 
 #endif

@@ -32,6 +32,19 @@ __device__ __forceinline__ void cluster_sync()
                      : "memory");
 }
 
+/* The same in two steps: a thread that needs nobody else need not wait.  Of what was written before
+ * only barriers are seen after it, where fence_mbarrier_init came between: a release would be a
+ * fence of the whole GPU. */
+__device__ __forceinline__ void cluster_arrive()
+{
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+}
+
+__device__ __forceinline__ void cluster_wait()
+{
+    asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
+}
+
 /* Arrives at the barrier that lies at the same place in block `rank`. */
 __device__ __forceinline__ void mbarrier_arrive_at(uint32_t bar, uint32_t rank)
 {
@@ -67,10 +80,11 @@ __device__ __forceinline__ void tensor_copy_2d_to_all(uint32_t to, const CUtenso
 __device__ __forceinline__ void tensor_store_2d(const CUtensorMap *map, uint32_t from, int x0,
                                                 int x1)
 {
-    asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];" ::"l"(
-                     (uint64_t)map),
-                 "r"(from), "r"(x0), "r"(x1)
-                 : "memory");
+    asm volatile(
+        "cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];" ::"l"(
+            (uint64_t)map),
+        "r"(from), "r"(x0), "r"(x1)
+        : "memory");
 }
 
 __device__ __forceinline__ void store_commit()

@@ -12,10 +12,10 @@ struct wide_args {
     struct wide_codes codes;
     size_t unit_bytes, row_scales_at;
     int n_units, n_k;         /* units of each weight; tiles of a unit */
-    int row_tiles, col_tiles; /* of y */
+    int row_tiles, col_tiles; /* of y, of workers */
     int last_rows;            /* of x in the last pass of those that have any; a multiple of 8 */
     struct scheme_wide_plan plan;
-    int waves; /* turns in which all blocks have a whole tile */
+    int waves; /* turns in which all workers have a whole tile */
     int stages, stage_bytes;
     float *shared_sums;    /* [blocks, sums of a tile] on their way from one block to the next */
     int32_t *shared_given; /* [blocks, warps] are they there?  0 between launches */

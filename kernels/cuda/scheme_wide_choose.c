@@ -44,11 +44,22 @@ enum {
      * added where all share them. */
     IDLE_SAVES = 8,
     SHARED_ADDS = 5,
+    /* Nanoseconds that two blocks of a cluster take to begin; to so many rows of x, where weights
+     * are most of what is brought, they are slower (65 rows of 4096 x 14336, INT4: 8 %), or gated
+     * not measured. */
+    PAIR_ADDS = 600,
+    ALONE_ROWS_MAX = 96,
+    ALONE_ROWS_MAX_GATED = 64,
     /* Nanoseconds from one SM's last product of a shared tile to the next one's first, and what
      * 1024 sums add. */
     HAND_ON = 1725,
     HAND_ON_SUMS = 60,
 };
+
+/* Percent of a step that is saved where x comes for two blocks at once: fitted as above. */
+static const struct pair {
+    int few, many, gated; /* to 128 rows of x; more; of any number */
+} pair_saves[SCHEME_WIDE_CODES] = {{4, 5, 7}, {2, 3, -2}, {3, 1, 4}};
 
 static int64_t divide_up(int64_t a, int64_t b)
 {
@@ -60,72 +71,88 @@ bool scheme_wide_has(enum scheme_wide_tile tile, bool gated)
     return (gated ? tiles[tile].gated : tiles[tile].plain) > 0;
 }
 
-static int64_t end_cost(enum scheme_wide_tile i, const struct scheme_wide_shape *s)
+static int64_t end_cost(struct scheme_wide_cut c, const struct scheme_wide_shape *s)
 {
-    return s->gated ? tiles[i].gated : tiles[i].plain;
+    return s->gated ? tiles[c.tile].gated : tiles[c.tile].plain;
 }
 
-/* Of a tile in a wave of `busy` SMs. */
-static int64_t tile_cost(enum scheme_wide_tile i, const struct scheme_wide_shape *s, int64_t busy)
+/* Of 128 columns. */
+static int64_t step_cost(struct scheme_wide_cut c, const struct scheme_wide_shape *s)
 {
-    const struct tile *t = &tiles[i];
-    const int64_t step = t->step[s->codes], quarter = divide_up(s->sm_count, 4);
-    const int64_t idle = s->sm_count - busy < quarter ? s->sm_count - busy : quarter;
+    const struct tile *t = &tiles[c.tile];
+    const struct pair *p = &pair_saves[s->codes];
+    const int saved = s->gated ? p->gated : t->rows > 128 ? p->many : p->few;
+    return t->step[s->codes] * (c.cluster == 2 ? 100 - saved : 100) / 100;
+}
+
+/* Of a tile in a wave of `busy` workers. */
+static int64_t tile_cost(struct scheme_wide_cut c, const struct scheme_wide_shape *s, int64_t busy)
+{
+    const int64_t step = step_cost(c, s), quarter = divide_up(s->sm_count, 4);
+    const int64_t rest = s->sm_count - busy * c.cluster, idle = rest < quarter ? rest : quarter;
     const int64_t saved = step * IDLE_SAVES * idle / (100 * quarter);
-    return end_cost(i, s) + divide_up(s->in, 128) * (step - saved);
+    return end_cost(c, s) + divide_up(s->in, 128) * (step - saved);
 }
 
-/* Waves of so many blocks, the last of what is left. */
-static int64_t waves_cost(enum scheme_wide_tile i, const struct scheme_wide_shape *s, int64_t n,
-                          int blocks)
+/* Waves of so many workers, the last of what is left. */
+static int64_t waves_cost(struct scheme_wide_cut c, const struct scheme_wide_shape *s, int64_t n,
+                          int workers)
 {
-    const int64_t rest = n % blocks;
-    return n / blocks * tile_cost(i, s, blocks) + (rest ? tile_cost(i, s, rest) : 0);
+    const int64_t rest = n % workers;
+    return n / workers * tile_cost(c, s, workers) + (rest ? tile_cost(c, s, rest) : 0);
 }
 
-/* Of n tiles that all blocks share: each ends two at most, gives sums and takes others. */
-static int64_t shared_cost(enum scheme_wide_tile i, const struct scheme_wide_shape *s, int64_t n,
-                           int blocks)
+/* Of n tiles that all workers share: each ends two at most, gives sums and takes others. */
+static int64_t shared_cost(struct scheme_wide_cut c, const struct scheme_wide_shape *s, int64_t n,
+                           int workers)
 {
-    const struct tile *t = &tiles[i];
+    const struct tile *t = &tiles[c.tile];
     const int64_t handed = HAND_ON + HAND_ON_SUMS * t->weights * t->rows / 1024;
-    return 2 * end_cost(i, s) + handed +
-           divide_up(n * divide_up(s->in, 128), blocks) * t->step[s->codes] * (100 + SHARED_ADDS) /
+    return 2 * end_cost(c, s) + handed +
+           divide_up(n * divide_up(s->in, 128), workers) * step_cost(c, s) * (100 + SHARED_ADDS) /
                100;
 }
 
-static int64_t plan_cost(enum scheme_wide_tile i, const struct scheme_wide_shape *s,
+static int64_t plan_cost(struct scheme_wide_cut c, const struct scheme_wide_shape *s,
                          const struct scheme_wide_plan *p)
 {
-    return waves_cost(i, s, p->whole, p->blocks) +
-           (p->whole < p->tiles ? shared_cost(i, s, p->tiles - p->whole, p->blocks) : 0);
+    return (c.cluster == 2 ? PAIR_ADDS : 0) + waves_cost(c, s, p->whole, p->workers) +
+           (p->whole < p->tiles ? shared_cost(c, s, p->tiles - p->whole, p->workers) : 0);
 }
 
-struct scheme_wide_plan scheme_wide_plan_of(enum scheme_wide_tile i,
+struct scheme_wide_plan scheme_wide_plan_of(struct scheme_wide_cut c,
                                             const struct scheme_wide_shape *s)
 {
+    const struct tile *t = &tiles[c.tile];
     const int64_t n = s->gated ? 2 * (int64_t)s->n : s->n;
-    const int all = (int)(divide_up(s->rows, tiles[i].rows) * divide_up(n, tiles[i].weights));
-    const int blocks = s->sm_count, line = all % blocks + blocks;
-    const struct scheme_wide_plan alone = {all, all < blocks ? all : blocks, all};
-    if (all <= blocks || all % blocks == 0)
+    const int all =
+        (int)(divide_up(s->rows, t->rows) * divide_up(n, (int64_t)t->weights * c.cluster));
+    const int workers = s->sm_count / c.cluster, line = all % workers + workers;
+    const struct scheme_wide_plan alone = {all, all < workers ? all : workers, all, c.cluster};
+    if (all <= workers || all % workers == 0)
         return alone;
-    const struct scheme_wide_plan shares = {all, blocks, all - line};
-    return plan_cost(i, s, &shares) < plan_cost(i, s, &alone) ? shares : alone;
+    const struct scheme_wide_plan shares = {all, workers, all - line, c.cluster};
+    return plan_cost(c, s, &shares) < plan_cost(c, s, &alone) ? shares : alone;
 }
 
-enum scheme_wide_tile scheme_wide_choose(const struct scheme_wide_shape *s)
+static bool may_pair(const struct scheme_wide_shape *s)
 {
-    enum scheme_wide_tile best = SCHEME_TILE_128_128;
+    return s->sm_count >= 2 && s->rows > (s->gated ? ALONE_ROWS_MAX_GATED : ALONE_ROWS_MAX);
+}
+
+struct scheme_wide_cut scheme_wide_choose(const struct scheme_wide_shape *s)
+{
+    struct scheme_wide_cut best = {SCHEME_TILE_128_128, 1};
     int64_t best_cost = INT64_MAX;
-    for (enum scheme_wide_tile i = 0; i < SCHEME_TILES; i++) {
-        if (!scheme_wide_has(i, s->gated))
+    for (int i = 0; i < 2 * SCHEME_TILES; i++) {
+        const struct scheme_wide_cut c = {(enum scheme_wide_tile)(i / 2), i % 2 + 1};
+        if (!scheme_wide_has(c.tile, s->gated) || (c.cluster == 2 && !may_pair(s)))
             continue;
-        const struct scheme_wide_plan plan = scheme_wide_plan_of(i, s);
-        const int64_t cost = plan_cost(i, s, &plan);
+        const struct scheme_wide_plan plan = scheme_wide_plan_of(c, s);
+        const int64_t cost = plan_cost(c, s, &plan);
         if (cost < best_cost) {
             best_cost = cost;
-            best = i;
+            best = c;
         }
     }
     return best;

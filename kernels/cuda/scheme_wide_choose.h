@@ -48,10 +48,16 @@ struct scheme_wide_shape {
     int sm_count;
 };
 
-enum scheme_wide_tile scheme_wide_choose(const struct scheme_wide_shape *);
+/* How y is cut. */
+struct scheme_wide_cut {
+    enum scheme_wide_tile tile;
+    int cluster; /* blocks that have tiles side by side: 1 or, on two SMs at least, 2 */
+};
+
+struct scheme_wide_cut scheme_wide_choose(const struct scheme_wide_shape *);
 
 /* Tiles are shared where that is quicker. */
-struct scheme_wide_plan scheme_wide_plan_of(enum scheme_wide_tile,
+struct scheme_wide_plan scheme_wide_plan_of(struct scheme_wide_cut,
                                             const struct scheme_wide_shape *);
 
 #ifdef __cplusplus

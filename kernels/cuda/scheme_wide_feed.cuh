@@ -1,5 +1,10 @@
 /* scheme_wide_feed.cuh - those of a block's last warpgroup, which multiply nothing: a thread that
- * fetches, those that carry y, and a warp that brings near what is added. */
+ * fetches, those that carry y, and a warp that brings near what is added.
+ *
+ * Two blocks of a cluster have the same rows of x at the same time, and the thread of each fetches
+ * one half of every stage's for both.  So a stage is filled when both have it empty, which the two
+ * threads tell each other (the `agreed` barriers); those that multiply know nothing of it.  A block
+ * may end when its own work is done: what the other still sends was waited for. */
 #ifndef KERNELS_CUDA_SCHEME_WIDE_FEED_CUH
 #define KERNELS_CUDA_SCHEME_WIDE_FEED_CUH
 
@@ -34,8 +39,9 @@ template <class TILE> struct feeder {
     static const int X_BYTES = TILE::PASS_ROWS * BOX * 2; /* of half a stage's */
     const wide_maps &maps;
     const wide_args &a;
-    uint32_t line;
+    uint32_t line, agreed;
     wide_ring r;
+    int is_reused = 0; /* are stages filled again? */
 
     __device__ __forceinline__ int first_row(const place<TILE> &t, unsigned j) const
     {
@@ -65,10 +71,27 @@ template <class TILE> struct feeder {
         const CUtensorMap *x = n == TILE::PASS_ROWS ? &maps.x : &maps.x_last;
         if (n == 0)
             return;
+        if (a.plan.cluster == 2) {
+            const int rank = blockIdx.x % 2;
+            tensor_copy_2d_to_all(r.at() + rank * X_BYTES, x, r.full + 8 * r.stage, 3,
+                                  (2 * k + rank) * BOX, row);
+            return;
+        }
 #pragma unroll
         for (int half = 0; half < 2; half++)
             tensor_copy_2d(r.at() + half * X_BYTES, x, r.full + 8 * r.stage, (2 * k + half) * BOX,
                            row);
+    }
+
+    /* The stage in hand is empty here, and when this returns in the other block of a cluster too:
+     * each brings one half of x for both. */
+    __device__ __forceinline__ void agree()
+    {
+        is_reused |= r.parity;
+        if (a.plan.cluster == 1 || !is_reused)
+            return;
+        mbarrier_arrive_at(agreed + 8 * r.stage, blockIdx.x % 2 ^ 1);
+        mbarrier_wait(agreed + 8 * r.stage, r.parity ^ 1);
     }
 
     /* Weights do not wait for the kernel before this one: the first stages' are on their way when x
@@ -89,6 +112,8 @@ template <class TILE> struct feeder {
                 for (unsigned early = j; early < n; early++, ahead.next())
                     codes(ahead, t, early);
                 depend_wait();
+                if (a.plan.cluster == 2)
+                    cluster_wait(); /* the other's barriers are there */
 #pragma unroll 1
                 for (; j < n; j++, r.next())
                     rows(t, j);
@@ -97,6 +122,7 @@ template <class TILE> struct feeder {
             for (; j < end; j++, r.next()) {
                 mbarrier_wait(r.empty + 8 * r.stage, r.parity ^ 1);
                 codes(r, t, j);
+                agree();
                 rows(t, j);
             }
         }

@@ -11,7 +11,10 @@
  *
  * A block waits only for one of a lower number, which gives before it waits itself; blocks start in
  * the order of their numbers, and on a GPU of its own a grid that is no larger than its SMs runs
- * all at once. */
+ * all at once.
+ *
+ * Two blocks of a cluster have the same columns of the line, and tiles side by side: all this is
+ * said of each of them and of the block of its rank in the clusters before and behind. */
 #ifndef KERNELS_CUDA_SCHEME_WIDE_SHARE_CUH
 #define KERNELS_CUDA_SCHEME_WIDE_SHARE_CUH
 
@@ -20,17 +23,22 @@
 namespace
 {
 
+__device__ __forceinline__ int worker_of(const wide_args &a)
+{
+    return a.plan.cluster == 2 ? blockIdx.x / 2 : blockIdx.x;
+}
+
 /* The i-th part of the line that this block has, to shared memory: once, as it takes divisions. */
 __device__ __forceinline__ void share_line(uint32_t line, const wide_args &a, int i)
 {
-    const scheme_wide_part of = scheme_wide_line_part(&a.plan, a.n_k, blockIdx.x, i);
+    const scheme_wide_part of = scheme_wide_line_part(&a.plan, a.n_k, worker_of(a), i);
     store_shared_16(line + i * (int)sizeof(uint4), make_uint4(of.tile, of.first, of.end, 0));
 }
 
 /* The i-th of this block. */
 __device__ __forceinline__ scheme_wide_part part_of(uint32_t line, const wide_args &a, int i)
 {
-    const int tile = i * gridDim.x + blockIdx.x;
+    const int tile = i * a.plan.workers + worker_of(a);
     if (tile < a.plan.whole)
         return {tile, 0, a.n_k};
     const uint4 of = load_shared_16(line + (i - a.waves) * (int)sizeof(uint4));
@@ -46,7 +54,8 @@ template <class TILE> struct place { /* first row of x; first unit of each weigh
         const int first = tile / in_groups * SCHEME_WIDE_GROUP, rest = tile % in_groups;
         const int height = min(a.row_tiles - first, SCHEME_WIDE_GROUP);
         row = (first + rest % height) * TILE::N;
-        unit = rest / height * (a.p.w_up ? TILE::UNITS / 2 : TILE::UNITS); /* of one weight */
+        const int col = rest / height * a.plan.cluster + (a.plan.cluster == 2 ? blockIdx.x % 2 : 0);
+        unit = col * (a.p.w_up ? TILE::UNITS / 2 : TILE::UNITS); /* of one weight */
     }
 };
 
@@ -98,7 +107,7 @@ template <class TILE>
 __device__ __forceinline__ void begin_sums(float (&sum)[TILE::BLOCKS][TILE::N / 2],
                                            const wide_args &a, bool begins_tile, int warp, int lane)
 {
-    const int VALUES = handed<TILE>::VALUES, from_block = (int)blockIdx.x - 1;
+    const int VALUES = handed<TILE>::VALUES, from_block = (int)blockIdx.x - a.plan.cluster;
     const auto *from = shared_sums<TILE>(a, from_block, warp, lane);
     if (!begins_tile) {
         int32_t *given = a.shared_given + from_block * TILE::WARPS + warp;

@@ -40,8 +40,7 @@ struct wide_sums : wide_chains<EXPAND, PARTS> {
      * of the one before are read; four are better where look-ups wait together, or in large tiles.
      */
     static const int BATCH = DEEP && (HAS_BOOK || IS_LARGE) ? 4 : 2;
-    static const int DEPTH =
-        2 * BATCH; /* fragments in registers: a batch that runs, and the next */
+    static const int DEPTH = 2 * BATCH; /* fragments: of a batch that runs, and of the next */
     static_assert(PER_PART % BATCH == 0, "operands of one part are in hand");
     static_assert(!TWO || PER_CHAIN > BATCH,
                   "a chain is added beside the second batch of the next");

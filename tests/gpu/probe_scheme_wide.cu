@@ -8,7 +8,7 @@
  * the same weights' product without SwiGLU.  All take turns, so that clocks are alike: medians.
  * A turn is some launches, in which a large product is still at clocks that the power limit takes
  * from it a moment later; `steady` gives cublasLt and the chosen tile turns of 80 ms, and counts
- * their second halves.
+ * their second halves.  Of each tile there are two times: by blocks alone, and by two that share x.
  *
  *     nvcc -std=c++17 -O3 -gencode=arch=compute_90a,code=sm_90a -I. tests/gpu/probe_scheme_wide.cu \
  *          kernels/cuda/{matmul_scheme_sm90{,_bf16,_f16},tensor_map}.cu kernels/scheme.c \
@@ -49,6 +49,18 @@ const struct scheme schemes[] = {
     {.codes = DT_NF4, .group = 32, .scale = DT_F16},
     {.codes = DT_NF4, .group = 256, .scale = DT_F32},
 };
+
+enum { CUTS = 2 * SCHEME_TILES }; /* each tile by blocks alone, then by two that share x */
+
+struct scheme_wide_cut cut_of(int number)
+{
+    return {(enum scheme_wide_tile)(number / 2), number % 2 + 1};
+}
+
+int number_of(struct scheme_wide_cut c)
+{
+    return 2 * c.tile + c.cluster - 1;
+}
 
 uint32_t random_bits()
 {
@@ -209,7 +221,7 @@ bool is_right(const checked *c, mode mode, size_t at, int col)
     return fabs(f32_from_bf16(c->host_y[at]) - want) <= 0.005 * (fabs(want) + 1e-3);
 }
 
-int check_run(struct device *d, checked *c, int tile, int rows, mode mode, int sm_count)
+int check_run(struct device *d, checked *c, int cut, int rows, mode mode, int sm_count)
 {
     struct device some = *d;
     some.sm_count = sm_count;
@@ -232,14 +244,14 @@ int check_run(struct device *d, checked *c, int tile, int rows, mode mode, int s
     OK(cudaMemsetAsync(c->y, 0xff, n * 2, d->stream));
     OK(cudaMemsetAsync(c->y_f32, 0xff, n * 4, d->stream));
     p.x = c->x + c->in; /* others, so that what is handed on there is not what is wanted */
-    matmul_scheme_sm90_tile(&some, &p, (enum scheme_wide_tile)tile);
+    matmul_scheme_sm90_cut(&some, &p, cut_of(cut));
     p.x = c->x;
-    matmul_scheme_sm90_tile(&some, &p, (enum scheme_wide_tile)tile);
+    matmul_scheme_sm90_cut(&some, &p, cut_of(cut));
     OK(some.fault);
     OK(cudaStreamSynchronize(d->stream));
     for (int32_t given : fetched<int32_t>(d->tiles_given, words))
         if (given) {
-            printf("  tile %d rows %d: sums that nobody took\n", tile, rows);
+            printf("  cut %d rows %d: sums that nobody took\n", cut, rows);
             return 1;
         }
     c->host_y = fetched<uint16_t>(c->y, n);
@@ -251,8 +263,8 @@ int check_run(struct device *d, checked *c, int tile, int rows, mode mode, int s
         else
             outside += mode == F32 ? f32_to_bits(c->host_f32[at]) != ~0u : c->host_y[at] != 0xffff;
     if (wrong || outside)
-        printf("  tile %d rows %d mode %d, %d SMs: %d wrong, %d written outside\n", tile, rows,
-               mode, sm_count, wrong, outside);
+        printf("  cut %d rows %d mode %d, %d SMs: %d wrong, %d written outside\n", cut, rows, mode,
+               sm_count, wrong, outside);
     return wrong || outside;
 }
 
@@ -260,12 +272,12 @@ int check_run(struct device *d, checked *c, int tile, int rows, mode mode, int s
 int check_runs(struct device *d, checked *c)
 {
     int bad = 0;
-    for (int tile = 0; tile < SCHEME_TILES; tile++)
+    for (int cut = 0; cut < CUTS; cut++)
         for (int rows : {1, 65, 129, 300, 600})
             for (int mode = 0; mode < (c->gated ? F32 : MODES); mode++)
                 for (int sm_count : {d->sm_count, 5, 4})
-                    if (scheme_wide_has((enum scheme_wide_tile)tile, c->gated))
-                        bad += check_run(d, c, tile, rows, (enum mode)mode, sm_count);
+                    if (scheme_wide_has(cut_of(cut).tile, c->gated))
+                        bad += check_run(d, c, cut, rows, (enum mode)mode, sm_count);
     return bad;
 }
 
@@ -273,10 +285,10 @@ int check_runs(struct device *d, checked *c)
 int check_run_of_all(struct device *d, checked *c)
 {
     int bad = 0;
-    for (int tile = 0; tile < SCHEME_TILES; tile++)
+    for (int cut = 0; cut < CUTS; cut++)
         for (int rows : {144, (int)CHECK_ROWS})
-            if (scheme_wide_has((enum scheme_wide_tile)tile, c->gated))
-                bad += check_run(d, c, tile, rows, ADD, d->sm_count);
+            if (scheme_wide_has(cut_of(cut).tile, c->gated))
+                bad += check_run(d, c, cut, rows, ADD, d->sm_count);
     return bad;
 }
 
@@ -395,15 +407,15 @@ struct product product_of(struct bench *b, const copies *c, const struct layer *
     return p;
 }
 
-turn tile_turn(struct bench *b, const copies *c, const struct layer *l, int rows, int tile,
-               int launches)
+turn cut_turn(struct bench *b, const copies *c, const struct layer *l, int rows, int cut,
+              int launches)
 {
     struct product p = product_of(b, c, l, rows);
     return {graph_of(b->d.stream, launches, [&](int i) {
         const uint8_t *w = c->w + c->bytes * (size_t)(i % c->n);
         p.w = w;
         p.w_up = l->gated ? w + c->half : nullptr;
-        matmul_scheme_sm90_tile(&b->d, &p, (enum scheme_wide_tile)tile);
+        matmul_scheme_sm90_cut(&b->d, &p, cut_of(cut));
     })};
 }
 
@@ -440,9 +452,9 @@ turn lt_turn(struct bench *b, const struct layer *l, int rows, const std::vector
     })};
 }
 
-bool is_timed(const struct layer *l, int tile, int chosen, bool steady)
+bool is_timed(const struct layer *l, int cut, int chosen, bool steady)
 {
-    return steady ? tile == chosen : scheme_wide_has((enum scheme_wide_tile)tile, l->gated);
+    return steady ? cut / 2 == chosen / 2 : scheme_wide_has(cut_of(cut).tile, l->gated);
 }
 
 void bench_rows(struct bench *b, const struct layer *l, int rows, const std::vector<bf *> &w,
@@ -456,10 +468,10 @@ void bench_rows(struct bench *b, const struct layer *l, int rows, const std::vec
     std::vector<int> chosen;
     for (const copies &c : schemes) {
         const struct product p = product_of(b, &c, l, rows);
-        chosen.push_back(matmul_scheme_sm90_chosen(&b->d, &p));
-        for (int tile = 0; tile < SCHEME_TILES; tile++)
-            if (is_timed(l, tile, chosen.back(), steady))
-                turns.push_back(tile_turn(b, &c, l, rows, tile, launches));
+        chosen.push_back(number_of(matmul_scheme_sm90_chosen(&b->d, &p)));
+        for (int cut = 0; cut < CUTS; cut++)
+            if (is_timed(l, cut, chosen.back(), steady))
+                turns.push_back(cut_turn(b, &c, l, rows, cut, launches));
     }
     take_turns(b, &turns, launches, steady);
     const double lt = turns[0].median();
@@ -468,11 +480,11 @@ void bench_rows(struct bench *b, const struct layer *l, int rows, const std::vec
         printf(", SwiGLU too %7.2f", turns[1].median());
     for (size_t i = 0; i < schemes.size(); i++) {
         printf(" | %s", dtype_traits[schemes[i].s->codes].name);
-        for (int tile = 0; tile < SCHEME_TILES; tile++)
-            if (is_timed(l, tile, chosen[i], steady)) {
+        for (int cut = 0; cut < CUTS; cut++)
+            if (is_timed(l, cut, chosen[i], steady)) {
                 const double us = turns[at++].median();
                 printf(" %7.2f", us);
-                if (tile == chosen[i])
+                if (cut == chosen[i])
                     printf("* %4.2fx", lt / us);
             }
     }

@@ -16,6 +16,16 @@ inline void cluster_sync()
     sim::cluster_wait();
 }
 
+inline void cluster_arrive()
+{
+    sim::cluster_arrive();
+}
+
+inline void cluster_wait()
+{
+    sim::cluster_wait();
+}
+
 inline void mbarrier_arrive_at(uint32_t bar, uint32_t rank)
 {
     sim::mbarrier_come(sim::self->block->cluster->block.at(rank), bar);
