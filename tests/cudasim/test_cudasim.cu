@@ -251,6 +251,34 @@ __global__ void neighbour_kernel(int *out)
     cluster_sync();
 }
 
+/* All arrive; half end, one waits for the other block, the rest for what it then does. */
+__global__ void few_wait_kernel(int *out)
+{
+    __shared__ uint64_t bar;
+    if (threadIdx.x == 0)
+        mbarrier_init(shared_addr(&bar), 1);
+    __syncthreads();
+    cluster_arrive();
+    if (threadIdx.x >= THREADS / 2)
+        return;
+    if (threadIdx.x == 0) {
+        cluster_wait();
+        mbarrier_arrive_at(shared_addr(&bar), cluster_rank() ^ 1);
+        out[blockIdx.x] = (int)cluster_rank() + 1;
+    }
+    mbarrier_wait(shared_addr(&bar), 0);
+}
+
+bool meets_without_those_that_ended()
+{
+    int out[8] = {};
+    launch(few_wait_kernel, 8, 2, +out);
+    for (int i = 0; i < 8; i++)
+        if (out[i] != i % 2 + 1)
+            return false;
+    return true;
+}
+
 bool meets_neighbours()
 {
     int out[8 * THREADS];
@@ -347,6 +375,7 @@ int main()
     check("bytes are multiplied", multiplies_bytes());
     check("8 x 8 halves are turned", transposes());
     check("blocks of a cluster meet", meets_neighbours());
+    check("and when threads end that have arrived", meets_without_those_that_ended());
     check("a graph's kernel is changed before it runs again", replays<true>());
     check("a kernel that is not changed shows", !replays<false>());
     return failures != 0;
