@@ -5,7 +5,7 @@
  * the fragments of 16 rows do (scheme_layout.h), so a warp expands them in registers and
  * multiplies; x lies in shared memory, as the copy engine brings it.  A tile is 64 to 192 rows of
  * the weights by 32 to 256 rows of x: one to three warpgroups multiply, a thread of the last
- * fetches 128 columns of k a stage, in three or four copies.  Blocks stay and take tile after tile.
+ * fetches 128 columns of k a stage, in two to four copies.  Blocks stay and take tile after tile.
  *
  * Why so.  Chains of 128 columns are scaled and added in f32, so a sum is two accumulators, and
  * what registers hold is 128 by 256 sums with the chains of half of them.  A wgmma of 64 by N
@@ -264,7 +264,7 @@ void launch_kernel(struct device *d, wide_args *a)
         ready_on = d->index + 1;
     }
     const int all = a->row_tiles * a->col_tiles;
-    if (ENDING == ENDING_ANY)
+    if (ENDING == ENDING_ANY) /* the rest of its plan */
         a->plan = {all, all < d->sm_count ? all : d->sm_count, all, 1};
     assert(a->plan.tiles == all);
     static_assert(TILE::MATHS * TILE::BLOCKS * TILE::N / 2 <= SCHEME_WIDE_SUMS &&

@@ -32,9 +32,9 @@ __device__ __forceinline__ void cluster_sync()
                      : "memory");
 }
 
-/* The same in two steps: a thread that needs nobody else need not wait.  Of what was written before
- * only barriers are seen after it, where fence_mbarrier_init came between: a release would be a
- * fence of the whole GPU. */
+/* The same in two steps: a thread that needs nobody else need not wait; those of one warp wait all
+ * or have ended.  Of what was written before only barriers are seen after it, where
+ * fence_mbarrier_init came between: a release would be a fence of the whole GPU. */
 __device__ __forceinline__ void cluster_arrive()
 {
     asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");

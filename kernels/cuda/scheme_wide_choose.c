@@ -58,7 +58,7 @@ enum {
 
 /* Percent of a step that is saved where x comes for two blocks at once: fitted as above. */
 static const struct pair {
-    int few, many, gated; /* to 128 rows of x; more; of any number */
+    int few, many, gated; /* in tiles of up to 128 rows of x; of more; gated, in all */
 } pair_saves[SCHEME_WIDE_CODES] = {{4, 5, 7}, {2, 3, -2}, {3, 1, 4}};
 
 static int64_t divide_up(int64_t a, int64_t b)

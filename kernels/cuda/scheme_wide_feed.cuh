@@ -72,7 +72,7 @@ template <class TILE> struct feeder {
         if (n == 0)
             return;
         if (a.plan.cluster == 2) {
-            const int rank = blockIdx.x % 2;
+            const int rank = rank_of(a);
             tensor_copy_2d_to_all(r.at() + rank * X_BYTES, x, r.full + 8 * r.stage, 3,
                                   (2 * k + rank) * BOX, row);
             return;
@@ -90,7 +90,7 @@ template <class TILE> struct feeder {
         is_reused |= r.parity;
         if (a.plan.cluster == 1 || !is_reused)
             return;
-        mbarrier_arrive_at(agreed + 8 * r.stage, blockIdx.x % 2 ^ 1);
+        mbarrier_arrive_at(agreed + 8 * r.stage, rank_of(a) ^ 1);
         mbarrier_wait(agreed + 8 * r.stage, r.parity ^ 1);
     }
 

@@ -1,4 +1,4 @@
-/* scheme_wide_plan.h - how the tiles of a wide product of quantized weights are given to blocks.
+/* scheme_wide_plan.h - how the tiles of a wide product of quantized weights are given to workers.
  *
  * A worker is a block, or a cluster of two that has two tiles side by side along the weights and
  * brings their x once for both; here its tile is both.  Tiles are numbered along the rows of x,

@@ -28,6 +28,12 @@ __device__ __forceinline__ int worker_of(const wide_args &a)
     return a.plan.cluster == 2 ? blockIdx.x / 2 : blockIdx.x;
 }
 
+/* In its cluster, of at most two along x of the grid. */
+__device__ __forceinline__ int rank_of(const wide_args &a)
+{
+    return a.plan.cluster == 2 ? blockIdx.x % 2 : 0;
+}
+
 /* The i-th part of the line that this block has, to shared memory: once, as it takes divisions. */
 __device__ __forceinline__ void share_line(uint32_t line, const wide_args &a, int i)
 {
@@ -54,7 +60,7 @@ template <class TILE> struct place { /* first row of x; first unit of each weigh
         const int first = tile / in_groups * SCHEME_WIDE_GROUP, rest = tile % in_groups;
         const int height = min(a.row_tiles - first, SCHEME_WIDE_GROUP);
         row = (first + rest % height) * TILE::N;
-        const int col = rest / height * a.plan.cluster + (a.plan.cluster == 2 ? blockIdx.x % 2 : 0);
+        const int col = rest / height * a.plan.cluster + rank_of(a);
         unit = col * (a.p.w_up ? TILE::UNITS / 2 : TILE::UNITS); /* of one weight */
     }
 };

@@ -26,6 +26,7 @@ struct shape {
     int rows, n, in;
 };
 const struct shape shapes[] = {{33, 1104, 256}, {200, 584, 640}, {ROWS_MAX, 200, 1152}};
+const struct shape shared = {33, 1104, 2048}; /* whose pairs hand on sums */
 
 void check(cudaError_t e)
 {
@@ -96,6 +97,11 @@ std::vector<uint16_t> product_of(struct device *d, struct product p, struct sche
         matmul_scheme_sm90_cut(d, &p, cut);
     check(cudaStreamSynchronize(d->stream));
     check(d->fault);
+    for (size_t i = 0; i < scheme_wide_given_words(d->sm_count); i++)
+        if (d->tiles_given[i]) {
+            fprintf(stderr, "sums that nobody took\n");
+            abort();
+        }
     const std::vector<uint16_t> v(y, y + n);
     check(cudaFree(y));
     return v;
@@ -135,6 +141,7 @@ int main(void)
 {
     int bad = 0;
     struct device d[] = {device_of(2), device_of(5)};
+    bad += check_product(&d[1], &schemes[0], &shared, false);
     for (const struct scheme &s : schemes)
         for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
             for (int gated = 0; gated <= 1; gated++)
