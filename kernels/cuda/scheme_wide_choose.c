@@ -45,7 +45,7 @@ enum {
     IDLE_SAVES = 8,
     SHARED_ADDS = 5,
     /* Nanoseconds that two blocks of a cluster take to begin; to so many rows of x, where weights
-     * are most of what is brought, they are slower (65 rows of 4096 x 14336, INT4: 8 %), or gated
+     * are most of what is brought, they are slower (65 rows of 4096 x 14336, INT4: 9 %), or gated
      * not measured. */
     PAIR_ADDS = 600,
     ALONE_ROWS_MAX = 96,
@@ -56,7 +56,8 @@ enum {
     HAND_ON_SUMS = 60,
 };
 
-/* Percent of a step that is saved where x comes for two blocks at once: fitted as above. */
+/* Percent of a step that is saved where x comes for two blocks at once: medians of chosen tiles, of
+ * 128 to 2048 rows of the five products, both ways by turns at clocks that last. */
 static const struct pair {
     int few, many, gated; /* in tiles of up to 128 rows of x; of more; gated, in all */
 } pair_saves[SCHEME_WIDE_CODES] = {{4, 5, 7}, {2, 3, -2}, {3, 1, 4}};

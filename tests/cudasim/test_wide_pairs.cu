@@ -9,6 +9,7 @@
 #include "kernels/cuda/matmul_scheme_sm90.h"
 #include "kernels/cuda/scheme_layout.h"
 #include "kernels/half.h"
+#include "tests/cudasim/random.h"
 
 namespace
 {
@@ -44,20 +45,13 @@ template <class T> T *take(size_t n)
     return at;
 }
 
-uint32_t random_bits()
-{
-    static uint64_t state = 88172645463325252ull;
-    state ^= state << 13;
-    state ^= state >> 7;
-    state ^= state << 17;
-    return (uint32_t)(state >> 20);
-}
+sim::random_source random_bits;
 
 uint16_t *random_values(size_t n)
 {
     uint16_t *at = take<uint16_t>(n);
     for (size_t i = 0; i < n; i++)
-        at[i] = f32_to_bf16((float)(random_bits() % 2001) * 0.001F - 1);
+        at[i] = f32_to_bf16((float)(random_bits.below(2001)) * 0.001F - 1);
     return at;
 }
 
@@ -66,9 +60,9 @@ uint8_t *random_weight(const struct scheme *s, const struct shape *of)
     std::vector<uint8_t> codes((size_t)of->n * of->in);
     std::vector<float> scales((size_t)of->n * (size_t)scheme_groups(s, of->in));
     for (auto &v : codes)
-        v = (uint8_t)(random_bits() & (s->codes == DT_INT8 ? 255 : 15));
+        v = (uint8_t)(random_bits.below(s->codes == DT_INT8 ? 256 : 16));
     for (auto &v : scales)
-        v = 0.0001F * (float)(1 + random_bits() % 1000);
+        v = 0.0001F * (float)(1 + random_bits.below(1000));
     const struct scheme_rows rows = {codes.data(), scales.data(), nullptr};
     uint8_t *w = take<uint8_t>(scheme_units_bytes(s, of->n, of->in));
     scheme_pack(s, DT_BF16, of->in, &rows, of->n, w);
