@@ -79,6 +79,10 @@ ASAN_OPTIONS=detect_stack_use_after_return=1 ctests dev
 build tsan
 ctests tsan -R 'ring|parallel|thread_pool|comm|test_ranks|quant_load|store_folder|engine_proc|scheduler_test|test_http|test_call|test_log'
 
+failures() { # failures NAME LOG: each failed case with what it said, which may be long ago in the log
+    grep -A6 '^FAIL  ' "$2" | cut -c1-500 | head -100 | sed "s/^FAIL  /FAILED: $1: /"
+}
+
 counted() { # counted NAME COMMAND...: adds the counts of its last line
     local name=$1 log line ok bad off status
     shift
@@ -92,6 +96,7 @@ counted() { # counted NAME COMMAND...: adds the counts of its last line
     ok=${line%% passed*}; bad=${line#*, }; bad=${bad%% failed*}
     case $line in *skipped) off=${line##*failed, }; skipped=$((skipped + ${off%% skipped})) ;; esac
     passed=$((passed + ok)); failed=$((failed + bad))
+    [ "$bad" -eq 0 ] || failures "$name" "$log"
     if [ "$status" -ne 0 ] && [ "$bad" -eq 0 ]; then count "$name exit $status" 1; fi
 }
 
