@@ -42,11 +42,11 @@ build() { # build PRESET
     finish
 }
 
-ctests() { # ctests PRESET [ctest arguments]: adds ctest's own counts
+ctests() { # ctests PRESET [ctest arguments]: adds ctest's own counts; one more at once, as some only wait
     local preset=$1; shift
     say "ctest $preset $*"
     local log=build/logs/ctest-$preset-$$-$RANDOM.log
-    ctest --test-dir "build/$preset" --output-on-failure -j "$jobs" "$@" >"$log" 2>&1
+    ctest --test-dir "build/$preset" --output-on-failure -j $((jobs + 1)) "$@" >"$log" 2>&1
     local n bad off
     n=$(sed -nE 's/.*tests passed, [0-9]+ tests failed out of ([0-9]+)/\1/p' "$log")
     bad=$(sed -nE 's/.*tests passed, ([0-9]+) tests failed out of.*/\1/p' "$log")
