@@ -62,8 +62,9 @@ static const int shapes[][2] = {/* in, n of the first out */
                                 {384, 56}, {1000, 40},  {256, 1280}, {2176, 200}, {1024, 528},
                                 {128, 56}, {768, 4240}, {576, 208},  {4096, 272}, {2304, 1040}};
 /* Short ones for which 132 SMs choose the larger tiles of wide products, some of them several a
- * block, or shared. */
-static const int waves[][2] = {{256, 4240}, {640, 6144}, {256, 14336}, {1024, 8704}, {256, 16960}};
+ * block, or shared; and a long one, for which most bring x in pairs. */
+static const int waves[][2] = {{256, 4240},  {640, 6144},  {256, 14336},
+                               {1024, 8704}, {256, 16960}, {16384, 264}};
 
 static const int (*some_shapes)[2] = shapes;
 static int n_shapes = sizeof shapes / sizeof shapes[0];
@@ -341,7 +342,7 @@ static void check_type(enum dtype act, const char *only)
                                          .n_heads = 32,
                                          .n_kv_heads = 8,
                                          .head_dim = 128,
-                                         .in_max = 4096};
+                                         .in_max = 16384};
     struct tested t;
     device_open(&t, act, &limits);
     struct pool pool = {.at = take_device(&t, (size_t)128 << 20)};
