@@ -8,13 +8,12 @@ import os
 import signal
 import subprocess
 import tempfile
-import threading
 import time
 
 import harness
 from harness import check, equal
 from rank_group import RANKS, Group
-from suite_ranks import run_all
+from suite_ranks import begin_all, run_all
 
 OPTIONS = ("--tensor-parallel", str(RANKS), "--kv-memory", "64MiB")
 ALL_DOWN_S = 10
@@ -119,11 +118,8 @@ def test_a_rank_without_the_secret_is_refused(c):
 def under_load(c, group, want, what, strike):
     """Strikes while streams run; they must end as they would have, and all ranks go down in time
     unless strike gives None for the engines that should."""
-    streams = []
-    thread = threading.Thread(target=lambda: streams.extend(run_all(group.first)))
     pids = group.engine_pids()
-    thread.start()
-    time.sleep(0.4)
+    thread, streams = begin_all(group.first)
     start = time.monotonic()
     heal = strike()
     down = group.await_down(pids, ALL_DOWN_S)

@@ -26,8 +26,26 @@ def group_of(c, transport, options=OPTIONS):
     return Group(c.options, *options, "--rank-transport", transport)
 
 
-def run_all(server):
-    return harness.run_parallel([lambda r=r: server.stream_text(*r) for r in REQUESTS])
+def run_all(server, hear=lambda i: None):
+    """What the streams say; hear(i) at each event of stream i."""
+    return harness.run_parallel([lambda i=i, r=r: server.stream_text(*r, on_event=lambda _: hear(i))
+                                 for i, r in enumerate(REQUESTS)])
+
+
+def begin_all(server):
+    """The same in a thread: it, and the list that will have what they say, when all are under way."""
+    said, heard = [], [0] * len(REQUESTS)
+
+    def hear(i):
+        heard[i] += 1
+
+    thread = threading.Thread(target=lambda: said.extend(run_all(server, hear)))
+    thread.start()
+    end = time.monotonic() + 60
+    while min(heard) < 2 and thread.is_alive():
+        check(time.monotonic() < end, "streams have not begun within 60 s; events:", heard)
+        time.sleep(0.002)
+    return thread, said
 
 
 def test_processes_say_what_threads_say_and_end_together(c):
@@ -42,10 +60,7 @@ def test_processes_say_what_threads_say_and_end_together(c):
 
 
 def strike(c, group, want, rank, sig):
-    streams = []
-    thread = threading.Thread(target=lambda: streams.extend(run_all(group.first)))
-    thread.start()
-    time.sleep(0.4)
+    thread, streams = begin_all(group.first)
     pid, start = group.engine_pid(rank), time.monotonic()
     os.kill(pid, sig)
     thread.join()
