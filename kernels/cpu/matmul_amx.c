@@ -9,7 +9,7 @@
  * of AVX-512 with VNNI, which multiplies the few rows and all floats. */
 #include "kernels/cpu/matmul_int.h"
 
-#ifdef __AMX_INT8__
+#if defined(__AMX_INT8__) || defined(__AMXINT8__) /* clang names it so, to 15 */
 #define MATMUL_SIGNED_IN_PLACE
 #include "kernels/cpu/matmul_lanes16.h"
 
