@@ -7,7 +7,7 @@ set -euo pipefail
 build=(gcc cmake ninja-build pkg-config libmicrohttpd-dev libuv1-dev libcjson-dev
        libutf8proc-dev nettle-dev libcmocka-dev python3 python3-pip python3-venv ca-certificates curl)
 tests=(prometheus procps shellcheck systemd libseccomp2 dpkg-dev file mmdebstrap util-linux iproute2
-       openmpi-bin)
+       openmpi-bin clang libclang-rt-dev)
 want=("${build[@]}")
 [ "${1:-build}" = test ] && want+=("${tests[@]}")
 

@@ -7,9 +7,10 @@
 #   tests/run.sh quick      lints, release build, unit tests, fuzz corpora
 #
 # Suites: lints; unit tests, fuzz corpora and the simulation in a release build; the same under
-# ASan+UBSan; the threaded parts under TSan; the daemon end to end with the
-# official OpenAI clients; what deploys it, and the Debian package.  Its units under a systemd that
-# runs want more of a machine than CI has for sure: tests/deploy/booted.sh.  Logs are in build/logs.
+# ASan+UBSan; the threaded parts under TSan; fuzz corpora as clang and libFuzzer build the targets; the
+# daemon end to end with the official OpenAI clients; what deploys it, and the Debian package.  Its units
+# under a systemd that runs want more of a machine than CI has for sure: tests/deploy/booted.sh.  Logs
+# are in build/logs.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 mode=${1:-full}
@@ -78,6 +79,9 @@ build dev
 ASAN_OPTIONS=detect_stack_use_after_return=1 ctests dev
 build tsan
 ctests tsan -R 'ring|parallel|thread_pool|comm|test_ranks|quant_load|store_folder|engine_proc|scheduler_test|test_http|test_call|test_log'
+
+build fuzz # by clang, with libFuzzer
+ctests fuzz -L fuzz
 
 failures() { # failures NAME LOG: each failed case with what it said, which may be long ago in the log
     grep -A6 '^FAIL  ' "$2" | cut -c1-500 | head -100 | sed "s/^FAIL  /FAILED: $1: /"
