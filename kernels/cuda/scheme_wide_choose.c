@@ -1,8 +1,6 @@
 /* scheme_wide_choose.c - shape to tile; see scheme_wide_choose.h. */
 #include "kernels/cuda/scheme_wide_choose.h"
 
-#include <stdint.h>
-
 /* What a tile, plain and gated (0: there is none), and each 128 columns of its k cost an SM, in
  * nanoseconds: INT4, INT8 and NF4, fitted to what the tiles took of 17 to 896 rows of five products
  * on an H200, shared and not, most of it at clocks that the power limit leaves.  At 1024, 2048 and
@@ -136,6 +134,12 @@ struct scheme_wide_plan scheme_wide_plan_of(struct scheme_wide_cut c,
     return plan_cost(c, s, &shares) < plan_cost(c, s, &alone) ? shares : alone;
 }
 
+int64_t scheme_wide_cost(struct scheme_wide_cut c, const struct scheme_wide_shape *s)
+{
+    const struct scheme_wide_plan plan = scheme_wide_plan_of(c, s);
+    return plan_cost(c, s, &plan);
+}
+
 static bool may_pair(const struct scheme_wide_shape *s)
 {
     return s->sm_count >= 2 && s->rows > (s->gated ? ALONE_ROWS_MAX_GATED : ALONE_ROWS_MAX);
@@ -149,8 +153,7 @@ struct scheme_wide_cut scheme_wide_choose(const struct scheme_wide_shape *s)
         const struct scheme_wide_cut c = {(enum scheme_wide_tile)(i / 2), i % 2 + 1};
         if (!scheme_wide_has(c.tile, s->gated) || (c.cluster == 2 && !may_pair(s)))
             continue;
-        const struct scheme_wide_plan plan = scheme_wide_plan_of(c, s);
-        const int64_t cost = plan_cost(c, s, &plan);
+        const int64_t cost = scheme_wide_cost(c, s);
         if (cost < best_cost) {
             best_cost = cost;
             best = c;

@@ -6,6 +6,7 @@
 #define KERNELS_CUDA_SCHEME_WIDE_CHOOSE_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 #include "kernels/cuda/scheme_wide_plan.h"
 
@@ -55,6 +56,9 @@ struct scheme_wide_cut {
 };
 
 struct scheme_wide_cut scheme_wide_choose(const struct scheme_wide_shape *);
+
+/* Nanoseconds that a cut is thought to take, by which one is chosen: what a benchmark compares. */
+int64_t scheme_wide_cost(struct scheme_wide_cut, const struct scheme_wide_shape *);
 
 /* Tiles are shared where that is quicker. */
 struct scheme_wide_plan scheme_wide_plan_of(struct scheme_wide_cut,

@@ -7,14 +7,16 @@
  * whose SwiGLU is fused, beside the product alone and beside it and a kernel of SwiGLU; `bare` is
  * the same weights' product without SwiGLU.  All take turns, so that clocks are alike: medians.
  * A turn is some launches, in which a large product is still at clocks that the power limit takes
- * from it a moment later; `steady` gives cublasLt and the chosen tile turns of 80 ms, and counts
- * their second halves.  Of each tile there are two times: by blocks alone, and by two that share x.
+ * from it a moment later; `steady` gives cublasLt and the chosen tile turns of 120 ms, and counts
+ * their second halves, and `near` does so with the cuts that costs say are the likeliest.  A turn
+ * of that length still feels the one before, so each round has an order of its own.  Of each tile
+ * there are two times: by blocks alone, and by two that share x.
  *
  *     nvcc -std=c++17 -O3 -gencode=arch=compute_90a,code=sm_90a -I. tests/gpu/probe_scheme_wide.cu \
  *          kernels/cuda/{matmul_scheme_sm90{,_bf16,_f16},tensor_map}.cu kernels/scheme.c \
  *          kernels/tensor.c kernels/cuda/{scheme_layout,scheme_wide_choose}.c base/status.c \
  *          -lcublasLt
- *     probe_scheme_wide [check | [steady] rows ...]       without either: both; `steady` alone:
+ *     probe_scheme_wide [check | [steady | near] rows ...]  without any: both; `steady` alone:
  *                                                         of all rows */
 #include "tests/gpu/lt_bench.cuh"
 #include "tests/gpu/units_bench.cuh"
@@ -30,7 +32,9 @@
 namespace
 {
 
-enum { ROWS_MAX = 4096, CHECK_ROWS = 600, STEADY_MS = 80 };
+enum { ROWS_MAX = 4096, CHECK_ROWS = 600, STEADY_MS = 120, NEAR_CUTS = 6 };
+
+enum timing { ALL_CUTS, STEADY, NEAR }; /* what is timed of each product */
 
 const struct scheme schemes[] = {
     {.codes = DT_INT4, .group = 128, .scale = DT_F16},
@@ -376,15 +380,21 @@ double steady_us(struct bench *b, const turn *t, int launches)
     return us[us.size() / 2];
 }
 
-void take_turns(struct bench *b, std::vector<turn> *turns, int launches, bool steady)
+void take_turns(struct bench *b, std::vector<turn> *turns, int launches, enum timing timing)
 {
-    for (int round = 0; round < (steady ? 3 : 6); round++)
-        for (turn &t : *turns) {
-            const double us =
-                steady ? steady_us(b, &t, launches) : run_us(b->d.stream, t.run) / launches;
-            if (steady || round > 0)
-                t.us.push_back(us);
+    std::vector<turn *> order;
+    for (turn &t : *turns)
+        order.push_back(&t);
+    for (int round = 0; round < (timing != ALL_CUTS ? 3 : 6); round++) {
+        for (size_t i = order.size(); timing != ALL_CUTS && i > 1; i--)
+            std::swap(order[i - 1], order[random_bits() % i]);
+        for (turn *t : order) {
+            const double us = timing != ALL_CUTS ? steady_us(b, t, launches)
+                                                 : run_us(b->d.stream, t->run) / launches;
+            if (timing != ALL_CUTS || round > 0)
+                t->us.push_back(us);
         }
+    }
     for (turn &t : *turns) {
         std::sort(t.us.begin(), t.us.end());
         OK(cudaGraphExecDestroy(t.run));
@@ -452,13 +462,41 @@ turn lt_turn(struct bench *b, const struct layer *l, int rows, const std::vector
     })};
 }
 
-bool is_timed(const struct layer *l, int cut, int chosen, bool steady)
+struct scheme_wide_shape shape_of(struct bench *b, const struct scheme *s, const struct layer *l,
+                                  int rows)
 {
-    return steady ? cut / 2 == chosen / 2 : scheme_wide_has(cut_of(cut).tile, l->gated);
+    const enum scheme_wide_codes codes = s->codes == DT_NF4    ? SCHEME_WIDE_BOOK
+                                         : s->codes == DT_INT8 ? SCHEME_WIDE_8_BITS
+                                                               : SCHEME_WIDE_4_BITS;
+    return {rows, l->n, l->in, l->gated, codes, b->d.sm_count};
+}
+
+/* Those that are timed, the likeliest first if not all. */
+std::vector<int> cuts_of(const struct scheme_wide_shape *s, int chosen, enum timing timing)
+{
+    std::vector<int> cuts;
+    for (int cut = 0; cut < CUTS; cut++)
+        if (timing == STEADY ? cut == chosen : scheme_wide_has(cut_of(cut).tile, s->gated))
+            cuts.push_back(cut);
+    if (timing == NEAR) {
+        std::sort(cuts.begin(), cuts.end(), [&](int a, int b) {
+            return scheme_wide_cost(cut_of(a), s) < scheme_wide_cost(cut_of(b), s);
+        });
+        cuts.resize(NEAR_CUTS);
+    }
+    return cuts;
+}
+
+void print_name(int cut)
+{
+#define NAME(WEIGHTS, ROWS) #WEIGHTS "x" #ROWS,
+    static const char *const names[] = {SCHEME_WIDE_TILES(NAME)};
+#undef NAME
+    printf(" %s%s", names[cut / 2], cut % 2 ? "p" : "");
 }
 
 void bench_rows(struct bench *b, const struct layer *l, int rows, const std::vector<bf *> &w,
-                const std::vector<copies> &schemes, bool steady)
+                const std::vector<copies> &schemes, enum timing timing)
 {
     const int launches = rows <= 256 ? 40 : 8;
     std::vector<turn> turns = {lt_turn(b, l, rows, w, false, launches)};
@@ -466,33 +504,40 @@ void bench_rows(struct bench *b, const struct layer *l, int rows, const std::vec
         turns.push_back(lt_turn(b, l, rows, w, true, launches));
     size_t at = turns.size();
     std::vector<int> chosen;
+    std::vector<std::vector<int>> cuts;
     for (const copies &c : schemes) {
         const struct product p = product_of(b, &c, l, rows);
+        const struct scheme_wide_shape s = shape_of(b, c.s, l, rows);
         chosen.push_back(number_of(matmul_scheme_sm90_chosen(&b->d, &p)));
-        for (int cut = 0; cut < CUTS; cut++)
-            if (is_timed(l, cut, chosen.back(), steady))
-                turns.push_back(cut_turn(b, &c, l, rows, cut, launches));
+        cuts.push_back(cuts_of(&s, chosen.back(), timing));
+        for (int cut : cuts.back())
+            turns.push_back(cut_turn(b, &c, l, rows, cut, launches));
     }
-    take_turns(b, &turns, launches, steady);
+    take_turns(b, &turns, launches, timing);
     const double lt = turns[0].median();
     printf("%-7s M %-4d cublasLt %7.2f us", l->name, rows, lt);
     if (l->gated)
         printf(", SwiGLU too %7.2f", turns[1].median());
     for (size_t i = 0; i < schemes.size(); i++) {
         printf(" | %s", dtype_traits[schemes[i].s->codes].name);
-        for (int cut = 0; cut < CUTS; cut++)
-            if (is_timed(l, cut, chosen[i], steady)) {
-                const double us = turns[at++].median();
-                printf(" %7.2f", us);
-                if (cut == chosen[i])
-                    printf("* %4.2fx", lt / us);
-            }
+        const struct scheme_wide_shape s = shape_of(b, schemes[i].s, l, rows);
+        for (int cut : cuts[i]) {
+            const double us = turns[at++].median();
+            if (timing != ALL_CUTS)
+                print_name(cut);
+            printf(" %7.2f", us);
+            if (timing == NEAR)
+                printf(" (%.1f)", scheme_wide_cost(cut_of(cut), &s) / 1000.0);
+            if (cut == chosen[i])
+                printf("* %4.2fx", lt / us);
+        }
     }
     printf("\n");
     fflush(stdout);
 }
 
-void bench_layer(struct bench *b, const struct layer *l, const int *rows, int n_rows, bool steady)
+void bench_layer(struct bench *b, const struct layer *l, const int *rows, int n_rows,
+                 enum timing timing)
 {
     const size_t values = (size_t)l->in * l->n * (l->gated ? 2 : 1);
     std::vector<bf *> w(L2_TIMES / (values * 2) + 1);
@@ -501,7 +546,7 @@ void bench_layer(struct bench *b, const struct layer *l, const int *rows, int n_
     const std::vector<copies> c = {make_copies(&schemes[0], l), make_copies(&schemes[1], l),
                                    make_copies(&schemes[4], l)};
     for (int i = 0; i < n_rows; i++)
-        bench_rows(b, l, rows[i], w, c, steady);
+        bench_rows(b, l, rows[i], w, c, timing);
     for (bf *one : w)
         OK(cudaFree(one));
     for (const copies &one : c)
@@ -516,7 +561,10 @@ int main(int argc, char **argv)
     int n_rows = 7, bad = 0;
     struct device d = device_bare(DT_BF16);
     const bool only_check = argc > 1 && strcmp(argv[1], "check") == 0;
-    const int first = argc > 1 && strcmp(argv[1], "steady") == 0 ? 2 : 1; /* of the rows */
+    const enum timing timing = argc > 1 && strcmp(argv[1], "steady") == 0 ? STEADY
+                               : argc > 1 && strcmp(argv[1], "near") == 0 ? NEAR
+                                                                          : ALL_CUTS;
+    const int first = timing != ALL_CUTS ? 2 : 1; /* of the rows */
     for (const struct scheme &s : schemes) {
         if (argc > 1 && !only_check)
             break;
@@ -542,6 +590,6 @@ int main(int argc, char **argv)
     printf(
         "microseconds of each tile, * the one chosen, and how much faster than cublasLt it is\n");
     for (const struct layer &l : layers)
-        bench_layer(&b, &l, rows, n_rows, first == 2);
+        bench_layer(&b, &l, rows, n_rows, timing);
     return bad != 0;
 }
