@@ -211,8 +211,7 @@ __global__ void __launch_bounds__(TILE::THREADS, 1)
     if constexpr (TILE::GROUPS > 1)
         registers_take<TILE::REGISTERS>();
     depend_wait();
-    typename wide_sums_choice<T, EXPAND, TILE, PARTS, TILE::PASSES>::type s(a.codes, r, table, warp,
-                                                                            lane);
+    wide_sums_of<T, EXPAND, TILE, PARTS> s(a.codes, r, table, warp, lane);
     multiply<T, EXPAND, TILE, ENDING>(s, a, line, out, away, warp, lane);
 #endif
 }

@@ -38,6 +38,10 @@ __device__ __forceinline__ void stmatrix_4_trans(uint32_t to, uint32_t a, uint32
 #define WGMMA_VALUES_44(d) WGMMA_VALUES_40(d), WGMMA_V4(d, 40)
 #define WGMMA_NAMES_56     WGMMA_NAMES_48 ", %48, %49, %50, %51, %52, %53, %54, %55"
 #define WGMMA_VALUES_56(d) WGMMA_VALUES_48(d), WGMMA_V8(d, 48)
+#define WGMMA_NAMES_72     WGMMA_NAMES_64 ", %64, %65, %66, %67, %68, %69, %70, %71"
+#define WGMMA_VALUES_72(d) WGMMA_VALUES_64(d), WGMMA_V8(d, 64)
+#define WGMMA_NAMES_88     WGMMA_NAMES_80 ", %80, %81, %82, %83, %84, %85, %86, %87"
+#define WGMMA_VALUES_88(d) WGMMA_VALUES_80(d), WGMMA_V8(d, 80)
 
 /* d[64, N] = (ADD ? d : 0) + a[64, 16] b[N, 16]^T; a is what mma.m16n8k16 takes, 16 rows a warp. */
 #define WGMMA_ROWS(TYPE, NAME, N, R, A0, A1, A2, A3, B, ADD)                                       \
@@ -70,7 +74,11 @@ WGMMA_ROWS(__nv_bfloat16, "bf16", 112, 56, 56, 57, 58, 59, 60, 61)
 WGMMA_ROWS(__half, "f16", 112, 56, 56, 57, 58, 59, 60, 61)
 WGMMA_ROWS(__nv_bfloat16, "bf16", 128, 64, 64, 65, 66, 67, 68, 69)
 WGMMA_ROWS(__half, "f16", 128, 64, 64, 65, 66, 67, 68, 69)
+WGMMA_ROWS(__nv_bfloat16, "bf16", 144, 72, 72, 73, 74, 75, 76, 77)
+WGMMA_ROWS(__half, "f16", 144, 72, 72, 73, 74, 75, 76, 77)
 WGMMA_ROWS(__nv_bfloat16, "bf16", 160, 80, 80, 81, 82, 83, 84, 85)
 WGMMA_ROWS(__half, "f16", 160, 80, 80, 81, 82, 83, 84, 85)
+WGMMA_ROWS(__nv_bfloat16, "bf16", 176, 88, 88, 89, 90, 91, 92, 93)
+WGMMA_ROWS(__half, "f16", 176, 88, 88, 89, 90, 91, 92, 93)
 
 #endif

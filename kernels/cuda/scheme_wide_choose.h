@@ -21,8 +21,8 @@ extern "C" {
     OF(128, 48) OF(128, 64) OF(128, 80) OF(128, 96) OF(128, 112) OF(128, 128)                      \
     OF(128, 144) OF(128, 160) OF(128, 176) OF(128, 192) OF(128, 224) OF(128, 256)
 #define SCHEME_WIDE_TILES(OF)                                                                      \
-    OF(64, 32) OF(64, 48) OF(64, 64) OF(64, 80) OF(64, 96) OF(64, 112) OF(64, 128) OF(64, 160)     \
-    OF(128, 32) SCHEME_WIDE_GATED_TILES(OF)                                                        \
+    OF(64, 32) OF(64, 48) OF(64, 64) OF(64, 80) OF(64, 96) OF(64, 112) OF(64, 128) OF(64, 144)     \
+    OF(64, 160) OF(64, 176) OF(128, 32) SCHEME_WIDE_GATED_TILES(OF)                                \
     OF(192, 64) OF(192, 80) OF(192, 96) OF(192, 112) OF(192, 128)
 /* clang-format on */
 

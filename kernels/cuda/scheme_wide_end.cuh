@@ -38,7 +38,7 @@ template <class TILE, bool GATED, int MANY> struct wide_pieces {
     static const int ROWS = N % (GATED ? 64 : 32) ? 16 : 32; /* of a piece */
     static const int PIECE_BYTES = ROWS * PIECE_COLS * 2;
     /* Of a warpgroup: gated, its half of a tile, the larger.  Else residuals are a thousand cycles
-     * away: as MANY, or 160 rows' five, of 192 rows' six or 256 rows' eight. */
+     * away: as MANY, of 192 rows' six or 256 rows' eight, where two passes leave room. */
     static const int RING =
         GATED ? (N / ROWS + 1) / 2 : (TILE::PASSES == 2 ? MANY : BLOCKS + 1) * 32 / ROWS;
     static const int UPPER = RING * ROWS; /* gated: the first warpgroup's rows */

@@ -1,4 +1,4 @@
-/* scheme_wide_passes.cuh - what a warpgroup multiplies where a tile has 144 to 256 rows of x:
+/* scheme_wide_passes.cuh - what a warpgroup multiplies where a tile has 192 to 256 rows of x:
  * fragments are made once and multiplied twice.
  *
  * A warpgroup has 64 rows of the weights. The fragments of 128 columns lie in registers, and are
@@ -9,7 +9,9 @@
 #ifndef KERNELS_CUDA_SCHEME_WIDE_PASSES_CUH
 #define KERNELS_CUDA_SCHEME_WIDE_PASSES_CUH
 
-#include "kernels/cuda/scheme_wide_sums.cuh"
+#include <type_traits>
+
+#include "kernels/cuda/scheme_wide_halves.cuh"
 
 template <class T, int EXPAND, class TILE, int PARTS>
 struct wide_passes : wide_chains<EXPAND, PARTS> {
@@ -26,7 +28,7 @@ struct wide_passes : wide_chains<EXPAND, PARTS> {
     uint32_t my_tile, table;
     float sum[1][2 * (N / 2)];
     /* Accumulators of chains: one a pass where registers have room, so that the first pass's chain
-     * is added while the second runs: up to 9 % less time in 128 by 160 and 128 by 192. */
+     * is added while the second runs: up to 9 % less time in 128 by 192. */
     static const bool TWO = N <= 96 && CHAINS == 1;
     float chain[TWO ? 2 : 1][N / 2];
     uint32_t fragment[TILE_STEPS][4], operand[2];
@@ -182,12 +184,10 @@ struct wide_passes : wide_chains<EXPAND, PARTS> {
 };
 
 /* What multiplies a tile. */
-template <class T, int EXPAND, class TILE, int PARTS, int PASSES> struct wide_sums_choice {
-    typedef wide_sums<T, EXPAND, TILE, PARTS> type;
-};
 template <class T, int EXPAND, class TILE, int PARTS>
-struct wide_sums_choice<T, EXPAND, TILE, PARTS, 2> {
-    typedef wide_passes<T, EXPAND, TILE, PARTS> type;
-};
+using wide_sums_of = std::conditional_t<
+    TILE::PASSES == 2, wide_passes<T, EXPAND, TILE, PARTS>,
+    std::conditional_t<wide_sums<T, EXPAND, TILE, PARTS>::HALVES,
+                       wide_halves<T, EXPAND, TILE, PARTS>, wide_sums<T, EXPAND, TILE, PARTS>>>;
 
 #endif

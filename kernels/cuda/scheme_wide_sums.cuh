@@ -3,7 +3,8 @@
  *
  * A warpgroup has BLOCKS times 64 rows of the weights, by N rows of x.  Steps of 16 columns are
  * multiplied in batches: while one runs, the fragments of the next are made.  Where registers
- * allow, a chain is added while the next one runs; else other warpgroups' wgmma fill the gap.
+ * allow, a chain is added while the next one runs; else other warpgroups' wgmma fill the gap, or
+ * there are none, and scheme_wide_halves.cuh does.
  *
  * One warpgroup a tile is quicker than several that share its columns (down to 64 by 32, 17 rows),
  * as nothing is handed on; what bounds it is not the tensor cores but how long a warp takes from
@@ -36,10 +37,12 @@ struct wide_sums : wide_chains<EXPAND, PARTS> {
     static const bool TWO =
         DEEP && N <= 128 &&
         (!IS_LARGE || (TILE::GROUPS == 2 && CHAINS == 1 && (!HAS_BOOK || N == 96)));
+    /* Rows of x in two halves, each with its own wgmma and accumulator (scheme_wide_halves.cuh). */
+    static const bool HALVES = DEEP && !IS_LARGE && N > 128;
     /* Of a batch only the last wgmma runs beside what follows, as a warp waits until the registers
      * of the one before are read; four are better where look-ups wait together, or in large tiles.
      */
-    static const int BATCH = DEEP && (HAS_BOOK || IS_LARGE) ? 4 : 2;
+    static const int BATCH = DEEP && (HAS_BOOK || IS_LARGE || HALVES) ? 4 : 2;
     static const int DEPTH = 2 * BATCH; /* fragments: of a batch that runs, and of the next */
     static_assert(PER_PART % BATCH == 0, "operands of one part are in hand");
     static_assert(!TWO || PER_CHAIN > BATCH,
@@ -67,7 +70,7 @@ struct wide_sums : wide_chains<EXPAND, PARTS> {
     uint32_t my_tile; /* of block 0, in a stage */
     uint32_t table;   /* a codebook's, in shared memory */
     float sum[BLOCKS][N / 2];
-    float chain[TWO ? 2 : 1][N / 2];
+    float chain[TWO || HALVES ? 2 : 1][HALVES ? N / 4 : N / 2];
     uint32_t fragment[DEPTH][4];
     uint4 words[WORDS];
     uint32_t seen[LOOKS ? BATCH : 1][4]; /* the next fragments, not scaled yet */
@@ -127,7 +130,7 @@ struct wide_sums : wide_chains<EXPAND, PARTS> {
         expand_scale<T>(fragment[s % DEPTH], operand);
     }
 
-    __device__ __forceinline__ void multiply(float (&to)[N / 2], uint64_t x, int s)
+    template <int R> __device__ __forceinline__ void multiply(float (&to)[R], uint64_t x, int s)
     {
 #pragma unroll
         for (int i = s; i < s + BATCH; i++)
@@ -142,17 +145,19 @@ struct wide_sums : wide_chains<EXPAND, PARTS> {
         wgmma_commit();
     }
 
-    /* A part of n of a chain, each once and in order. */
-    template <int n>
-    __device__ __forceinline__ void add(float (&to)[N / 2], float (&from)[N / 2], int part)
+    /* A part of n of a chain to block b's sums from `first` on, each once and in order. */
+    template <int n, int R>
+    __device__ __forceinline__ void add(int b, float (&from)[R], int part, int first = 0)
     {
         if (part == 0)
             registers_pin(from);
 #pragma unroll
-        for (int i = 0; i < N / 2; i++)
-            if (i >= N / 2 * part / n && i < N / 2 * (part + 1) / n)
-                to[i] = HAS_SCALE ? __fmaf_rn(i % 4 < 2 ? up : down, from[i], to[i])
-                                  : __fadd_rn(to[i], from[i]);
+        for (int i = 0; i < R; i++)
+            if (i >= R * part / n && i < R * (part + 1) / n) {
+                float &to = sum[b][first + i];
+                to = HAS_SCALE ? __fmaf_rn(i % 4 < 2 ? up : down, from[i], to)
+                               : __fadd_rn(to, from[i]);
+            }
     }
 
     __device__ __forceinline__ void load_scales(uint32_t stage, int b, int s)
@@ -232,7 +237,7 @@ struct wide_sums : wide_chains<EXPAND, PARTS> {
                     if (APART)
                         schedule_fence();
                     if (TWO && nth_batch > 0)
-                        add<PARTS_ADDED>(sum[0], chain[1 - now], nth_batch - 1);
+                        add<PARTS_ADDED>(0, chain[1 - now], nth_batch - 1);
                     fetch(b, s, is_final);
                     wgmma_wait<1>();
 #pragma unroll
@@ -252,7 +257,7 @@ struct wide_sums : wide_chains<EXPAND, PARTS> {
                         wgmma_wait<0>();
                         if (b + 1 == BLOCKS && s + BATCH == TILE_STEPS)
                             release(mine);
-                        add<1>(sum[b], chain[now], 0);
+                        add<1>(b, chain[now], 0);
                     }
                 }
         }
@@ -263,17 +268,12 @@ struct wide_sums : wide_chains<EXPAND, PARTS> {
     {
         wgmma_wait<0>();
         release(held);
-        add<1>(sum[0], of, 0);
+        add<1>(0, of, 0);
     }
 
-    /* Adds to sum the products of n_k tiles of a unit, without the scales of rows. */
-    __device__ __forceinline__ void run(int n_k)
+    /* The first stage in hand, with its first batch of fragments. */
+    __device__ __forceinline__ void begin()
     {
-#pragma unroll
-        for (int i = 0; i < N / 2; i++)
-            chain[0][i] = chain[TWO][i] = 0; /* the chain before the first adds nothing */
-        up = down = -0.0f;                   /* so that a sum of -0 stays one */
-        held = -1;
 #pragma unroll
         for (int i = 0; i < 4 * BATCH; i++)
             fragment[BATCH + i / 4][i % 4] = 0;
@@ -285,6 +285,17 @@ struct wide_sums : wide_chains<EXPAND, PARTS> {
             if (i < BATCH)
                 expand(i);
         }
+    }
+
+    /* Adds to sum the products of n_k tiles of a unit, without the scales of rows. */
+    __device__ __forceinline__ void run(int n_k)
+    {
+#pragma unroll
+        for (int i = 0; i < N / 2; i++)
+            chain[0][i] = chain[TWO][i] = 0; /* the chain before the first adds nothing */
+        up = down = -0.0f;                   /* so that a sum of -0 stays one */
+        held = -1;
+        begin();
 #pragma unroll 1
         for (; n_k >= UNROLL; n_k -= UNROLL)
             stages<UNROLL>(n_k == UNROLL);

@@ -36,9 +36,9 @@ template <int ROWS, int OF_GROUPS, int OF_BLOCKS> struct wide_tile {
      * start. */
     static const int REGISTERS = GROUPS == 2 ? 240 : 160;
     static const int REGISTERS_LEFT = GROUPS == 2 ? 24 : 32;
-    /* Over 128 columns, of half the rows each.  By one warpgroup alone 64 by 160 takes up to 12 %
-     * longer so. */
-    static const int PASSES = GROUPS == 2 && N > 128 ? 2 : 1;
+    /* Over 128 columns, of half the rows each, where registers do not hold a chain of all: in one
+     * pass 128 by 160 takes 3 to 14 % less time with integers. */
+    static const int PASSES = GROUPS == 2 && N > 176 ? 2 : 1;
     static const int PASS_ROWS = N / PASSES;
 };
 
@@ -93,7 +93,7 @@ template <class TILE> __host__ __device__ constexpr bool wide_has_table(int expa
     return expand == EXPAND_CODEBOOK && (TILE::PASS_ROWS >= 48 || TILE::GROUPS == 1);
 }
 
-/* Pieces of 32 rows, or twice as many of 16, in which 144 to 256 rows of y leave: as many as leave
+/* Pieces of 32 rows, or twice as many of 16, in which 192 to 256 rows of y leave: as many as leave
  * room for four stages, three beside a table and of INT8 in groups. */
 __host__ __device__ constexpr int wide_many_pieces(int expand)
 {
@@ -103,7 +103,8 @@ __host__ __device__ constexpr int wide_many_pieces(int expand)
 /* From a pair of the table to the next: wide where three stages are left. */
 template <class TILE> __host__ __device__ constexpr int wide_table_row()
 {
-    return TILE::BLOCKS == 1 ? TABLE_ROW_WIDE : TABLE_ROW;
+    const bool is_full = TILE::BLOCKS > 1 || (TILE::GROUPS == 2 && TILE::PASS_ROWS > 144);
+    return is_full ? TABLE_ROW : TABLE_ROW_WIDE;
 }
 
 /* The fragment of one step of a tile's products, from the lane's words of it. */

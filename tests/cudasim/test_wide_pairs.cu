@@ -20,6 +20,7 @@ const struct scheme schemes[] = {
     {.codes = DT_INT4, .group = 128, .scale = DT_F16},
     {.codes = DT_INT8, .scale = DT_F32},
     {.codes = DT_NF4, .group = 64, .scale = DT_F32},
+    {.codes = DT_INT4, .group = 64, .scale = DT_BF16}, /* two chains a tile */
 };
 
 /* of x; of the weights: more tiles than SMs, the last of a pair with few rows or none */
