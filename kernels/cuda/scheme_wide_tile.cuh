@@ -37,7 +37,7 @@ template <int ROWS, int OF_GROUPS, int OF_BLOCKS> struct wide_tile {
     static const int REGISTERS = GROUPS == 2 ? 240 : 160;
     static const int REGISTERS_LEFT = GROUPS == 2 ? 24 : 32;
     /* Over 128 columns, of half the rows each, where registers do not hold a chain of all: in one
-     * pass 128 by 160 takes 3 to 14 % less time with integers. */
+     * pass 128 by 160 takes 2 to 14 % less time with integers. */
     static const int PASSES = GROUPS == 2 && N > 176 ? 2 : 1;
     static const int PASS_ROWS = N / PASSES;
 };
