@@ -4,7 +4,7 @@
 
 enum { ROWS_MAX = 194, OUTS = MATMUL_OUTS_MAX, SAMPLES = 100 };
 
-static const int some_rows[] = {1, 2, 3, 7, 8, 9, 16, 17, 24, 32, 33, 64, 65, 129, 193};
+static const int some_rows[] = {1, 2, 3, 7, 8, 9, 16, 17, 24, 32, 33, 64, 65, 129, 161, 193};
 
 struct form {
     const char *name;
@@ -63,7 +63,7 @@ static const int shapes[][2] = {/* in, n of the first out */
                                 {128, 56}, {768, 4240}, {576, 208},  {4096, 272}, {2304, 1040}};
 /* Short ones for which 132 SMs choose the larger tiles of wide products, some of them several a
  * block, or shared; and a long one, for which most bring x in pairs. */
-static const int waves[][2] = {{256, 4240},  {640, 6144},  {256, 14336},
+static const int waves[][2] = {{256, 4240},  {640, 7168},  {256, 14336},
                                {1024, 8704}, {256, 16960}, {16384, 264}};
 
 static const int (*some_shapes)[2] = shapes;
