@@ -3,9 +3,10 @@
 
 /* What a tile, plain and gated (0: there is none), and each 128 columns of its k cost an SM, in
  * nanoseconds: INT4, INT8 and NF4, fitted to what the tiles took of 17 to 896 rows of five products
- * on an H200, shared and not, most of it at clocks that the power limit leaves.  At 1024, 2048 and
- * 4096 rows they are held so that the largest is chosen for most, which has the least to move;
- * between and beyond those, what they choose is not measured. */
+ * on an H200, shared and not, most of it at clocks that the power limit leaves; and again to what
+ * a product's likeliest cuts took beside each other, of 144 to 1024 rows, at those clocks.  Tiles
+ * of few rows are held so that what they choose is what it was.  Of more than 1024 rows the largest
+ * is chosen for most, which has the least to move. */
 static const struct tile {
     int weights, rows, plain, gated, step[SCHEME_WIDE_CODES];
 } tiles[SCHEME_TILES] = {
@@ -56,8 +57,7 @@ enum {
     HAND_ON_SUMS = 60,
 };
 
-/* Percent of a step that is saved where x comes for two blocks at once: medians of chosen tiles, of
- * 128 to 2048 rows of the five products, both ways by turns at clocks that last. */
+/* Percent of a step that is saved where x comes for two blocks at once: fitted with the costs. */
 static const struct pair {
     int few, many, gated; /* in tiles of up to 128 rows of x; of more; gated, in all */
 } pair_saves[SCHEME_WIDE_CODES] = {{3, 2, 4}, {2, 2, 2}, {3, 1, 2}};
