@@ -5,8 +5,8 @@
  * nanoseconds: INT4, INT8 and NF4, fitted to what the tiles took of 17 to 896 rows of five products
  * on an H200, shared and not, most of it at clocks that the power limit leaves; and again to what
  * a product's likeliest cuts took beside each other, of 144 to 1024 rows, at those clocks.  Tiles
- * of few rows are held so that what they choose is what it was.  Of more than 1024 rows the largest
- * is chosen for most, which has the least to move. */
+ * of few rows are held near what they were.  Of 2048 and 4096 rows the largest is chosen, which has
+ * the least to move; what else is chosen of more than 1024 is not measured. */
 static const struct tile {
     int weights, rows, plain, gated, step[SCHEME_WIDE_CODES];
 } tiles[SCHEME_TILES] = {

@@ -8,9 +8,9 @@
  * the same weights' product without SwiGLU.  All take turns, so that clocks are alike: medians.
  * A turn is some launches, in which a large product is still at clocks that the power limit takes
  * from it a moment later; `steady` gives cublasLt and the chosen tile turns of 120 ms, and counts
- * their second halves, and `near` does so with the cuts that costs say are the likeliest.  A turn
- * of that length still feels the one before, so each round has an order of its own.  Of each tile
- * there are two times: by blocks alone, and by two that share x.
+ * their second halves, and `near` does so with the cuts that costs say are the likeliest, whose
+ * costs stand behind them.  A turn of that length still feels the one before, so each round has an
+ * order of its own.  Otherwise each tile has two times: by blocks alone, and by two that share x.
  *
  *     nvcc -std=c++17 -O3 -gencode=arch=compute_90a,code=sm_90a -I. tests/gpu/probe_scheme_wide.cu \
  *          kernels/cuda/{matmul_scheme_sm90{,_bf16,_f16},tensor_map}.cu kernels/scheme.c \

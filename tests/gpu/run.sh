@@ -147,12 +147,12 @@ sanitizer_jobs() { # the longest first
     for t in int4 int8 nf4 fp q; do # each takes two minutes
         for tool in racecheck initcheck memcheck synccheck; do echo "$tool gpu_test_scheme small $t"; done
     done
-    for t in matmul qkv gguf act8 engine attention kv8 f32 sample small_ops head; do
+    for t in matmul wide qkv gguf act8 engine attention kv8 f32 sample small_ops head; do
         [ -x "$bin/gpu_test_$t" ] || continue
         for tool in racecheck initcheck memcheck synccheck; do
             case $tool,$t in racecheck,engine|racecheck,gguf) continue ;; esac
             case $t in
-            act8|attention|engine|f32|gguf|head|kv8|matmul|qkv|sample) echo "$tool gpu_test_$t small" ;;
+            act8|attention|engine|f32|gguf|head|kv8|matmul|qkv|sample|wide) echo "$tool gpu_test_$t small" ;;
             *) echo "$tool gpu_test_$t" ;;
             esac
         done

@@ -3,7 +3,7 @@
  * be.  That asks for products and has what is chosen for them; here each cut is asked for, of few
  * rows, on few SMs, so that a block has several tiles, and some that it shares.
  *
- *     gpu_test_wide [small]     small: bf16 alone, and no more SMs than few */
+ *     gpu_test_wide [small]     small: bf16 alone, and of each product half of the cuts */
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -24,14 +24,21 @@ const struct scheme schemes[] = {
     {.codes = DT_INT8, .scale = DT_F32},
     {.codes = DT_NF4, .group = 64, .scale = DT_F32},
     {.codes = DT_INT4, .group = 64, .scale = DT_BF16}, /* two chains a tile */
+    {.codes = DT_INT8, .group = 128, .scale = DT_BF16},
+    {.codes = DT_INT4, .group = 128, .scale = DT_F16, .has_zero = true},
+    {.codes = DT_INT4, .group = 64, .scale = DT_F16, .has_zero = true},
+    {.codes = DT_INT4},
+    {.codes = DT_FP4, .group = 64, .scale = DT_F32},
 };
+enum { SCHEMES = sizeof schemes / sizeof schemes[0], SCHEMES_WHOLE = 4 /* of all shapes */ };
 
 /* of x; of the weights: more tiles than SMs, the last of a pair with few rows or none */
 struct shape {
     int rows, n, in;
 };
-const struct shape shapes[] = {{33, 1104, 256}, {200, 584, 640}, {ROWS_MAX, 200, 1152}};
-const struct shape shared = {33, 1104, 2048}; /* whose pairs hand on sums */
+const struct shape shapes[] = {{33, 1104, 128}, {200, 584, 640}, {ROWS_MAX, 200, 1152}};
+/* Of which 31 of 56 cuts hand on sums on five SMs, all tiles of 144 rows and more among them. */
+const struct shape shared = {161, 656, 4096};
 
 void check(cudaError_t e)
 {
@@ -46,6 +53,7 @@ template <class T> T *put(const std::vector<T> &from)
     T *at;
     check(cudaMalloc((void **)&at, from.size() * sizeof(T)));
     check(cudaMemcpy(at, from.data(), from.size() * sizeof(T), cudaMemcpyHostToDevice));
+    check(cudaDeviceSynchronize()); /* a stream that does not block waits for no copy */
     return at;
 }
 
@@ -79,11 +87,15 @@ uint8_t *random_weight(const struct scheme *s, enum dtype act, const struct shap
 {
     std::vector<uint8_t> codes((size_t)of->n * of->in);
     std::vector<float> scales((size_t)of->n * (size_t)scheme_groups(s, of->in));
+    std::vector<int16_t> zeros(s->has_zero ? scales.size() : 0);
     for (auto &v : codes)
         v = (uint8_t)random_below(s->codes == DT_INT8 ? 256 : 16);
     for (auto &v : scales)
         v = 0.0001F * (float)(1 + random_below(1000));
-    const struct scheme_rows rows = {codes.data(), scales.data(), nullptr};
+    for (auto &v : zeros)
+        v = (int16_t)(5 + random_below(6));
+    const struct scheme_rows rows = {codes.data(), scales.data(),
+                                     s->has_zero ? zeros.data() : nullptr};
     std::vector<uint8_t> w(scheme_units_bytes(s, of->n, of->in));
     scheme_pack(s, act, of->in, &rows, of->n, w.data());
     return put(w);
@@ -121,7 +133,9 @@ std::vector<uint16_t> product_of(struct device *d, struct product p, struct sche
     return v;
 }
 
-int check_product(struct device *d, const struct scheme *s, const struct shape *of, bool gated)
+/* Of the cuts every one from the first on, or every second: those in pairs (0) or alone (1). */
+int check_product(struct device *d, const struct scheme *s, const struct shape *of, bool gated,
+                  int first, int every)
 {
     struct product p = {};
     p.x = random_values(d->act, (size_t)of->rows * of->in);
@@ -135,7 +149,7 @@ int check_product(struct device *d, const struct scheme *s, const struct shape *
     p.add = gated ? nullptr : random_values(d->act, (size_t)of->rows * of->n);
     const std::vector<uint16_t> want = product_of(d, p, {SCHEME_TILE_128_256, 1});
     int bad = 0;
-    for (int i = 0; i < 2 * SCHEME_TILES; i++) {
+    for (int i = first; i < 2 * SCHEME_TILES; i += every) {
         const struct scheme_wide_cut cut = {(enum scheme_wide_tile)(i / 2), 2 - i % 2};
         if (!scheme_wide_has(cut.tile, gated) || product_of(d, p, cut) == want)
             continue;
@@ -151,16 +165,17 @@ int check_product(struct device *d, const struct scheme *s, const struct shape *
 
 int check_act(const cudaDeviceProp &prop, enum dtype act, bool small)
 {
-    struct device d[] = {device_of(prop, act, 2), device_of(prop, act, 5),
-                         device_of(prop, act, prop.multiProcessorCount)};
-    int bad = check_product(&d[1], &schemes[0], &shared, false);
-    for (const struct scheme &s : schemes)
-        for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
-            for (int gated = 0; gated <= 1; gated++) {
-                bad += check_product(&d[(i + gated) % 2], &s, &shapes[i], gated);
-                if (!small)
-                    bad += check_product(&d[2], &s, &shapes[i], gated);
-            }
+    struct device d[] = {device_of(prop, act, 2), device_of(prop, act, 5)};
+    int bad = 0;
+    for (int s = 0; s < SCHEMES; s++) {
+        if (!small || s == 1)
+            bad += check_product(&d[1], &schemes[s], &shared, false, 0, 1);
+        for (int i = 0; i < 3; i++)
+            for (int gated = 0; gated <= 1; gated++)
+                if (!small || s < SCHEMES_WHOLE || i == s % 3)
+                    bad += check_product(&d[(i + gated) % 2], &schemes[s], &shapes[i], gated,
+                                         small ? (s + i + gated) % 2 : 0, small ? 2 : 1);
+    }
     printf("%s %s: every tile has the bits of the largest\n", bad ? "FAIL" : "ok  ",
            dtype_traits[act].name);
     return bad;
