@@ -36,19 +36,6 @@ wide_args args_of(const struct device *d, const struct product *p, const struct 
     return a;
 }
 
-scheme_wide_shape shape_of(const struct device *d, const struct product *p,
-                           const struct scheme_layout *l)
-{
-    return {p->rows,
-            p->n,
-            p->in,
-            p->w_up != nullptr,
-            l->kind == KIND_CODEBOOK ? SCHEME_WIDE_BOOK
-            : l->bits == 8           ? SCHEME_WIDE_8_BITS
-                                     : SCHEME_WIDE_4_BITS,
-            d->sm_count};
-}
-
 bool is_aligned(const void *at)
 {
     return (uintptr_t)at % 16 == 0;
@@ -68,11 +55,23 @@ bool matmul_scheme_sm90_fits(const struct device *d, const struct product *p)
                 : is_aligned(p->y) && is_aligned(p->add) && p->n % 8 == 0 && p->y_stride % 8 == 0);
 }
 
-struct scheme_wide_cut matmul_scheme_sm90_chosen(const struct device *d, const struct product *p)
+struct scheme_wide_shape matmul_scheme_sm90_shape(const struct device *d, const struct product *p)
 {
     struct scheme_layout l;
     scheme_layout(&l, p->scheme, p->in);
-    const scheme_wide_shape s = shape_of(d, p, &l);
+    return {p->rows,
+            p->n,
+            p->in,
+            p->w_up != nullptr,
+            l.kind == KIND_CODEBOOK ? SCHEME_WIDE_BOOK
+            : l.bits == 8           ? SCHEME_WIDE_8_BITS
+                                    : SCHEME_WIDE_4_BITS,
+            d->sm_count};
+}
+
+struct scheme_wide_cut matmul_scheme_sm90_chosen(const struct device *d, const struct product *p)
+{
+    const scheme_wide_shape s = matmul_scheme_sm90_shape(d, p);
     return scheme_wide_choose(&s);
 }
 
@@ -80,7 +79,7 @@ void matmul_scheme_sm90_cut(struct device *d, const struct product *p, struct sc
 {
     struct scheme_layout l;
     scheme_layout(&l, p->scheme, p->in);
-    const scheme_wide_shape s = shape_of(d, p, &l);
+    const scheme_wide_shape s = matmul_scheme_sm90_shape(d, p);
     wide_args a = args_of(d, p, &l);
     a.plan = scheme_wide_plan_of(cut, &s);
     (d->act == DT_F16 ? wide_launch_f16 : wide_launch_bf16)(d, &a, expand_of(&l), wide_parts(&l),

@@ -12,7 +12,8 @@
 /* Can it write p's results, and is it the faster way?  On compute capability 9.0 only. */
 bool matmul_scheme_sm90_fits(const struct device *, const struct product *p);
 
-/* The tiles it takes. */
+/* What the tiles are chosen by, and the tiles it takes. */
+struct scheme_wide_shape matmul_scheme_sm90_shape(const struct device *, const struct product *p);
 struct scheme_wide_cut matmul_scheme_sm90_chosen(const struct device *, const struct product *p);
 
 /* Does it fit, and is it the faster way from fewer rows of x on, as what is not gated is? */

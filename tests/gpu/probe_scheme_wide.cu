@@ -462,15 +462,6 @@ turn lt_turn(struct bench *b, const struct layer *l, int rows, const std::vector
     })};
 }
 
-struct scheme_wide_shape shape_of(struct bench *b, const struct scheme *s, const struct layer *l,
-                                  int rows)
-{
-    const enum scheme_wide_codes codes = s->codes == DT_NF4    ? SCHEME_WIDE_BOOK
-                                         : s->codes == DT_INT8 ? SCHEME_WIDE_8_BITS
-                                                               : SCHEME_WIDE_4_BITS;
-    return {rows, l->n, l->in, l->gated, codes, b->d.sm_count};
-}
-
 /* Those that are timed, the likeliest first if not all. */
 std::vector<int> cuts_of(const struct scheme_wide_shape *s, int chosen, enum timing timing)
 {
@@ -505,11 +496,12 @@ void bench_rows(struct bench *b, const struct layer *l, int rows, const std::vec
     size_t at = turns.size();
     std::vector<int> chosen;
     std::vector<std::vector<int>> cuts;
+    std::vector<struct scheme_wide_shape> shapes;
     for (const copies &c : schemes) {
         const struct product p = product_of(b, &c, l, rows);
-        const struct scheme_wide_shape s = shape_of(b, c.s, l, rows);
+        shapes.push_back(matmul_scheme_sm90_shape(&b->d, &p));
         chosen.push_back(number_of(matmul_scheme_sm90_chosen(&b->d, &p)));
-        cuts.push_back(cuts_of(&s, chosen.back(), timing));
+        cuts.push_back(cuts_of(&shapes.back(), chosen.back(), timing));
         for (int cut : cuts.back())
             turns.push_back(cut_turn(b, &c, l, rows, cut, launches));
     }
@@ -520,14 +512,13 @@ void bench_rows(struct bench *b, const struct layer *l, int rows, const std::vec
         printf(", SwiGLU too %7.2f", turns[1].median());
     for (size_t i = 0; i < schemes.size(); i++) {
         printf(" | %s", dtype_traits[schemes[i].s->codes].name);
-        const struct scheme_wide_shape s = shape_of(b, schemes[i].s, l, rows);
         for (int cut : cuts[i]) {
             const double us = turns[at++].median();
             if (timing != ALL_CUTS)
                 print_name(cut);
             printf(" %7.2f", us);
             if (timing == NEAR)
-                printf(" (%.1f)", scheme_wide_cost(cut_of(cut), &s) / 1000.0);
+                printf(" (%.1f)", scheme_wide_cost(cut_of(cut), &shapes[i]) / 1000.0);
             if (cut == chosen[i])
                 printf("* %4.2fx", lt / us);
         }

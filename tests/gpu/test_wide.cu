@@ -13,6 +13,7 @@
 #include "kernels/cuda/matmul_scheme_sm90.h"
 #include "kernels/cuda/scheme_layout.h"
 #include "kernels/half.h"
+#include "tests/cudasim/random.h"
 
 namespace
 {
@@ -64,20 +65,13 @@ template <class T> std::vector<T> get(const T *from, size_t n)
     return v;
 }
 
-uint32_t random_below(uint32_t n)
-{
-    static uint64_t state = 88172645463325252ull;
-    state ^= state << 13;
-    state ^= state >> 7;
-    state ^= state << 17;
-    return (uint32_t)((state >> 32) * n >> 32);
-}
+sim::random_source random_bits;
 
 uint16_t *random_values(enum dtype act, size_t n)
 {
     std::vector<uint16_t> v(n);
     for (auto &one : v) {
-        const float f = (float)random_below(2001) * 0.001F - 1;
+        const float f = (float)random_bits.below(2001) * 0.001F - 1;
         one = act == DT_F16 ? f32_to_f16(f) : f32_to_bf16(f);
     }
     return put(v);
@@ -89,11 +83,11 @@ uint8_t *random_weight(const struct scheme *s, enum dtype act, const struct shap
     std::vector<float> scales((size_t)of->n * (size_t)scheme_groups(s, of->in));
     std::vector<int16_t> zeros(s->has_zero ? scales.size() : 0);
     for (auto &v : codes)
-        v = (uint8_t)random_below(s->codes == DT_INT8 ? 256 : 16);
+        v = (uint8_t)random_bits.below(s->codes == DT_INT8 ? 256 : 16);
     for (auto &v : scales)
-        v = 0.0001F * (float)(1 + random_below(1000));
+        v = 0.0001F * (float)(1 + random_bits.below(1000));
     for (auto &v : zeros)
-        v = (int16_t)(5 + random_below(6));
+        v = (int16_t)(5 + random_bits.below(6));
     const struct scheme_rows rows = {codes.data(), scales.data(),
                                      s->has_zero ? zeros.data() : nullptr};
     std::vector<uint8_t> w(scheme_units_bytes(s, of->n, of->in));
