@@ -41,7 +41,7 @@
 namespace
 {
 
-enum { SHARED_MAX = 227 * 1024 - 1024 };
+enum { SHARED_MAX = 227 * 1024 - 1024, BARRIER_MATHS = 1 /* of those that multiply */ };
 
 template <int EXPAND, class TILE, bool GATED> struct shape { /* bytes of shared memory */
     static const int X_BYTES = TILE::PASS_ROWS * BOX * 2;    /* of half a stage's */
@@ -191,8 +191,6 @@ __global__ void __launch_bounds__(TILE::THREADS, 1)
     }
     if (threadIdx.x - (TILE::MATHS + 32) < SCHEME_WIDE_PARTS)
         share_line(line, a, threadIdx.x - (TILE::MATHS + 32));
-    if (wide_has_table<TILE>(EXPAND))
-        table_make<wide_table_row<TILE>()>(table, a.codes.book, threadIdx.x, TILE::THREADS);
     __syncthreads();
     if (a.plan.cluster == 2)
         cluster_arrive();
@@ -210,6 +208,10 @@ __global__ void __launch_bounds__(TILE::THREADS, 1)
     }
     if constexpr (TILE::GROUPS > 1)
         registers_take<TILE::REGISTERS>();
+    if (wide_has_table<TILE>(EXPAND)) { /* while the first stages are on their way */
+        table_make<wide_table_row<TILE>()>(table, a.codes.book, threadIdx.x, TILE::MATHS);
+        barrier_sync(BARRIER_MATHS, TILE::MATHS);
+    }
     depend_wait();
     wide_sums_of<T, EXPAND, TILE, PARTS> s(a.codes, r, table, warp, lane);
     multiply<T, EXPAND, TILE, ENDING>(s, a, line, out, away, warp, lane);

@@ -218,12 +218,18 @@ __device__ __forceinline__ uint32_t table_value(const expand_book &book, int cod
     return high << 8 | low;
 }
 
-/* All lanes' tables, by thread `i` of `n`. */
+/* All lanes' tables, by thread `i` of `n`, which are whole warps.  A lane reads one value of the
+ * book and has the others from its warp: arguments of a kernel, as the book is, are slow to index.
+ */
 template <int ROW>
 __device__ inline void table_make(uint32_t table, const expand_book &book, int i, int n)
 {
+    const uint32_t mine = table_value(book, i % 16);
+#pragma unroll 4
     for (; i < TABLE_PAIRS * 8; i += n) {
-        const uint32_t v = table_value(book, i / 8 % 16) | table_value(book, i / 128) << 16;
+        const uint32_t first = __shfl_sync(~0u, mine, i / 8 % 16);
+        const uint32_t second = __shfl_sync(~0u, mine, i / 128);
+        const uint32_t v = first | second << 16;
         store_shared_16(table + (uint32_t)(i / 8 * ROW + i % 8 * 16), make_uint4(v, v, v, v));
     }
 }
