@@ -41,18 +41,63 @@
 namespace
 {
 
-enum { SHARED_MAX = 227 * 1024 - 1024, BARRIER_MATHS = 1 /* of those that multiply */ };
+enum {
+    SHARED_MAX = 227 * 1024 - 1024,
+    ALIGN_BYTES = 1024, /* of a stage, and room to align the first */
+    BARRIER_MATHS = 1,  /* of those that multiply */
+};
 
-template <int EXPAND, class TILE, bool GATED> struct shape { /* bytes of shared memory */
-    static const int X_BYTES = TILE::PASS_ROWS * BOX * 2;    /* of half a stage's */
-    static const int END_BYTES = wide_pieces<TILE, GATED, wide_many_pieces(EXPAND)>::BYTES;
+template <int EXPAND, class TILE, int PARTS, bool GATED> struct shape { /* bytes of shared memory */
+    static const int X_BYTES = TILE::PASS_ROWS * BOX * 2;               /* of half a stage's */
     static const int BOOK_BYTES =
         wide_has_table<TILE>(EXPAND) ? table_bytes(wide_table_row<TILE>()) : 0;
-    static const int FIXED_BYTES = /* 1024: room to align */
-        1024 + END_BYTES + BOOK_BYTES;
+
+    /* Pieces of a warpgroup's ring where it is not gated.  In one pass two, and more, up to all of
+     * a tile's, where they cost no stage; in two passes as many as leave room for four stages,
+     * three beside a table and of INT8 in groups.  With two, what is added comes late: an end of 64
+     * by 160 took 4400 clocks (NF4), of 128 by 160 6100 (INT8), where it takes 3000 and 3700. */
+    static const int ROWS = piece_rows(TILE::N, false); /* of a piece */
+    static const int FEW = (TILE::BLOCKS + 1) * 32 / ROWS;
+    static const int PIECE_BYTES = TILE::GROUPS * ROWS * PIECE_COLS * 2;  /* of all warpgroups */
+    static const int TILE_BYTES = wide_chains<EXPAND, PARTS>::TILE_BYTES; /* of a unit */
+    static const int STAGE_BYTES =
+        (2 * X_BYTES + TILE::UNITS * TILE_BYTES + ALIGN_BYTES - 1) / ALIGN_BYTES * ALIGN_BYTES;
+    static const int ROOM = SHARED_MAX - ALIGN_BYTES - BOOK_BYTES - FEW * PIECE_BYTES;
+    static const int STAGES = ROOM / STAGE_BYTES < STAGES_MAX ? ROOM / STAGE_BYTES : STAGES_MAX;
+    static const int MOST = FEW + (ROOM - STAGES * STAGE_BYTES) / PIECE_BYTES;
+    static const int ALL = TILE::N / ROWS < FEW || TILE::BLOCKS > 1 ? FEW : TILE::N / ROWS;
+    static const int PIECES = TILE::PASSES == 2 ? (expand_is_int4(EXPAND) ? 6 : 4) * 32 / ROWS
+                              : MOST < ALL      ? MOST
+                                                : ALL;
+
+    typedef wide_pieces<TILE, GATED, PIECES> pieces;
+    static const int END_BYTES = pieces::BYTES;
+    static const int FIXED_BYTES = ALIGN_BYTES + END_BYTES + BOOK_BYTES;
 };
 
 /* ---- the warps that multiply ---- */
+
+/* A row's scale is all of it, and comes last of a unit. */
+template <class TILE>
+__device__ __forceinline__ const float2 *row_scales(const wide_args &a, const place<TILE> &t, int b,
+                                                    int warp, int lane)
+{
+    const int in_tile = TILE::WARPS * b + warp % TILE::WARPS;
+    const bool of_up = a.p.w_up && in_tile >= TILE::UNITS / 2;
+    const int unit = min(t.unit + in_tile - (of_up ? TILE::UNITS / 2 : 0), a.n_units - 1);
+    const uint8_t *w = (const uint8_t *)(of_up ? a.p.w_up : a.p.w) + unit * a.unit_bytes;
+    return (const float2 *)(w + a.row_scales_at) + lane / 4;
+}
+
+/* What scale_rows will read: from memory an end waits 400 to 700 clocks longer for it. */
+template <class TILE>
+__device__ __forceinline__ void bring_row_scales(const wide_args &a, const place<TILE> &t, int warp,
+                                                 int lane)
+{
+#pragma unroll
+    for (int b = 0; b < TILE::BLOCKS; b++)
+        prefetch_l1(row_scales<TILE>(a, t, b, warp, lane));
+}
 
 template <class TILE>
 __device__ __forceinline__ void scale_rows(float (&sum)[TILE::BLOCKS][TILE::N / 2],
@@ -61,11 +106,7 @@ __device__ __forceinline__ void scale_rows(float (&sum)[TILE::BLOCKS][TILE::N / 
 {
 #pragma unroll
     for (int b = 0; b < TILE::BLOCKS; b++) {
-        const int in_tile = TILE::WARPS * b + warp % TILE::WARPS;
-        const bool of_up = a.p.w_up && in_tile >= TILE::UNITS / 2;
-        const int unit = min(t.unit + in_tile - (of_up ? TILE::UNITS / 2 : 0), a.n_units - 1);
-        const uint8_t *w = (const uint8_t *)(of_up ? a.p.w_up : a.p.w) + unit * a.unit_bytes;
-        const float2 of = ((const float2 *)(w + a.row_scales_at))[lane / 4];
+        const float2 of = *row_scales<TILE>(a, t, b, warp, lane);
         const float2 by = {of.x * a.codes.scale_factor, of.y * a.codes.scale_factor};
 #pragma unroll
         for (int i = 0; i < TILE::N / 2; i++)
@@ -74,7 +115,7 @@ __device__ __forceinline__ void scale_rows(float (&sum)[TILE::BLOCKS][TILE::N / 
 }
 
 /* A tile's sums to y. */
-template <class T, int MANY, class TILE, wide_ending ENDING>
+template <class T, class PIECES, class TILE, wide_ending ENDING>
 __device__ __forceinline__ void
 end_tile(float (&sum)[TILE::BLOCKS][TILE::N / 2], const wide_args &a, const place<TILE> &t,
          wide_ring &pieces, const wide_ring &away, int warp, int lane)
@@ -85,11 +126,10 @@ end_tile(float (&sum)[TILE::BLOCKS][TILE::N / 2], const wide_args &a, const plac
                                              warp, lane)
             .run(sum);
     else
-        wide_end<T, TILE, ENDING == ENDING_SILU, MANY>{a.p, pieces, away, t.row, col, warp, lane}
-            .run(sum);
+        wide_end<T, TILE, PIECES>{a.p, pieces, away, t.row, col, warp, lane}.run(sum);
 }
 
-template <class T, int EXPAND, class TILE, wide_ending ENDING, class SUMS>
+template <class T, int EXPAND, class TILE, int PARTS, wide_ending ENDING, class SUMS>
 __device__ __forceinline__ void multiply(SUMS &s, const wide_args &a, uint32_t line,
                                          wide_ring &pieces, const wide_ring &away, int warp,
                                          int lane)
@@ -99,6 +139,8 @@ __device__ __forceinline__ void multiply(SUMS &s, const wide_args &a, uint32_t l
         const scheme_wide_part part = part_of(line, a, i);
         if (part.first == part.end)
             return;
+        if (a.codes.row_scale)
+            bring_row_scales<TILE>(a, place<TILE>(a, part.tile), warp, lane);
         begin_sums<TILE>(s.sum, a, !SHARES || part.first == 0, warp, lane);
         /* By a shuffle for the compiler, as `warp` below. */
         s.run(__shfl_sync(~0u, part.end - part.first, 0));
@@ -110,7 +152,8 @@ __device__ __forceinline__ void multiply(SUMS &s, const wide_args &a, uint32_t l
         const place<TILE> t(a, done.tile);
         if (a.codes.row_scale)
             scale_rows<TILE>(s.sum, a, t, warp, lane);
-        end_tile<T, wide_many_pieces(EXPAND), TILE, ENDING>(s.sum, a, t, pieces, away, warp, lane);
+        typedef typename shape<EXPAND, TILE, PARTS, ENDING == ENDING_SILU>::pieces ring;
+        end_tile<T, ring, TILE, ENDING>(s.sum, a, t, pieces, away, warp, lane);
     }
 }
 
@@ -154,8 +197,8 @@ __global__ void __launch_bounds__(TILE::THREADS, 1)
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
     DYNAMIC_SHARED(uint8_t, shared_raw);
     const bool gated = ENDING == ENDING_SILU;
-    using S = shape<EXPAND, TILE, gated>;
-    typedef wide_pieces<TILE, gated, wide_many_pieces(EXPAND)> pieces;
+    using S = shape<EXPAND, TILE, PARTS, gated>;
+    typedef typename S::pieces pieces;
     __shared__ uint64_t bars[3 * STAGES_MAX],
         piece_bars[TILE::GROUPS][pieces::STATES][pieces::RING];
     __shared__ uint4 line_parts[SCHEME_WIDE_PARTS];
@@ -214,7 +257,7 @@ __global__ void __launch_bounds__(TILE::THREADS, 1)
     }
     depend_wait();
     wide_sums_of<T, EXPAND, TILE, PARTS> s(a.codes, r, table, warp, lane);
-    multiply<T, EXPAND, TILE, ENDING>(s, a, line, out, away, warp, lane);
+    multiply<T, EXPAND, TILE, PARTS, ENDING>(s, a, line, out, away, warp, lane);
 #endif
 }
 
@@ -223,8 +266,8 @@ __global__ void __launch_bounds__(TILE::THREADS, 1)
 template <class T, int EXPAND, class TILE, int PARTS, wide_ending ENDING>
 void launch_kernel(struct device *d, wide_args *a)
 {
-    using S = shape<EXPAND, TILE, ENDING == ENDING_SILU>;
-    typedef wide_pieces<TILE, ENDING == ENDING_SILU, wide_many_pieces(EXPAND)> pieces;
+    using S = shape<EXPAND, TILE, PARTS, ENDING == ENDING_SILU>;
+    typedef typename S::pieces pieces;
     auto *kernel = matmul_scheme_kernel<T, EXPAND, TILE, PARTS, ENDING>;
     const int box_units = a->p.w_up ? TILE::UNITS / 2 : TILE::UNITS;
     wide_maps maps;
@@ -250,10 +293,11 @@ void launch_kernel(struct device *d, wide_args *a)
     a->codes.up_pad = (128 - a->codes.up_pad) % 128;
     a->stage_bytes =
         divide_up(2 * S::X_BYTES + TILE::UNITS * (int)a->codes.tile_bytes + (int)a->codes.up_pad,
-                  1024) *
-        1024;
+                  ALIGN_BYTES) *
+        ALIGN_BYTES;
     a->stages = (SHARED_MAX - S::FIXED_BYTES) / a->stage_bytes;
     a->stages = a->stages < STAGES_MAX ? a->stages : STAGES_MAX;
+    assert((int)a->codes.tile_bytes == S::TILE_BYTES);
     /* One in hand and the next; of one block, one whose wgmma may still run too. */
     assert(a->stages >= (TILE::BLOCKS == 1 ? 3 : 2));
     static thread_local int ready_on; /* 1 + the device whose function has it; a thread for each */

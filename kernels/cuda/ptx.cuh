@@ -238,6 +238,12 @@ __device__ __forceinline__ void prefetch_l2(const void *at)
     asm volatile("prefetch.global.L2 [%0];" ::"l"(at));
 }
 
+/* The same into the SM's own cache. */
+__device__ __forceinline__ void prefetch_l1(const void *at)
+{
+    asm volatile("prefetch.global.L1 [%0];" ::"l"(at));
+}
+
 /* prefetch.tensormap (sm_90). */
 __device__ __forceinline__ void tensor_map_prefetch(const CUtensorMap *map)
 {

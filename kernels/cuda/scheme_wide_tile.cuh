@@ -84,6 +84,9 @@ template <int EXPAND, int PARTS> struct wide_chains {
     static const int CHAINS = expand_chains(EXPAND, PARTS > 1 ? PARTS : 1);
     static const bool HAS_SCALE = EXPAND != EXPAND_CODEBOOK && PARTS > 0; /* has a chain one? */
     static const int OPERANDS = PARTS > 1 ? PARTS : 1;                    /* of a row */
+    static const int TILE_BYTES = /* of a unit; scheme_layout's */
+        UNIT_ROWS * (TILE_COLS * expand_bits(EXPAND) / 8 + (HAS_SCALE ? 2 * PARTS : 0) +
+                     OPERANDS * expand_operand_bytes(EXPAND));
 };
 
 /* Are codes looked up in shared memory?  Two warps of a quarter of an SM wait longer for it than
@@ -91,13 +94,6 @@ template <int EXPAND, int PARTS> struct wide_chains {
 template <class TILE> __host__ __device__ constexpr bool wide_has_table(int expand)
 {
     return expand == EXPAND_CODEBOOK && (TILE::PASS_ROWS >= 48 || TILE::GROUPS == 1);
-}
-
-/* Pieces of 32 rows, or twice as many of 16, in which 192 to 256 rows of y leave: as many as leave
- * room for four stages, three beside a table and of INT8 in groups. */
-__host__ __device__ constexpr int wide_many_pieces(int expand)
-{
-    return expand_is_int4(expand) ? 6 : 4;
 }
 
 /* From a pair of the table to the next: wide where three stages are left. */

@@ -162,6 +162,10 @@ template <int N> void cp_async_wait()
     sim::defer_wait(&sim::self->copies, N);
 }
 
+inline void prefetch_l1(const void *)
+{
+}
+
 inline void prefetch_l2(const void *)
 {
 }
