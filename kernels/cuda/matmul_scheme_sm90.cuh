@@ -52,10 +52,10 @@ template <int EXPAND, class TILE, int PARTS, bool GATED> struct shape { /* bytes
     static const int BOOK_BYTES =
         wide_has_table<TILE>(EXPAND) ? table_bytes(wide_table_row<TILE>()) : 0;
 
-    /* Pieces of a warpgroup's ring where it is not gated.  In one pass two, and more, up to all of
-     * a tile's, where they cost no stage; in two passes as many as leave room for four stages,
-     * three beside a table and of INT8 in groups.  With two, what is added comes late: an end of 64
-     * by 160 took 4400 clocks (NF4), of 128 by 160 6100 (INT8), where it takes 3000 and 3700. */
+    /* Pieces of a warpgroup's ring; gated tiles have their own.  In one pass 32 rows and 32 more,
+     * and then, up to all of a tile, what costs no stage; in two passes as were measured.  With 64
+     * rows, what is added comes late: an end of 64 by 160 took 4400 clocks, of 128 by 160 5000,
+     * where it takes 3000 and 3300 (NF4). */
     static const int ROWS = piece_rows(TILE::N, false); /* of a piece */
     static const int FEW = (TILE::BLOCKS + 1) * 32 / ROWS;
     static const int PIECE_BYTES = TILE::GROUPS * ROWS * PIECE_COLS * 2;  /* of all warpgroups */
@@ -71,6 +71,13 @@ template <int EXPAND, class TILE, int PARTS, bool GATED> struct shape { /* bytes
                                                 : ALL;
 
     typedef wide_pieces<TILE, GATED, PIECES> pieces;
+    /* Of an end, whose code lies unrolled.  160 whole instead of 32 by 32 take, in 64 by 160, 1 to
+     * 3 % less of a product's time (4096 x 4096), in 128 by 160 6 % less with INT4 and 1 % less
+     * with NF4, and with INT8 3 % more. */
+    static const bool IS_WIDE = expand_bits(EXPAND) == 8 && TILE::GROUPS > 1;
+    static const int END_ROWS = TILE::N % 64 == 0                                 ? 64
+                                : TILE::N > 176 || (IS_WIDE && TILE::N % 32 == 0) ? 32
+                                                                                  : TILE::N;
     static const int END_BYTES = pieces::BYTES;
     static const int FIXED_BYTES = ALIGN_BYTES + END_BYTES + BOOK_BYTES;
 };
@@ -89,7 +96,7 @@ __device__ __forceinline__ const float2 *row_scales(const wide_args &a, const pl
     return (const float2 *)(w + a.row_scales_at) + lane / 4;
 }
 
-/* What scale_rows will read: from memory an end waits 400 to 700 clocks longer for it. */
+/* What scale_rows will read: an end waits 400 to 700 clocks longer for it if from memory. */
 template <class TILE>
 __device__ __forceinline__ void bring_row_scales(const wide_args &a, const place<TILE> &t, int warp,
                                                  int lane)
@@ -115,7 +122,7 @@ __device__ __forceinline__ void scale_rows(float (&sum)[TILE::BLOCKS][TILE::N / 
 }
 
 /* A tile's sums to y. */
-template <class T, class PIECES, class TILE, wide_ending ENDING>
+template <class T, class SHAPE, class TILE, wide_ending ENDING>
 __device__ __forceinline__ void
 end_tile(float (&sum)[TILE::BLOCKS][TILE::N / 2], const wide_args &a, const place<TILE> &t,
          wide_ring &pieces, const wide_ring &away, int warp, int lane)
@@ -126,7 +133,9 @@ end_tile(float (&sum)[TILE::BLOCKS][TILE::N / 2], const wide_args &a, const plac
                                              warp, lane)
             .run(sum);
     else
-        wide_end<T, TILE, PIECES>{a.p, pieces, away, t.row, col, warp, lane}.run(sum);
+        wide_end<T, TILE, typename SHAPE::pieces, SHAPE::END_ROWS>{a.p, pieces, away, t.row,
+                                                                   col, warp,   lane}
+            .run(sum);
 }
 
 template <class T, int EXPAND, class TILE, int PARTS, wide_ending ENDING, class SUMS>
@@ -152,8 +161,8 @@ __device__ __forceinline__ void multiply(SUMS &s, const wide_args &a, uint32_t l
         const place<TILE> t(a, done.tile);
         if (a.codes.row_scale)
             scale_rows<TILE>(s.sum, a, t, warp, lane);
-        typedef typename shape<EXPAND, TILE, PARTS, ENDING == ENDING_SILU>::pieces ring;
-        end_tile<T, ring, TILE, ENDING>(s.sum, a, t, pieces, away, warp, lane);
+        typedef shape<EXPAND, TILE, PARTS, ENDING == ENDING_SILU> in_shared;
+        end_tile<T, in_shared, TILE, ENDING>(s.sum, a, t, pieces, away, warp, lane);
     }
 }
 

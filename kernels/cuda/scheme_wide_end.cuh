@@ -44,7 +44,7 @@ template <class TILE, bool GATED, int MANY> struct wide_pieces {
     static const int ROWS = piece_rows(N, GATED); /* of a piece */
     static const int PIECE_BYTES = ROWS * PIECE_COLS * 2;
     /* Of a warpgroup: gated, its half of a tile, the larger.  Else residuals are a thousand cycles
-     * away, and as MANY of a tile's are in hand as there is room for. */
+     * away, and MANY are in hand. */
     static const int RING = GATED ? (N / ROWS + 1) / 2 : MANY;
     static const int UPPER = RING * ROWS; /* gated: the first warpgroup's rows */
     static const int BYTES = TILE::GROUPS * RING * PIECE_BYTES;
@@ -72,13 +72,12 @@ template <class TILE, bool GATED, int MANY> struct wide_pieces {
     }
 };
 
-template <class T, class TILE, class PIECES> struct wide_end {
+/* ROWS: whose code lies unrolled; between so many all sums are moved. */
+template <class T, class TILE, class PIECES, int ROWS> struct wide_end {
     typedef PIECES pieces;
     static const bool GATED = pieces::IS_GATED;
     static const int N = TILE::N, BLOCKS = TILE::BLOCKS;
-    /* Whose code lies unrolled; between them all sums are moved.  Of 96 and 160 rows whole instead
-     * of 32 by 32: 4096 x 4096 1 to 5 % less time, INT8 in 128 by 160 3 % more. */
-    static const int ROWS = N % 64 == 0 ? 64 : N <= 176 ? N : 32;
+    static_assert(N % ROWS == 0, "an end is so many, and so many more");
     static const int SUMS = ROWS / 2;           /* of a lane and block, of so many rows */
     static const int PAIRS = pieces::UPPER / 4; /* gated: of a lane's values in UPPER rows */
     static const int PIECE_PAIRS = pieces::ROWS / 4, PIECE_PARTS = pieces::ROWS / PART_ROWS;
