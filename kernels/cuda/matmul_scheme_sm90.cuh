@@ -47,44 +47,66 @@ enum {
     BARRIER_MATHS = 1,  /* of those that multiply */
 };
 
-template <int EXPAND, class TILE, int PARTS, bool GATED> struct shape { /* bytes of shared memory */
-    static const int X_BYTES = TILE::PASS_ROWS * BOX * 2;               /* of half a stage's */
-    static const int BOOK_BYTES =
-        wide_has_table<TILE>(EXPAND) ? table_bytes(wide_table_row<TILE>()) : 0;
+/* ---- shared memory, in bytes ---- */
 
-    /* Pieces of a warpgroup's ring; gated tiles have their own.  In one pass 32 rows and 32 more,
-     * and then, up to all of a tile, what costs no stage; in two passes as were measured.  With 64
-     * rows, what is added comes late: an end of 64 by 160 took 4400 clocks, of 128 by 160 5000,
-     * where it takes 3000 and 3300 (NF4). */
-    static const int ROWS = piece_rows(TILE::N, false); /* of a piece */
-    static const int FEW = (TILE::BLOCKS + 1) * 32 / ROWS;
-    static const int PIECE_BYTES = TILE::GROUPS * ROWS * PIECE_COLS * 2;  /* of all warpgroups */
+template <int EXPAND, class TILE> __host__ __device__ constexpr int book_bytes()
+{
+    return wide_has_table<TILE>(EXPAND) ? table_bytes(wide_table_row<TILE>()) : 0;
+}
+
+/* Of a stage with so many bytes of codes. */
+template <class TILE> __host__ __device__ constexpr int stage_bytes(int codes)
+{
+    const int x = 2 * TILE::PASS_ROWS * BOX * 2;
+    return (x + codes + ALIGN_BYTES - 1) / ALIGN_BYTES * ALIGN_BYTES;
+}
+
+__host__ __device__ constexpr int stages_in(int room, int stage)
+{
+    return room / stage < STAGES_MAX ? room / stage : STAGES_MAX;
+}
+
+/* Pieces of a warpgroup's ring, where a tile is not gated.  In one pass 32 rows and 32 more, and
+ * then, up to all of a tile, what costs no stage; in two passes as were measured.  With 64 rows,
+ * what is added comes late: an end of 64 by 160 took 4400 clocks, of 128 by 160 5000, where it
+ * takes 3000 and 3300 (NF4). */
+template <int EXPAND, class TILE, int PARTS> __host__ __device__ constexpr int ring_pieces()
+{
+    const int rows = piece_rows(TILE::N, false), all = TILE::N / rows;
+    const int few = (TILE::BLOCKS + 1) * 32 / rows;
+    if (TILE::PASSES == 2)
+        return (expand_is_int4(EXPAND) ? 6 : 4) * 32 / rows;
+    if (TILE::BLOCKS > 1 || all <= few)
+        return few;
+    const int piece = TILE::GROUPS * rows * PIECE_COLS * 2; /* of all warpgroups */
+    const int stage = stage_bytes<TILE>(TILE::UNITS * wide_chains<EXPAND, PARTS>::TILE_BYTES);
+    const int room = SHARED_MAX - ALIGN_BYTES - book_bytes<EXPAND, TILE>() - few * piece;
+    const int most = few + (room - stages_in(room, stage) * stage) / piece;
+    return most < all ? most : all;
+}
+
+/* Rows of an end whose code lies unrolled.  160 whole instead of 32 by 32 take, in 64 by 160, 1 to
+ * 3 % less of a product's time (4096 x 4096), in 128 by 160 6 % less with INT4 and 1 % less with
+ * NF4, and with INT8 3 % more. */
+template <int EXPAND, class TILE> __host__ __device__ constexpr int end_rows()
+{
+    if (TILE::N % 64 == 0)
+        return 64;
+    if (TILE::N % 32 == 0 && (TILE::N > 176 || (TILE::GROUPS > 1 && expand_bits(EXPAND) == 8)))
+        return 32;
+    return TILE::N;
+}
+
+template <int EXPAND, class TILE, int PARTS, bool GATED> struct shape {
+    typedef wide_pieces<TILE, GATED, ring_pieces<EXPAND, TILE, PARTS>()> pieces;
+    static const int END_ROWS = end_rows<EXPAND, TILE>();
+    static const int FIXED_BYTES = ALIGN_BYTES + pieces::BYTES + book_bytes<EXPAND, TILE>();
     static const int TILE_BYTES = wide_chains<EXPAND, PARTS>::TILE_BYTES; /* of a unit */
-    static const int STAGE_BYTES =
-        (2 * X_BYTES + TILE::UNITS * TILE_BYTES + ALIGN_BYTES - 1) / ALIGN_BYTES * ALIGN_BYTES;
-    static const int ROOM = SHARED_MAX - ALIGN_BYTES - BOOK_BYTES - FEW * PIECE_BYTES;
-    static const int STAGES = ROOM / STAGE_BYTES < STAGES_MAX ? ROOM / STAGE_BYTES : STAGES_MAX;
-    static const int MOST = FEW + (ROOM - STAGES * STAGE_BYTES) / PIECE_BYTES;
-    static const int ALL = TILE::N / ROWS < FEW || TILE::BLOCKS > 1 ? FEW : TILE::N / ROWS;
-    static const int PIECES = TILE::PASSES == 2 ? (expand_is_int4(EXPAND) ? 6 : 4) * 32 / ROWS
-                              : MOST < ALL      ? MOST
-                                                : ALL;
-
-    typedef wide_pieces<TILE, GATED, PIECES> pieces;
-    /* Of an end, whose code lies unrolled.  160 whole instead of 32 by 32 take, in 64 by 160, 1 to
-     * 3 % less of a product's time (4096 x 4096), in 128 by 160 6 % less with INT4 and 1 % less
-     * with NF4, and with INT8 3 % more. */
-    static const bool IS_WIDE = expand_bits(EXPAND) == 8 && TILE::GROUPS > 1;
-    static const int END_ROWS = TILE::N % 64 == 0                                 ? 64
-                                : TILE::N > 176 || (IS_WIDE && TILE::N % 32 == 0) ? 32
-                                                                                  : TILE::N;
-    static const int END_BYTES = pieces::BYTES;
-    static const int FIXED_BYTES = ALIGN_BYTES + END_BYTES + BOOK_BYTES;
 };
 
 /* ---- the warps that multiply ---- */
 
-/* A row's scale is all of it, and comes last of a unit. */
+/* The scales of this lane's two rows, where rows have one each: they lie behind a unit's tiles. */
 template <class TILE>
 __device__ __forceinline__ const float2 *row_scales(const wide_args &a, const place<TILE> &t, int b,
                                                     int warp, int lane)
@@ -227,7 +249,7 @@ __global__ void __launch_bounds__(TILE::THREADS, 1)
     const int last = warp - TILE::MATHS / 32; /* of the last warpgroup, from 0 */
     /* A warpgroup's, its carrier's; others have no use for it. */
     const int group = last < 0 ? warp / 4 % TILE::GROUPS : min(max(last - 1, 0), TILE::GROUPS - 1);
-    const uint32_t behind = r.stages + a.stages * a.stage_bytes, table = behind + S::END_BYTES;
+    const uint32_t behind = r.stages + a.stages * a.stage_bytes, table = behind + pieces::BYTES;
     wide_ring out = pieces_of<TILE, pieces>(group, behind, piece_bars[group]);
     wide_ring away = out; /* the other warpgroup's */
     if (gated && last < 0) {
@@ -301,11 +323,8 @@ void launch_kernel(struct device *d, wide_args *a)
     a->codes.up_pad = a->p.w_up ? TILE::UNITS / 2 * a->codes.tile_bytes % 128 : 0;
     a->codes.up_pad = (128 - a->codes.up_pad) % 128;
     a->stage_bytes =
-        divide_up(2 * S::X_BYTES + TILE::UNITS * (int)a->codes.tile_bytes + (int)a->codes.up_pad,
-                  ALIGN_BYTES) *
-        ALIGN_BYTES;
-    a->stages = (SHARED_MAX - S::FIXED_BYTES) / a->stage_bytes;
-    a->stages = a->stages < STAGES_MAX ? a->stages : STAGES_MAX;
+        stage_bytes<TILE>(TILE::UNITS * (int)a->codes.tile_bytes + (int)a->codes.up_pad);
+    a->stages = stages_in(SHARED_MAX - S::FIXED_BYTES, a->stage_bytes);
     assert((int)a->codes.tile_bytes == S::TILE_BYTES);
     /* One in hand and the next; of one block, one whose wgmma may still run too. */
     assert(a->stages >= (TILE::BLOCKS == 1 ? 3 : 2));
